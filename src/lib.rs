@@ -1,1 +1,5 @@
-
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod types;
+pub use error::{Error, ErrorKind, Result};
