@@ -3,6 +3,8 @@
 //! [`StateReader`] is what everybody may ask, [`State`] what a consensus implementation writes to. The pinset is
 //! never held in memory: listings are streams of pages.
 
+mod codec;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use futures::stream::BoxStream;
 use crate::error::Result;
 use crate::storage::Batch;
 use crate::types::{Cid, Pin, PinOperation, PinTypeFilter, Timestamp};
+
+pub use codec::{decode_pin_protobuf, encode_pin_protobuf};
 
 /// Most items in one page of a listing.
 pub const PAGE_ITEMS_MAX: usize = 1024;
