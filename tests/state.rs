@@ -1,5 +1,7 @@
 //! The pinset in every store through the conformance suite, and what is particular to [`StoreState`].
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
