@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::stream::BoxStream;
 
 use super::{Bandwidth, Client, IpfsPath, Request};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::types::{
     Alert, Cid, ConnectGraph, GlobalPinInfo, GlobalRepoGc, Metric, PeerId, PeerInfo, Pin, PinOptions,
     PinTypeFilter, StatusFilter, Version,
@@ -111,12 +111,7 @@ impl Client {
 
     /// The latest valid value of a metric of each peer; none for an unknown name.
     pub async fn metrics(&self, name: &str) -> Result<Vec<Metric>> {
-        if matches!(name, "" | "." | "..") {
-            return Err(
-                Error::invalid_input(format!("{name:?} is not the name of a metric")).component("client")
-            );
-        }
-        self.fetch::<Option<_>>(&Request::metrics(name)).await.map(Option::unwrap_or_default)
+        self.fetch::<Option<_>>(&Request::metrics(name)?).await.map(Option::unwrap_or_default)
     }
 
     /// Metrics that stopped coming, the newest first.

@@ -3,6 +3,7 @@
 use reqwest::{Method, Url};
 
 use super::path::IpfsPath;
+use crate::error::{Error, Result};
 use crate::types::{Cid, PeerId, PinOptions, PinType, PinTypeFilter, StatusFilter};
 
 /// Bytes of CIDs that one request carries in its query. Peers take at most 4,096 bytes of headers.
@@ -168,8 +169,16 @@ impl Request {
     }
 
     /// `GET /monitor/metrics/{name}`: one list of [`Metric`](crate::types::Metric).
-    pub fn metrics(name: &str) -> Self {
-        Self::get(["monitor", "metrics", name])
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that cannot be part of an address: empty, `.` or `..`.
+    pub fn metrics(name: &str) -> Result<Self> {
+        if matches!(name, "" | "." | "..") {
+            return Err(
+                Error::invalid_input(format!("{name:?} is not the name of a metric")).component("client")
+            );
+        }
+        Ok(Self::get(["monitor", "metrics", name]))
     }
 
     /// `GET /health/alerts`: one list of [`Alert`](crate::types::Alert).
@@ -275,8 +284,8 @@ mod tests {
             (Request::recover_all(true), "POST /pins/recover?local=true".to_owned()),
             (Request::sync(&cid, false), format!("POST /pins/{CID}/sync?local=false")),
             (Request::sync_all(false), "POST /pins/sync?local=false".to_owned()),
-            (Request::metrics("tag:group"), "GET /monitor/metrics/tag:group".to_owned()),
-            (Request::metrics("a/b c"), "GET /monitor/metrics/a%2Fb%20c".to_owned()),
+            (Request::metrics("tag:group").unwrap(), "GET /monitor/metrics/tag:group".to_owned()),
+            (Request::metrics("a/b c").unwrap(), "GET /monitor/metrics/a%2Fb%20c".to_owned()),
             (Request::repo_gc(true), "POST /ipfs/gc?local=true".to_owned()),
         ] {
             assert_eq!(line(&request), wanted);

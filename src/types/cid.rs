@@ -28,9 +28,9 @@ fn reason(text: &str) -> Option<&'static str> {
 }
 
 /// The first letters of texts of a known base.
-const MULTIBASE_PREFIXES: [char; 25] = [
+const MULTIBASE_PREFIXES: [char; 24] = [
     '\0', '0', '7', '9', 'f', 'F', 'v', 'V', 't', 'T', 'b', 'B', 'c', 'C', 'h', 'k', 'K', 'z', 'Z', 'm', 'M',
-    'u', 'U', 'p', '🚀',
+    'u', 'U', '🚀',
 ];
 
 /// Serde form of `Cid` as its text (the type's own form is binary).
