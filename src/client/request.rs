@@ -140,7 +140,12 @@ impl Request {
 
     /// `GET /pins`: a stream of [`GlobalPinInfo`](crate::types::GlobalPinInfo).
     pub fn status_all(filter: StatusFilter, local: bool) -> Self {
-        Self::get(["pins"]).local(local).with("filter", filter.to_string()).with("cids", "")
+        let names = match filter {
+            StatusFilter::ERROR => "error".to_owned(),
+            StatusFilter::QUEUED => "queued".to_owned(),
+            _ => filter.to_string(),
+        };
+        Self::get(["pins"]).local(local).with("filter", names).with("cids", "")
     }
 
     /// `POST /pins/{cid}/recover`: one [`GlobalPinInfo`](crate::types::GlobalPinInfo).
@@ -279,6 +284,10 @@ mod tests {
             (
                 Request::status_all(TrackerStatus::Pinning.into(), true),
                 "GET /pins?local=true&filter=pinning&cids=".to_owned(),
+            ),
+            (
+                Request::status_all(StatusFilter::ERROR, false),
+                "GET /pins?local=false&filter=error&cids=".to_owned(),
             ),
             (Request::recover(&cid, false), format!("POST /pins/{CID}/recover?local=false")),
             (Request::recover_all(true), "POST /pins/recover?local=true".to_owned()),
