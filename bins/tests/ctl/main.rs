@@ -1,4 +1,5 @@
 //! The program `ipfs-cluster-ctl` against scripted servers.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 mod golden;
 mod server;
