@@ -7,7 +7,9 @@ mod server;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use ipfs_cluster::clock::{SystemClock, WallClock as _};
 
 use crate::server::{LISTING_HEAD, PATIENCE, Server, chunk, closed_port, document, listing, listing_end};
 
@@ -274,8 +276,7 @@ fn many_cids_are_asked_for_in_portions() {
 
 #[test]
 fn metrics_and_alerts_are_shown_relative_to_now() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let expire = (now + Duration::from_millis(3_650_500)).as_nanos();
+    let expire = (SystemClock.now() + Duration::from_secs(5400)).unix_nanoseconds();
     let metric = format!(
         "{{\"name\":\"freespace\",\"peer\":\"{PEER}\",\"value\":\"9999973126\",\"expire\":{expire},\"valid\":true,\
          \"weight\":9999973126,\"partitionable\":false,\"received_at\":0"
