@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -86,7 +86,15 @@ fn pinned(root: &Path) -> Result<PathBuf> {
     let lock = File::create(&lock_path).with_context(|| format!("{} cannot be made", lock_path.display()))?;
     // Whoever comes second waits for the first and finds its work done. The system lets go of the lock of a process
     // that dies.
-    lock.lock().with_context(|| format!("{} cannot be locked", lock_path.display()))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            eprintln!("kubo: waiting for the build that another `cargo xtask` has begun");
+            lock.lock()
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+        Ok(()) => Ok(()),
+    }
+    .with_context(|| format!("{} cannot be locked", lock_path.display()))?;
     if !is_usable(&built) {
         let go = find_go(&env::var_os("PATH").unwrap_or_default()).with_context(|| {
             format!(

@@ -56,9 +56,20 @@ fn run(task: Task) -> Result<()> {
             println!("{}", kubo::ensure()?.display());
             Ok(())
         }
-        Task::Test { args } => with_summary(|steps| test::run(steps, &args)),
+        Task::Test { args } => {
+            let args = with_separator(args, std::env::args().skip(2));
+            with_summary(|steps| test::run(steps, &args))
+        }
         Task::Ci => with_summary(ci::run),
     }
+}
+
+/// Clap swallows a `--` that comes first, and `cargo test` needs it.
+fn with_separator(mut args: Vec<String>, mut raw: impl Iterator<Item = String>) -> Vec<String> {
+    if raw.next().as_deref() == Some("--") && args.first().is_none_or(|arg| arg != "--") {
+        args.insert(0, "--".to_owned());
+    }
+    args
 }
 
 /// The summary comes last whether the work succeeded or not: after a failure it says how far it came.
@@ -67,4 +78,23 @@ fn with_summary(work: impl FnOnce(&mut Steps) -> Result<()>) -> Result<()> {
     let result = work(&mut steps);
     eprint!("{}", steps.summary());
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_test_reach_cargo_as_they_were_written() {
+        for line in
+            ["", "a_name", "-- --nocapture", "a_name -- --nocapture", "-p xtask --lib -- --list --ignored"]
+        {
+            let raw: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let words = ["xtask", "test"].into_iter().map(str::to_owned).chain(raw.iter().cloned());
+            let Task::Test { args } = Options::try_parse_from(words).unwrap().task else {
+                panic!("{line:?} is not for `test`")
+            };
+            assert_eq!(with_separator(args, raw.iter().cloned()), raw, "{line:?}");
+        }
+    }
 }
