@@ -1,0 +1,27 @@
+//! Plain data: what pins, statuses, metrics and peers are. Nothing here does I/O.
+//!
+//! The serde forms are those of the reference's REST API and state export (`Go ipfs-cluster 1.1.6`), so a
+//! value read from one can be written to the other.
+
+mod block;
+pub mod cid;
+mod id;
+mod metric;
+mod peer;
+mod pin;
+mod pin_info;
+mod status;
+mod time;
+
+pub use self::cid::{Cid, parse_cid};
+pub use block::Block;
+pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};
+pub use metric::{Alert, Metric};
+pub use peer::{Multiaddr, PeerId, parse_multiaddr, parse_peer};
+pub use pin::{
+    MAX_DEPTH_DIRECT, MAX_DEPTH_RECURSIVE, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter,
+    ReplicationFactor,
+};
+pub use pin_info::{GlobalPinInfo, PinInfo, PinStatus};
+pub use status::{StatusFilter, TrackerStatus};
+pub use time::{Timestamp, parse_go_duration};
