@@ -76,7 +76,7 @@ fn with_separator(mut args: Vec<String>, mut raw: impl Iterator<Item = String>) 
 fn with_summary(work: impl FnOnce(&mut Steps) -> Result<()>) -> Result<()> {
     let mut steps = Steps::start();
     let result = work(&mut steps);
-    eprint!("{}", steps.summary());
+    eprint!("{}", steps.summary(result.is_ok()));
     result
 }
 
