@@ -3,6 +3,7 @@
 //! The serde forms are those of the reference's REST API and state export (`Go ipfs-cluster 1.1.6`), so a
 //! value read from one can be written to the other.
 
+mod block;
 pub mod cid;
 mod id;
 mod metric;
@@ -13,6 +14,7 @@ mod status;
 mod time;
 
 pub use self::cid::{Cid, parse_cid};
+pub use block::Block;
 pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};
 pub use metric::{Alert, Metric};
 pub use peer::{Multiaddr, PeerId, parse_multiaddr, parse_peer};

@@ -384,7 +384,7 @@ impl Serialize for Pin {
 }
 
 /// The flat form, owned; missing fields read as their zero values, as in the reference.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct PinIn {
     replication_factor_min: i32,
@@ -409,29 +409,6 @@ struct PinIn {
     reference: Option<Cid>,
     #[serde(with = "time::or_zero")]
     timestamp: Option<Timestamp>,
-}
-
-impl Default for PinIn {
-    fn default() -> Self {
-        Self {
-            replication_factor_min: 0,
-            replication_factor_max: 0,
-            name: String::new(),
-            mode: String::new(),
-            shard_size: 0,
-            user_allocations: None,
-            expire_at: None,
-            metadata: None,
-            pin_update: None,
-            origins: None,
-            cid: None,
-            kind: String::new(),
-            allocations: None,
-            max_depth: None,
-            reference: None,
-            timestamp: None,
-        }
-    }
 }
 
 impl<'de> Deserialize<'de> for Pin {

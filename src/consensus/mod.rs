@@ -1,0 +1,209 @@
+//! Agreeing on the pinset.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::clock::WallClock;
+use crate::error::Result;
+use crate::state::StateReader;
+use crate::storage::Storage;
+use crate::transport::PeerTransport;
+use crate::types::{Cid, PeerId, Pin, PinOperation};
+
+/// What a consensus implementation may need of its peer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConsensusContext {
+    /// This peer.
+    pub peer: PeerId,
+    /// Where its records live.
+    pub storage: Arc<dyn Storage>,
+    /// How it reaches the others.
+    pub transport: Arc<dyn PeerTransport>,
+    /// The time of day.
+    pub clock: Arc<dyn WallClock>,
+}
+
+impl ConsensusContext {
+    /// A context.
+    pub fn new(
+        peer: PeerId,
+        storage: Arc<dyn Storage>,
+        transport: Arc<dyn PeerTransport>,
+        clock: Arc<dyn WallClock>,
+    ) -> Self {
+        Self { peer, storage, transport, clock }
+    }
+}
+
+/// What an implementation can do. The cluster and the conformance suite ask; nobody guesses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsensusCapabilities {
+    /// There is one leader at a time.
+    pub leader: bool,
+    /// Members can be added and removed by call.
+    pub membership_changes: bool,
+    /// Some peers are trusted and others are not.
+    pub trust: bool,
+}
+
+/// A change of the pinset on this peer. A hint: who misses one compares the state with what it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateEvent {
+    /// The entry is in the state.
+    Pinned(Arc<Pin>),
+    /// The entry, as it was, is no longer in the state.
+    Unpinned(Arc<Pin>),
+    /// Some events were missed: compare.
+    Resync,
+}
+
+/// Agrees with other peers on the pinset.
+#[async_trait]
+pub trait Consensus: fmt::Debug + Send + Sync + 'static {
+    /// What this implementation can do.
+    fn capabilities(&self) -> ConsensusCapabilities;
+
+    /// Returns when operations can be logged and the state can be read.
+    ///
+    /// # Errors
+    /// Why that will never be; `ShutDown`.
+    async fn ready(&self) -> Result<()>;
+
+    /// Adds or replaces an entry. Ok means that it survives a crash of this peer and is visible in
+    /// [`Consensus::state`]. Many callers share one disk sync. A dropped call may still be logged.
+    ///
+    /// # Errors
+    /// `QueueFull`, `StorageFull`, `Unavailable` (no quorum), `ShutDown`. Whether the operation happened is then
+    /// unknown; logging it again is harmless.
+    async fn log_pin(&self, pin: Pin) -> Result<()>;
+
+    /// Removes an entry and gives it as it was; none when there was none, which is Ok. Promises as
+    /// [`Consensus::log_pin`].
+    ///
+    /// # Errors
+    /// As [`Consensus::log_pin`].
+    async fn log_unpin(&self, cid: &Cid) -> Result<Option<Arc<Pin>>>;
+
+    /// Many operations, in order, as one batch: import, repinning, bulk calls. All or nothing on this peer.
+    ///
+    /// # Errors
+    /// As [`Consensus::log_pin`].
+    async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()>;
+
+    /// The pinset on this peer.
+    fn state(&self) -> Arc<dyn StateReader>;
+
+    /// Changes from now on, each after it is visible in the state. Bounded; [`StateEvent::Resync`] after an
+    /// overflow. Ends at shutdown.
+    fn events(&self) -> BoxStream<'static, StateEvent>;
+
+    /// Members, this peer included, in ascending order.
+    ///
+    /// # Errors
+    /// `Unavailable`, `ShutDown`.
+    async fn peers(&self) -> Result<Vec<PeerId>>;
+
+    /// Makes a peer a member; one that is already is Ok.
+    ///
+    /// # Errors
+    /// `Unsupported` without `membership_changes`; `Unavailable`, `ShutDown`.
+    async fn add_peer(&self, peer: &PeerId) -> Result<()>;
+
+    /// Ends a membership; an absent peer is Ok.
+    ///
+    /// # Errors
+    /// `Unsupported` without `membership_changes`; `Conflict` for the last member; `Unavailable`, `ShutDown`.
+    async fn remove_peer(&self, peer: &PeerId) -> Result<()>;
+
+    /// The leader, where there is one.
+    ///
+    /// # Errors
+    /// `Unsupported` without `leader`; `Unavailable`, `ShutDown`.
+    async fn leader(&self) -> Result<Option<PeerId>>;
+
+    /// Whether a peer may change our state. Asked for every request, so it answers at once. We trust ourselves.
+    fn is_trusted(&self, peer: &PeerId) -> bool;
+
+    /// Trusts a peer from now on.
+    ///
+    /// # Errors
+    /// `Unsupported` without `trust`.
+    async fn trust(&self, peer: &PeerId) -> Result<()>;
+
+    /// Stops trusting a peer.
+    ///
+    /// # Errors
+    /// `Unsupported` without `trust`; `InvalidInput` for ourselves.
+    async fn distrust(&self, peer: &PeerId) -> Result<()>;
+
+    /// Forgets everything on disk, the pinset included.
+    ///
+    /// # Errors
+    /// `Io`, `StorageFull`, `ShutDown`.
+    async fn clean(&self) -> Result<()>;
+
+    /// Finishes what was accepted and stops. Idempotent, and every caller returns only when it has stopped; calls
+    /// after it are `ShutDown`, but the state can still be read.
+    ///
+    /// # Errors
+    /// What kept accepted operations from being finished.
+    async fn shutdown(&self) -> Result<()>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: Consensus + ?Sized> Consensus for Arc<T> {
+    fn capabilities(&self) -> ConsensusCapabilities {
+        (**self).capabilities()
+    }
+    async fn ready(&self) -> Result<()> {
+        (**self).ready().await
+    }
+    async fn log_pin(&self, pin: Pin) -> Result<()> {
+        (**self).log_pin(pin).await
+    }
+    async fn log_unpin(&self, cid: &Cid) -> Result<Option<Arc<Pin>>> {
+        (**self).log_unpin(cid).await
+    }
+    async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()> {
+        (**self).log_many(operations).await
+    }
+    fn state(&self) -> Arc<dyn StateReader> {
+        (**self).state()
+    }
+    fn events(&self) -> BoxStream<'static, StateEvent> {
+        (**self).events()
+    }
+    async fn peers(&self) -> Result<Vec<PeerId>> {
+        (**self).peers().await
+    }
+    async fn add_peer(&self, peer: &PeerId) -> Result<()> {
+        (**self).add_peer(peer).await
+    }
+    async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
+        (**self).remove_peer(peer).await
+    }
+    async fn leader(&self) -> Result<Option<PeerId>> {
+        (**self).leader().await
+    }
+    fn is_trusted(&self, peer: &PeerId) -> bool {
+        (**self).is_trusted(peer)
+    }
+    async fn trust(&self, peer: &PeerId) -> Result<()> {
+        (**self).trust(peer).await
+    }
+    async fn distrust(&self, peer: &PeerId) -> Result<()> {
+        (**self).distrust(peer).await
+    }
+    async fn clean(&self) -> Result<()> {
+        (**self).clean().await
+    }
+    async fn shutdown(&self) -> Result<()> {
+        (**self).shutdown().await
+    }
+}

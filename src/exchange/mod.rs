@@ -1,0 +1,68 @@
+//! Blocks by CID between peers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::error::Result;
+use crate::types::{Block, Cid, PeerId};
+
+/// The blocks this peer has and serves to others.
+pub trait BlockSource: fmt::Debug + Send + Sync + 'static {
+    /// A block of ours.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`, `ShutDown`.
+    fn get(&self, cid: &Cid) -> Result<Option<Bytes>>;
+}
+
+/// Gets blocks from other peers and serves ours.
+///
+/// A block that arrives is checked against its CID; one that does not fit is dropped and counts against its sender.
+#[async_trait]
+pub trait BlockExchange: fmt::Debug + Send + Sync + 'static {
+    /// One block: ours if we have it, else asked of `hint` first and then of everybody. Waits until somebody has
+    /// it: the caller brings the deadline. Cancel-safe: dropping it takes the want back.
+    ///
+    /// # Errors
+    /// `ShutDown`; what the source says.
+    async fn get(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block>;
+
+    /// Many blocks, each once, in the order they arrive. Dropping the stream takes the open wants back.
+    fn get_many(&self, cids: Vec<Cid>, hint: Option<PeerId>) -> BoxStream<'static, Result<Block>>;
+
+    /// Says that the source now has these blocks, so that peers who asked for them get them.
+    ///
+    /// # Errors
+    /// `ShutDown`.
+    async fn announce(&self, cids: &[Cid]) -> Result<()>;
+
+    /// Ends every want and stops serving. Idempotent; calls after it are `ShutDown`.
+    async fn shutdown(&self) -> Result<()>;
+}
+
+impl<T: BlockSource + ?Sized> BlockSource for Arc<T> {
+    fn get(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        (**self).get(cid)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: BlockExchange + ?Sized> BlockExchange for Arc<T> {
+    async fn get(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
+        (**self).get(cid, hint).await
+    }
+    fn get_many(&self, cids: Vec<Cid>, hint: Option<PeerId>) -> BoxStream<'static, Result<Block>> {
+        (**self).get_many(cids, hint)
+    }
+    async fn announce(&self, cids: &[Cid]) -> Result<()> {
+        (**self).announce(cids).await
+    }
+    async fn shutdown(&self) -> Result<()> {
+        (**self).shutdown().await
+    }
+}

@@ -1,0 +1,94 @@
+//! Informers measure something about a peer; the cluster publishes it as metrics.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::WallClock;
+use crate::error::Result;
+use crate::ipfs_connector::IpfsConnector;
+use crate::types::{Metric, PeerId};
+
+/// What an informer may need of its peer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct InformerContext {
+    /// The peer that measures.
+    pub peer: PeerId,
+    /// Its daemon.
+    pub ipfs: Arc<dyn IpfsConnector>,
+    /// The time of day.
+    pub clock: Arc<dyn WallClock>,
+    /// Operations waiting in the tracker's queues.
+    pub queue_length: Gauge,
+    /// Entries of the pinset.
+    pub pin_count: Gauge,
+}
+
+impl InformerContext {
+    /// A context; gauges read 0 until they are given.
+    pub fn new(peer: PeerId, ipfs: Arc<dyn IpfsConnector>, clock: Arc<dyn WallClock>) -> Self {
+        Self { peer, ipfs, clock, queue_length: Gauge::default(), pin_count: Gauge::default() }
+    }
+}
+
+/// A number that can be read at any time, so that an informer need not know the component it measures.
+#[derive(Clone)]
+pub struct Gauge(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl Gauge {
+    /// A gauge over a function that answers at once.
+    pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// The value now.
+    pub fn read(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Self::new(|| 0)
+    }
+}
+
+impl fmt::Debug for Gauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gauge({})", self.read())
+    }
+}
+
+/// Measures something, again and again.
+#[async_trait]
+pub trait Informer: fmt::Debug + Send + Sync + 'static {
+    /// What it measures, for logs and task names (`freespace`, `tags`).
+    fn name(&self) -> &str;
+
+    /// How long a measurement is true. The cluster measures again after half of it, after a quarter of it when
+    /// measuring failed.
+    fn ttl(&self) -> Duration;
+
+    /// Measures. An empty list sends nothing. Metrics carry this peer's id and expire after [`Informer::ttl`].
+    ///
+    /// # Errors
+    /// Whatever stood in the way; the cluster then publishes nothing and tries again sooner.
+    async fn metrics(&self) -> Result<Vec<Metric>>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: Informer + ?Sized> Informer for Arc<T> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn ttl(&self) -> Duration {
+        (**self).ttl()
+    }
+    async fn metrics(&self) -> Result<Vec<Metric>> {
+        (**self).metrics().await
+    }
+}

@@ -1,0 +1,150 @@
+//! Talking to the one IPFS daemon beside a peer.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::error::{Error, Result};
+use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
+
+/// A pin as the daemon lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IpfsPin {
+    /// What.
+    pub cid: Cid,
+    /// How.
+    pub mode: PinMode,
+}
+
+/// Whether the daemon answers.
+#[derive(Clone, Debug)]
+pub enum Availability {
+    /// It answered last time.
+    Up,
+    /// It did not, and this is why.
+    Down(Error),
+}
+
+/// One IPFS daemon.
+///
+/// Calls to a daemon that is down fail with `Unavailable`, one that hangs with `Timeout`, one that refuses with
+/// `Remote` and its own text. Dropping a call drops the request to the daemon.
+#[async_trait]
+pub trait IpfsConnector: fmt::Debug + Send + Sync + 'static {
+    /// Returns when the daemon answers; waits as long as it does not, retrying about once a second.
+    ///
+    /// # Errors
+    /// `ShutDown`; what can never be cured (an address that is not a daemon's).
+    async fn ready(&self) -> Result<()>;
+
+    /// Who the daemon is.
+    async fn id(&self) -> Result<IpfsId>;
+
+    /// Pins in the pin's mode and depth; Ok when the daemon holds it, also when it did already. Uses
+    /// `options.pin_update` and `options.origins` where that helps. Runs as long as the daemon makes progress.
+    ///
+    /// # Errors
+    /// `Timeout` when progress stalls, `Remote` with the daemon's text.
+    async fn pin(&self, pin: &Pin) -> Result<()>;
+
+    /// Unpins; Ok when it was not pinned.
+    ///
+    /// # Errors
+    /// `Unsupported` when unpinning is switched off.
+    async fn unpin(&self, cid: &Cid) -> Result<()>;
+
+    /// Whether the daemon holds a pin of this mode (an indirect pin is not one).
+    async fn is_pinned(&self, cid: &Cid, mode: PinMode) -> Result<bool>;
+
+    /// Every pin of one mode, streamed as the daemon lists it, in pages of 1 to 1,024. Ends after its first error: a
+    /// listing that breaks off is an error, never a shorter list.
+    fn list_pins(&self, mode: PinMode) -> BoxStream<'static, Result<Vec<IpfsPin>>>;
+
+    /// How many pins the daemon can usefully work on at a time just now, from its latency and errors. The
+    /// tracker asks before each start and starts no more. None is no opinion.
+    fn pin_concurrency(&self) -> Option<NonZeroUsize>;
+
+    /// Disk use.
+    async fn repo_stat(&self) -> Result<RepoStat>;
+
+    /// Collects garbage and gives each block removed; a block that could not be removed is an item with an error.
+    fn repo_gc(&self) -> BoxStream<'static, Result<RepoGcKey>>;
+
+    /// Resolves a path (`/ipfs/…`, `/ipns/…`) to a CID.
+    async fn resolve(&self, path: &str) -> Result<Cid>;
+
+    /// Stores blocks as they come, unpinned. Ok when the daemon has all of them.
+    async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()>;
+
+    /// One block, from the daemon's store or its network.
+    async fn get_block(&self, cid: &Cid) -> Result<Block>;
+
+    /// Daemons it is connected to.
+    async fn swarm_peers(&self) -> Result<Vec<PeerId>>;
+
+    /// Connects it to another daemon.
+    async fn swarm_connect(&self, address: &Multiaddr) -> Result<()>;
+
+    /// Whether the daemon answers: what is known now first, then every change. Slow readers may miss
+    /// intermediate changes, never the last.
+    fn availability(&self) -> BoxStream<'static, Availability>;
+
+    /// Ends every call. Idempotent; calls after it are `ShutDown`.
+    async fn shutdown(&self) -> Result<()>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: IpfsConnector + ?Sized> IpfsConnector for Arc<T> {
+    async fn ready(&self) -> Result<()> {
+        (**self).ready().await
+    }
+    async fn id(&self) -> Result<IpfsId> {
+        (**self).id().await
+    }
+    async fn pin(&self, pin: &Pin) -> Result<()> {
+        (**self).pin(pin).await
+    }
+    async fn unpin(&self, cid: &Cid) -> Result<()> {
+        (**self).unpin(cid).await
+    }
+    async fn is_pinned(&self, cid: &Cid, mode: PinMode) -> Result<bool> {
+        (**self).is_pinned(cid, mode).await
+    }
+    fn list_pins(&self, mode: PinMode) -> BoxStream<'static, Result<Vec<IpfsPin>>> {
+        (**self).list_pins(mode)
+    }
+    fn pin_concurrency(&self) -> Option<NonZeroUsize> {
+        (**self).pin_concurrency()
+    }
+    async fn repo_stat(&self) -> Result<RepoStat> {
+        (**self).repo_stat().await
+    }
+    fn repo_gc(&self) -> BoxStream<'static, Result<RepoGcKey>> {
+        (**self).repo_gc()
+    }
+    async fn resolve(&self, path: &str) -> Result<Cid> {
+        (**self).resolve(path).await
+    }
+    async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
+        (**self).put_blocks(blocks).await
+    }
+    async fn get_block(&self, cid: &Cid) -> Result<Block> {
+        (**self).get_block(cid).await
+    }
+    async fn swarm_peers(&self) -> Result<Vec<PeerId>> {
+        (**self).swarm_peers().await
+    }
+    async fn swarm_connect(&self, address: &Multiaddr) -> Result<()> {
+        (**self).swarm_connect(address).await
+    }
+    fn availability(&self) -> BoxStream<'static, Availability> {
+        (**self).availability()
+    }
+    async fn shutdown(&self) -> Result<()> {
+        (**self).shutdown().await
+    }
+}

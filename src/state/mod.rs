@@ -1,0 +1,157 @@
+//! The pinset: what all peers agree on.
+//!
+//! [`StateReader`] is what everybody may ask, [`State`] what a consensus implementation writes to. The pinset is
+//! never held in memory: listings are streams of pages.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::error::Result;
+use crate::storage::Batch;
+use crate::types::{Cid, Pin, PinOperation, PinTypeFilter, Timestamp};
+
+/// Most items in one page of a listing.
+pub const PAGE_ITEMS_MAX: usize = 1024;
+
+/// Which entries a listing gives, on which index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Selection {
+    /// Every entry, in order of the binary CID.
+    #[default]
+    All,
+    /// Entries of exactly this name, in order of the binary CID.
+    Name(String),
+    /// Entries whose name starts like this, in order of name, then CID.
+    NamePrefix(String),
+    /// Entries that carry this metadata pair, in order of the binary CID.
+    Metadata {
+        /// The key.
+        key: String,
+        /// The value, whole.
+        value: String,
+    },
+    /// Entries pinned in `[from, to)`, oldest first, then in order of the binary CID.
+    Created {
+        /// First second; none from the beginning.
+        from: Option<Timestamp>,
+        /// First second after; none to the end.
+        to: Option<Timestamp>,
+    },
+}
+
+/// A listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateQuery {
+    /// Which entries.
+    pub selection: Selection,
+    /// Only these types.
+    pub types: PinTypeFilter,
+    /// Go on after this entry, which need not exist any more (for an order other than by CID it must, else the
+    /// listing is an error of kind `NotFound`).
+    pub after: Option<Cid>,
+}
+
+/// Numbers that are kept with every write instead of counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateCounts {
+    /// Entries of the pinset.
+    pub pins: u64,
+}
+
+/// What one operation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateChange {
+    /// The entry is there now, in its stored form.
+    Pinned(Arc<Pin>),
+    /// The entry, as it was, is gone.
+    Unpinned(Arc<Pin>),
+    /// There was nothing to remove.
+    Unchanged,
+}
+
+/// Reading the pinset.
+#[async_trait]
+pub trait StateReader: fmt::Debug + Send + Sync + 'static {
+    /// One entry; one look-up, no scan.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`, `ShutDown`.
+    async fn get(&self, cid: &Cid) -> Result<Option<Pin>>;
+
+    /// Entries as a stream of pages of 1 to [`PAGE_ITEMS_MAX`], each a consistent snapshot. An entry that is
+    /// there during the whole listing is listed once; one that changes meanwhile may be listed as it was.
+    /// Memory does not depend on the number of entries. The stream ends after its first error.
+    fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>>;
+
+    /// The maintained numbers, without I/O.
+    fn counts(&self) -> StateCounts;
+}
+
+/// Writing the pinset, for consensus implementations.
+#[async_trait]
+pub trait State: StateReader {
+    /// Applies operations in order, with their index entries and counters and with `also`, in one atomic batch
+    /// that is on disk when this returns. Visible to readers no later than that. One change for each operation.
+    /// Calls must not run concurrently; the one writer is the consensus component.
+    ///
+    /// Not cancel-safe: a dropped call may still be applied.
+    ///
+    /// # Errors
+    /// `StorageFull`, `Io`, `ShutDown`: nothing is visible, though after a crash the batch may turn out written.
+    async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>>;
+
+    /// Replaces the whole pinset by these pins (a later one of the same CID wins) and returns how many entries
+    /// there are. All or nothing: until it returns, and after any error or crash, the old pinset is there.
+    /// Memory does not depend on the number of pins; `progress` is told the number read so far.
+    ///
+    /// # Errors
+    /// The stream's first error; `StorageFull`, `Io`, `ShutDown`.
+    async fn replace(
+        &self,
+        pins: BoxStream<'static, Result<Vec<Pin>>>,
+        progress: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<u64>;
+
+    /// Removes every entry. On disk when it returns.
+    ///
+    /// # Errors
+    /// `StorageFull`, `Io`, `ShutDown`.
+    async fn clear(&self) -> Result<()>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: StateReader + ?Sized> StateReader for Arc<T> {
+    async fn get(&self, cid: &Cid) -> Result<Option<Pin>> {
+        (**self).get(cid).await
+    }
+    fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
+        (**self).list(query)
+    }
+    fn counts(&self) -> StateCounts {
+        (**self).counts()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: State + ?Sized> State for Arc<T> {
+    async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>> {
+        (**self).apply(operations, also).await
+    }
+    async fn replace(
+        &self,
+        pins: BoxStream<'static, Result<Vec<Pin>>>,
+        progress: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<u64> {
+        (**self).replace(pins, progress).await
+    }
+    async fn clear(&self) -> Result<()> {
+        (**self).clear().await
+    }
+}

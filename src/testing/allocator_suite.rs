@@ -1,0 +1,1 @@
+//! Conformance suite of [`PinAllocator`](crate::allocator::PinAllocator).

@@ -1,0 +1,1 @@
+//! Conformance suite of [`Informer`](crate::informer::Informer).

@@ -1,0 +1,1 @@
+//! Conformance suite of [`IpfsConnector`](crate::ipfs_connector::IpfsConnector).

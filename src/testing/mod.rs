@@ -1,0 +1,101 @@
+//! What tests of components and of whole peers are made of, for this crate and for everybody who implements one
+//! of its contracts.
+//!
+//! For each contract there is a **conformance suite**: a module with a `Fixture` trait, the cases as public async
+//! functions, and a macro that turns them into one named test each. The macro runs every case twice: on the
+//! implementation, and through an `Arc<dyn _>` around it.
+//!
+//! ```text
+//! struct Mine;
+//! impl storage_suite::Fixture for Mine { … }
+//! ipfs_cluster::storage_conformance!(mine, Mine); // mine::direct::a_batch_is_all_or_nothing … ok
+//! ```
+
+/// Declares a suite: the list of its cases (`CASES`), and the macro that makes a test of each.
+///
+/// The module it stands in has a trait `Fixture`, a wrapper `Forwarded<F: Fixture>` that is a `Fixture` too and hands
+/// out the implementation behind one more `Arc`, and a function `pub async fn case(fixture: impl Fixture)` for each
+/// case. `run` is [`run_case`] or [`run_paused_case`].
+macro_rules! conformance_suite {
+    ($dollar:tt $suite:ident, $macro_name:ident, $run:ident, [$($case:ident),+ $(,)?]) => {
+        /// Names of the cases, in order.
+        pub const CASES: &[&str] = &[$(stringify!($case)),+];
+
+        /// Makes one named test of each case: `name::direct::case` and `name::forwarded::case`.
+        ///
+        /// The second argument is an expression that makes the fixture.
+        #[macro_export]
+        macro_rules! $macro_name {
+            ($dollar module:ident, $dollar fixture:expr) => {
+                mod $dollar module {
+                    mod direct {
+                        #[allow(unused_imports)]
+                        use super::super::*;
+                        $(
+                            #[test]
+                            fn $case() {
+                                $crate::testing::$run($crate::testing::$suite::$case($dollar fixture));
+                            }
+                        )+
+                    }
+                    mod forwarded {
+                        #[allow(unused_imports)]
+                        use super::super::*;
+                        $(
+                            #[test]
+                            fn $case() {
+                                $crate::testing::$run($crate::testing::$suite::$case(
+                                    $crate::testing::$suite::Forwarded($dollar fixture),
+                                ));
+                            }
+                        )+
+                    }
+                }
+            };
+        }
+    };
+}
+#[allow(unused_imports)] // Until the first suite stands.
+pub(crate) use conformance_suite;
+
+pub mod allocator_suite;
+pub mod consensus_suite;
+pub mod exchange_suite;
+pub mod informer_suite;
+pub mod ipfs_suite;
+pub mod monitor_suite;
+pub mod state_suite;
+pub mod storage_suite;
+pub mod tracker_suite;
+pub mod transport_suite;
+
+use std::future::Future;
+
+/// Runs one case of a suite on a runtime of its own, as the conformance macros do.
+///
+/// One thread, real time, I/O enabled.
+///
+/// # Panics
+/// When the case does, or when no runtime can be made.
+#[allow(clippy::expect_used)] // A test without a runtime has nothing better to do.
+pub fn run_case(case: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a tokio runtime")
+        .block_on(case);
+}
+
+/// Runs one case like [`run_case`], on paused time: timers fire as soon as nothing else can happen.
+///
+/// # Panics
+/// When the case does, or when no runtime can be made.
+#[allow(clippy::expect_used)] // A test without a runtime has nothing better to do.
+pub fn run_paused_case(case: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a tokio runtime")
+        .block_on(case);
+}

@@ -1,0 +1,1 @@
+//! Conformance suite of [`Monitor`](crate::monitor::Monitor).

@@ -1,0 +1,1 @@
+//! Conformance suite of [`State`](crate::state::State).

@@ -1,0 +1,1 @@
+//! Conformance suite of [`Storage`](crate::storage::Storage).

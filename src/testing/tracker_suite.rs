@@ -1,0 +1,1 @@
+//! Conformance suite of [`PinTracker`](crate::tracker::PinTracker).

@@ -1,0 +1,1 @@
+//! Conformance suite of [`PeerTransport`](crate::transport::PeerTransport).

@@ -1,0 +1,177 @@
+//! Making the IPFS daemon hold what the pinset says this peer holds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::clock::WallClock;
+use crate::error::Result;
+use crate::ipfs_connector::IpfsConnector;
+use crate::state::StateReader;
+use crate::types::{Cid, PeerId, Pin, PinInfo, StatusFilter};
+
+/// What a tracker may need of its peer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TrackerContext {
+    /// This peer.
+    pub peer: PeerId,
+    /// Its name, shown in every answer.
+    pub peername: String,
+    /// Its daemon.
+    pub ipfs: Arc<dyn IpfsConnector>,
+    /// The pinset.
+    pub state: Arc<dyn StateReader>,
+    /// The time of day.
+    pub clock: Arc<dyn WallClock>,
+}
+
+impl TrackerContext {
+    /// A context.
+    pub fn new(
+        peer: PeerId,
+        peername: impl Into<String>,
+        ipfs: Arc<dyn IpfsConnector>,
+        state: Arc<dyn StateReader>,
+        clock: Arc<dyn WallClock>,
+    ) -> Self {
+        Self { peer, peername: peername.into(), ipfs, state, clock }
+    }
+}
+
+/// Operations in hand, kept with every change instead of counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrackerCounts {
+    /// Waiting to be pinned.
+    pub pin_queued: u64,
+    /// Being pinned.
+    pub pinning: u64,
+    /// Failed to be pinned.
+    pub pin_error: u64,
+    /// Waiting to be unpinned.
+    pub unpin_queued: u64,
+    /// Being unpinned.
+    pub unpinning: u64,
+    /// Failed to be unpinned.
+    pub unpin_error: u64,
+}
+
+impl TrackerCounts {
+    /// Waiting, for either.
+    pub const fn queued(&self) -> u64 {
+        self.pin_queued + self.unpin_queued
+    }
+}
+
+/// What changed. A hint; who misses one asks for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrackerEvent {
+    /// An item has another status on this peer now.
+    StatusChanged(Arc<PinInfo>),
+    /// Some events were missed.
+    Resync,
+}
+
+/// Tracks the pins of one peer.
+///
+/// The pinset and the daemon are the truth; only what runs or failed is remembered. The tracker repairs nothing
+/// behind the pinset's back: it pins what the state says, unpins what the state no longer says.
+#[async_trait]
+pub trait PinTracker: fmt::Debug + Send + Sync + 'static {
+    /// Takes an entry of the pinset over. Returns once it is queued, not when the daemon has it. What this peer
+    /// need not hold is unpinned instead. Cancel-safe.
+    ///
+    /// # Errors
+    /// `QueueFull` (the item is then in `pin_error` and recover retries it), `ShutDown`.
+    async fn track(&self, pin: Pin) -> Result<()>;
+
+    /// Lets go of a CID that left the pinset; one that is in it (again) is not untracked. Returns once queued.
+    ///
+    /// # Errors
+    /// `QueueFull` (the item is then in `unpin_error`), `ShutDown`.
+    async fn untrack(&self, cid: &Cid) -> Result<()>;
+
+    /// Where one CID stands: a running or failed operation, else pinset against daemon, which is asked. A daemon
+    /// that cannot be asked makes the answer `cluster_error`, not an error.
+    ///
+    /// # Errors
+    /// When the pinset cannot be read; `ShutDown`.
+    async fn status(&self, cid: &Cid) -> Result<PinInfo>;
+
+    /// Where everything stands, in pages of 1 to 1,024, in order of the binary CID, followed by operations on CIDs
+    /// that left the pinset (in their place in the order). Does not ask the daemon item by item. Memory does not
+    /// depend on the number of pins.
+    fn status_all(&self, filter: StatusFilter) -> BoxStream<'static, Result<Vec<PinInfo>>>;
+
+    /// Retries what failed (`pin_error`, `unpin_error`) or got lost (`unexpectedly_unpinned`) and gives the status
+    /// after queueing; everything else only gives its status.
+    ///
+    /// # Errors
+    /// `QueueFull`, `ShutDown`; when the pinset cannot be read.
+    async fn recover(&self, cid: &Cid) -> Result<PinInfo>;
+
+    /// Retries everything that failed or got lost and gives the items that were queued again. The stream goes on
+    /// after an item that could not be queued; that one comes with its error status.
+    fn recover_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>>;
+
+    /// Makes what we report match the daemon without pinning or unpinning: a failed operation that the daemon
+    /// satisfies meanwhile is forgotten. Gives the status.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked or the pinset cannot be read; `ShutDown`.
+    async fn sync(&self, cid: &Cid) -> Result<PinInfo>;
+
+    /// The same for everything, from one listing of the daemon. Gives the items whose status changed.
+    fn sync_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>>;
+
+    /// The maintained numbers, without I/O.
+    fn counts(&self) -> TrackerCounts;
+
+    /// Changes from now on; bounded, with [`TrackerEvent::Resync`] after an overflow.
+    fn events(&self) -> BoxStream<'static, TrackerEvent>;
+
+    /// Stops; what runs is cancelled and starts again after the next start. Idempotent, and every caller returns
+    /// only when it has stopped; calls after it are `ShutDown`.
+    async fn shutdown(&self) -> Result<()>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<T: PinTracker + ?Sized> PinTracker for Arc<T> {
+    async fn track(&self, pin: Pin) -> Result<()> {
+        (**self).track(pin).await
+    }
+    async fn untrack(&self, cid: &Cid) -> Result<()> {
+        (**self).untrack(cid).await
+    }
+    async fn status(&self, cid: &Cid) -> Result<PinInfo> {
+        (**self).status(cid).await
+    }
+    fn status_all(&self, filter: StatusFilter) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        (**self).status_all(filter)
+    }
+    async fn recover(&self, cid: &Cid) -> Result<PinInfo> {
+        (**self).recover(cid).await
+    }
+    fn recover_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        (**self).recover_all()
+    }
+    async fn sync(&self, cid: &Cid) -> Result<PinInfo> {
+        (**self).sync(cid).await
+    }
+    fn sync_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        (**self).sync_all()
+    }
+    fn counts(&self) -> TrackerCounts {
+        (**self).counts()
+    }
+    fn events(&self) -> BoxStream<'static, TrackerEvent> {
+        (**self).events()
+    }
+    async fn shutdown(&self) -> Result<()> {
+        (**self).shutdown().await
+    }
+}
