@@ -17,6 +17,8 @@ pub mod tracker;
 pub mod transport;
 pub mod types;
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "testing")]
 pub mod testing;
 
