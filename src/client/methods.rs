@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use futures::stream::BoxStream;
 
-use super::{Bandwidth, Client, IpfsPath, Request};
+use super::{Bandwidth, Client, Request};
 use crate::error::Result;
 use crate::types::{
-    Alert, Cid, ConnectGraph, GlobalPinInfo, GlobalRepoGc, Metric, PeerId, PeerInfo, Pin, PinOptions,
-    PinTypeFilter, StatusFilter, Version,
+    Alert, Cid, ConnectGraph, GlobalPinInfo, GlobalRepoGc, IpfsPath, Metric, PeerId, PeerInfo, Pin,
+    PinOptions, PinTypeFilter, StatusFilter, Version,
 };
 
 /// The calls. Errors are those of the [module documentation](super).

@@ -4,7 +4,8 @@
 //!
 //! ```no_run
 //! use futures::TryStreamExt as _;
-//! use ipfs_cluster::client::{Client, IpfsPath};
+//! use ipfs_cluster::client::Client;
+//! use ipfs_cluster::types::IpfsPath;
 //! use ipfs_cluster::types::{PinOptions, PinTypeFilter};
 //!
 //! # async fn run() -> ipfs_cluster::Result<()> {
@@ -52,7 +53,6 @@ mod error;
 mod host;
 mod lines;
 mod methods;
-mod path;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -67,7 +67,6 @@ use serde::{Deserialize, Serialize};
 
 pub use self::builder::{ClientBuilder, DEFAULT_HOST, HOSTS_MAX};
 pub use self::error::ApiError;
-pub use self::path::IpfsPath;
 pub use self::request::Request;
 use self::transport::Transport;
 use crate::error::Result;

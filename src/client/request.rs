@@ -2,9 +2,8 @@
 
 use reqwest::{Method, Url};
 
-use super::path::IpfsPath;
 use crate::error::{Error, Result};
-use crate::types::{Cid, PeerId, PinOptions, PinType, PinTypeFilter, StatusFilter};
+use crate::types::{Cid, IpfsPath, PeerId, PinOptions, PinType, PinTypeFilter, StatusFilter};
 
 /// Bytes of CIDs that one request carries in its query. Peers take at most 4,096 bytes of headers.
 const CIDS_QUERY_BYTES_MAX: usize = 2048;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use ipfs_cluster::client::{ApiError, Client, IpfsPath, Request};
+use ipfs_cluster::client::{ApiError, Client, Request};
 use ipfs_cluster::clock::{SystemClock, WallClock as _};
 use ipfs_cluster::types::{
-    Alert, Cid, GlobalPinInfo, Metric, PeerId, Pin, PinOptions, Timestamp, TrackerStatus, parse_cid,
-    parse_go_duration, parse_peer,
+    Alert, Cid, GlobalPinInfo, IpfsPath, Metric, PeerId, Pin, PinOptions, Timestamp, TrackerStatus,
+    parse_cid, parse_go_duration, parse_peer,
 };
 use serde_json::value::RawValue;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};

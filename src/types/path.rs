@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::{Cid, parse_cid};
 use crate::error::{Error, Result};
-use crate::types::{Cid, parse_cid};
 
 /// Names that a path may start with.
 const NAMESPACES: [&str; 3] = ["ipfs", "ipns", "ipld"];
@@ -20,8 +20,17 @@ pub struct IpfsPath {
 }
 
 impl IpfsPath {
-    pub(super) fn segments(&self) -> &[String] {
+    /// The namespace, the root and what follows: at least two, none empty.
+    pub fn segments(&self) -> &[String] {
         &self.segments
+    }
+
+    /// The CID, where the path is `/ipfs/<cid>` and nothing more.
+    pub fn plain_cid(&self) -> Option<Cid> {
+        match self.segments.as_slice() {
+            [namespace, root] if namespace == "ipfs" => parse_cid(root).ok(),
+            _ => None,
+        }
     }
 
     fn parse(text: &str) -> Result<Self> {
