@@ -29,8 +29,21 @@ impl FolderLock {
     /// `Locked` if another process, or this one, holds it; `Io` if the folder cannot be written. Both with the
     /// reference's text, which says what to do.
     pub fn acquire(folder: &Path, program: &str) -> Result<Self> {
+        Self::acquire_also(folder, program, &|_| Ok(true))
+    }
+
+    /// Like [`acquire`](Self::acquire), and takes a lock of another kind on the same file: for programs that share
+    /// their folder with some that use that kind. `also` says whether it got it, without waiting.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire). The file is left alone then.
+    pub fn acquire_also(
+        folder: &Path,
+        program: &str,
+        also: &dyn Fn(&File) -> io::Result<bool>,
+    ) -> Result<Self> {
         let path = folder.join(LOCK_FILE);
-        let locked = file::create_folder(folder).and_then(|()| lock(&path));
+        let locked = file::create_folder(folder).and_then(|()| lock(&path, also));
         locked.map(|file| Self { path: path.clone(), file }).map_err(|error| {
             let path = path.display();
             Error::new(
@@ -63,21 +76,21 @@ impl Drop for FolderLock {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path, also: &dyn Fn(&File) -> io::Result<bool>) -> Result<File> {
     for _ in 0..ATTEMPTS_MAX {
         let mut options = OpenOptions::new();
         options.create(true).write(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, file::MODE_SHARED);
         let handle = options.open(path).map_err(|source| file::failed("open", path, source))?;
+        let failed = |source| file::failed("lock", path, source);
         match handle.try_lock() {
-            Ok(()) if is_still_at(&handle, path).map_err(|source| file::failed("lock", path, source))? => {
-                return Ok(handle);
-            }
+            Ok(()) if !also(&handle).map_err(failed)? => return Err(held(path)),
+            Ok(()) if is_still_at(&handle, path).map_err(failed)? => return Ok(handle),
             // Its last owner removed the file after we opened it: what we locked has no name any more.
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held(path)),
-            Err(TryLockError::Error(source)) => return Err(file::failed("lock", path, source)),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
     }
     Err(held(path))
@@ -135,6 +148,17 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_of_another_kind_that_is_held_counts_and_its_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_FILE);
+        fs::write(&path, "").unwrap();
+        let refused = FolderLock::acquire_also(folder.path(), "x", &|_| Ok(false)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Locked);
+        assert!(path.exists());
+        FolderLock::acquire_also(folder.path(), "x", &|_| Ok(true)).unwrap();
+    }
+
+    #[test]
     fn a_file_left_by_a_process_that_died_is_no_lock() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(LOCK_FILE), "").unwrap();
@@ -161,7 +185,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    while taken.load(Ordering::SeqCst) < 60 {
+                    while taken.load(Ordering::SeqCst) < 600 {
                         if let Ok(_lock) = FolderLock::acquire(folder.path(), "x") {
                             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                             // Long enough for others to come in, if they could.
