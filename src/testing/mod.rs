@@ -61,6 +61,7 @@ pub mod consensus_suite;
 pub mod crash_storage;
 pub mod exchange_suite;
 pub mod faulty_ipfs;
+pub mod faulty_storage;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
@@ -70,6 +71,7 @@ pub mod tracker_suite;
 pub mod transport_suite;
 
 pub use crash_storage::CrashStorage;
+pub use faulty_storage::{FaultyStorage, StorageCall};
 
 use std::future::Future;
 
