@@ -4,6 +4,7 @@
 
 pub mod allocator;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod error;
@@ -20,4 +21,8 @@ pub mod types;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use cluster::Cluster;
 pub use error::{Error, ErrorKind, Result};
+
+/// The version of the reference whose formats, texts and wire this crate follows. Clients compare it.
+pub const COMPATIBLE_VERSION: &str = "1.1.6";

@@ -1,0 +1,47 @@
+//! Presets: ways to assemble a peer, as values that can be read, replaced and composed.
+
+use std::fmt;
+
+use super::ClusterBuilder;
+
+/// A set of choices for a peer.
+pub trait Preset: fmt::Debug {
+    /// Makes the choices; what is chosen later, on the builder, wins.
+    fn apply(self, builder: ClusterBuilder) -> ClusterBuilder;
+}
+
+/// A cluster of one, whole in memory: storage, daemon, network. For tests, examples and a first look; nothing
+/// survives the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InMemory;
+
+impl Preset for InMemory {
+    fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
+        use crate::ipfs_connector::memory::MemoryIpfs;
+        use crate::storage::memory::MemoryStorage;
+        Solo.apply(builder).storage(MemoryStorage::new()).ipfs(MemoryIpfs::default())
+    }
+}
+
+/// A cluster of one on the storage and daemon you give: solo consensus, the stateless tracker, the balanced allocator,
+/// a local monitor and the usual informers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Solo;
+
+impl Preset for Solo {
+    fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
+        use crate::allocator::balanced::BalancedAllocator;
+        use crate::consensus::solo::SoloConfig;
+        use crate::informer::free_space::{FreeSpace, FreeSpaceConfig};
+        use crate::informer::pin_queue::{PinQueue, PinQueueConfig};
+        use crate::monitor::local::LocalMonitorConfig;
+        use crate::tracker::stateless::StatelessConfig;
+        builder
+            .solo(SoloConfig::default())
+            .stateless_tracker(StatelessConfig::default())
+            .local_monitor(LocalMonitorConfig::default())
+            .allocator(BalancedAllocator::by(["freespace"]))
+            .informer_with(|cx| Ok(FreeSpace::new(FreeSpaceConfig::default(), cx)))
+            .informer_with(|cx| Ok(PinQueue::new(PinQueueConfig::default(), cx)))
+    }
+}
