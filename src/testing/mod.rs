@@ -5,7 +5,7 @@
 //! functions, and a macro that turns them into one named test each. The macro runs every case twice: on the
 //! implementation, and through an `Arc<dyn _>` around it.
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! impl storage_suite::Fixture for Mine { … }
 //! ipfs_cluster::storage_conformance!(mine, Mine); // mine::direct::a_batch_is_all_or_nothing … ok
