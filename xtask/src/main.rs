@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::steps::Steps;
 
+mod bench;
 mod cargo;
 mod ci;
 mod conformance;
@@ -35,6 +36,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Build the release programs and measure them; arguments go to the measuring program (`--help` lists them)
+    ///
+    /// `IPFS_CLUSTER_BENCH_GO` names a Go `ipfs-cluster-service` that is measured in the same run.
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Everything that has to be green before a change goes in
     Ci,
 }
@@ -60,6 +68,7 @@ fn run(task: Task) -> Result<()> {
             let args = with_separator(args, std::env::args().skip(2));
             with_summary(|steps| test::run(steps, &args))
         }
+        Task::Bench { args } => with_summary(|steps| bench::run(steps, &args)),
         Task::Ci => with_summary(ci::run),
     }
 }
