@@ -4,6 +4,7 @@
 //! skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod crash;
 mod kubo;
 mod pinning;
 mod programs;
