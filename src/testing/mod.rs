@@ -61,6 +61,7 @@ pub mod allocator_suite;
 pub mod consensus_suite;
 pub mod crash_storage;
 pub mod exchange_suite;
+pub mod faulty_ipfs;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
