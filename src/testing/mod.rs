@@ -74,6 +74,19 @@ pub use crash_storage::CrashStorage;
 
 use std::future::Future;
 
+use crate::types::PeerId;
+
+/// A peer id, the same for the same number in every run. The ids of ascending numbers are in no order.
+///
+/// # Panics
+/// Never: every 32 bytes are an Ed25519 secret key.
+#[allow(clippy::expect_used)] // See above.
+pub fn peer(number: u64) -> PeerId {
+    let mut seed = [0; 32];
+    seed[..size_of::<u64>()].copy_from_slice(&number.to_be_bytes());
+    libp2p_identity::Keypair::ed25519_from_bytes(seed).expect("32 bytes").public().to_peer_id()
+}
+
 /// Runs one case of a suite on a runtime of its own, as the conformance macros do.
 ///
 /// One thread, real time, I/O enabled.
