@@ -1,5 +1,15 @@
 //! Talking to the one IPFS daemon beside a peer.
 
+mod dag;
+mod memory;
+mod path;
+mod sample;
+mod support;
+mod walk;
+
+pub use memory::{MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
+pub use sample::{sample_directory, sample_file, sample_file_with_chunks};
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;

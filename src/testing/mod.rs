@@ -55,12 +55,13 @@ macro_rules! conformance_suite {
         }
     };
 }
-#[allow(unused_imports)] // Until the first suite stands.
 pub(crate) use conformance_suite;
 
 pub mod allocator_suite;
 pub mod consensus_suite;
+pub mod crash_storage;
 pub mod exchange_suite;
+pub mod faulty_ipfs;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
@@ -68,6 +69,8 @@ pub mod state_suite;
 pub mod storage_suite;
 pub mod tracker_suite;
 pub mod transport_suite;
+
+pub use crash_storage::CrashStorage;
 
 use std::future::Future;
 

@@ -1,0 +1,32 @@
+//! What the connectors of this crate share.
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Availability;
+use crate::error::{Error, ErrorKind};
+
+/// What is known now, then every change, until the connector stops or is gone. The last change is never missed.
+pub(crate) fn availability_stream(
+    changes: watch::Receiver<Availability>,
+    stopped: CancellationToken,
+) -> BoxStream<'static, Availability> {
+    stream::unfold((changes, stopped, true), |(mut changes, stopped, first)| async move {
+        if !first {
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => return None,
+                changed = changes.changed() => changed.ok()?,
+            }
+        }
+        let now = changes.borrow_and_update().clone();
+        Some((now, (changes, stopped, false)))
+    })
+    .boxed()
+}
+
+/// The refusal of an unpin where unpinning is switched off, in the reference's words.
+pub(crate) fn unpin_disabled() -> Error {
+    Error::new(ErrorKind::Unsupported, "ipfs unpinning is disallowed by configuration on this peer")
+}
