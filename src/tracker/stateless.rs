@@ -10,6 +10,7 @@
 //! so what is pinned is what the pinset says by then, and looks once more when it is done, so that a change whose
 //! event got lost is noticed.
 
+mod ask;
 mod inner;
 mod listing;
 mod walk;
@@ -25,7 +26,6 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::DropGuard;
 
 use self::inner::Inner;
-use super::key::CidKey;
 use super::{PinTracker, TrackerContext, TrackerCounts, TrackerEvent};
 use crate::error::{Error, Result};
 use crate::types::{Cid, Pin, PinInfo, StatusFilter};

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use multiaddr::Protocol;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
@@ -18,7 +17,7 @@ use crate::ipfs_connector::IpfsConnector;
 use crate::state::StateReader;
 use crate::tracker::held::{Held, Hasher};
 use crate::tracker::key::CidKey;
-use crate::tracker::operation::{Holding, Kind, Phase, Wish, resting_status};
+use crate::tracker::operation::{Holding, Kind, Wish, resting_status};
 use crate::tracker::queue::{PriorityRule, QUEUE_FULL};
 use crate::tracker::table::{Requested, Table, View};
 use crate::tracker::{TrackerContext, TrackerEvent};
@@ -28,10 +27,6 @@ use crate::types::{
 
 /// Events kept for a slow reader before it gets `Resync`.
 pub(super) const EVENTS_KEPT: usize = 1024;
-/// How long a question about one CID may take the daemon; below the 15 s that other peers wait for us.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a question is put again because an operation on its CID came in between.
-const QUESTIONS_MAX: usize = 3;
 /// Longest text of a failure that is remembered, in bytes.
 const FAILURE_BYTES_MAX: usize = 1024;
 
@@ -67,15 +62,15 @@ pub(super) struct Shared {
     /// Who waits for a listing that starts after they asked.
     pub(super) waiters: Vec<oneshot::Sender<Result<Arc<Outcome>>>>,
     /// CIDs that the daemon is being asked about.
-    questions: BTreeMap<CidKey, Questions>,
+    pub(super) questions: BTreeMap<CidKey, Questions>,
     daemon: Arc<Daemon>,
 }
 
 /// Who asks about a CID, and how often something happened to it meanwhile.
 #[derive(Debug, Default)]
-struct Questions {
-    askers: usize,
-    changes: u64,
+pub(super) struct Questions {
+    pub(super) askers: usize,
+    pub(super) changes: u64,
 }
 
 /// What statuses say of the daemon.
@@ -83,32 +78,6 @@ struct Questions {
 struct Daemon {
     id: Option<PeerId>,
     addresses: Vec<Multiaddr>,
-}
-
-/// A question about one CID; notices what happens to the CID until it is dropped.
-struct Question<'a> {
-    inner: &'a Inner,
-    key: &'a CidKey,
-    changes: u64,
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        let mut shared = self.inner.lock();
-        if let Some(questions) = shared.questions.get_mut(self.key) {
-            questions.askers -= 1;
-            if questions.askers == 0 {
-                shared.questions.remove(self.key);
-            }
-        }
-    }
-}
-
-impl Question<'_> {
-    /// Whether an operation began, ended or was noticed to have ended since the question was put.
-    fn is_outdated(&self, shared: &Shared) -> bool {
-        shared.questions.get(self.key).is_none_or(|questions| questions.changes != self.changes)
-    }
 }
 
 impl Shared {
@@ -231,8 +200,6 @@ impl Inner {
         self.lock().daemon = Arc::new(Daemon { id: id.id, addresses });
     }
 
-    // --- What is said of a CID -------------------------------------------------------------------------------
-
     fn bare_status(&self, shared: &Shared, status: TrackerStatus, timestamp: Option<Timestamp>) -> PinStatus {
         PinStatus {
             peername: self.peername.clone(),
@@ -305,8 +272,6 @@ impl Inner {
     pub(super) fn announce_resync(&self) {
         let _ = self.events.send(TrackerEvent::Resync);
     }
-
-    // --- Operations ------------------------------------------------------------------------------------------
 
     /// Asks for an operation, tells of it, and gives the status it has then.
     pub(super) fn request(
@@ -389,149 +354,6 @@ impl Inner {
             Wish::Held(_) => Ok(()),
             wish => self.request_wish(&key, *cid, wish, pin.as_ref()),
         }
-    }
-
-    // --- Questions -------------------------------------------------------------------------------------------
-
-    /// Puts a question about a CID and gives the operation on it.
-    fn question<'a>(&'a self, key: &'a CidKey) -> (Question<'a>, Option<View>) {
-        let mut shared = self.lock();
-        let questions = shared.questions.entry(key.clone()).or_default();
-        questions.askers += 1;
-        let question = Question { inner: self, key, changes: questions.changes };
-        (question, shared.table.get(key))
-    }
-
-    async fn is_pinned(&self, cid: &Cid, mode: PinMode) -> Result<bool> {
-        tokio::time::timeout(QUESTION_TIMEOUT, self.ipfs.is_pinned(cid, mode)).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Timeout,
-                format!("the IPFS daemon did not say within {QUESTION_TIMEOUT:?} whether {cid} is pinned"),
-            )
-            .component(COMPONENT))
-        })
-    }
-
-    pub(super) async fn status(&self, cid: &Cid) -> Result<PinInfo> {
-        let key = CidKey::from(cid);
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let (question, view) = self.question(&key);
-            let pin = self.state.get(cid).await?;
-            if let Some(view) = view {
-                let status = self.operation_status(&self.lock(), &view);
-                return Ok(self.info(*cid, pin, status));
-            }
-            let wish = Wish::of(pin.as_ref(), &self.peer);
-            let holding = match wish {
-                Wish::Held(mode) => match self.is_pinned(cid, mode).await {
-                    Ok(true) => Holding::Held,
-                    Ok(false) => Holding::Missing,
-                    Err(error) => Holding::Unknown(failure_text(&error)),
-                },
-                Wish::Remote | Wish::Sharded | Wish::Absent => Holding::Missing,
-            };
-            let shared = self.lock();
-            if attempt < QUESTIONS_MAX && question.is_outdated(&shared) {
-                drop(shared);
-                continue;
-            }
-            let status = self.resting_status(&shared, pin.as_ref(), wish, &holding);
-            drop(shared);
-            return Ok(self.info(*cid, pin, status));
-        }
-    }
-
-    pub(super) async fn sync(&self, cid: &Cid) -> Result<PinInfo> {
-        let key = CidKey::from(cid);
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let (question, view) = self.question(&key);
-            let pin = self.state.get(cid).await?;
-            let wish = Wish::of(pin.as_ref(), &self.peer);
-            let modes: &[PinMode] = match (wish, &view) {
-                (_, Some(view)) if view.phase != Phase::Failed => &[],
-                (Wish::Held(PinMode::Recursive), _) => &[PinMode::Recursive],
-                (Wish::Held(PinMode::Direct), _) => &[PinMode::Direct],
-                (_, Some(_)) => &[PinMode::Recursive, PinMode::Direct],
-                (_, None) => &[],
-            };
-            let mut answers = Vec::with_capacity(modes.len());
-            for mode in modes {
-                answers.push((*mode, self.is_pinned(cid, *mode).await?));
-            }
-            let mut shared = self.lock();
-            if question.is_outdated(&shared) {
-                drop(shared);
-                if attempt < QUESTIONS_MAX {
-                    continue;
-                }
-                return self.status(cid).await;
-            }
-            let status_now = |shared: &Shared| match (shared.table.get(&key), wish) {
-                (Some(view), _) => self.operation_status(shared, &view),
-                (None, Wish::Held(mode)) => {
-                    let mut holding = shared.holding(self.hasher.hash(&key, mode));
-                    if let (Holding::Unknown(_), Some((_, held))) = (&holding, answers.first()) {
-                        holding = if *held { Holding::Held } else { Holding::Missing };
-                    }
-                    self.resting_status(shared, pin.as_ref(), wish, &holding)
-                }
-                (None, _) => self.resting_status(shared, pin.as_ref(), wish, &Holding::Missing),
-            };
-            let before = status_now(&shared);
-            for (mode, held) in &answers {
-                self.record(&mut shared, &key, *mode, *held);
-            }
-            let holds = |mode| answers.contains(&(mode, true));
-            if let Some(view) = &view
-                && !answers.is_empty()
-                && wish.is_satisfied(holds(PinMode::Recursive), holds(PinMode::Direct))
-            {
-                shared.table.drop_failed(&key, view.ticket);
-            }
-            let after = status_now(&shared);
-            if before.status != after.status {
-                self.announce(*cid, pin.as_ref(), after.clone());
-            }
-            drop(shared);
-            return Ok(self.info(*cid, pin, after));
-        }
-    }
-
-    pub(super) async fn recover(&self, cid: &Cid) -> Result<PinInfo> {
-        let key = CidKey::from(cid);
-        let info = self.status(cid).await?;
-        let is_lost = info.status.status == TrackerStatus::UnexpectedlyUnpinned;
-        let has_failed = self.lock().table.get(&key).is_some_and(|view| view.phase == Phase::Failed);
-        if !is_lost && !has_failed {
-            return Ok(info);
-        }
-        let Some((requested, info)) = self.retry(&key, *cid).await? else {
-            return self.status(cid).await;
-        };
-        match requested {
-            Requested::Full => Err(Error::new(ErrorKind::QueueFull, QUEUE_FULL).component(COMPONENT)),
-            Requested::Changed | Requested::Kept => Ok(info),
-        }
-    }
-
-    /// Queues what is due for a CID that failed or got lost. None when the pinset wants nothing of it.
-    pub(super) async fn retry(&self, key: &CidKey, cid: Cid) -> Result<Option<(Requested, PinInfo)>> {
-        let pin = self.state.get(&cid).await?;
-        let wish = Wish::of(pin.as_ref(), &self.peer);
-        let mut shared = self.lock();
-        let view = shared.table.get(key);
-        let Some(kind) = wish.operation().or(view.as_ref().map(|view| view.kind)) else { return Ok(None) };
-        if view.is_none() && kind != Kind::Pin {
-            // It got lost and left the pinset meanwhile: whoever removed it untracks it.
-            return Ok(None);
-        }
-        let (requested, status) = self.request(&mut shared, key, cid, kind, pin.as_ref());
-        drop(shared);
-        Ok(Some((requested, self.info(cid, pin, status))))
     }
 }
 

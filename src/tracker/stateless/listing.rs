@@ -105,14 +105,11 @@ pub(super) async fn keep_listed(inner: Arc<Inner>, mut availability: BoxStream<'
             biased;
             () = inner.cancel.cancelled() => return,
             change = availability.next(), if watching => {
-                match change {
-                    Some(change) if came_back(&inner, change) => {
-                        // Not at once if it comes and goes all the time.
-                        let soon = Instant::now().max(ended + took);
-                        due = Some(due.map_or(soon, |due| due.min(soon)));
-                    }
-                    Some(_) => {}
-                    None => watching = false,
+                watching = change.is_some();
+                if change.is_some_and(|change| came_back(&inner, change)) {
+                    // Not at once if it comes and goes all the time.
+                    let soon = Instant::now().max(ended + took);
+                    due = Some(due.map_or(soon, |due| due.min(soon)));
                 }
                 continue;
             }

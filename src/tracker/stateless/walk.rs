@@ -13,7 +13,7 @@ use crate::state::{PAGE_ITEMS_MAX, StateQuery};
 use crate::tracker::key::CidKey;
 use crate::tracker::operation::{Holding, Phase, Wish};
 use crate::tracker::table::View;
-use crate::types::{Pin, PinInfo, PinMode, StatusFilter, TrackerStatus};
+use crate::types::{Pin, PinInfo, StatusFilter, TrackerStatus};
 
 type Pages = BoxStream<'static, Result<Vec<PinInfo>>>;
 
@@ -244,8 +244,8 @@ pub(super) fn recover_all(inner: Arc<Inner>) -> Pages {
                         false
                     }
                 };
-                if is_due && let Some((_, info)) = inner.retry(&entry.key, cid).await? {
-                    infos.push(info);
+                if is_due {
+                    infos.extend(inner.retry(&entry.key, cid).await?.map(|(_, info)| info));
                 }
             }
             while !infos.is_empty() {
