@@ -64,6 +64,8 @@ pub mod faulty_ipfs;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
+#[cfg(target_os = "linux")]
+pub mod power_cut;
 pub mod state_suite;
 pub mod storage_suite;
 pub mod tracker_suite;
