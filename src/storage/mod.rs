@@ -10,10 +10,32 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+#[cfg(feature = "storage-fjall")]
+mod fjall;
+#[cfg(any(feature = "storage-fjall", feature = "storage-redb"))]
+mod folder;
+#[cfg(any(feature = "storage-fjall", feature = "storage-redb"))]
+mod handle;
+mod memory;
+#[cfg(feature = "storage-redb")]
+mod redb;
+
+#[cfg(feature = "storage-fjall")]
+pub use fjall::{FjallConfig, FjallStorage};
+pub use memory::MemoryStorage;
+#[cfg(feature = "storage-redb")]
+pub use redb::{RedbConfig, RedbStorage};
+
+#[cfg(feature = "testing")]
+pub(crate) use memory::{Spaces, load};
 
 /// Longest key an engine must take, in bytes.
 pub const KEY_BYTES_MAX: usize = 4096;
+
+/// Longest value an engine must take, in bytes.
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// A named, ordered set of keys inside a store.
 ///
@@ -213,7 +235,7 @@ pub struct Page {
 ///
 /// Calls block the calling thread; use [`run`] from async code. All methods may be called from many threads.
 pub trait Storage: fmt::Debug + Send + Sync + 'static {
-    /// The value of a key, newest write included.
+    /// The value of a key, newest write included. A key that cannot be written is absent.
     ///
     /// # Errors
     /// `Io`, `Corrupt`, `ShutDown` after [`Storage::close`].
@@ -223,8 +245,8 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// when this returns: an empty synced batch is how buffered writes are made durable.
     ///
     /// # Errors
-    /// `InvalidInput` for a key that is empty or longer than [`KEY_BYTES_MAX`], `StorageFull`, `Io`, `ShutDown`.
-    /// After an error of a synced write it is unknown whether the batch is there.
+    /// `InvalidInput` for a key that is empty or longer than [`KEY_BYTES_MAX`] or a value longer than
+    /// [`VALUE_BYTES_MAX`], `StorageFull`, `Io`, `ShutDown`. After an error of a synced write it is unknown whether the batch is there.
     fn write(&self, batch: Batch, durability: Durability) -> Result<()>;
 
     /// The store as it is now, unmoved by later writes. Writers never wait for it, but an engine cannot reclaim
@@ -236,11 +258,12 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
 
     /// Fills an *empty* space from entries in strictly ascending key order, faster than batches can. On disk
     /// when it returns; returns how many. After an error or a crash half-way the space holds any part of them
-    /// and must be removed.
+    /// and must be removed. The iterator may read from this store but not write to it, and nobody else writes to
+    /// the space meanwhile.
     ///
     /// # Errors
     /// The first error of the iterator; `Conflict` when the space is not empty; `InvalidInput` for keys out of
-    /// order; `StorageFull`, `Io`, `ShutDown`.
+    /// order and for what [`Storage::write`] refuses; `StorageFull`, `Io`, `ShutDown`.
     fn bulk_load(
         &self,
         space: Space,
@@ -304,6 +327,74 @@ where
             .component("storage")
             .with_source(source))
     })
+}
+
+/// Whether an engine has to take such a key.
+fn is_possible_key(key: &[u8]) -> bool {
+    !key.is_empty() && key.len() <= KEY_BYTES_MAX
+}
+
+/// Refuses what no engine has to take.
+fn check_entry(space: Space, key: &[u8], value: Option<&Bytes>) -> Result<()> {
+    if !is_possible_key(key) {
+        return Err(Error::invalid_input(format!(
+            "a key for {space} has {} bytes, but keys have 1 to {KEY_BYTES_MAX}",
+            key.len()
+        ))
+        .component("storage"));
+    }
+    match value {
+        Some(value) if value.len() > VALUE_BYTES_MAX => Err(Error::invalid_input(format!(
+            "a value for {space} has {} bytes, but at most {VALUE_BYTES_MAX} can be stored",
+            value.len()
+        ))
+        .component("storage")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a batch before anything of it is written.
+pub(crate) fn check_batch(batch: &Batch) -> Result<()> {
+    batch
+        .operations()
+        .iter()
+        .try_for_each(|operation| check_entry(operation.space, &operation.key, operation.value.as_ref()))
+}
+
+/// Watches over the entries of a bulk load.
+#[derive(Debug)]
+struct AscendingKeys {
+    space: Space,
+    last: Option<Bytes>,
+}
+
+impl AscendingKeys {
+    const fn new(space: Space) -> Self {
+        Self { space, last: None }
+    }
+
+    /// Refuses an entry that cannot be stored or does not come after the one before.
+    fn check(&mut self, key: &Bytes, value: &Bytes) -> Result<()> {
+        check_entry(self.space, key, Some(value))?;
+        if self.last.as_ref().is_some_and(|last| last >= key) {
+            return Err(Error::invalid_input(format!(
+                "keys for {} are out of order: a bulk load takes strictly ascending keys",
+                self.space
+            ))
+            .component("storage"));
+        }
+        self.last = Some(key.clone());
+        Ok(())
+    }
+}
+
+/// The error of a bulk load into a space that is not empty.
+fn space_not_empty(space: Space) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("{space} is not empty: a bulk load takes an empty space, remove it first"),
+    )
+    .component("storage")
 }
 
 #[deny(clippy::missing_trait_methods)]

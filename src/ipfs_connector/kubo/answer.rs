@@ -1,10 +1,9 @@
 //! Reading what the daemon answers, as a whole or line by line, always with a bound.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use reqwest::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use reqwest::{Body, Response};
 use serde::Deserialize;
@@ -46,7 +45,7 @@ impl Answer {
     /// `Unavailable` when the answer breaks off, `Remote` when the daemon says at its end that it failed.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+            let frame = self.body.frame().await;
             let frame = match frame {
                 None if self.has_end => return Ok(None),
                 None => return Err(self.broken("it does not say where it ends".to_owned())),
