@@ -1,4 +1,10 @@
 //! Choosing the peers that hold a pin.
+//!
+//! The rules that hold for every allocator (who is a candidate, how many are needed, who is dropped) are the pure
+//! function [`plan`]; an allocator only puts candidates in order.
+
+mod balanced;
+mod plan;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +14,9 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::types::{Cid, Metric, PeerId};
+
+pub use balanced::{ALLOCATE_BY_METRICS_MAX, BalancedAllocator, BalancedConfig};
+pub use plan::{Need, Plan, PlanInput, TrustRule, plan};
 
 /// The usable metrics of one peer, by name.
 pub type PeerMetrics = BTreeMap<String, Metric>;
@@ -69,5 +78,38 @@ impl<T: PinAllocator + ?Sized> PinAllocator for Arc<T> {
     }
     async fn allocate(&self, cid: &Cid, candidates: Candidates) -> Result<Vec<PeerId>> {
         (**self).allocate(cid, candidates).await
+    }
+}
+
+#[cfg(test)]
+mod test_peers {
+    use libp2p_identity::Keypair;
+
+    use super::*;
+
+    /// A peer for each number, in the order of the numbers.
+    pub(super) fn peer(number: u8) -> PeerId {
+        thread_local! {
+            static PEERS: Vec<PeerId> = {
+                let key = |seed: u8| Keypair::ed25519_from_bytes([seed; 32]).unwrap().public().to_peer_id();
+                let mut peers: Vec<_> = (0..=60).map(key).collect();
+                peers.sort_unstable();
+                peers
+            };
+        }
+        PEERS.with(|peers| peers[usize::from(number)])
+    }
+
+    pub(super) fn metric(peer: PeerId, name: &str, value: &str, weight: i64, partitionable: bool) -> Metric {
+        Metric {
+            name: name.to_owned(),
+            peer,
+            value: value.to_owned(),
+            expire: i64::MAX,
+            valid: true,
+            weight,
+            partitionable,
+            received_at: 0,
+        }
     }
 }

@@ -1,5 +1,10 @@
 //! Informers measure something about a peer; the cluster publishes it as metrics.
 
+mod free_space;
+mod num_pins;
+mod pin_queue;
+mod tags;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +12,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::WallClock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ipfs_connector::IpfsConnector;
 use crate::types::{Metric, PeerId};
+
+pub use free_space::{DiskMetric, FreeSpace, FreeSpaceConfig};
+pub use num_pins::{NumPins, NumPinsConfig};
+pub use pin_queue::{PinQueue, PinQueueConfig};
+pub use tags::{TAGS_MAX, Tags, TagsConfig};
 
 /// What an informer may need of its peer.
 #[derive(Clone, Debug)]
@@ -31,6 +41,26 @@ impl InformerContext {
     /// A context; gauges read 0 until they are given.
     pub fn new(peer: PeerId, ipfs: Arc<dyn IpfsConnector>, clock: Arc<dyn WallClock>) -> Self {
         Self { peer, ipfs, clock, queue_length: Gauge::default(), pin_count: Gauge::default() }
+    }
+
+    /// A valid metric of this peer, measured now and true for `ttl`. More weight is better. Not partitionable.
+    pub fn metric(
+        &self,
+        name: impl Into<String>,
+        value: impl fmt::Display,
+        weight: i64,
+        ttl: Duration,
+    ) -> Metric {
+        Metric {
+            name: name.into(),
+            peer: self.peer,
+            value: value.to_string(),
+            expire: (self.clock.now() + ttl).unix_nanoseconds(),
+            valid: true,
+            weight,
+            partitionable: false,
+            received_at: 0,
+        }
     }
 }
 
@@ -60,6 +90,25 @@ impl fmt::Debug for Gauge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Gauge({})", self.read())
     }
+}
+
+/// How long most metrics are true unless configured otherwise.
+const METRIC_TTL: Duration = Duration::from_secs(30);
+
+/// Refuses a time to live that no metric could be used in. `section` is the reference's name of it.
+fn validate_ttl(section: &str, ttl: Duration) -> Result<()> {
+    if ttl.is_zero() {
+        return Err(Error::invalid_input(format!(
+            "{section}.metric_ttl is invalid: it must be more than 0s"
+        ))
+        .component("informer"));
+    }
+    Ok(())
+}
+
+/// A number of things as a weight.
+fn weight_of(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Measures something, again and again.
@@ -92,3 +141,6 @@ impl<T: Informer + ?Sized> Informer for Arc<T> {
         (**self).metrics().await
     }
 }
+
+#[cfg(test)]
+mod test_cx;

@@ -156,7 +156,7 @@ impl Engine {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = builder.open().map_err(|error| engine_error(&folder, "cannot open", error))?;
             let (registry, spaces) = Registry::open(&database, &folder, &config)?;
-            Ok((database, registry, spaces))
+            Ok::<_, Error>((database, registry, spaces))
         }));
         let (database, registry, spaces) = match opened {
             Ok(result) => result?,

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use multihash_codetable::{Code, MultihashDigest as _};
 
-use super::conformance_suite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::{
     Availability, IpfsConnector, sample_directory, sample_file, sample_file_with_chunks,

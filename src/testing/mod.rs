@@ -5,7 +5,7 @@
 //! functions, and a macro that turns them into one named test each. The macro runs every case twice: on the
 //! implementation, and through an `Arc<dyn _>` around it.
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! impl storage_suite::Fixture for Mine { … }
 //! ipfs_cluster::storage_conformance!(mine, Mine); // mine::direct::a_batch_is_all_or_nothing … ok
@@ -55,7 +55,6 @@ macro_rules! conformance_suite {
         }
     };
 }
-pub(crate) use conformance_suite;
 
 pub mod allocator_suite;
 pub mod consensus_suite;
@@ -73,6 +72,19 @@ pub mod transport_suite;
 pub use crash_storage::CrashStorage;
 
 use std::future::Future;
+
+use crate::types::PeerId;
+
+/// A peer id, the same for the same number in every run. The ids of ascending numbers are in no order.
+///
+/// # Panics
+/// Never: every 32 bytes are an Ed25519 secret key.
+#[allow(clippy::expect_used)] // See above.
+pub fn peer(number: u64) -> PeerId {
+    let mut seed = [0; 32];
+    seed[..size_of::<u64>()].copy_from_slice(&number.to_be_bytes());
+    libp2p_identity::Keypair::ed25519_from_bytes(seed).expect("32 bytes").public().to_peer_id()
+}
 
 /// Runs one case of a suite on a runtime of its own, as the conformance macros do.
 ///

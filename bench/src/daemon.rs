@@ -1,0 +1,198 @@
+//! The programs under measurement, as child processes on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::process::{Child, Command};
+
+use crate::http::Connection;
+
+/// How long a program may take to answer.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A program that can be measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
+    pub(crate) program: PathBuf,
+    pub(crate) init: &'static [&'static str],
+}
+
+/// A folder with a configuration, and what its daemon must be told.
+pub(crate) struct Peer {
+    subject: Subject,
+    pub(crate) folder: PathBuf,
+    pub(crate) api: SocketAddr,
+    environment: Vec<(&'static str, String)>,
+}
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) api: SocketAddr,
+}
+
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn multiaddr(address: SocketAddr) -> String {
+    format!("/ip4/{}/tcp/{}", address.ip(), address.port())
+}
+
+impl Peer {
+    /// Writes a configuration for a fresh peer beside a daemon at `kubo`.
+    pub(crate) async fn init(subject: &Subject, folder: &Path, kubo: SocketAddr) -> Result<Self> {
+        let (api, swarm, proxy, pinsvc) =
+            (free_address()?, free_address()?, free_address()?, free_address()?);
+        let environment = vec![
+            ("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", multiaddr(api)),
+            ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", multiaddr(kubo)),
+            ("CLUSTER_IPFSPROXY_LISTENMULTIADDRESS", multiaddr(proxy)),
+            ("CLUSTER_IPFSPROXY_NODEMULTIADDRESS", multiaddr(kubo)),
+            ("CLUSTER_PINSVCAPI_HTTPLISTENMULTIADDRESS", multiaddr(pinsvc)),
+            ("CLUSTER_LISTENMULTIADDRESS", multiaddr(swarm)),
+            ("CLUSTER_MDNSINTERVAL", "0s".to_owned()),
+            ("CLUSTER_MONITORPINGINTERVAL", "2s".to_owned()),
+            ("CLUSTER_PEERNAME", "bench".to_owned()),
+        ];
+        let peer = Self { subject: subject.clone(), folder: folder.to_owned(), api, environment };
+        peer.run(subject.init).await?;
+        Ok(peer)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.subject.program);
+        command.arg("--config").arg(&self.folder).args(arguments).envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command of the program to its end and says how long it took.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Duration> {
+        let started = Instant::now();
+        let output = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).output().await?;
+        ensure!(
+            output.status.success(),
+            "{} {arguments:?} failed: {}",
+            self.subject.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(started.elapsed())
+    }
+
+    /// Starts the daemon and returns once `GET path` is answered, with how long that took.
+    pub(crate) async fn start(&self, path: &str) -> Result<(Daemon, Duration)> {
+        let started = Instant::now();
+        let mut child = self.command(&["daemon"]).spawn().context("starting the daemon")?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("the daemon ended at once: {status}");
+            }
+            if let Ok(mut connection) = Connection::open(self.api).await
+                && let Ok(answer) = connection.request("GET", path, false).await
+                && answer.status < 300
+            {
+                return Ok((Daemon { child, api: self.api }, started.elapsed()));
+            }
+            ensure!(started.elapsed() < START_TIMEOUT, "the daemon did not answer within {START_TIMEOUT:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Bytes below the folder.
+    pub(crate) fn disk_bytes(&self) -> Result<u64> {
+        fn below(folder: &Path) -> Result<u64> {
+            let mut bytes = 0;
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                let metadata = entry.metadata()?;
+                bytes += if metadata.is_dir() {
+                    below(&entry.path())?
+                } else {
+                    use std::os::unix::fs::MetadataExt as _;
+                    metadata.blocks() * 512
+                };
+            }
+            Ok(bytes)
+        }
+        below(&self.folder)
+    }
+}
+
+impl Daemon {
+    fn pid(&self) -> Result<u32> {
+        self.child.id().context("the daemon has ended")
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// Ends it as an operator does, and waits.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let pid = self.pid()?;
+        ensure!(
+            Command::new("kill").arg("-TERM").arg(pid.to_string()).status().await?.success(),
+            "could not signal the daemon"
+        );
+        tokio::time::timeout(START_TIMEOUT, self.child.wait()).await.context("the daemon did not stop")??;
+        Ok(())
+    }
+
+    /// Ends it as a power failure does (but for the page cache).
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+}
+
+/// The fake IPFS daemon, as a child process.
+pub(crate) struct FakeKubo {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl FakeKubo {
+    pub(crate) async fn start(
+        program: &Path,
+        pin_delay: Duration,
+        pinned_from: Option<&Path>,
+    ) -> Result<Self> {
+        let address = free_address()?;
+        let mut command = Command::new(program);
+        command.arg("--listen").arg(address.to_string());
+        command.arg("--pin-delay-ms").arg(pin_delay.as_millis().to_string());
+        if let Some(file) = pinned_from {
+            command.arg("--pinned-from").arg(file);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        let started = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("the fake IPFS daemon ended at once: {status}");
+            }
+            if let Ok(mut connection) = Connection::open(address).await
+                && connection.request("POST", "/api/v0/id", false).await.is_ok()
+            {
+                return Ok(Self { child, address });
+            }
+            ensure!(started.elapsed() < START_TIMEOUT, "the fake IPFS daemon did not answer");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! Measures `ipfs-cluster-service` as a user meets it: whole programs, over HTTP, on loopback.
+//!
+//! Run through `cargo xtask bench`, which builds what this needs. Figures are for comparison within one run, never
+//! for assertions.
+
+mod daemon;
+mod http;
+mod load;
+mod report;
+mod scenarios;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use daemon::Subject;
+use report::Row;
+use scenarios::Setup;
+
+/// Measures ipfs-cluster-service.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Our ipfs-cluster-service.
+    #[arg(long)]
+    service: PathBuf,
+    /// The program that plays an IPFS daemon.
+    #[arg(long)]
+    fake_kubo: PathBuf,
+    /// The reference's ipfs-cluster-service, measured beside ours.
+    #[arg(long)]
+    go_service: Option<PathBuf>,
+    /// Pins of the big pinset.
+    #[arg(long, default_value_t = 1_000_000)]
+    pins: u64,
+    /// Pins posted until all are pinned.
+    #[arg(long, default_value_t = 50_000)]
+    until_pinned: u64,
+    /// Seconds of each run of pin requests.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Only these of `post`, `until-pinned`, `big`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the pinsets live while they are measured; a temporary folder without this.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(&arguments))
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    let cores = std::thread::available_parallelism()?;
+    let ours = Subject { name: "ours", program: arguments.service.clone(), init: &["init"] };
+    let ours = measure(&ours, arguments).await?;
+    let reference = match &arguments.go_service {
+        None => None,
+        Some(program) => {
+            let subject = Subject { name: "reference", program: program.clone(), init: &["init"] };
+            Some(measure(&subject, arguments).await?)
+        }
+    };
+    println!("\n{cores} cores, load generator on the same cores, one run.\n");
+    println!("{}", report::table(&ours, reference.as_deref()));
+    Ok(())
+}
+
+async fn measure(subject: &Subject, arguments: &Arguments) -> Result<Vec<Row>> {
+    let folder = match &arguments.folder {
+        None => tempfile::tempdir()?,
+        Some(folder) => tempfile::tempdir_in(folder)?,
+    };
+    let setup = Setup { subject, fake_kubo: &arguments.fake_kubo, folder: folder.path().to_owned() };
+    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    let mut rows = Vec::new();
+    if wanted("post") {
+        eprintln!("{}: pin requests …", subject.name);
+        rows.extend(scenarios::post(&setup, arguments.seconds).await.context("pin requests")?);
+    }
+    if wanted("until-pinned") {
+        eprintln!("{}: until pinned …", subject.name);
+        rows.extend(scenarios::until_pinned(&setup, arguments.until_pinned).await.context("until pinned")?);
+    }
+    if wanted("big") {
+        eprintln!("{}: a pinset of {} …", subject.name, arguments.pins);
+        rows.extend(scenarios::big(&setup, arguments.pins).await.context("a big pinset")?);
+    }
+    Ok(rows)
+}
