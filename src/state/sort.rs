@@ -31,7 +31,7 @@ pub(super) struct Sorter {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+pub(super) struct Slot {
     start: usize,
     key: u32,
     value: u32,
