@@ -80,7 +80,7 @@ impl<F: Fixture> Fixture for Forwarded<F> {
     }
 }
 
-super::conformance_suite!($ state_suite, state_conformance, run_case, [
+conformance_suite!($ state_suite, state_conformance, run_case, [
     an_empty_state_has_nothing,
     an_applied_pin_is_there,
     every_kind_of_pin_survives_unchanged,
