@@ -28,7 +28,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 
-use super::conformance_suite;
 use super::faulty_ipfs::{FaultyIpfs, IpfsCall};
 use crate::clock::{TokioClock, WallClock as _};
 use crate::error::{Error, ErrorKind, Result};
