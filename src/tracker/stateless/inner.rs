@@ -15,7 +15,7 @@ use crate::clock::WallClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::IpfsConnector;
 use crate::state::StateReader;
-use crate::tracker::held::{Held, Hasher};
+use crate::tracker::held::{Hasher, Held};
 use crate::tracker::key::CidKey;
 use crate::tracker::operation::{Holding, Kind, Wish, resting_status};
 use crate::tracker::queue::{PriorityRule, QUEUE_FULL};
@@ -59,7 +59,9 @@ pub(super) struct Shared {
     /// Why it has not been listed yet.
     pub(super) unlisted: Arc<str>,
     pub(super) is_listing: bool,
-    /// Who waits for a listing that starts after they asked.
+    /// Whether somebody wants a listing that starts after they asked.
+    pub(super) is_listing_wanted: bool,
+    /// Who of them waits for it.
     pub(super) waiters: Vec<oneshot::Sender<Result<Arc<Outcome>>>>,
     /// CIDs that the daemon is being asked about.
     pub(super) questions: BTreeMap<CidKey, Questions>,
@@ -132,10 +134,7 @@ fn public_addresses(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
                     || ip.is_broadcast())
             }
             Protocol::Ip6(ip) => {
-                !(ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.is_multicast()
-                    || ip.is_unicast_link_local())
+                !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local())
             }
             _ => false,
         })
@@ -155,6 +154,7 @@ impl Inner {
             down: None,
             unlisted: cannot_list("the first listing has not ended yet"),
             is_listing: false,
+            is_listing_wanted: false,
             waiters: Vec::new(),
             questions: BTreeMap::new(),
             daemon: Arc::default(),
@@ -332,7 +332,11 @@ impl Inner {
             let [recursive, direct] = entries.map(|entry| shared.held.contains(entry));
             shared.unknown().is_none() && wish.is_satisfied(recursive, direct)
         };
-        if kind == Kind::Remote && shared.table.get(key).is_none() && !shared.table.is_running(key) && is_gone() {
+        if kind == Kind::Remote
+            && shared.table.get(key).is_none()
+            && !shared.table.is_running(key)
+            && is_gone()
+        {
             return Ok(());
         }
         match self.request(&mut shared, key, cid, kind, pin).0 {
