@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::http::{Judge, remote_message};
+use super::http::{Judge, remote_error, remote_message};
 use super::{COMPONENT, Inner};
 use crate::config::duration;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +35,9 @@ struct PinsLine {
     progress: u64,
     #[serde(default)]
     pins: Option<Vec<String>>,
+    /// Instead of both, when the daemon gave up after it had begun to answer.
+    #[serde(default)]
+    message: Option<String>,
 }
 
 impl Inner {
@@ -156,6 +159,9 @@ impl Inner {
             let next = tokio::time::timeout_at(deadline, lines.next()).await.map_err(|_| stalled())??;
             let Some(line) = next else { break };
             let line: PinsLine = lines.parse(&line)?;
+            if let Some(message) = line.message {
+                return Err(remote_error(&path, 200, message));
+            }
             if line.progress > progress {
                 progress = line.progress;
                 deadline = Instant::now() + self.config.pin_timeout;
