@@ -1,0 +1,129 @@
+//! What the REST API may be told.
+
+use std::time::Duration;
+
+use super::activity::TimeLimits;
+use super::connection::Limits;
+use super::handlers::BodyLimits;
+use crate::error::{Error, Result};
+use crate::types::Multiaddr;
+
+/// Least that `max_header_bytes` may be.
+const HEADER_BYTES_MIN: usize = 4096;
+/// The reference reads so many bytes more than it is told.
+const HEADER_BYTES_SLOP: usize = 4096;
+/// Most that `max_header_bytes` may be.
+const HEADER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Settings of the REST API. `Default` is what the reference's `init` writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestConfig {
+    /// Where it listens: `/ip4/…/tcp/…`, `/ip6/…/tcp/…`, `/dns4/…/tcp/…`.
+    pub http_listen_multiaddress: Vec<Multiaddr>,
+    /// For reading the head of a request; zero is no limit.
+    pub read_header_timeout: Duration,
+    /// For the next request on a connection; zero is no limit.
+    pub idle_timeout: Duration,
+    /// For a caller to take anything of an answer, however slowly it takes the rest; zero is no limit.
+    pub stall_timeout: Duration,
+    /// Most bytes of a request's head; 4096 more are allowed, as in the reference. From 4096 to 1 MiB.
+    pub max_header_bytes: usize,
+    /// Most bytes of a request's body.
+    pub max_body_bytes: usize,
+    /// For reading a request's body.
+    pub body_timeout: Duration,
+    /// Most connections at the same time; further callers wait.
+    pub connections_max: usize,
+}
+
+impl Default for RestConfig {
+    fn default() -> Self {
+        let address = Multiaddr::from(std::net::Ipv4Addr::LOCALHOST).with(multiaddr::Protocol::Tcp(9094));
+        Self {
+            http_listen_multiaddress: vec![address],
+            read_header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(2 * 60),
+            stall_timeout: Duration::from_secs(10 * 60),
+            max_header_bytes: HEADER_BYTES_MIN,
+            max_body_bytes: 64 * 1024,
+            body_timeout: Duration::from_secs(30),
+            connections_max: 4096,
+        }
+    }
+}
+
+impl RestConfig {
+    /// The same on other addresses.
+    #[must_use]
+    pub fn listen(mut self, addresses: impl IntoIterator<Item = Multiaddr>) -> Self {
+        self.http_listen_multiaddress = addresses.into_iter().collect();
+        self
+    }
+
+    /// Checks values that cannot work.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `Unsupported`, naming the key.
+    pub fn validate(&self) -> Result<()> {
+        let check = |holds: bool, text: String| {
+            if holds { Ok(()) } else { Err(Error::invalid_input(text).component("restapi")) }
+        };
+        check(
+            !self.http_listen_multiaddress.is_empty(),
+            "restapi.http_listen_multiaddress: no address to listen on".to_owned(),
+        )?;
+        for address in &self.http_listen_multiaddress {
+            super::listen::Listen::parse(address)?;
+        }
+        check(
+            self.max_header_bytes >= HEADER_BYTES_MIN,
+            format!("restapi.max_header_bytes must be not less then {HEADER_BYTES_MIN}"),
+        )?;
+        check(
+            self.max_header_bytes <= HEADER_BYTES_MAX,
+            format!("restapi.max_header_bytes must be at most {HEADER_BYTES_MAX}"),
+        )?;
+        check(!self.body_timeout.is_zero(), "restapi.body_timeout must be more than 0".to_owned())?;
+        check(
+            (1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.connections_max),
+            "restapi.connections_max must be more than 0".to_owned(),
+        )
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            time: TimeLimits {
+                head: self.read_header_timeout,
+                idle: self.idle_timeout,
+                stall: self.stall_timeout,
+            },
+            head_bytes: self.max_header_bytes + HEADER_BYTES_SLOP,
+        }
+    }
+
+    pub(super) fn body_limits(&self) -> BodyLimits {
+        BodyLimits { bytes: self.max_body_bytes, timeout: self.body_timeout }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_cannot_work_is_named() {
+        assert!(RestConfig::default().validate().is_ok());
+        let default = RestConfig::default;
+        for (config, key) in [
+            (default().listen([]), "http_listen_multiaddress"),
+            (default().listen(["/unix/tmp/x".parse().unwrap()]), "http_listen_multiaddress"),
+            (RestConfig { max_header_bytes: 100, ..default() }, "max_header_bytes"),
+            (RestConfig { max_header_bytes: usize::MAX, ..default() }, "max_header_bytes"),
+            (RestConfig { body_timeout: Duration::ZERO, ..default() }, "body_timeout"),
+            (RestConfig { connections_max: 0, ..default() }, "connections_max"),
+        ] {
+            let error = config.validate().unwrap_err();
+            assert!(error.message().contains(key), "{error}");
+        }
+    }
+}
