@@ -20,11 +20,16 @@ pub mod tracker;
 pub mod transport;
 pub mod types;
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use cluster::Cluster;
 pub use error::{Error, ErrorKind, Result};
 
-/// The version of the reference whose formats, texts and wire this crate follows. Clients compare it.
+/// The version of the reference that this crate speaks like on the wire, in its REST API and in its files.
+///
+/// Clients and peers of the reference compare it, so it is what they are told. The version of the crate itself
+/// is `CARGO_PKG_VERSION`.
 pub const COMPATIBLE_VERSION: &str = "1.1.6";

@@ -1,10 +1,13 @@
 //! Every engine through the conformance suite, and what is particular to each.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use ipfs_cluster::storage::{MemoryStorage, Storage};
+use ipfs_cluster::error::Result;
+use ipfs_cluster::storage::{FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage};
 use ipfs_cluster::testing::CrashStorage;
 use ipfs_cluster::testing::storage_suite::Fixture;
+use tempfile::TempDir;
 
 struct Memory;
 
@@ -52,3 +55,30 @@ impl Fixture for Crash {
 
 ipfs_cluster::storage_conformance!(crash, Crash { seed: None });
 ipfs_cluster::storage_conformance!(lucky_crash, Crash { seed: Some(7) });
+
+/// An engine that keeps its store in a folder.
+struct OnDisk(fn(&Path) -> Result<Arc<dyn Storage>>);
+
+impl OnDisk {
+    const FJALL: Self =
+        Self(|path| FjallStorage::open(path, FjallConfig::default()).map(|storage| Arc::new(storage) as _));
+    const REDB: Self =
+        Self(|path| RedbStorage::open(path, RedbConfig::default()).map(|storage| Arc::new(storage) as _));
+}
+
+impl Fixture for OnDisk {
+    type Guard = TempDir;
+
+    fn create(&self) -> (TempDir, Arc<dyn Storage>) {
+        let folder = TempDir::new().unwrap();
+        let storage = (self.0)(&folder.path().join("store")).unwrap();
+        (folder, storage)
+    }
+
+    fn reopen(&self, folder: &mut TempDir) -> Option<Arc<dyn Storage>> {
+        Some((self.0)(&folder.path().join("store")).unwrap())
+    }
+}
+
+ipfs_cluster::storage_conformance!(fjall, OnDisk::FJALL);
+ipfs_cluster::storage_conformance!(redb, OnDisk::REDB);

@@ -7,7 +7,7 @@ use tracing::{debug, instrument};
 
 use super::rules::{self, DefaultFactors, NOT_PINNED, Prepared};
 use super::{Cluster, Inner};
-use crate::allocator::plan::{Plan, PlanInput, TrustRule, plan};
+use crate::allocator::{Plan, PlanInput, TrustRule, plan};
 use crate::error::{Error, Result};
 use crate::types::{Cid, PeerId, Pin, PinOperation, PinOptions, PinType, parse_cid};
 

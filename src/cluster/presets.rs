@@ -17,8 +17,8 @@ pub struct InMemory;
 
 impl Preset for InMemory {
     fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
-        use crate::ipfs_connector::memory::MemoryIpfs;
-        use crate::storage::memory::MemoryStorage;
+        use crate::ipfs_connector::MemoryIpfs;
+        use crate::storage::MemoryStorage;
         Solo.apply(builder).storage(MemoryStorage::new()).ipfs(MemoryIpfs::default())
     }
 }
@@ -30,18 +30,17 @@ pub struct Solo;
 
 impl Preset for Solo {
     fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
-        use crate::allocator::balanced::BalancedAllocator;
-        use crate::consensus::solo::SoloConfig;
-        use crate::informer::free_space::{FreeSpace, FreeSpaceConfig};
-        use crate::informer::pin_queue::{PinQueue, PinQueueConfig};
-        use crate::monitor::local::LocalMonitorConfig;
-        use crate::tracker::stateless::StatelessConfig;
+        use crate::allocator::BalancedAllocator;
+        use crate::consensus::SoloConfig;
+        use crate::informer::{FreeSpace, FreeSpaceConfig, PinQueue, PinQueueConfig};
+        use crate::monitor::LocalMonitorConfig;
+        use crate::tracker::StatelessConfig;
         builder
             .solo(SoloConfig::default())
             .stateless_tracker(StatelessConfig::default())
             .local_monitor(LocalMonitorConfig::default())
             .allocator(BalancedAllocator::by(["freespace"]))
-            .informer_with(|cx| Ok(FreeSpace::new(FreeSpaceConfig::default(), cx)))
-            .informer_with(|cx| Ok(PinQueue::new(PinQueueConfig::default(), cx)))
+            .informer_with(|cx| FreeSpace::new(FreeSpaceConfig::default(), cx))
+            .informer_with(|cx| PinQueue::new(PinQueueConfig::default(), cx))
     }
 }

@@ -1,28 +1,61 @@
-//! Configuration primitives: what every component's configuration section is, and how it reads and writes.
+//! Configuration: the files of a peer's folder and what is in them.
 //!
-//! A section is a plain serde struct that lives beside its component, named as in the reference's
-//! `service.json`. Here is what they share: Go's durations, string-or-list values, secrets, the identity
-//! file and the `CLUSTER_*` environment overlay.
+//! - [`ServiceJson`] is the file `service.json`: ordered sections, those that are not served yet kept as they are.
+//! - [`ConfigSection`] is one component's part of it, a plain serde struct: [`ClusterConfig`] for the peer
+//!   itself, [`sections`] for the rest. [`ServiceJson::read`] gives one with `CLUSTER_*` variables laid over it.
+//! - [`Identity`] is the peer's key pair, [`FolderLock`] keeps other processes out, [`peerstore`] is the list of
+//!   addresses that are tried at the start.
+//!
+//! Every file is replaced as a whole: a crash leaves the old one or the new one.
 
 pub mod duration;
+pub mod overlay;
+pub mod peerstore;
+pub mod sections;
+
+mod cluster;
+mod file;
+mod identity;
+mod json;
+mod lock;
+mod secret;
+mod service_json;
+mod strings;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+pub use cluster::{ClusterConfig, ConnectionManagerConfig, PubSubConfig, ResourceManagerConfig};
+pub use file::create_folder;
+pub use identity::Identity;
+pub use lock::{FolderLock, LOCK_FILE};
+pub use overlay::{Environment, Loaded, process_environment};
+pub use secret::{Hidden, SECRET_BYTES, Secret};
+pub use service_json::ServiceJson;
+pub use strings::{Addresses, FromText, OneOrMany, Strings};
 
 /// A component's part of `service.json`.
 ///
-/// `Default` is what the reference's `init` writes; a missing key takes it (`#[serde(default)]`).
+/// `Default` is what the reference's `init` writes; a missing key takes it (`#[serde(default)]`), except where
+/// the reference takes "false", "0" or "none" for missing: then the field says so.
 pub trait ConfigSection: Serialize + DeserializeOwned + Default {
     /// Where it sits in the file, for example `pin_tracker.stateless`; also how errors name it.
     const PATH: &'static str;
     /// What its environment variables start with, for example `CLUSTER_STATELESS_`.
     const ENV_PREFIX: &'static str;
+    /// Keys that older versions wrote: neither used nor reported.
+    const ACCEPTED_KEYS: &'static [&'static str] = &[];
 
     /// Checks values that parse but cannot work.
     ///
     /// # Errors
     /// `InvalidInput` naming the key.
     fn validate(&self) -> Result<()>;
+}
+
+/// `InvalidInput` with this text, unless the condition holds.
+fn check(holds: bool, text: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::invalid_input(text)) }
 }

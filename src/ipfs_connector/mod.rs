@@ -1,6 +1,6 @@
 //! Talking to the one IPFS daemon beside a peer.
 
-mod dag;
+pub(crate) mod dag;
 mod memory;
 mod path;
 mod sample;

@@ -12,8 +12,22 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 
+#[cfg(feature = "storage-fjall")]
+mod fjall;
+#[cfg(any(feature = "storage-fjall", feature = "storage-redb"))]
+mod folder;
+#[cfg(any(feature = "storage-fjall", feature = "storage-redb"))]
+mod handle;
 mod memory;
+#[cfg(feature = "storage-redb")]
+mod redb;
+
+#[cfg(feature = "storage-fjall")]
+pub use fjall::{FjallConfig, FjallStorage};
 pub use memory::MemoryStorage;
+#[cfg(feature = "storage-redb")]
+pub use redb::{RedbConfig, RedbStorage};
+
 #[cfg(feature = "testing")]
 pub(crate) use memory::{Spaces, load};
 

@@ -55,7 +55,6 @@ macro_rules! conformance_suite {
         }
     };
 }
-pub(crate) use conformance_suite;
 
 pub mod allocator_suite;
 pub mod consensus_suite;

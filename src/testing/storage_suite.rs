@@ -73,7 +73,7 @@ impl<F: Fixture> Fixture for Forwarded<F> {
     }
 }
 
-super::conformance_suite!($ storage_suite, storage_conformance, run_case, [
+conformance_suite!($ storage_suite, storage_conformance, run_case, [
     a_written_key_is_read_back,
     an_absent_key_has_no_value,
     a_batch_with_an_impossible_entry_writes_nothing,

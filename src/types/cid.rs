@@ -9,9 +9,29 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `InvalidInput` with a text that starts with `invalid cid: `, as the reference's.
 pub fn parse_cid(text: &str) -> Result<Cid> {
-    text.parse::<Cid>()
-        .map_err(|source| Error::invalid_input(format!("invalid cid: {source}")).with_source(source))
+    text.parse::<Cid>().map_err(|source| {
+        let reason = reason(text).map_or_else(|| source.to_string(), str::to_owned);
+        Error::invalid_input(format!("invalid cid: {reason}")).with_source(source)
+    })
 }
+
+/// The reference's words for the two mistakes that people make; our parser has one text for all of them.
+fn reason(text: &str) -> Option<&'static str> {
+    let is_version_0 = text.len() == 46 && text.starts_with("Qm");
+    if text.len() < 2 {
+        Some("cid too short")
+    } else if !is_version_0 && !text.starts_with(MULTIBASE_PREFIXES) {
+        Some("selected encoding not supported")
+    } else {
+        None
+    }
+}
+
+/// The first letters of texts of a known base.
+const MULTIBASE_PREFIXES: [char; 24] = [
+    '\0', '0', '7', '9', 'f', 'F', 'v', 'V', 't', 'T', 'b', 'B', 'c', 'C', 'h', 'k', 'K', 'z', 'Z', 'm', 'M',
+    'u', 'U', '🚀',
+];
 
 /// Serde form of `Cid` as its text (the type's own form is binary).
 pub mod text {
@@ -52,5 +72,24 @@ pub mod option_text {
             Some(text) if text.is_empty() => Ok(None),
             Some(text) => super::parse_cid(&text).map(Some).map_err(D::Error::custom),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_cid_is_refused_in_the_references_words() {
+        for (text, message) in [
+            ("", "invalid cid: cid too short"),
+            ("b", "invalid cid: cid too short"),
+            ("notacid", "invalid cid: selected encoding not supported"),
+            ("Qm", "invalid cid: selected encoding not supported"),
+        ] {
+            assert_eq!(parse_cid(text).unwrap_err().to_string(), message);
+        }
+        assert!(parse_cid("zzz").unwrap_err().to_string().starts_with("invalid cid: "));
+        assert!(parse_cid("QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o").is_ok());
     }
 }

@@ -7,6 +7,7 @@ mod block;
 pub mod cid;
 mod id;
 mod metric;
+mod path;
 mod peer;
 mod pin;
 mod pin_info;
@@ -17,6 +18,7 @@ pub use self::cid::{Cid, parse_cid};
 pub use block::Block;
 pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};
 pub use metric::{Alert, Metric};
+pub use path::IpfsPath;
 pub use peer::{Multiaddr, PeerId, parse_multiaddr, parse_peer};
 pub use pin::{
     MAX_DEPTH_DIRECT, MAX_DEPTH_RECURSIVE, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter,

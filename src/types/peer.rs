@@ -20,6 +20,9 @@ pub fn parse_peer(text: &str) -> Result<PeerId> {
 /// # Errors
 /// `InvalidInput` with the reference's text `failed to parse multiaddr "…": …`.
 pub fn parse_multiaddr(text: &str) -> Result<Multiaddr> {
+    if !text.starts_with('/') {
+        return Err(Error::invalid_input(format!("failed to parse multiaddr {text:?}: must begin with /")));
+    }
     text.parse::<Multiaddr>().map_err(|source| {
         Error::invalid_input(format!("failed to parse multiaddr {text:?}: {source}")).with_source(source)
     })

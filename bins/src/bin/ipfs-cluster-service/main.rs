@@ -1,1 +1,116 @@
-fn main() {}
+//! The cluster peer as a process.
+
+mod cli;
+mod daemon;
+mod init;
+mod state;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use ipfs_cluster::config::{Identity, process_environment};
+use ipfs_cluster::{COMPATIBLE_VERSION, Error};
+use ipfs_cluster_bins::args::from_go_style;
+use ipfs_cluster_bins::service::folder::Folder;
+use ipfs_cluster_bins::service::{Doing as _, Failure, logging};
+
+use cli::{Cli, Command, StateCommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for a subcommand that does not exist, as in the reference.
+const EXIT_NO_SUCH_SUBCOMMAND: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let arguments = from_go_style(arguments, &Cli::command()).map_err(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })?;
+    Cli::try_parse_from(arguments).map_err(|error| {
+        let _ = error.print();
+        // Help and version that were asked for are no failure.
+        if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    })
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let folder = Folder::locate(cli.config.as_deref()).doing("finding the configuration folder")?;
+    logging::start(cli.debug, &cli.loglevel).doing("setting the log level")?;
+    match cli.command {
+        None | Some(Command::Unknown(_)) => {
+            print(&Cli::command().render_help().to_string());
+            return Ok(ExitCode::FAILURE);
+        }
+        Some(Command::Init(options)) => init::run(&folder, &options)?,
+        Some(Command::Daemon(options)) => daemon::run(folder, &options)?,
+        Some(Command::Id) => id(&folder)?,
+        Some(Command::Version) => print(&format!("{COMPATIBLE_VERSION}\n")),
+        Some(Command::State(options)) => match options.command {
+            None => print_state_help(),
+            Some(StateCommand::Unknown(words)) => {
+                let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+                eprintln!("No help topic for '{word}'");
+                return Ok(ExitCode::from(EXIT_NO_SUCH_SUBCOMMAND));
+            }
+            Some(StateCommand::Export(options)) => state::export(folder, &options)?,
+            Some(StateCommand::Import(options)) => state::import(folder, &options)?,
+            Some(StateCommand::Cleanup(options)) => state::cleanup(folder, &options)?,
+        },
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn id(folder: &Folder) -> Result<(), Failure> {
+    let identity = Identity::load(&folder.identity_json()).doing("loading identity")?;
+    let identity = identity
+        .with_environment(&process_environment)
+        .doing("applying environment variables to the identity")?;
+    print(&format!("{}\n", identity.id()));
+    Ok(())
+}
+
+fn print_state_help() {
+    let mut command = Cli::command();
+    // Without this the usage line lacks the program's name.
+    command.build();
+    if let Some(state) = command.find_subcommand_mut("state") {
+        print(&state.render_help().to_string());
+    }
+}
+
+/// Prints to standard output. If nobody reads it there is nobody to tell.
+fn print(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+/// Of the terminal.
+fn terminal(source: std::io::Error) -> Failure {
+    Failure::new("asking", Error::io("terminal", source))
+}
+
+/// Runs what is asynchronous to its end.
+fn block_on<F: Future>(doing: &str, work: F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::new(doing, Error::io("starting the runtime", source)))?;
+    Ok(runtime.block_on(work))
+}

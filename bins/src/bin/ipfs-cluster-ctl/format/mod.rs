@@ -1,0 +1,288 @@
+//! Values as the reference prints them. Pure: value in, text out.
+
+mod graph;
+mod human;
+mod json;
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
+
+use ipfs_cluster::client::Bandwidth;
+use ipfs_cluster::types::{
+    Alert, GlobalPinInfo, GlobalRepoGc, Metric, PeerInfo, Pin, PinMode, Timestamp, Version,
+};
+
+pub(crate) use self::graph::graph;
+pub(crate) use self::json::json;
+use crate::failure::Answer;
+
+/// What the reference prints where a time is not set.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+/// Adds a formatted line. Writing to a `String` cannot fail.
+macro_rules! line {
+    ($text:expr, $($arguments:tt)*) => {{
+        let _ = writeln!($text, $($arguments)*);
+    }};
+}
+
+/// A peer and its daemon, in a block.
+pub(crate) fn peer(text: &mut String, peer: &PeerInfo) {
+    if !peer.error.is_empty() {
+        return line!(text, "{} | ERROR: {}", peer.id, peer.error);
+    }
+    let others = peer.cluster_peers.as_deref().unwrap_or_default().len() as i64 - 1;
+    line!(text, "{} | {} | Sees {others} other peers", peer.id, peer.peername);
+    line!(text, "  > Addresses:");
+    for address in sorted(peer.addresses.iter().flatten()) {
+        line!(text, "    - {address}");
+    }
+    if !peer.ipfs.error.is_empty() {
+        return line!(text, "  > IPFS ERROR: {}", peer.ipfs.error);
+    }
+    line!(text, "  > IPFS: {}", peer.ipfs.id.map(|id| id.to_string()).unwrap_or_default());
+    for address in sorted(peer.ipfs.addresses.iter().flatten()) {
+        line!(text, "    - {address}");
+    }
+}
+
+/// A pin, on one line.
+pub(crate) fn pin(text: &mut String, pin: &Pin) {
+    let options = &pin.options;
+    let kind = pin.pin_type.as_str().to_ascii_uppercase();
+    let direct = if options.mode == PinMode::Direct { "-DIRECT" } else { "" };
+    let _ = write!(text, "{} | {} | {kind}{direct} | Repl. Factor: ", pin.cid, options.name);
+    let _ = if pin.is_everywhere() {
+        write!(text, "-1 | Allocations: [everywhere]")
+    } else {
+        let peers = sorted(&pin.allocations).join(" ");
+        let (min, max) = (options.replication_factor_min, options.replication_factor_max);
+        write!(text, "{min}--{max} | Allocations: [{peers}]")
+    };
+    let depth = match pin.max_depth {
+        0 => "Direct".to_owned(),
+        -1 => "Recursive".to_owned(),
+        depth => format!("Recursive-{depth}"),
+    };
+    let metadata = if options.metadata.is_empty() { "no" } else { "yes" };
+    let expires = options.expire_at.map_or_else(|| "∞".to_owned(), date_time);
+    let added = pin.timestamp.map_or_else(|| "unknown".to_owned(), date_time);
+    line!(text, " | {depth} | Metadata: {metadata} | Exp: {expires} | Added: {added}");
+}
+
+/// Where a CID stands, in a block with a line for each peer.
+pub(crate) fn status(text: &mut String, info: &GlobalPinInfo) {
+    let name = if info.name.is_empty() { String::new() } else { format!(" | {}", info.name) };
+    line!(text, "{}{name}:", info.cid);
+    let mut peers: Vec<_> = info.peer_map.iter().map(|(peer, status)| (peer.to_string(), status)).collect();
+    peers.sort_by(|a, b| a.0.cmp(&b.0));
+    for (peer, status) in peers {
+        let name = if status.peername.is_empty() { &peer } else { &status.peername };
+        let _ = write!(text, "    > {name:<20} : {}", status.status.as_str().to_ascii_uppercase());
+        if !status.error.is_empty() {
+            let _ = write!(text, ": {}", status.error);
+        }
+        let time = status.timestamp.map_or_else(|| ZERO_TIME.to_owned(), |time| time.to_string());
+        let (attempts, priority) = (status.attempt_count, status.priority_pin);
+        line!(text, " | {time} | Attempts: {attempts} | Priority: {priority}");
+    }
+}
+
+/// The version alone.
+pub(crate) fn version(text: &mut String, version: &Version) {
+    line!(text, "{}", version.version);
+}
+
+/// One name on each line.
+pub(crate) fn names(text: &mut String, names: &Vec<String>) {
+    for name in names {
+        line!(text, "{name}");
+    }
+}
+
+/// One metric on each line.
+pub(crate) fn metrics(text: &mut String, metrics: &[Metric], now: Timestamp) {
+    for metric in metrics {
+        let value = match u64::try_from(metric.weight) {
+            Ok(bytes) if metric.name == "freespace" && bytes > 0 => human::bytes(bytes),
+            _ => metric.value.clone(),
+        };
+        let expires = human::relative(metric.expires_at(), now);
+        line!(text, "{} | {}: {value} | Expires in: {expires}", metric.peer, metric.name);
+    }
+}
+
+/// One alert on each line.
+pub(crate) fn alerts(text: &mut String, alerts: &[Alert], now: Timestamp) {
+    for Alert { metric, triggered_at } in alerts {
+        let expired = human::relative(metric.expires_at(), now);
+        let triggered = human::relative(*triggered_at, now);
+        line!(text, "{}: {}. Expired at: {expired}. Triggered at: {triggered}", metric.peer, metric.name);
+    }
+}
+
+/// One protocol on each line.
+pub(crate) fn bandwidth(text: &mut String, protocols: &BTreeMap<String, Bandwidth>) {
+    for (protocol, moved) in protocols {
+        let [total_in, total_out] =
+            [moved.total_in, moved.total_out].map(|total| human::bytes(u64::try_from(total).unwrap_or(0)));
+        let (rate_in, rate_out) = (moved.rate_in, moved.rate_out);
+        line!(
+            text,
+            "{protocol:>25}: In: {total_in:>7}. Out: {total_out:>7}. RateIn: {rate_in:.2}B/s. RateOut: {rate_out:.2}B/s"
+        );
+    }
+}
+
+/// What was collected, in a block for each peer.
+pub(crate) fn repo_gc(text: &mut String, collected: &GlobalRepoGc) {
+    let mut peers: Vec<_> = collected.peer_map.iter().map(|(peer, gc)| (peer.to_string(), gc)).collect();
+    peers.sort_by(|a, b| a.0.cmp(&b.0));
+    for (peer, gc) in peers {
+        let name = if gc.peername.is_empty() { &peer } else { &gc.peername };
+        if gc.error.is_empty() {
+            line!(text, "{name:<15}");
+        } else {
+            line!(text, "{name:<15} | ERROR: {}", gc.error);
+        }
+        line!(text, "  > CIDs:");
+        for key in &gc.keys {
+            match (&key.key, key.error.as_str()) {
+                (Some(cid), "") => line!(text, "    - {cid}"),
+                (_, error) => line!(text, "    - ERROR: {error}"),
+            }
+        }
+    }
+}
+
+/// What the API refused, or why it was not reached.
+pub(crate) fn error(answer: &Answer) -> String {
+    format!("An error occurred:\n  Code: {}\n  Message: {}\n", answer.code, answer.message)
+}
+
+/// Every command with those above it, one on each line.
+pub(crate) fn commands(program: &clap::Command) -> String {
+    fn walk(text: &mut String, command: &clap::Command, above: &str) {
+        for command in command.get_subcommands() {
+            let path = format!("{above} {}", command.get_name());
+            line!(text, "{path}");
+            walk(text, command, &path);
+        }
+    }
+    let mut text = String::new();
+    walk(&mut text, program, program.get_name());
+    line!(text, "{} help", program.get_name());
+    text
+}
+
+fn sorted<T: Display>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+    let mut texts: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    texts.sort();
+    texts
+}
+
+/// `2026-11-20 23:17:33`.
+fn date_time(time: Timestamp) -> String {
+    let time = time.to_string().replacen('T', " ", 1);
+    time.split(['.', 'Z']).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const PEER_A: &str = "12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK";
+    const PEER_B: &str = "12D3KooWJrXgPLcddsGwWa7UuMrxsts34DKx6he42cAd9FyR4s8L";
+    const CID: &str = "QmejyuFQTELqErBgDU7kLi7JVoWM5VifDRs1RPw3ajDSQz";
+
+    fn shown<T: serde::de::DeserializeOwned>(value: serde_json::Value, show: fn(&mut String, &T)) -> String {
+        let mut text = String::new();
+        show(&mut text, &serde_json::from_value(value).unwrap());
+        text
+    }
+
+    #[test]
+    fn a_pin_shows_every_option_as_the_reference_does() {
+        let everything = json!({
+            "replication_factor_min": 1, "replication_factor_max": 3, "name": "cli", "mode": "direct",
+            "expire_at": "2026-11-22T23:19:21.684738746Z", "metadata": {"a": "b"}, "cid": CID,
+            "type": "clusterdag-pin", "allocations": [PEER_A, PEER_B], "max_depth": 0,
+            "timestamp": "2026-11-20T23:19:21Z",
+        });
+        assert_eq!(
+            shown(everything, pin),
+            format!(
+                "{CID} | cli | CLUSTERDAG-PIN-DIRECT | Repl. Factor: 1--3 | Allocations: [{PEER_B} {PEER_A}] | Direct \
+                 | Metadata: yes | Exp: 2026-11-22 23:19:21 | Added: 2026-11-20 23:19:21\n"
+            )
+        );
+        assert_eq!(
+            shown(json!({"cid": CID, "max_depth": 1}), pin),
+            format!(
+                "{CID} |  | PIN | Repl. Factor: 0--0 | Allocations: [] | Recursive-1 | Metadata: no | Exp: ∞ \
+                 | Added: unknown\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_status_is_sorted_by_peer_id_and_shows_an_id_without_name_and_a_time_that_is_not_set() {
+        let info = json!({"cid": CID, "name": "n", "peer_map": {
+            PEER_A: {"peername": "peerA", "status": "pinned", "timestamp": "2026-11-20T23:19:20Z"},
+            PEER_B: {"status": "pin_error", "error": "no\nroute", "attempt_count": 2, "priority_pin": true,
+                     "timestamp": "0001-01-01T00:00:00Z"},
+        }});
+        assert_eq!(
+            shown(info, status),
+            format!(
+                "{CID} | n:\n    > {PEER_B} : PIN_ERROR: no\nroute | 0001-01-01T00:00:00Z | Attempts: 2 | Priority: true\n    \
+                 > peerA                : PINNED | 2026-11-20T23:19:20Z | Attempts: 0 | Priority: false\n"
+            )
+        );
+    }
+
+    #[test]
+    fn metrics_and_alerts_tell_times_relative_to_now() {
+        let now = Timestamp::from_unix_seconds(1_795_216_770);
+        let metric = |name: &str, weight: i64, after: i64| {
+            json!({"name": name, "peer": PEER_A, "value": "raw", "expire": 1_795_216_770_000_000_000_i64 + after * 1_000_000_000,
+                   "valid": true, "weight": weight, "partitionable": false})
+        };
+        let values: Vec<Metric> = serde_json::from_value(json!([
+            metric("freespace", 9_999_973_126, 25),
+            metric("freespace", 0, 0),
+            metric("ping", 5, -90),
+        ]))
+        .unwrap();
+        let mut text = String::new();
+        metrics(&mut text, &values, now);
+        assert_eq!(
+            text,
+            format!(
+                "{PEER_A} | freespace: 10 GB | Expires in: 25 seconds from now\n\
+                 {PEER_A} | freespace: raw | Expires in: now\n\
+                 {PEER_A} | ping: raw | Expires in: 1 minute ago\n"
+            )
+        );
+        let alert =
+            Alert { metric: values[2].clone(), triggered_at: Timestamp::from_unix_seconds(1_795_216_728) };
+        text.clear();
+        alerts(&mut text, &[alert], now);
+        assert_eq!(text, format!("{PEER_A}: ping. Expired at: 1 minute ago. Triggered at: 42 seconds ago\n"));
+    }
+
+    #[test]
+    fn garbage_collection_shows_errors_of_peers_and_of_blocks() {
+        let collected = json!({"peer_map": {
+            PEER_A: {"peer": PEER_A, "peername": "peerA", "keys": [{"key": CID}, {"key": null, "error": "stuck"}]},
+            PEER_B: {"peer": PEER_B, "peername": "", "keys": [], "error": "failed to dial"},
+        }});
+        assert_eq!(
+            shown(collected, repo_gc),
+            format!(
+                "{PEER_B} | ERROR: failed to dial\n  > CIDs:\npeerA          \n  > CIDs:\n    - {CID}\n    - ERROR: stuck\n"
+            )
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand};
+
+/// What `--version` prints after the program's name.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (compatible, own) = (ipfs_cluster::COMPATIBLE_VERSION, env!("CARGO_PKG_VERSION"));
+    format!("version {compatible} (ipfs-cluster for Rust {own})")
+});
+
+/// A peer of an IPFS cluster: agrees with the other peers on a set of pins, and keeps the IPFS daemon beside it in
+/// step.
+///
+/// `init` writes the configuration and a new identity, `daemon` runs the peer, `ipfs-cluster-ctl` talks to it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ipfs-cluster-service",
+    version = VERSION.as_str(),
+    disable_version_flag = true,
+    subcommand_help_heading = "Commands",
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// Folder of the configuration and data [default: ~/.ipfs-cluster]
+    #[arg(short, long, value_name = "FOLDER", env = "IPFS_CLUSTER_PATH", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+
+    // The reference has it here and in the commands, where alone it does something.
+    #[arg(short, long, hide = true)]
+    pub(crate) force: bool,
+
+    /// Log everything
+    #[arg(short, long)]
+    pub(crate) debug: bool,
+
+    /// Levels of the log, for all or by facility: info,cluster:debug,pintracker:debug
+    #[arg(
+        short,
+        long,
+        value_name = "LEVELS",
+        env = "IPFS_CLUSTER_LOG_LEVEL",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub(crate) loglevel: String,
+
+    /// Print the version
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a configuration, and an identity if there is none
+    Init(Init),
+    /// Run the peer
+    Daemon(Daemon),
+    /// Work on the pinset of a peer that does not run
+    #[command(arg_required_else_help = false)]
+    State(State),
+    /// Print the peer id
+    Id,
+    /// Print the version
+    Version,
+    // The reference answers these with the help, so nobody reads the words.
+    #[command(external_subcommand)]
+    Unknown(#[expect(dead_code)] Vec<OsString>),
+}
+
+/// Write service.json, an identity if there is none, and a peerstore
+///
+/// CLUSTER_* variables go into the file. The secret of the cluster is made up, unless CLUSTER_SECRET or
+/// --custom-secret gives it.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Write only that the configuration is at this address
+    #[arg(value_name = "HTTP-SOURCE-URL")]
+    pub(crate) source: Option<String>,
+
+    /// How peers agree: solo, a cluster of one
+    #[arg(long, default_value = "solo")]
+    pub(crate) consensus: String,
+
+    /// Engine that keeps the pinset: fjall or redb
+    #[arg(long, default_value = "fjall")]
+    pub(crate) storage: String,
+
+    /// Ask for the secret of the cluster
+    #[arg(short = 's', long)]
+    pub(crate) custom_secret: bool,
+
+    /// Addresses of other peers, separated by commas, for the peerstore
+    #[arg(long, value_name = "ADDRESSES", default_value = "", hide_default_value = true)]
+    pub(crate) peers: String,
+
+    /// Overwrite a configuration without asking
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Listen on free ports instead of the usual ones
+    #[arg(long)]
+    pub(crate) randomports: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Daemon {
+    // Accepted and unused, as in the reference.
+    #[arg(short, long, hide = true)]
+    pub(crate) upgrade: bool,
+
+    /// Addresses of peers to join, separated by commas
+    #[arg(short = 'j', long, value_name = "ADDRESSES", default_value = "", hide_default_value = true)]
+    pub(crate) bootstrap: String,
+
+    #[arg(short = 'x', long, hide = true)]
+    pub(crate) leave: bool,
+
+    /// Collect statistics
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    /// Collect traces
+    #[arg(long)]
+    pub(crate) tracing: bool,
+
+    /// Do not trust the peers to join
+    #[arg(long)]
+    pub(crate) no_trust: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    #[command(subcommand)]
+    pub(crate) command: Option<StateCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Write the pinset, one pin in JSON on each line
+    Export(Export),
+    /// Replace the pinset by what "export" wrote
+    Import(Import),
+    /// Remove the pinset and everything else that the peers agreed on
+    Cleanup(Cleanup),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Write to a file instead of standard output
+    #[arg(short, long)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file; standard input if there is none
+    pub(crate) file: Option<PathBuf>,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Replace the least number of peers of every pin, if positive
+    #[arg(long, alias = "rmin", value_name = "PEERS", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) replication_min: i32,
+
+    /// Replace the greatest number of peers of every pin, if positive
+    #[arg(long, alias = "rmax", value_name = "PEERS", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) replication_max: i32,
+
+    /// Replace the allocations of every pin: peer ids, separated by commas
+    #[arg(long, alias = "allocs", value_name = "PEER IDS", default_value = "", hide_default_value = true)]
+    pub(crate) allocations: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cleanup {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

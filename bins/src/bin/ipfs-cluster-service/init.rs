@@ -1,0 +1,300 @@
+//! `init`: writes what a peer needs.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::io;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+
+use ipfs_cluster::config::sections::{
+    BalancedSection, DiskSection, IpfsHttpSection, PinQueueSection, PubsubMonSection, RestApiSection,
+    SoloSection, StatelessSection, StorageEngine, TagsSection,
+};
+use ipfs_cluster::config::{
+    Addresses, ClusterConfig, ConfigSection, Environment, Identity, Secret, ServiceJson, create_folder,
+    overlay, peerstore, process_environment,
+};
+use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
+use ipfs_cluster::{Error, Result as ClusterResult};
+use ipfs_cluster_bins::service::folder::Folder;
+use ipfs_cluster_bins::service::{Doing as _, Failure, prompt};
+use multiaddr::Protocol;
+
+use crate::cli::Init;
+use crate::terminal;
+
+pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
+    check_consensus(&options.consensus).doing("choosing consensus")?;
+    let storage = choose_storage(&options.storage).doing("choosing storage")?;
+    let (service_json, identity_json) = (folder.service_json(), folder.identity_json());
+    let (config_exists, identity_exists) = (is_there(&service_json), is_there(&identity_json));
+    // A peer may be running on it.
+    let _lock = if config_exists || identity_exists {
+        Some(folder.lock().doing("obtaining execution lock")?)
+    } else {
+        None
+    };
+    if config_exists && !options.force {
+        let question = "The configuration file will be overwritten.";
+        if !prompt::confirm(question, &mut io::stdin().lock(), &mut io::stdout().lock()).map_err(terminal)? {
+            return Ok(());
+        }
+    }
+
+    let mut sections = Sections::new(storage);
+    if options.randomports {
+        sections.randomize_ports().doing("randomizing ports")?;
+    }
+    let mut sections = sections
+        .with_environment(&process_environment)
+        .doing("applying environment variables to configuration")?;
+    if options.custom_secret && options.source.is_none() {
+        sections.cluster.secret = ask_secret()?;
+    }
+    let peers = parse_peers(&options.peers)?;
+
+    let file = match &options.source {
+        Some(url) => ServiceJson::from_source(url),
+        None => sections.to_file(),
+    };
+    create_folder(folder.path())
+        .and_then(|()| file?.save(&service_json))
+        .doing("saving default configuration")?;
+    say(format_args!("configuration written to {}.", service_json.display()));
+
+    if !identity_exists {
+        let identity = Identity::generate()
+            .with_environment(&process_environment)
+            .doing("applying environment variables to the identity")?;
+        identity.save(&identity_json).doing("saving identity.json")?;
+        say(format_args!("new identity written to {}", identity_json.display()));
+    }
+
+    // A configuration that is elsewhere says where its peerstore is when it is fetched.
+    let peerstore = match &options.source {
+        Some(_) => PathBuf::new(),
+        None => sections.cluster.peerstore_path(folder.path()),
+    };
+    if options.source.is_none() {
+        peerstore::save(&peerstore, &peers).doing("saving peers to peerstore")?;
+    }
+    match peers.len() {
+        0 => say(format_args!("new empty peerstore written to {}.", peerstore.display())),
+        entries => {
+            say(format_args!("peerstore written to {} with {entries} entries.", peerstore.display()));
+        }
+    }
+    Ok(())
+}
+
+/// What is written, before and after the environment.
+#[derive(Debug)]
+struct Sections {
+    cluster: ClusterConfig,
+    solo: SoloSection,
+    restapi: RestApiSection,
+    ipfshttp: IpfsHttpSection,
+    tracker: StatelessSection,
+    monitor: PubsubMonSection,
+    allocator: BalancedSection,
+    disk: DiskSection,
+    pin_queue: PinQueueSection,
+    tags: TagsSection,
+}
+
+impl Sections {
+    fn new(storage: StorageEngine) -> Self {
+        Self {
+            cluster: ClusterConfig { secret: Secret::generate(), ..Default::default() },
+            solo: SoloSection { storage, ..Default::default() },
+            restapi: RestApiSection::default(),
+            ipfshttp: IpfsHttpSection::default(),
+            tracker: StatelessSection::default(),
+            monitor: PubsubMonSection::default(),
+            allocator: BalancedSection::default(),
+            disk: DiskSection::default(),
+            pin_queue: PinQueueSection::default(),
+            tags: TagsSection::default(),
+        }
+    }
+
+    fn randomize_ports(&mut self) -> ClusterResult<()> {
+        let mut taken = Vec::new();
+        for addresses in [&mut self.cluster.listen_multiaddress, &mut self.restapi.http_listen_multiaddress] {
+            let with_ports: ClusterResult<Addresses> =
+                addresses.iter().map(|address| with_free_ports(address, &mut taken)).collect();
+            *addresses = with_ports?;
+        }
+        Ok(())
+    }
+
+    fn with_environment(self, environment: Environment<'_>) -> ClusterResult<Self> {
+        fn overlaid<T: ConfigSection>(section: &T, environment: Environment<'_>) -> ClusterResult<T> {
+            let value = serde_json::to_value(section)
+                .map_err(|source| Error::internal(T::PATH).with_source(source))?;
+            Ok(overlay::load(Some(&value), environment)?.section)
+        }
+        Ok(Self {
+            cluster: overlaid(&self.cluster, environment)?,
+            solo: overlaid(&self.solo, environment)?,
+            restapi: overlaid(&self.restapi, environment)?,
+            ipfshttp: overlaid(&self.ipfshttp, environment)?,
+            tracker: overlaid(&self.tracker, environment)?,
+            monitor: overlaid(&self.monitor, environment)?,
+            allocator: overlaid(&self.allocator, environment)?,
+            disk: overlaid(&self.disk, environment)?,
+            pin_queue: overlaid(&self.pin_queue, environment)?,
+            tags: overlaid(&self.tags, environment)?,
+        })
+    }
+
+    /// In the reference's order.
+    fn to_file(&self) -> ClusterResult<ServiceJson> {
+        let mut file = ServiceJson::new();
+        file.write(&self.cluster)?;
+        file.write(&self.solo)?;
+        file.write(&self.restapi)?;
+        file.write(&self.ipfshttp)?;
+        file.write(&self.tracker)?;
+        file.write(&self.monitor)?;
+        file.write(&self.allocator)?;
+        file.write(&self.disk)?;
+        file.write(&self.pin_queue)?;
+        file.write(&self.tags)?;
+        Ok(file)
+    }
+}
+
+fn check_consensus(name: &str) -> ClusterResult<()> {
+    match name {
+        "solo" => Ok(()),
+        "crdt" | "raft" => Err(Error::new(
+            ipfs_cluster::ErrorKind::Unsupported,
+            format!(
+                "'{name}' is not available in this version: flag value must be set to 'solo', a cluster of one peer"
+            ),
+        )),
+        _ => Err(Error::invalid_input("flag value must be set to 'solo'")),
+    }
+}
+
+fn choose_storage(name: &str) -> ClusterResult<StorageEngine> {
+    [StorageEngine::Fjall, StorageEngine::Redb]
+        .into_iter()
+        .find(|engine| engine.as_str() == name)
+        .ok_or_else(|| Error::invalid_input("flag value must be set to 'fjall' or 'redb'"))
+}
+
+/// Anything but certainty that it is missing counts as there: then it is not overwritten without a question.
+fn is_there(path: &std::path::Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+fn ask_secret() -> Result<Secret, Failure> {
+    let question = "Enter cluster secret (32-byte hex string): ";
+    let answer =
+        prompt::ask(question, &mut io::stdin().lock(), &mut io::stdout().lock()).map_err(terminal)?;
+    answer.parse().doing("parsing user-provided secret")
+}
+
+/// Addresses that each name a peer, without repetition, in their order.
+fn parse_peers(list: &str) -> Result<Vec<Multiaddr>, Failure> {
+    let mut peers = Vec::new();
+    if list.is_empty() {
+        return Ok(peers);
+    }
+    for item in list.split(',').map(str::trim) {
+        peers.push(parse_multiaddr(item).doing(&format!("parsing peer multiaddress: {item}"))?);
+    }
+    let names_peer = |address: &Multiaddr| address.iter().any(|part| matches!(part, Protocol::P2p(_)));
+    if let Some(nameless) = peers.iter().find(|address| !names_peer(address)) {
+        let text = format!("invalid p2p multiaddr: {nameless} has no /p2p/<peer id>");
+        return Err(Failure::new("getting AddrInfos from peer multiaddresses", Error::invalid_input(text)));
+    }
+    let mut seen = HashSet::new();
+    peers.retain(|address| seen.insert(address.clone()));
+    Ok(peers)
+}
+
+/// What keeps a port from being chosen twice until all are.
+#[derive(Debug)]
+enum Taken {
+    Tcp { _held: TcpListener },
+    Udp { _held: UdpSocket },
+}
+
+/// The address with ports that are free now.
+fn with_free_ports(address: &Multiaddr, taken: &mut Vec<Taken>) -> ClusterResult<Multiaddr> {
+    let mut ip = IpAddr::from([127, 0, 0, 1]);
+    let mut changed = Multiaddr::empty();
+    for part in address {
+        let failed = |source| Error::io(format!("finding a free port for {address}"), source);
+        changed.push(match part {
+            Protocol::Tcp(_) => {
+                let listener = TcpListener::bind((ip, 0)).map_err(failed)?;
+                let port = listener.local_addr().map_err(failed)?.port();
+                taken.push(Taken::Tcp { _held: listener });
+                Protocol::Tcp(port)
+            }
+            Protocol::Udp(_) => {
+                let socket = UdpSocket::bind((ip, 0)).map_err(failed)?;
+                let port = socket.local_addr().map_err(failed)?.port();
+                taken.push(Taken::Udp { _held: socket });
+                Protocol::Udp(port)
+            }
+            Protocol::Ip4(v4) => {
+                ip = v4.into();
+                part
+            }
+            Protocol::Ip6(v6) => {
+                ip = v6.into();
+                part
+            }
+            other => other,
+        });
+    }
+    Ok(changed)
+}
+
+fn say(text: impl Display) {
+    eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_replace_ports_and_nothing_else() {
+        let mut taken = Vec::new();
+        let port = |address: &Multiaddr| address.to_string().split('/').nth(4).unwrap().to_owned();
+        let tcp = with_free_ports(&"/ip4/127.0.0.1/tcp/9096".parse().unwrap(), &mut taken).unwrap();
+        let again = with_free_ports(&"/ip4/127.0.0.1/tcp/9096".parse().unwrap(), &mut taken).unwrap();
+        let udp = with_free_ports(&"/ip4/0.0.0.0/udp/9096/quic".parse().unwrap(), &mut taken).unwrap();
+        assert_ne!(port(&tcp), "9096");
+        assert_ne!(port(&tcp), port(&again));
+        assert_eq!(udp.to_string(), format!("/ip4/0.0.0.0/udp/{}/quic", port(&udp)));
+        let none: Multiaddr = "/unix/sock".parse().unwrap();
+        assert_eq!(with_free_ports(&none, &mut taken).unwrap(), none);
+    }
+
+    #[test]
+    fn the_sections_have_the_order_of_the_reference() {
+        let file = Sections::new(StorageEngine::Redb).to_file().unwrap();
+        assert_eq!(
+            file.unserved(&[]),
+            [
+                "cluster",
+                "consensus.solo",
+                "api.restapi",
+                "ipfs_connector.ipfshttp",
+                "pin_tracker.stateless",
+                "monitor.pubsubmon",
+                "allocator.balanced",
+                "informer.disk",
+                "informer.pinqueue",
+                "informer.tags"
+            ]
+        );
+    }
+}

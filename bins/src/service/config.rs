@@ -1,0 +1,317 @@
+//! Everything that a peer's folder says, read and checked before anything starts.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use ipfs_cluster::config::sections::{
+    BalancedSection, DiskSection, IpfsHttpSection, NumPinSection, PinQueueSection, PubsubMonSection,
+    RestApiSection, SERVED_SECTIONS, SoloSection, StatelessSection, TagsSection,
+};
+use ipfs_cluster::config::{ClusterConfig, ConfigSection, Environment, Identity, ServiceJson};
+use ipfs_cluster::{Error, ErrorKind, Result};
+
+use super::folder::{Folder, PROGRAM};
+use super::{Doing as _, Failure};
+
+/// A peer's configuration: sections with `CLUSTER_*` variables laid over them. Those that are optional run only if
+/// the file names them.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Where it came from, and what relative paths in it are relative to.
+    pub folder: Folder,
+    /// Who the peer is.
+    pub identity: Identity,
+    /// The peer itself.
+    pub cluster: ClusterConfig,
+    /// A cluster of one.
+    pub solo: SoloSection,
+    /// The REST API.
+    pub restapi: Option<RestApiSection>,
+    /// The IPFS daemon.
+    pub ipfshttp: IpfsHttpSection,
+    /// The tracker.
+    pub tracker: StatelessSection,
+    /// The monitor.
+    pub monitor: PubsubMonSection,
+    /// The allocator.
+    pub allocator: BalancedSection,
+    /// Free space or size of the repository.
+    pub disk: Option<DiskSection>,
+    /// Length of the pin queue.
+    pub pin_queue: Option<PinQueueSection>,
+    /// Tags.
+    pub tags: Option<TagsSection>,
+    /// Number of pins.
+    pub num_pin: Option<NumPinSection>,
+}
+
+/// What the configuration says that its writer may not have meant. For the log, each once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A key that no section has; its full path.
+    UnknownKey(String),
+    /// A section of a component that this version does not have; its path.
+    UnservedSection(String),
+    /// There is no cluster secret.
+    NoSecret,
+    /// The identity was taken from `service.json`, where versions before 0.11 kept it.
+    IdentityMoved {
+        /// From where.
+        from: PathBuf,
+        /// To where.
+        to: PathBuf,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKey(path) => {
+                write!(f, "unknown configuration key {path} is ignored: is it spelled right?")
+            }
+            Self::UnservedSection(path) => {
+                write!(f, "configuration section {path} is kept in the file but not served by this version")
+            }
+            Self::NoSecret => {
+                f.write_str("cluster.secret is empty: the peer starts on a network that anybody can join")
+            }
+            Self::IdentityMoved { from, to } => {
+                write!(f, "NOTICE: the identity in {} was saved as {}", from.display(), to.display())
+            }
+        }
+    }
+}
+
+impl PeerConfig {
+    /// Reads and checks `service.json` and `identity.json`. Writes nothing but an identity that is found in
+    /// `service.json`.
+    ///
+    /// # Errors
+    /// With the reference's texts: `loading configurations` for a file that is missing or wrong, `creating state
+    /// manager` for a consensus component that is missing or that this version does not have.
+    pub fn load(folder: Folder, environment: Environment<'_>) -> Result<(Self, Vec<Warning>), Failure> {
+        const LOADING: &str = "loading configurations";
+        let file = ServiceJson::load(&folder.service_json()).doing(LOADING)?;
+        let mut warnings = Vec::new();
+        let mut reader = Reader { file: &file, environment, warnings: &mut warnings };
+        let cluster: ClusterConfig = reader.section().doing(LOADING)?;
+        let solo = reader.section().doing(LOADING)?;
+        let restapi = reader.optional().doing(LOADING)?;
+        let ipfshttp = reader.section().doing(LOADING)?;
+        let tracker = reader.section().doing(LOADING)?;
+        let monitor = reader.section().doing(LOADING)?;
+        // Without the section the reference allocates by free space alone, not by the section's default.
+        let by_free_space = BalancedSection { allocate_by: vec!["freespace".to_owned()] };
+        let allocator = reader.optional().doing(LOADING)?.unwrap_or(by_free_space);
+        let disk = reader.optional().doing(LOADING)?;
+        let pin_queue = reader.optional().doing(LOADING)?;
+        let tags = reader.optional().doing(LOADING)?;
+        let num_pin = reader.optional().doing(LOADING)?;
+        let identity = load_identity(&folder, &file, environment, &mut warnings).doing(LOADING)?;
+        check_consensus(&file).doing("creating state manager")?;
+        warnings.extend(file.unserved(SERVED_SECTIONS).into_iter().map(Warning::UnservedSection));
+        if !cluster.secret.is_set() {
+            warnings.push(Warning::NoSecret);
+        }
+        let config = Self {
+            folder,
+            identity,
+            cluster,
+            solo,
+            restapi,
+            ipfshttp,
+            tracker,
+            monitor,
+            allocator,
+            disk,
+            pin_queue,
+            tags,
+            num_pin,
+        };
+        Ok((config, warnings))
+    }
+}
+
+struct Reader<'a> {
+    file: &'a ServiceJson,
+    environment: Environment<'a>,
+    warnings: &'a mut Vec<Warning>,
+}
+
+impl Reader<'_> {
+    fn section<T: ConfigSection>(&mut self) -> Result<T> {
+        let loaded = self.file.read::<T>(self.environment)?;
+        self.warnings.extend(loaded.unknown_keys.into_iter().map(Warning::UnknownKey));
+        Ok(loaded.section)
+    }
+
+    fn optional<T: ConfigSection>(&mut self) -> Result<Option<T>> {
+        if self.file.contains(T::PATH) { self.section().map(Some) } else { Ok(None) }
+    }
+}
+
+fn load_identity(
+    folder: &Folder,
+    file: &ServiceJson,
+    environment: Environment<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Identity> {
+    let path = folder.identity_json();
+    let stored = match Identity::load(&path) {
+        Err(missing) if missing.kind() == ErrorKind::NotFound => {
+            let cluster = file.section("cluster")?.unwrap_or_default();
+            if cluster.get("private_key").is_none() {
+                return Err(Error::not_found(format!(
+                    "error loading identity: {missing}: \"{PROGRAM} init\" makes one"
+                )));
+            }
+            let identity = Identity::from_json(&cluster.to_string())
+                .map_err(|error| error.context("error loading identity"))?;
+            identity.save(&path).map_err(|error| error.context("error saving identity"))?;
+            warnings.push(Warning::IdentityMoved { from: folder.service_json(), to: path });
+            identity
+        }
+        other => other?,
+    };
+    stored
+        .with_environment(environment)
+        .map_err(|error| error.context("error applying environment variables to the identity"))
+}
+
+fn check_consensus(file: &ServiceJson) -> Result<()> {
+    match file.consensus()? {
+        "solo" => Ok(()),
+        other => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "consensus.{other} is not available in this version, which has consensus.solo: a cluster of \
+                 one peer"
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    /// A folder with a file like that of `init`, changed.
+    fn folder_with(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, Folder) {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::locate(Some(temporary.path())).unwrap();
+        let mut file = json!({
+            "cluster": ClusterConfig { secret: "1".repeat(64).parse().unwrap(), ..Default::default() },
+            "consensus": {"solo": {}},
+            "api": {"restapi": {}},
+            "ipfs_connector": {"ipfshttp": IpfsHttpSection::default()},
+            "informer": {"disk": {}, "tags": {}},
+        });
+        change(&mut file);
+        std::fs::write(folder.service_json(), file.to_string()).unwrap();
+        Identity::generate().save(&folder.identity_json()).unwrap();
+        (temporary, folder)
+    }
+
+    fn failure(change: impl FnOnce(&mut Value)) -> String {
+        let (_temporary, folder) = folder_with(change);
+        PeerConfig::load(folder, &none).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn components_run_only_if_the_file_names_them() {
+        let (_temporary, folder) = folder_with(|_| {});
+        let (config, warnings) = PeerConfig::load(folder, &none).unwrap();
+        assert!(config.restapi.is_some() && config.disk.is_some() && config.tags.is_some());
+        assert!(config.pin_queue.is_none() && config.num_pin.is_none());
+        assert_eq!(config.allocator.allocate_by, ["freespace"]);
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn unknown_keys_unserved_sections_and_a_missing_secret_are_listed_once() {
+        let (_temporary, folder) = folder_with(|file| {
+            file["cluster"]["peer_name"] = json!("x");
+            file["cluster"]["secret"] = json!("");
+            file["datastore"] = json!({"pebble": {}});
+            file["own"] = json!(1);
+        });
+        let (_, warnings) = PeerConfig::load(folder, &none).unwrap();
+        assert_eq!(
+            warnings,
+            [
+                Warning::UnknownKey("cluster.peer_name".to_owned()),
+                Warning::UnservedSection("datastore.pebble".to_owned()),
+                Warning::UnservedSection("own".to_owned()),
+                Warning::NoSecret,
+            ]
+        );
+    }
+
+    #[test]
+    fn failures_have_the_texts_of_the_reference() {
+        assert_eq!(
+            failure(|file| file["consensus"] = json!({})),
+            "error creating state manager: could not determine the consensus component"
+        );
+        assert_eq!(
+            failure(|file| file["consensus"] = json!({"crdt": {}})),
+            "error creating state manager: consensus.crdt is not available in this version, which has \
+             consensus.solo: a cluster of one peer"
+        );
+        assert_eq!(
+            failure(|file| file["cluster"]["dial_peer_timeout"] = json!("0s")),
+            "error loading configurations: cluster.dial_peer_timeout is invalid"
+        );
+    }
+
+    #[test]
+    fn an_identity_in_the_service_file_is_moved_out_once() {
+        let old = Identity::generate();
+        let text: Value = serde_json::from_str(&old.to_json().unwrap()).unwrap();
+        let (_temporary, folder) = folder_with(|file| {
+            file["cluster"]["id"] = text["id"].clone();
+            file["cluster"]["private_key"] = text["private_key"].clone();
+        });
+        std::fs::remove_file(folder.identity_json()).unwrap();
+        let (config, warnings) = PeerConfig::load(folder.clone(), &none).unwrap();
+        assert_eq!(config.identity.id(), old.id());
+        assert!(matches!(warnings[..], [Warning::IdentityMoved { .. }]), "{warnings:?}");
+        let (config, warnings) = PeerConfig::load(folder, &none).unwrap();
+        assert_eq!(config.identity.id(), old.id());
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn an_identity_that_is_nowhere_is_an_error_with_the_way_out() {
+        let (_temporary, folder) = folder_with(|_| {});
+        std::fs::remove_file(folder.identity_json()).unwrap();
+        let error = PeerConfig::load(folder, &none).unwrap_err().to_string();
+        assert!(error.starts_with("error loading configurations: error loading identity: open "), "{error}");
+        assert!(error.contains("ipfs-cluster-service init"), "{error}");
+    }
+
+    #[test]
+    fn variables_reach_sections_and_identity() {
+        let (_temporary, folder) = folder_with(|_| {});
+        let other = Identity::generate();
+        let key: Value = serde_json::from_str(&other.to_json().unwrap()).unwrap();
+        let environment = |name: &str| match name {
+            "CLUSTER_PEERNAME" => Some("envname".to_owned()),
+            "CLUSTER_ID" => Some(other.id().to_string()),
+            "CLUSTER_PRIVATEKEY" => Some(key["private_key"].as_str().unwrap().to_owned()),
+            "CLUSTER_TAGS_TAGS" => Some("group:g1".to_owned()),
+            _ => None,
+        };
+        let (config, _) = PeerConfig::load(folder.clone(), &environment).unwrap();
+        assert_eq!(config.cluster.peername, "envname");
+        assert_eq!(config.identity.id(), other.id());
+        assert_eq!(config.tags.unwrap().tags["group"], "g1");
+        assert_ne!(Identity::load(&folder.identity_json()).unwrap().id(), other.id(), "not written back");
+    }
+}

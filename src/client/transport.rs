@@ -1,0 +1,272 @@
+//! Sending a request and reading what comes back: the only place that touches the network.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use http_body_util::BodyExt as _;
+use reqwest::{Method, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+use super::host::Host;
+use super::lines::{LINE_BYTES_MAX, Lines};
+use super::request::Request;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest answer that is one document, in bytes. The longest are those of garbage collection, about 80 bytes
+/// for each removed block.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Longest part of an error answer that is read, in bytes.
+const ERROR_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Most errors a listing may end with that are reported; the rest say nothing new.
+const STREAM_ERRORS_MAX: usize = 64;
+/// The trailer in which a listing tells that it is not complete.
+const STREAM_ERROR: &str = "x-stream-error";
+
+/// One API address, with the connections to it.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) host: Host,
+    pub(super) http: reqwest::Client,
+}
+
+/// Everything a client knows.
+pub(super) struct Transport {
+    /// At least one, in the order in which they are tried.
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) credentials: Option<(String, String)>,
+}
+
+/// An answer whose status was read and whose body was not.
+struct Answer {
+    /// `Get "http://…"`, for errors.
+    label: String,
+    timeout: Option<Duration>,
+    status: StatusCode,
+    body: reqwest::Body,
+}
+
+impl Transport {
+    /// Asks one host after the other, each once, until one answers: with anything, also with a refusal.
+    async fn send(&self, request: &Request) -> Result<Answer> {
+        let mut last = Error::internal("the client has no host").component("client");
+        for endpoint in &self.endpoints {
+            match self.send_to(endpoint, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    tracing::debug!(%error, "no answer, trying the next host if there is one");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn send_to(&self, endpoint: &Endpoint, request: &Request) -> Result<Answer> {
+        let url = request.url(&endpoint.host.url);
+        let label = label(request.method(), &url);
+        tracing::debug!(request = label, "sending");
+        let mut builder = endpoint.http.request(request.method().clone(), url);
+        if request.method() == Method::POST {
+            // Calls have no body, and some proxies refuse a POST that does not say so.
+            builder = builder.header("content-length", "0");
+        }
+        if let Some(timeout) = self.timeout {
+            builder = builder.timeout(timeout);
+        }
+        if let Some((user, password)) = &self.credentials {
+            builder = builder.basic_auth(user, Some(password));
+        }
+        match builder.send().await {
+            Ok(response) => {
+                let status = response.status();
+                tracing::debug!(request = label, %status, "answered");
+                Ok(Answer { label, timeout: self.timeout, status, body: response.into() })
+            }
+            Err(error) => {
+                let reason = reason(&error, &endpoint.host, self.timeout);
+                let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
+                Err(Error::new(kind, format!("{label}: {reason}")).component("client").with_source(error))
+            }
+        }
+    }
+
+    /// Sends a request whose answer is one document.
+    pub(super) async fn fetch<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        let answer = self.send(request).await?.or_refusal().await?;
+        let (status, label) = (answer.status, answer.label.clone());
+        let body = answer.read(ANSWER_BYTES_MAX).await?;
+        serde_json::from_slice(&body).map_err(|source| {
+            // The reference's client reports this as an answer of the API, with the status as code.
+            let message = format!("{label}: the answer is not what was expected: {source}");
+            ApiError { code: status.as_u16(), message }.into()
+        })
+    }
+
+    /// Sends a request whose answer says nothing but that it worked.
+    pub(super) async fn call(&self, request: &Request) -> Result<()> {
+        self.send(request).await?.or_refusal().await.map(drop)
+    }
+}
+
+/// The lines of the answers to `requests`, one request after the other, each sent when its turn comes.
+pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
+    transport: std::sync::Arc<Transport>,
+    requests: Vec<Request>,
+) -> BoxStream<'static, Result<T>> {
+    let items = async_stream::try_stream! {
+        for request in requests {
+            let mut answer = transport.send(&request).await?.or_refusal().await?;
+            if !matches!(answer.status, StatusCode::OK | StatusCode::NO_CONTENT) {
+                let message = "expected streaming response with code 200/204".to_owned();
+                Err(Error::from(ApiError { code: answer.status.as_u16(), message }))?;
+            }
+            let mut lines = Lines::new(LINE_BYTES_MAX);
+            let mut number: u64 = 0;
+            let mut errors: Vec<String> = Vec::new();
+            while let Some(frame) = answer.frame().await? {
+                match frame {
+                    Frame::Data(chunk) => {
+                        lines.push(&chunk);
+                        while let Some(line) = lines.next_line()? {
+                            number += 1;
+                            yield answer.parse_line::<T>(&line, number)?;
+                        }
+                    }
+                    Frame::StreamErrors(more) => errors.extend(more),
+                }
+            }
+            if let Some(line) = lines.finish() {
+                yield answer.parse_line::<T>(&line, number + 1)?;
+            }
+            if !errors.is_empty() {
+                errors.truncate(STREAM_ERRORS_MAX);
+                let code = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+                Err(Error::from(ApiError { code, message: errors.join("; ") }))?;
+            }
+        }
+    };
+    items.boxed()
+}
+
+/// One piece of a body.
+enum Frame {
+    Data(Bytes),
+    /// The values of the error trailer that say something.
+    StreamErrors(Vec<String>),
+}
+
+impl Answer {
+    /// This answer, unless it is a refusal.
+    async fn or_refusal(mut self) -> Result<Self> {
+        if !self.status.is_client_error() && !self.status.is_server_error() {
+            return Ok(self);
+        }
+        let mut body = Vec::new();
+        // A refusal that breaks off is still a refusal: what came of it is the message.
+        while let Ok(Some(frame)) = self.frame().await {
+            if let Frame::Data(chunk) = frame {
+                body.extend_from_slice(&chunk);
+            }
+            if body.len() >= ERROR_ANSWER_BYTES_MAX {
+                body.truncate(ERROR_ANSWER_BYTES_MAX);
+                break;
+            }
+        }
+        Err(ApiError::from_answer(self.status, &body).into())
+    }
+
+    async fn read(mut self, bytes_max: usize) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(frame) = self.frame().await? {
+            if let Frame::Data(chunk) = frame {
+                if body.len() + chunk.len() > bytes_max {
+                    let message = format!("{}: the answer is longer than {bytes_max} bytes", self.label);
+                    return Err(Error::new(ErrorKind::Corrupt, message).component("client"));
+                }
+                body.extend_from_slice(&chunk);
+            }
+        }
+        Ok(body)
+    }
+
+    async fn frame(&mut self) -> Result<Option<Frame>> {
+        let Some(frame) = self.body.frame().await else { return Ok(None) };
+        let frame = frame.map_err(|error| self.broken(error))?;
+        Ok(Some(match frame.into_data() {
+            Ok(chunk) => Frame::Data(chunk),
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                let texts = trailers.get_all(STREAM_ERROR).iter();
+                let texts = texts.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+                Frame::StreamErrors(texts.filter(|text| !text.is_empty()).collect())
+            }
+        }))
+    }
+
+    fn parse_line<T: DeserializeOwned>(&self, line: &[u8], number: u64) -> Result<T> {
+        serde_json::from_slice(line).map_err(|source| {
+            let message = format!("{}: line {number} is not what was expected: {source}", self.label);
+            Error::new(ErrorKind::Corrupt, message).component("client").with_source(source)
+        })
+    }
+
+    fn broken(&self, error: reqwest::Error) -> Error {
+        let (kind, reason) = match self.timeout {
+            Some(timeout) if error.is_timeout() => {
+                (ErrorKind::Timeout, format!("it took longer than {}", go_duration(timeout)))
+            }
+            _ => (ErrorKind::Unavailable, innermost(&error).to_string()),
+        };
+        let message = format!("{}: the answer broke off: {reason}", self.label);
+        Error::new(kind, message).component("client").with_source(error)
+    }
+}
+
+/// How the reference names a request in its errors: `Get "http://…"`.
+fn label(method: &Method, url: &Url) -> String {
+    let method = method.as_str();
+    let (first, rest) = method.split_at(1);
+    format!("{first}{} \"{url}\"", rest.to_ascii_lowercase())
+}
+
+/// Why nothing came back, in the reference's words where it has some, because scripts look for them.
+fn reason(error: &reqwest::Error, host: &Host, timeout: Option<Duration>) -> String {
+    let cause = innermost(error);
+    if error.is_connect() {
+        let why = match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => "connect: connection refused".to_owned(),
+            Some(io::ErrorKind::ConnectionReset) => "read: connection reset by peer".to_owned(),
+            Some(io::ErrorKind::NetworkUnreachable) => "connect: network is unreachable".to_owned(),
+            Some(io::ErrorKind::HostUnreachable) => "connect: no route to host".to_owned(),
+            Some(io::ErrorKind::TimedOut) => "i/o timeout".to_owned(),
+            _ if error.is_timeout() => "i/o timeout".to_owned(),
+            _ => cause.to_string(),
+        };
+        return format!("dial tcp {}: {why}", host.authority());
+    }
+    match timeout {
+        Some(timeout) if error.is_timeout() => {
+            format!("request canceled (no answer within the timeout of {})", go_duration(timeout))
+        }
+        _ => cause.to_string(),
+    }
+}
+
+fn go_duration(duration: Duration) -> String {
+    crate::config::duration::to_text(duration)
+}
+
+/// The cause of the cause: the outer layers only repeat the address.
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
+}

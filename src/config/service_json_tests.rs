@@ -1,0 +1,138 @@
+use serde_json::json;
+
+use super::*;
+use crate::ErrorKind;
+use crate::config::ClusterConfig;
+use crate::config::sections::*;
+
+/// Written by `ipfs-cluster-service init` of Go ipfs-cluster 1.1.6.
+const GO_FILE: &str = include_str!("testdata/go-1.1.6-service.json");
+
+fn none(_: &str) -> Option<String> {
+    None
+}
+
+#[test]
+fn a_go_file_loads_and_is_saved_byte_for_byte() {
+    let file = ServiceJson::parse(GO_FILE).unwrap();
+    assert_eq!(file.to_text().unwrap(), GO_FILE);
+    assert_eq!(
+        file.unserved(SERVED_SECTIONS),
+        [
+            "consensus.crdt",
+            "api.ipfsproxy",
+            "api.pinsvcapi",
+            "observations.metrics",
+            "observations.tracing",
+            "datastore.pebble"
+        ]
+    );
+    assert_eq!(file.consensus().unwrap(), "crdt");
+}
+
+#[test]
+fn every_section_of_a_go_file_equals_our_default_and_has_no_unknown_key() {
+    fn check<T: ConfigSection + PartialEq + std::fmt::Debug>(file: &ServiceJson) -> T {
+        let loaded: Loaded<T> = file.read(&none).unwrap();
+        assert!(loaded.unknown_keys.is_empty(), "{:?}", loaded.unknown_keys);
+        loaded.section
+    }
+    let file = ServiceJson::parse(GO_FILE).unwrap();
+    let cluster = check::<ClusterConfig>(&file);
+    assert_eq!(
+        cluster,
+        ClusterConfig {
+            peername: "peer-a".to_owned(),
+            secret: "1".repeat(64).parse().unwrap(),
+            ..Default::default()
+        }
+    );
+    assert_eq!(check::<RestApiSection>(&file), RestApiSection::default());
+    assert_eq!(check::<IpfsHttpSection>(&file), IpfsHttpSection::default());
+    assert_eq!(check::<StatelessSection>(&file), StatelessSection::default());
+    assert_eq!(check::<PubsubMonSection>(&file), PubsubMonSection::default());
+    assert_eq!(check::<BalancedSection>(&file), BalancedSection::default());
+    assert_eq!(check::<DiskSection>(&file), DiskSection::default());
+    assert_eq!(check::<PinQueueSection>(&file), PinQueueSection::default());
+    assert_eq!(check::<TagsSection>(&file), TagsSection::default());
+}
+
+#[test]
+fn our_sections_are_written_as_go_writes_them() {
+    let mut file = ServiceJson::parse(GO_FILE).unwrap();
+    let cluster: ClusterConfig = file.read(&none).unwrap().section;
+    file.write(&cluster).unwrap();
+    file.write(&RestApiSection::default()).unwrap();
+    file.write(&IpfsHttpSection::default()).unwrap();
+    file.write(&StatelessSection::default()).unwrap();
+    file.write(&PubsubMonSection::default()).unwrap();
+    file.write(&BalancedSection::default()).unwrap();
+    file.write(&DiskSection::default()).unwrap();
+    file.write(&PinQueueSection::default()).unwrap();
+    file.write(&TagsSection::default()).unwrap();
+    let ours = file.to_text().unwrap().replace("    \"ipfs_sync_interval\": \"10m0s\",\n", "");
+    assert_eq!(ours, GO_FILE);
+}
+
+#[test]
+fn a_change_leaves_everything_else_in_its_place() {
+    let text = r#"{"x":{"b":1.50,"a":[]},"informer":{"numpin":null,"disk":{"z":1}},"own":7}"#;
+    let mut file = ServiceJson::parse(text).unwrap();
+    assert!(file.contains("informer.disk") && !file.contains("informer.numpin") && !file.contains("api.x"));
+    file.set("informer.disk", &json!({"y": 2})).unwrap();
+    file.set("api.restapi", &json!({})).unwrap();
+    let compact: String = file.to_text().unwrap().split_whitespace().collect();
+    assert_eq!(
+        compact,
+        r#"{"x":{"b":1.50,"a":[]},"informer":{"numpin":null,"disk":{"y":2}},"own":7,"api":{"restapi":{}}}"#
+    );
+    assert_eq!(file.unserved(SERVED_SECTIONS), ["x", "own"]);
+    assert!(file.set("own.x", &1).unwrap_err().to_string().contains("\"own\" is not an object"));
+    assert!(file.read_if_present::<TagsSection>(&none).unwrap().is_none());
+    assert!(file.read_if_present::<RestApiSection>(&none).unwrap().is_some());
+}
+
+#[test]
+fn exactly_one_consensus_component_is_needed() {
+    let with = |consensus| ServiceJson::parse(&json!({"consensus": consensus}).to_string()).unwrap();
+    assert_eq!(with(json!({"solo": {}})).consensus().unwrap(), "solo");
+    assert_eq!(with(json!({"solo": {}, "raft": null})).consensus().unwrap(), "solo");
+    for wrong in [json!({}), json!({"crdt": {}, "raft": {}}), json!({"solo": {}, "crdt": {}}), json!(1)] {
+        assert_eq!(
+            with(wrong).consensus().unwrap_err().to_string(),
+            "could not determine the consensus component"
+        );
+    }
+}
+
+#[test]
+fn a_source_is_written_alone_and_refused_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("service.json");
+    let url = "http://127.0.0.1:22900/service.json";
+    let mut file = ServiceJson::from_source(url).unwrap();
+    file.set("cluster", &json!({"peername": "x"})).unwrap();
+    file.save(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, format!("{{\n  \"source\": \"{url}\"\n}}"));
+
+    let error = ServiceJson::load(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains(url) && error.to_string().contains("download"), "{error}");
+    assert_eq!(ServiceJson::parse(r#"{"source": ""}"#).unwrap().source(), None);
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_configuration_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("service.json");
+    assert_eq!(
+        ServiceJson::load(&path).unwrap_err().to_string(),
+        format!("open {}: no such file or directory", path.display())
+    );
+    for (text, part) in [("{", "EOF while parsing"), ("[]", "not an object"), ("", "EOF")] {
+        std::fs::write(&path, text).unwrap();
+        let error = ServiceJson::load(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()) && error.contains(part), "{error}");
+    }
+}

@@ -1,0 +1,520 @@
+//! The store on fjall, a log-structured merge tree: fast at writing, flat in the number of keys.
+//!
+//! Each space is one fjall keyspace under a name that is never used twice (`pins_3.17`). A keyspace of our own, the
+//! registry, says which of them is which space, and changes by synced batches only. So making, filling and removing
+//! a space happens at once or not at all, whatever fjall does with the files meanwhile and afterwards; a keyspace
+//! that the registry does not know is left over and is removed on opening.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+
+use ::fjall::{Database, Keyspace, PersistMode, Readable};
+use bytes::Bytes;
+
+use super::folder::{Folder, Layout};
+use super::handle::{self, Handle, Held};
+use super::{
+    AscendingKeys, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage, check_batch,
+    is_possible_key, space_not_empty,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+mod spaces;
+use spaces::{Registry, Spaces};
+
+const COMPONENT: &str = "fjall storage";
+const LAYOUT: Layout = Layout { engine: "fjall", version: 1 };
+
+/// The engine takes no smaller journal, in bytes.
+const JOURNAL_BYTES_MIN: u64 = 64 << 20;
+/// Files kept open for reading, so that sockets have their share of the usual 1,024 descriptors.
+const OPEN_FILES_MAX: usize = 256;
+/// How many entries of a bulk load are written between two looks at how full the disk is.
+const BULK_CHECK_ENTRIES: u64 = 65_536;
+
+/// How a [`FjallStorage`] uses memory and disk.
+///
+/// The defaults suit a peer with a million pins: it opens in less than a second after a crash, and takes little
+/// memory while idle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FjallConfig {
+    /// Blocks of data kept in memory for reading, in bytes.
+    pub cache_bytes: u64,
+    /// What is written to one space is collected in memory up to this many bytes, then becomes a file. Applies to
+    /// spaces that are made from now on.
+    pub memtable_bytes: u64,
+    /// The journal of what is not in such files yet, in bytes; reading it again is what opening after a crash takes
+    /// long for. At least 64 MiB.
+    pub journal_bytes_max: u64,
+    /// Writes are refused as `StorageFull` when fewer bytes than this are free on the disk, so that the engine never
+    /// has to stop half-way in its own housekeeping.
+    pub reserve_bytes: u64,
+}
+
+impl Default for FjallConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 32 << 20,
+            memtable_bytes: 16 << 20,
+            journal_bytes_max: 128 << 20,
+            reserve_bytes: 128 << 20,
+        }
+    }
+}
+
+/// A store in a folder, on the fjall engine.
+///
+/// `Synced` writes are one `fdatasync` each; callers that have many at once put them into one batch. A batch is held
+/// in memory three times over while it is written: keep batches well below the size of a memtable.
+pub struct FjallStorage {
+    handle: Handle<Engine>,
+}
+
+impl FjallStorage {
+    /// Opens the store in a folder, or makes one where there is none or an empty folder.
+    ///
+    /// Blocks while what a crash left in the journal is read again.
+    ///
+    /// # Errors
+    /// `InvalidInput` for values that the engine does not take; `Locked` when another process has the folder;
+    /// `Conflict` when another engine made it, `Unsupported` when a newer version did; `Corrupt` when it is not a
+    /// store of ours or its data are damaged; `StorageFull`, `Io`.
+    pub fn open(path: impl AsRef<Path>, config: FjallConfig) -> Result<Self> {
+        config.validate()?;
+        let engine = Engine::open(Folder::claim(path.as_ref(), LAYOUT, COMPONENT)?, config)?;
+        Ok(Self { handle: Handle::new(engine, COMPONENT) })
+    }
+}
+
+impl FjallConfig {
+    /// Whether the engine can work with these values.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names the field.
+    pub fn validate(&self) -> Result<()> {
+        if self.journal_bytes_max < JOURNAL_BYTES_MIN {
+            return Err(Error::invalid_input(format!(
+                "journal_bytes_max is {}, but at least {JOURNAL_BYTES_MIN} are needed",
+                self.journal_bytes_max
+            ))
+            .component(COMPONENT));
+        }
+        if self.memtable_bytes == 0 {
+            return Err(
+                Error::invalid_input("memtable_bytes is 0, but at least 1 is needed").component(COMPONENT)
+            );
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for FjallStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.handle.get() {
+            Ok(engine) => f.debug_tuple("FjallStorage").field(&engine.folder.path()).finish(),
+            Err(_) => f.write_str("FjallStorage(closed)"),
+        }
+    }
+}
+
+/// Everything that holds on to the files. The folder comes last: its lock goes when the others are gone.
+struct Engine {
+    spaces: RwLock<Arc<Spaces>>,
+    /// The spaces that each snapshot looks at, by its number: a removed space stays readable for those who had it,
+    /// but all of them are let go of at close.
+    snapshots: Mutex<BTreeMap<u64, Arc<Spaces>>>,
+    /// Held by whoever makes, fills or removes a space.
+    registry: Mutex<Registry>,
+    /// The write that failed, after which the engine takes no more.
+    failure: OnceLock<Error>,
+    config: FjallConfig,
+    database: Database,
+    folder: Folder,
+}
+
+// Nobody leaves half a change behind in any of these.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    fn open(mut folder: Folder, config: FjallConfig) -> Result<Self> {
+        if folder.is_new() {
+            folder.check_free(config.reserve_bytes)?;
+        }
+        let path = folder.path().to_owned();
+        let builder = Database::builder(&path)
+            .cache_size(config.cache_bytes)
+            .max_journaling_size(config.journal_bytes_max)
+            .max_cached_files(Some(OPEN_FILES_MAX));
+        // The engine panics on some kinds of damage.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = builder.open().map_err(|error| engine_error(&folder, "cannot open", error))?;
+            let (registry, spaces) = Registry::open(&database, &folder, &config)?;
+            Ok::<_, Error>((database, registry, spaces))
+        }));
+        let (database, registry, spaces) = match opened {
+            Ok(result) => result?,
+            Err(panic) => return Err(folder.damaged(panic_text(&*panic))),
+        };
+        folder.finish()?;
+        Ok(Self {
+            spaces: RwLock::new(Arc::new(spaces)),
+            snapshots: Mutex::default(),
+            registry: Mutex::new(registry),
+            failure: OnceLock::new(),
+            config,
+            database,
+            folder,
+        })
+    }
+
+    fn spaces(&self) -> Arc<Spaces> {
+        self.spaces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change_spaces(&self, change: impl FnOnce(&mut Spaces)) {
+        let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut spaces));
+    }
+
+    /// An error of reading.
+    fn read_error(&self, error: ::fjall::Error) -> Error {
+        engine_error(&self.folder, "cannot read", error)
+    }
+
+    /// An error of writing. The engine takes no write after one that failed, and does not say why: we do.
+    fn write_error(&self, error: ::fjall::Error) -> Error {
+        if let ::fjall::Error::Poisoned = error {
+            return match self.failure.get() {
+                Some(first) => first.clone().context("nothing more is written since an earlier write failed"),
+                None => Error::new(
+                    ErrorKind::Io,
+                    format!(
+                        "the store in {} takes no writes since its housekeeping failed: look after the disk, \
+                         then start again",
+                        self.folder.path().display()
+                    ),
+                )
+                .component(COMPONENT),
+            };
+        }
+        let error = engine_error(&self.folder, "cannot write", error);
+        self.failure.get_or_init(|| error.clone());
+        error
+    }
+
+    /// The keyspace of a space, made now if it is not there.
+    fn space_to_write(&self, space: Space) -> Result<Keyspace> {
+        if let Some(keyspace) = self.spaces().get(space) {
+            return Ok(keyspace.clone());
+        }
+        let mut registry = lock(&self.registry);
+        // Somebody may have been faster.
+        if let Some(keyspace) = self.spaces().get(space) {
+            return Ok(keyspace.clone());
+        }
+        let keyspace = registry.make(&self.database, &self.folder, space, &self.config)?;
+        registry.assign(&self.database, space, &keyspace).map_err(|error| self.write_error(error))?;
+        self.change_spaces(|spaces| spaces.insert(space, keyspace.clone()));
+        Ok(keyspace)
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
+        self.folder.check_free(self.config.reserve_bytes)?;
+        let mode = match durability {
+            Durability::Buffered => PersistMode::Buffer,
+            Durability::Synced => PersistMode::SyncData,
+        };
+        let operations = batch.into_operations();
+        let mut writes = self.database.batch().durability(Some(mode));
+        // All writes of a batch carry one sequence number, so only the last of a key may go in.
+        let mut seen = HashSet::with_capacity(operations.len());
+        let mut last: Option<(Space, Keyspace)> = None;
+        for operation in operations.into_iter().rev() {
+            if !seen.insert((operation.space, operation.key.clone())) {
+                continue;
+            }
+            let keyspace = match &last {
+                Some((space, keyspace)) if *space == operation.space => keyspace,
+                _ => {
+                    let keyspace = match (self.spaces().get(operation.space), &operation.value) {
+                        (Some(keyspace), _) => keyspace.clone(),
+                        (None, Some(_)) => self.space_to_write(operation.space)?,
+                        (None, None) => continue,
+                    };
+                    &last.insert((operation.space, keyspace)).1
+                }
+            };
+            match operation.value {
+                Some(value) => writes.insert(keyspace, operation.key, value),
+                None => writes.remove(keyspace, operation.key),
+            }
+        }
+        if !writes.is_empty() {
+            return writes.commit().map_err(|error| self.write_error(error));
+        }
+        match durability {
+            Durability::Buffered => Ok(()),
+            Durability::Synced => self.database.persist(mode).map_err(|error| self.write_error(error)),
+        }
+    }
+
+    fn check_empty(&self, space: Space) -> Result<()> {
+        match self.spaces().get(space) {
+            Some(keyspace) if !keyspace.is_empty().map_err(|error| self.read_error(error))? => {
+                Err(space_not_empty(space))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bulk_load(
+        &self,
+        space: Space,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    ) -> Result<u64> {
+        self.folder.check_free(self.config.reserve_bytes)?;
+        self.check_empty(space)?;
+        // A keyspace that nobody knows is filled, then takes the place of the empty one. Nothing is locked while the
+        // iterator runs.
+        let keyspace = lock(&self.registry).make(&self.database, &self.folder, space, &self.config)?;
+        let assigned = self.ingest(space, &keyspace, entries).and_then(|count| {
+            let registry = lock(&self.registry);
+            self.check_empty(space)?;
+            registry.assign(&self.database, space, &keyspace).map_err(|error| self.write_error(error))?;
+            let replaced = self.spaces().get(space).cloned();
+            self.change_spaces(|spaces| spaces.insert(space, keyspace.clone()));
+            Ok((count, replaced))
+        });
+        match assigned {
+            Ok((count, replaced)) => {
+                if let Some(replaced) = replaced {
+                    self.discard(replaced);
+                }
+                Ok(count)
+            }
+            Err(error) => {
+                self.discard(keyspace);
+                Err(error)
+            }
+        }
+    }
+
+    fn ingest(
+        &self,
+        space: Space,
+        keyspace: &Keyspace,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    ) -> Result<u64> {
+        let mut ingestion = keyspace.start_ingestion().map_err(|error| self.write_error(error))?;
+        let mut order = AscendingKeys::new(space);
+        let mut count = 0;
+        for entry in entries {
+            let (key, value) = entry?;
+            order.check(&key, &value)?;
+            ingestion.write(key, value).map_err(|error| self.write_error(error))?;
+            count += 1;
+            if count % BULK_CHECK_ENTRIES == 0 {
+                self.folder.check_free(self.config.reserve_bytes)?;
+            }
+        }
+        ingestion.finish().map_err(|error| self.write_error(error))?;
+        Ok(count)
+    }
+
+    fn remove_space(&self, space: Space) -> Result<()> {
+        let registry = lock(&self.registry);
+        let Some(keyspace) = self.spaces().get(space).cloned() else { return Ok(()) };
+        registry.forget(&self.database, space).map_err(|error| self.write_error(error))?;
+        self.change_spaces(|spaces| spaces.remove(space));
+        drop(registry);
+        self.discard(keyspace);
+        Ok(())
+    }
+
+    /// Gives back the room of a keyspace that the registry does not know. If that fails, the next opening does it.
+    fn discard(&self, keyspace: Keyspace) {
+        let name = keyspace.name().to_string();
+        if let Err(error) = self.database.delete_keyspace(keyspace) {
+            tracing::warn!(keyspace = name, %error, "the room of a removed space is given back at the next start");
+        }
+    }
+}
+
+/// What an error of the engine means to a caller.
+fn engine_error(folder: &Folder, doing: &str, error: ::fjall::Error) -> Error {
+    use ::fjall::{Error as Fjall, LsmError as Tree};
+    let io = match error {
+        Fjall::Io(source) | Fjall::Storage(Tree::Io(source)) => source,
+        Fjall::Locked => {
+            return Error::new(
+                ErrorKind::Locked,
+                format!(
+                    "the store in {} is open in another process: stop that one first",
+                    folder.path().display()
+                ),
+            )
+            .component(COMPONENT)
+            .with_source(error);
+        }
+        Fjall::InvalidVersion(Some(_)) => {
+            return Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the store in {} has a format of another version of the engine: use the version of this program \
+                     that made it",
+                    folder.path().display()
+                ),
+            )
+            .component(COMPONENT)
+            .with_source(error);
+        }
+        Fjall::KeyspaceDeleted | Fjall::Poisoned => {
+            return Error::internal(format!("{doing} in {}: {error}", folder.path().display()))
+                .component(COMPONENT)
+                .with_source(error);
+        }
+        error => return folder.damaged(&error).with_source(error),
+    };
+    match io.kind() {
+        // A file of the engine's own is gone or cut off.
+        std::io::ErrorKind::NotFound
+        | std::io::ErrorKind::UnexpectedEof
+        | std::io::ErrorKind::InvalidData => folder.damaged(&io).with_source(io),
+        _ => folder.error(doing, io),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the engine gave up").to_owned()
+}
+
+impl Storage for FjallStorage {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
+        let engine = self.handle.get()?;
+        if !is_possible_key(key) {
+            return Ok(None);
+        }
+        let Some(keyspace) = engine.spaces().get(space).cloned() else { return Ok(None) };
+        // Not from the keyspace itself, which shows batches that are only half applied.
+        let found = engine.database.snapshot().get(&keyspace, key);
+        found.map(|found| found.map(Bytes::from)).map_err(|error| engine.read_error(error))
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
+        check_batch(&batch)?;
+        self.handle.get()?.write(batch, durability)
+    }
+
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        let engine = self.handle.get()?;
+        // Both under one lock: nobody replaces or removes a space in between.
+        let spaces = engine.spaces.read().unwrap_or_else(PoisonError::into_inner);
+        let view = engine.database.snapshot();
+        let mut snapshots = lock(&engine.snapshots);
+        let number = snapshots.last_key_value().map_or(0, |(last, _)| last + 1);
+        snapshots.insert(number, spaces.clone());
+        drop(snapshots);
+        drop(spaces);
+        Ok(Arc::new(FjallSnapshot { engine: Arc::downgrade(&engine), number, view }))
+    }
+
+    fn bulk_load(
+        &self,
+        space: Space,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    ) -> Result<u64> {
+        self.handle.get()?.bulk_load(space, entries)
+    }
+
+    fn remove_space(&self, space: Space) -> Result<()> {
+        self.handle.get()?.remove_space(space)
+    }
+
+    fn approximate_bytes(&self) -> Result<u64> {
+        self.handle.get()?.folder.used_bytes()
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    fn close(&self) -> Result<()> {
+        self.handle.close(|engine| {
+            engine.database.persist(PersistMode::SyncAll).map_err(|error| engine.write_error(error))
+        })
+    }
+}
+
+/// Keeps no file open by itself, so that the store can be closed.
+struct FjallSnapshot {
+    engine: Weak<Held<Engine>>,
+    number: u64,
+    view: ::fjall::Snapshot,
+}
+
+impl fmt::Debug for FjallSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FjallSnapshot").field(&self.number).finish()
+    }
+}
+
+impl Drop for FjallSnapshot {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            // Dropped outside the lock: the last to know a removed space deletes its files.
+            let spaces = lock(&engine.snapshots).remove(&self.number);
+            drop(spaces);
+        }
+    }
+}
+
+impl FjallSnapshot {
+    fn keyspace(&self, space: Space) -> Result<Option<(Arc<Held<Engine>>, Keyspace)>> {
+        let engine = handle::upgrade(&self.engine, COMPONENT)?;
+        let keyspace =
+            lock(&engine.snapshots).get(&self.number).and_then(|spaces| spaces.get(space).cloned());
+        Ok(keyspace.map(|keyspace| (engine, keyspace)))
+    }
+}
+
+impl Snapshot for FjallSnapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
+        let Some((engine, keyspace)) = self.keyspace(space)? else { return Ok(None) };
+        if !is_possible_key(key) {
+            return Ok(None);
+        }
+        let found = self.view.get(&keyspace, key);
+        found.map(|found| found.map(Bytes::from)).map_err(|error| engine.read_error(error))
+    }
+
+    fn scan(&self, space: Space, range: KeyRange, direction: Direction, limit: usize) -> Result<Page> {
+        let Some((engine, keyspace)) = self.keyspace(space)? else { return Ok(Page::default()) };
+        // The engine panics on such ranges.
+        if range.is_empty() {
+            return Ok(Page::default());
+        }
+        let mut entries = self.view.range(&keyspace, (range.start, range.end));
+        let mut page = Page::default();
+        loop {
+            let next = match direction {
+                Direction::Forward => entries.next(),
+                Direction::Backward => entries.next_back(),
+            };
+            let Some(entry) = next else { return Ok(page) };
+            if page.entries.len() == limit {
+                page.more = true;
+                return Ok(page);
+            }
+            let (key, value) = entry.into_inner().map_err(|error| engine.read_error(error))?;
+            page.entries.push((key.into(), value.into()));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Which keyspace is which space.
+
+use std::collections::HashSet;
+
+use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::{FjallConfig, engine_error};
+use crate::error::Result;
+use crate::storage::Space;
+use crate::storage::folder::{Folder, sync_folder};
+
+/// The keyspace that knows the others. Theirs have a dot in the name, this has none.
+const REGISTRY: &str = "registry";
+/// Registry key of the number that the next keyspace gets, eight bytes big-endian. Other keys are names of spaces,
+/// their values names of keyspaces.
+const NEXT_NUMBER: &[u8] = b"#next";
+/// The registry is a few entries: it needs no large memtable, in bytes.
+const REGISTRY_MEMTABLE_BYTES: u64 = 1 << 20;
+
+/// The spaces that are there.
+#[derive(Clone, Default)]
+pub(super) struct Spaces(Vec<Entry>);
+
+#[derive(Clone)]
+struct Entry {
+    /// Of the space without its generation.
+    name: Box<str>,
+    generation: u32,
+    keyspace: Keyspace,
+}
+
+impl Entry {
+    fn is(&self, space: Space) -> bool {
+        self.generation == space.generation && *self.name == *space.name
+    }
+}
+
+// There are about a dozen spaces: looking at each is as fast as anything.
+impl Spaces {
+    pub(super) fn get(&self, space: Space) -> Option<&Keyspace> {
+        self.0.iter().find(|entry| entry.is(space)).map(|entry| &entry.keyspace)
+    }
+
+    pub(super) fn insert(&mut self, space: Space, keyspace: Keyspace) {
+        self.remove(space);
+        self.0.push(Entry { name: space.name.into(), generation: space.generation, keyspace });
+    }
+
+    pub(super) fn remove(&mut self, space: Space) {
+        self.0.retain(|entry| !entry.is(space));
+    }
+}
+
+/// Writes down which keyspace is which space.
+pub(super) struct Registry {
+    keyspace: Keyspace,
+    next_number: u64,
+}
+
+impl Registry {
+    /// Reads what is written down, and removes keyspaces that nothing is known of.
+    pub(super) fn open(database: &Database, folder: &Folder, config: &FjallConfig) -> Result<(Self, Spaces)> {
+        let failed = |error| engine_error(folder, "cannot open", error);
+        let keyspace = make_keyspace(database, folder, REGISTRY, REGISTRY_MEMTABLE_BYTES)?;
+        let mut next_number = 0;
+        let mut spaces = Spaces::default();
+        let mut known = HashSet::from([REGISTRY.to_owned()]);
+        for entry in keyspace.iter() {
+            let (key, value) = entry.into_inner().map_err(failed)?;
+            if *key == *NEXT_NUMBER {
+                let number = <[u8; 8]>::try_from(&*value)
+                    .map_err(|_| folder.damaged("its registry of spaces is not readable"))?;
+                next_number = u64::from_be_bytes(number);
+                continue;
+            }
+            let (Ok(space), Ok(name)) = (std::str::from_utf8(&key), std::str::from_utf8(&value)) else {
+                return Err(folder.damaged("its registry of spaces is not readable"));
+            };
+            if !database.keyspace_exists(name) {
+                return Err(folder.damaged(format!("the files of {space} are gone")));
+            }
+            let keyspace = database.keyspace(name, || options(config.memtable_bytes)).map_err(failed)?;
+            let (space_name, generation) = parse_space(space)
+                .ok_or_else(|| folder.damaged(format!("it has a space with the name {space:?}")))?;
+            spaces.0.push(Entry { name: space_name.into(), generation, keyspace });
+            known.insert(name.to_owned());
+        }
+        for name in database.list_keyspace_names() {
+            if !known.contains(&*name) {
+                // Its number was perhaps never written down.
+                let number = name.rsplit_once('.').and_then(|(_, number)| number.parse::<u64>().ok());
+                next_number = next_number.max(number.map_or(0, |number| number + 1));
+                let left_over = database.keyspace(&name, KeyspaceCreateOptions::default).map_err(failed)?;
+                database.delete_keyspace(left_over).map_err(failed)?;
+            }
+        }
+        Ok((Self { keyspace, next_number }, spaces))
+    }
+
+    /// Makes a keyspace for a space, which is not that space's until [`Registry::assign`].
+    pub(super) fn make(
+        &mut self,
+        database: &Database,
+        folder: &Folder,
+        space: Space,
+        config: &FjallConfig,
+    ) -> Result<Keyspace> {
+        let name = format!("{space}.{}", self.next_number);
+        self.next_number += 1;
+        make_keyspace(database, folder, &name, config.memtable_bytes)
+    }
+
+    /// Says that a space is in this keyspace. On disk when it returns.
+    pub(super) fn assign(
+        &self,
+        database: &Database,
+        space: Space,
+        keyspace: &Keyspace,
+    ) -> ::fjall::Result<()> {
+        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+        batch.insert(&self.keyspace, space.to_string(), keyspace.name().as_bytes());
+        // Written with every assignment, so no name that was ever in use comes back.
+        batch.insert(&self.keyspace, NEXT_NUMBER, self.next_number.to_be_bytes());
+        batch.commit()
+    }
+
+    /// Says that a space is nowhere. On disk when it returns.
+    pub(super) fn forget(&self, database: &Database, space: Space) -> ::fjall::Result<()> {
+        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+        batch.remove(&self.keyspace, space.to_string());
+        batch.commit()
+    }
+}
+
+fn parse_space(text: &str) -> Option<(&str, u32)> {
+    match text.split_once('_') {
+        Some((name, generation)) => Some((name, generation.parse().ok()?)),
+        None => Some((text, 0)),
+    }
+}
+
+fn make_keyspace(database: &Database, folder: &Folder, name: &str, memtable_bytes: u64) -> Result<Keyspace> {
+    let existed = database.keyspace_exists(name);
+    let keyspace = database
+        .keyspace(name, || options(memtable_bytes))
+        .map_err(|error| engine_error(folder, "cannot make a space", error))?;
+    // The engine syncs the folder that it makes, but not the folder in which it makes it: without this a power cut
+    // would take all that was written to the keyspace, however well synced.
+    if let (false, Some(parent)) = (existed, keyspace.path().parent()) {
+        sync_folder(parent).map_err(|source| folder.error("cannot make a space", source))?;
+    }
+    Ok(keyspace)
+}
+
+fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_space_is_read_back() {
+        for space in
+            [Space::new("pins"), Space::new("pins").generation(3), Space::new("a-b1").generation(u32::MAX)]
+        {
+            assert_eq!(parse_space(&space.to_string()), Some((space.name, space.generation)));
+        }
+        assert_eq!(parse_space("pins_x"), None);
+    }
+}
