@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::activity::TimeLimits;
 use super::connection::Limits;
 use super::handlers::BodyLimits;
-use crate::error::{Error, Result};
+use crate::config::sections::RestApiSection;
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::Multiaddr;
 
 /// Least that `max_header_bytes` may be.
@@ -60,6 +61,52 @@ impl RestConfig {
         self
     }
 
+    /// From `api.restapi` of a configuration file. A `read_timeout` is taken for a request's body, a `write_timeout`
+    /// as the time in which a caller must take something of an answer.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the key, for what would leave the API more open than it was asked to be, or unreachable:
+    /// users, TLS, headers, libp2p. Log file and CORS settings that are not served are only warned about.
+    pub fn from_section(section: &RestApiSection) -> Result<Self> {
+        for (asked, keys) in [
+            (section.basic_auth_credentials.is_some(), "basic_auth_credentials"),
+            (!section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(), "ssl_cert_file, ssl_key_file"),
+            (!section.headers.is_empty(), "headers"),
+            (!section.libp2p_listen_multiaddress.is_empty(), "libp2p_listen_multiaddress"),
+        ] {
+            if asked {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("restapi: {keys} cannot be served; take it out of the configuration"),
+                )
+                .component("restapi"));
+            }
+        }
+        let default = RestApiSection::default();
+        if !section.http_log_file.is_empty() {
+            tracing::warn!("restapi.http_log_file is ignored: requests are not logged");
+        }
+        if section.cors_allowed_origins != default.cors_allowed_origins
+            || section.cors_allowed_methods != default.cors_allowed_methods
+            || !section.cors_allowed_headers.is_empty()
+        {
+            tracing::warn!("restapi.cors_* is ignored: no browser may call from another origin");
+        }
+        let given = |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
+        let own = Self::default();
+        let config = Self {
+            http_listen_multiaddress: section.http_listen_multiaddress.to_vec(),
+            read_header_timeout: given(section.read_header_timeout, section.read_timeout),
+            idle_timeout: section.idle_timeout,
+            stall_timeout: given(section.write_timeout, own.stall_timeout),
+            max_header_bytes: usize::try_from(section.max_header_bytes).unwrap_or(0),
+            body_timeout: given(section.read_timeout, own.body_timeout),
+            ..own
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
     /// Checks values that cannot work.
     ///
     /// # Errors
@@ -110,13 +157,42 @@ impl RestConfig {
 mod tests {
     use super::*;
 
+    fn section(json: &str) -> Result<RestConfig> {
+        RestConfig::from_section(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn what_the_reference_writes_by_default_is_our_default() {
+        assert_eq!(RestConfig::from_section(&RestApiSection::default()).unwrap(), RestConfig::default());
+    }
+
+    #[test]
+    fn a_section_that_asks_for_more_protection_than_there_is_is_refused() {
+        for (json, key) in [
+            (r#"{"basic_auth_credentials":{"user":"hunter2"}}"#, "basic_auth_credentials"),
+            (r#"{"basic_auth_credentials":{}}"#, "basic_auth_credentials"),
+            (r#"{"ssl_cert_file":"a","ssl_key_file":"b"}"#, "ssl_cert_file"),
+            (r#"{"headers":{"X-Frame-Options":["DENY"]}}"#, "headers"),
+            (r#"{"libp2p_listen_multiaddress":"/ip4/127.0.0.1/tcp/1"}"#, "libp2p_listen_multiaddress"),
+        ] {
+            let error = section(json).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.message().contains(key) && !error.message().contains("hunter2"), "{error}");
+        }
+        let config = section(r#"{"read_timeout":"7s","write_timeout":"8s","read_header_timeout":"0s"}"#).unwrap();
+        assert_eq!((config.body_timeout.as_secs(), config.stall_timeout.as_secs()), (7, 8));
+        assert_eq!(config.read_header_timeout.as_secs(), 7);
+        let error = section(r#"{"max_header_bytes":-1}"#).unwrap_err();
+        assert!(error.message().contains("max_header_bytes"), "{error}");
+    }
+
     #[test]
     fn a_setting_that_cannot_work_is_named() {
         assert!(RestConfig::default().validate().is_ok());
         let default = RestConfig::default;
         for (config, key) in [
             (default().listen([]), "http_listen_multiaddress"),
-            (default().listen(["/unix/tmp/x".parse().unwrap()]), "http_listen_multiaddress"),
+            (default().listen(["/unix/api.sock".parse().unwrap()]), "http_listen_multiaddress"),
             (RestConfig { max_header_bytes: 100, ..default() }, "max_header_bytes"),
             (RestConfig { max_header_bytes: usize::MAX, ..default() }, "max_header_bytes"),
             (RestConfig { body_timeout: Duration::ZERO, ..default() }, "body_timeout"),

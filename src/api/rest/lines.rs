@@ -23,13 +23,15 @@ const INLINE_ITEMS_MAX: usize = 32;
 /// Small pages that are ready are sent as one, up to so many bytes.
 const JOINED_BYTES: usize = 64 * 1024;
 /// Errors that a listing tells about, before it ends.
-pub(super) const ERRORS_MAX: usize = 16;
+const ERRORS_MAX: usize = 16;
 
 /// The lines of a listing, from the first on.
 pub(super) struct Lines {
     pages: BoxStream<'static, Result<Vec<u8>>>,
     /// Taken from `pages` but not yet given.
-    next: Option<Result<Vec<u8>>>,
+    first: Option<Vec<u8>>,
+    /// What `pages` gave after that.
+    error: Option<Error>,
 }
 
 impl fmt::Debug for Lines {
@@ -52,12 +54,12 @@ pub(super) enum Beginning {
 impl Lines {
     /// Lines of a stream of pages.
     pub(super) fn of<T: Line>(pages: BoxStream<'static, Result<Vec<T>>>) -> Self {
-        Self { pages: pages.map(encode).buffered(PAGES_AHEAD).boxed(), next: None }
+        Self { pages: pages.map(encode).buffered(PAGES_AHEAD).boxed(), first: None, error: None }
     }
 
     /// Lines of one page, encoded already.
     pub(super) fn of_page(page: Vec<u8>) -> Self {
-        Self { pages: futures::stream::empty().boxed(), next: Some(Ok(page)) }
+        Self { pages: futures::stream::empty().boxed(), first: Some(page), error: None }
     }
 
     /// Waits for the first lines, which decide the status of the answer.
@@ -68,7 +70,7 @@ impl Lines {
                 Some(Err(error)) => return Beginning::Failed(error),
                 Some(Ok(page)) if page.is_empty() => {}
                 Some(Ok(page)) => {
-                    self.next = Some(Ok(page));
+                    self.first = Some(page);
                     return Beginning::Lines(self);
                 }
             }
@@ -90,20 +92,18 @@ impl Stream for Lines {
     type Item = Result<Vec<u8>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut joined = match self.next.take() {
-            Some(Ok(page)) => page,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None => Vec::new(),
-        };
-        while joined.len() < JOINED_BYTES {
+        let mut joined = self.first.take().unwrap_or_default();
+        if let Some(error) = self.error.take_if(|_| joined.is_empty()) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        while self.error.is_none() && joined.len() < JOINED_BYTES {
             match self.poll_pages(cx) {
                 Poll::Ready(Some(Ok(page))) if joined.is_empty() => joined = page,
                 Poll::Ready(Some(Ok(page))) => joined.extend_from_slice(&page),
                 Poll::Ready(end) if joined.is_empty() => return Poll::Ready(end),
                 Poll::Ready(None) => break,
                 Poll::Ready(Some(Err(error))) => {
-                    self.next = Some(Err(error));
-                    break;
+                    self.error = Some(error);
                 }
                 Poll::Pending if joined.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
@@ -151,10 +151,6 @@ impl Failures {
         // A header value has no line breaks.
         self.0.push(error.message().replace(|c: char| c.is_control(), " "));
         self.0.len() < ERRORS_MAX
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// The values of `X-Stream-Error`: one for each error, an empty one for none.
@@ -305,6 +301,6 @@ mod tests {
         let mut failures = Failures::default();
         let pushed = (0..ERRORS_MAX).map(|_| failures.push(&Error::internal("no"))).collect::<Vec<_>>();
         assert_eq!(pushed.iter().filter(|go_on| !**go_on).count(), 1);
-        assert!(!failures.is_empty());
+        assert_eq!(failures.values().count(), ERRORS_MAX);
     }
 }

@@ -275,7 +275,9 @@ mod tests {
 
     #[test]
     fn filters_scopes_and_lists_are_read_strictly() {
-        let query = |text| Query::parse(Some(text)).unwrap();
+        fn query(text: &str) -> Query<'_> {
+            Query::parse(Some(text)).unwrap()
+        }
         let empty = query("local=false&filter=&cids=");
         assert_eq!((empty.scope().unwrap(), empty.cids().unwrap()), (Scope::Global, vec![]));
         assert_eq!(empty.status_filter().unwrap(), StatusFilter::ALL);
@@ -287,7 +289,8 @@ mod tests {
             let error = query(text).status_filter().unwrap_err();
             assert!(error.message.starts_with("invalid filter value") && error.message.contains("pinned"));
         }
-        assert_eq!(query(&format!("cids={CID},%20{CID},")).cids().unwrap().len(), 2);
+        let cids = format!("cids={CID},%20{CID},");
+        assert_eq!(query(&cids).cids().unwrap().len(), 2);
         assert!(query("cids=zzz").cids().unwrap_err().message.starts_with("error decoding Cid: invalid cid: "));
     }
 }
