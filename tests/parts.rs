@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipfs_cluster::Result;
@@ -12,7 +13,9 @@ use ipfs_cluster::informer::{
     PinQueue, PinQueueConfig, Tags, TagsConfig,
 };
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
-use ipfs_cluster::testing::{allocator_suite, informer_suite};
+use ipfs_cluster::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
+use ipfs_cluster::testing::{allocator_suite, informer_suite, monitor_suite, peer, transport_suite};
+use ipfs_cluster::transport::{MemoryNetwork, PeerTransport};
 use ipfs_cluster::types::PeerId;
 
 struct Balanced(&'static [&'static str]);
@@ -55,3 +58,37 @@ ipfs_cluster::informer_conformance!(repo_size, Measuring(|cx| FreeSpace::new(rep
 ipfs_cluster::informer_conformance!(pin_queue, Measuring(|cx| PinQueue::new(PinQueueConfig::default(), cx)));
 ipfs_cluster::informer_conformance!(num_pins, Measuring(|cx| NumPins::new(NumPinsConfig::default(), cx)));
 ipfs_cluster::informer_conformance!(tags, Measuring(|cx| Tags::new(TagsConfig::default(), cx)));
+
+struct Local;
+
+#[async_trait]
+impl monitor_suite::Fixture for Local {
+    type Guard = ();
+
+    async fn monitor(&self, clock: Arc<dyn WallClock>) -> ((), Arc<dyn Monitor>) {
+        let transport = MemoryNetwork::new(0).join(peer(0)).unwrap();
+        let cx = MonitorContext::new(peer(0), Arc::new(transport), clock);
+        ((), Arc::new(LocalMonitor::new(MonitorConfig::default(), cx).unwrap()))
+    }
+}
+
+ipfs_cluster::monitor_conformance!(local_monitor, Local);
+
+struct InMemory {
+    delay: Duration,
+}
+
+#[async_trait]
+impl transport_suite::Fixture for InMemory {
+    type Guard = ();
+
+    async fn transports(&self, count: usize) -> ((), Vec<Arc<dyn PeerTransport>>) {
+        let network = MemoryNetwork::new(0);
+        network.set_delay(self.delay);
+        let join = |number| Arc::new(network.join(peer(number)).unwrap()) as Arc<dyn PeerTransport>;
+        ((), (0..count as u64).map(join).collect())
+    }
+}
+
+ipfs_cluster::transport_conformance!(memory_transport, InMemory { delay: Duration::ZERO });
+ipfs_cluster::transport_conformance!(slow_memory_transport, InMemory { delay: Duration::from_millis(1) });

@@ -17,7 +17,7 @@ use crate::consensus::{Consensus, ConsensusContext, Solo, SoloConfig};
 use crate::error::{Error, Result};
 use crate::informer::{Gauge, Informer, InformerContext};
 use crate::ipfs_connector::IpfsConnector;
-use crate::monitor::{LocalMonitor, LocalMonitorConfig, Monitor, MonitorContext};
+use crate::monitor::{LocalMonitor, MonitorConfig, Monitor, MonitorContext};
 use crate::storage::Storage;
 use crate::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerContext};
 use crate::transport::{MemoryNetwork, PeerTransport};
@@ -191,7 +191,7 @@ impl ClusterBuilder {
 
     /// The monitor of a cluster of one.
     #[must_use]
-    pub fn local_monitor(self, config: LocalMonitorConfig) -> Self {
+    pub fn local_monitor(self, config: MonitorConfig) -> Self {
         self.monitor_with(move |cx| async move { LocalMonitor::new(config, cx) })
     }
 

@@ -33,12 +33,12 @@ impl Preset for Solo {
         use crate::allocator::BalancedAllocator;
         use crate::consensus::SoloConfig;
         use crate::informer::{FreeSpace, FreeSpaceConfig, PinQueue, PinQueueConfig};
-        use crate::monitor::LocalMonitorConfig;
+        use crate::monitor::MonitorConfig;
         use crate::tracker::StatelessConfig;
         builder
             .solo(SoloConfig::default())
             .stateless_tracker(StatelessConfig::default())
-            .local_monitor(LocalMonitorConfig::default())
+            .local_monitor(MonitorConfig::default())
             .allocator(BalancedAllocator::by(["freespace"]))
             .informer_with(|cx| FreeSpace::new(FreeSpaceConfig::default(), cx))
             .informer_with(|cx| PinQueue::new(PinQueueConfig::default(), cx))

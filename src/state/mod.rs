@@ -5,6 +5,7 @@
 
 mod codec;
 mod index;
+pub mod lines;
 mod list;
 mod replace;
 mod sort;

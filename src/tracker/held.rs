@@ -353,10 +353,15 @@ mod tests {
     use super::*;
     use crate::types::parse_cid;
 
-    /// Numbers that look like hashes.
+    /// Numbers that look like hashes (SplitMix64, twice).
     fn hash(number: u64) -> u128 {
-        let digest = Code::Blake2b256.digest(&number.to_be_bytes());
-        u128::from_be_bytes(digest.digest()[..16].try_into().unwrap())
+        let half = |seed: u64| {
+            let mut mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            u128::from(mixed ^ (mixed >> 31))
+        };
+        half(number + 1) << 64 | half(number + (1 << 40))
     }
 
     fn replace(held: &mut Held, entries: impl IntoIterator<Item = u128>) -> Difference {

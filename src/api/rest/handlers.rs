@@ -19,9 +19,9 @@ use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
 use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, IpfsPath};
 use crate::state::StateQuery;
-use crate::types::{GlobalPinInfo, IpfsPath, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer};
+use crate::types::{GlobalPinInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer};
 
 /// What is read of request bodies.
 #[derive(Clone, Copy, Debug)]
