@@ -47,7 +47,9 @@ async fn main() -> Result<()> {
     cluster.ready().await?;
     println!("A peer is up: {} (quickstart), beside an IPFS daemon in memory.\n", cluster.peer_id());
 
-    title("Stage one: the pinset. `pin add` is done when every peer will remember it, even after a power cut.");
+    title(
+        "Stage one: the pinset. `pin add` is done when every peer will remember it, even after a power cut.",
+    );
     let photos = ipfs.add_sample("a sample of photos");
     let notes = ipfs.add_sample("a sample of notes");
     for (cid, name) in [(photos, "photos"), (notes, "notes")] {
@@ -61,7 +63,9 @@ async fn main() -> Result<()> {
         }
     }
 
-    title("Stage two: the daemons. `status` asks them whether they have it; `pin add --wait` waits until they do.");
+    title(
+        "Stage two: the daemons. `status` asks them whether they have it; `pin add --wait` waits until they do.",
+    );
     for cid in [photos, notes] {
         show_status("pin add --wait", &cluster.wait(cid).until(Until::PinnedEverywhere).await?);
     }

@@ -17,7 +17,7 @@ use crate::consensus::{Consensus, ConsensusContext, Solo, SoloConfig};
 use crate::error::{Error, Result};
 use crate::informer::{Gauge, Informer, InformerContext};
 use crate::ipfs_connector::IpfsConnector;
-use crate::monitor::{LocalMonitor, MonitorConfig, Monitor, MonitorContext};
+use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
 use crate::storage::Storage;
 use crate::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerContext};
 use crate::transport::{MemoryNetwork, PeerTransport};
@@ -235,16 +235,18 @@ impl ClusterBuilder {
         let allocator = self.allocator.ok_or_else(|| missing("an allocator", "ClusterBuilder::allocator"))?;
         let make_consensus =
             self.consensus.ok_or_else(|| missing("a consensus", "ClusterBuilder::consensus_with"))?;
-        let make_tracker = self.tracker.ok_or_else(|| missing("a tracker", "ClusterBuilder::tracker_with"))?;
-        let make_monitor = self.monitor.ok_or_else(|| missing("a monitor", "ClusterBuilder::monitor_with"))?;
+        let make_tracker =
+            self.tracker.ok_or_else(|| missing("a tracker", "ClusterBuilder::tracker_with"))?;
+        let make_monitor =
+            self.monitor.ok_or_else(|| missing("a monitor", "ClusterBuilder::monitor_with"))?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
-                let peer = self.peer.unwrap_or_else(|| {
-                    libp2p_identity::Keypair::generate_ed25519().public().to_peer_id()
-                });
-                Arc::new(MemoryNetwork::new().join(peer)?) as Arc<dyn PeerTransport>
+                let peer = self
+                    .peer
+                    .unwrap_or_else(|| libp2p_identity::Keypair::generate_ed25519().public().to_peer_id());
+                Arc::new(MemoryNetwork::new(0).join(peer)?) as Arc<dyn PeerTransport>
             }
         };
         let peer = transport.local_peer();
@@ -258,12 +260,8 @@ impl ClusterBuilder {
         }
 
         let undo = Undo { transport: &transport, ipfs: &ipfs, storage: &storage };
-        let consensus_cx = ConsensusContext::new(
-            peer,
-            Arc::clone(&storage),
-            Arc::clone(&transport),
-            Arc::clone(&clock),
-        );
+        let consensus_cx =
+            ConsensusContext::new(peer, Arc::clone(&storage), Arc::clone(&transport), Arc::clone(&clock));
         let consensus = undo.on_error(make_consensus(consensus_cx).await, None).await?;
         let state = consensus.state();
         let tracker_cx = TrackerContext::new(

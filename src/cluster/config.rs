@@ -60,7 +60,9 @@ impl ClusterConfig {
             (self.monitor_ping_interval, "cluster.monitoring_interval is invalid"),
         ] {
             if interval.is_zero() {
-                return Err(Error::invalid_input(format!("{text}: it must be longer than 0s")).component("cluster"));
+                return Err(
+                    Error::invalid_input(format!("{text}: it must be longer than 0s")).component("cluster")
+                );
             }
         }
         if self.pin_only_on_trusted_peers && self.pin_only_on_untrusted_peers {

@@ -27,7 +27,9 @@ impl Cluster {
         while let Some(item) = removed.next().await {
             match item {
                 Ok(key) if gc.keys.len() < GC_KEYS_MAX => gc.keys.push(key),
-                Ok(RepoGcKey { .. }) => gc.error = format!("more than {GC_KEYS_MAX} blocks were removed; the rest is not listed"),
+                Ok(RepoGcKey { .. }) => {
+                    gc.error = format!("more than {GC_KEYS_MAX} blocks were removed; the rest is not listed")
+                }
                 Err(error) if scope == Scope::Local => return Err(error),
                 Err(error) => {
                     gc.error = error.to_string();

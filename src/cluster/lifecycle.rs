@@ -134,13 +134,13 @@ impl Life {
         let mut readiness = self.readiness.subscribe();
         tokio::select! {
             biased;
-            changed = readiness.wait_for(|readiness| matches!(readiness, Readiness::Ready)) => {
-                changed.map(|_| ()).map_err(|_| Error::shut_down("cluster"))
-            }
             () = self.cancel.cancelled() => Err(match self.reason() {
                 StopReason::NotReady(error) => error,
                 reason => Error::shut_down("cluster").context(reason),
             }),
+            changed = readiness.wait_for(|readiness| matches!(readiness, Readiness::Ready)) => {
+                changed.map(|_| ()).map_err(|_| Error::shut_down("cluster"))
+            }
         }
     }
 }

@@ -24,9 +24,9 @@ use tokio_util::sync::DropGuard;
 
 pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
-pub use pin::IpfsPath;
 pub use events::ClusterEvent;
 pub use lifecycle::{StopReason, TaskInfo};
+pub use pin::IpfsPath;
 pub use wait::{Until, Wait};
 
 use crate::allocator::PinAllocator;
@@ -78,7 +78,10 @@ struct Inner {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("peer", &self.peer).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("peer", &self.peer)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 

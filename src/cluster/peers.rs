@@ -48,7 +48,11 @@ impl Cluster {
     pub async fn peers(&self) -> Result<Vec<PeerInfo>> {
         let mut infos = Vec::new();
         for peer in self.inner.consensus.peers().await? {
-            infos.push(if peer == self.inner.peer { self.inner.id().await } else { self.inner.unreachable(peer) });
+            infos.push(if peer == self.inner.peer {
+                self.inner.id().await
+            } else {
+                self.inner.unreachable(peer)
+            });
         }
         Ok(infos)
     }
@@ -155,7 +159,9 @@ impl Inner {
             version: String::new(),
             commit: String::new(),
             rpc_protocol_version: String::new(),
-            error: format!("no calls to {peer}: this consensus has members, but peers do not call each other yet"),
+            error: format!(
+                "no calls to {peer}: this consensus has members, but peers do not call each other yet"
+            ),
             ipfs: IpfsId::default(),
             peername: String::new(),
         }
@@ -211,7 +217,11 @@ fn with_peer(address: Multiaddr, peer: PeerId) -> Multiaddr {
 fn public_addresses(id: &IpfsId) -> impl Iterator<Item = &Multiaddr> {
     id.addresses.iter().flatten().filter(|address| match address.iter().next() {
         Some(Protocol::Ip4(ip)) => {
-            !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_link_local() || ip.is_broadcast())
+            !(ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_link_local()
+                || ip.is_broadcast())
         }
         Some(Protocol::Ip6(ip)) => {
             !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local())

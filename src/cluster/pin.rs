@@ -83,9 +83,12 @@ impl Cluster {
 impl Inner {
     async fn submit(&self, pin: Pin) -> Result<Pin> {
         let existing = self.state.get(&pin.cid).await?;
-        let defaults =
-            DefaultFactors { min: self.config.replication_factor_min, max: self.config.replication_factor_max };
-        let Prepared { mut pin, factor } = rules::prepare(pin, existing.as_ref(), defaults, self.clock.now())?;
+        let defaults = DefaultFactors {
+            min: self.config.replication_factor_min,
+            max: self.config.replication_factor_max,
+        };
+        let Prepared { mut pin, factor } =
+            rules::prepare(pin, existing.as_ref(), defaults, self.clock.now())?;
         if pin.pin_type != PinType::Meta && pin.allocations.is_empty() {
             let held = existing.map(|existing| existing.allocations).unwrap_or_default();
             pin.allocations = self.allocate(&pin, factor, &held, &[]).await?;
@@ -110,7 +113,10 @@ impl Inner {
             metrics: names.iter().flat_map(|name| self.monitor.latest(name)).collect(),
             user_allocations: &pin.options.user_allocations,
             blacklist,
-            trust: TrustRule::new(self.config.pin_only_on_trusted_peers, self.config.pin_only_on_untrusted_peers)?,
+            trust: TrustRule::new(
+                self.config.pin_only_on_trusted_peers,
+                self.config.pin_only_on_untrusted_peers,
+            )?,
         };
         match plan(input, |peer| self.consensus.is_trusted(peer))? {
             Plan::Keep(peers) | Plan::Shrink(peers) => Ok(peers),

@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn an_expiry_in_the_past_is_refused() {
-        let options = PinOptions { expire_at: Some(Timestamp::from_unix_seconds(1)), ..PinOptions::default() };
+        let options =
+            PinOptions { expire_at: Some(Timestamp::from_unix_seconds(1)), ..PinOptions::default() };
         assert_eq!(refused(pin(options), None), "pin.ExpireAt set before current time");
     }
 
@@ -191,7 +192,10 @@ mod tests {
         let mut odd = pin(PinOptions::default());
         odd.reference = Some(cid(2));
         assert!(prepare(odd.clone(), None, EVERYWHERE, now()).is_ok());
-        assert_eq!(refused(odd, Some(&pin(PinOptions::default()))), "data pins should not reference other pins");
+        assert_eq!(
+            refused(odd, Some(&pin(PinOptions::default()))),
+            "data pins should not reference other pins"
+        );
     }
 
     #[test]

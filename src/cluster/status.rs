@@ -9,9 +9,7 @@ use futures::stream::BoxStream;
 use super::{Cluster, Inner, Scope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::StateQuery;
-use crate::types::{
-    Cid, GlobalPinInfo, PeerId, Pin, PinInfo, PinStatus, StatusFilter, TrackerStatus,
-};
+use crate::types::{Cid, GlobalPinInfo, PeerId, Pin, PinInfo, PinStatus, StatusFilter, TrackerStatus};
 
 /// CIDs in one page of a status by list.
 const STATUS_PAGE_ITEMS: usize = 64;
@@ -44,7 +42,11 @@ impl Cluster {
     }
 
     /// Where each of these CIDs stands, in the order given.
-    pub fn status_many(&self, cids: Vec<Cid>, scope: Scope) -> BoxStream<'static, Result<Vec<GlobalPinInfo>>> {
+    pub fn status_many(
+        &self,
+        cids: Vec<Cid>,
+        scope: Scope,
+    ) -> BoxStream<'static, Result<Vec<GlobalPinInfo>>> {
         let inner = Arc::clone(&self.inner);
         futures::stream::iter(cids)
             .map(move |cid| {
@@ -65,7 +67,11 @@ impl Cluster {
 
     /// Where everything stands, in pages of at most 1,024, in order of the binary CID. Memory does not depend on the
     /// number of pins.
-    pub fn status_all(&self, filter: StatusFilter, scope: Scope) -> BoxStream<'static, Result<Vec<GlobalPinInfo>>> {
+    pub fn status_all(
+        &self,
+        filter: StatusFilter,
+        scope: Scope,
+    ) -> BoxStream<'static, Result<Vec<GlobalPinInfo>>> {
         self.inner.globalize(self.inner.tracker.status_all(filter), scope)
     }
 }

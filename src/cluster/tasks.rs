@@ -55,7 +55,9 @@ pub(super) fn all(
         task("ping", inner, ping(Arc::clone(inner))),
         task("alerts", inner, alerts(Arc::clone(inner), subscriptions.alerts)),
     ];
-    tasks.extend(informers.into_iter().map(|informer| task("informer", inner, inform(Arc::clone(inner), informer))));
+    tasks.extend(
+        informers.into_iter().map(|informer| task("informer", inner, inform(Arc::clone(inner), informer))),
+    );
     tasks
 }
 
@@ -185,7 +187,8 @@ async fn unpin_expired(inner: &Inner) -> Result<u64> {
     let mut pages = inner.state.list(StateQuery::default());
     let mut expired = Vec::new();
     while let Some(page) = pages.next().await {
-        expired.extend(page?.iter().filter(|pin| pin.is_expired(now)).map(|pin| PinOperation::Unpin(pin.cid)));
+        expired
+            .extend(page?.iter().filter(|pin| pin.is_expired(now)).map(|pin| PinOperation::Unpin(pin.cid)));
         if expired.len() >= EXPIRED_BATCH {
             removed += expired.len() as u64;
             inner.consensus.log_many(std::mem::take(&mut expired)).await?;

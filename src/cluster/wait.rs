@@ -210,6 +210,9 @@ mod tests {
         ] {
             assert_eq!(until.progress(&answer(&statuses)), expected, "{until:?} {statuses:?}");
         }
-        assert!(matches!(Until::PinnedEverywhere.progress(&answer(&[Pinned, PinError])), Progress::Failed(_)));
+        assert!(matches!(
+            Until::PinnedEverywhere.progress(&answer(&[Pinned, PinError])),
+            Progress::Failed(_)
+        ));
     }
 }

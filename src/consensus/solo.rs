@@ -253,10 +253,11 @@ struct Committer {
 impl Committer {
     /// Works until it is stopped and everything accepted is done. An error is what kept some of that from being done.
     async fn run(mut self) -> Result<()> {
+        let stop = self.stop.clone();
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break,
+                () = stop.cancelled() => break,
                 call = self.take() => match call {
                     // Its own caller is told.
                     Some(call) => drop(self.serve(call).await),

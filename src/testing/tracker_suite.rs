@@ -164,11 +164,7 @@ impl<G> Stage<G> {
     }
 
     /// A tracker between a pinset and a daemon that are there.
-    pub async fn over(
-        fixture: &impl Fixture<Guard = G>,
-        daemon: MemoryIpfs,
-        state: Arc<StoreState>,
-    ) -> Self {
+    pub async fn over(fixture: &impl Fixture<Guard = G>, daemon: MemoryIpfs, state: Arc<StoreState>) -> Self {
         Self::over_faulty(fixture, FaultyIpfs::new(daemon.clone()), daemon, state).await
     }
 
@@ -180,13 +176,8 @@ impl<G> Stage<G> {
         state: Arc<StoreState>,
     ) -> Self {
         let clock = TokioClock::starting_at(Timestamp::from_unix_seconds(1_800_000_000));
-        let cx = TrackerContext::new(
-            here(),
-            PEERNAME,
-            Arc::new(ipfs.clone()),
-            state.clone(),
-            Arc::new(clock),
-        );
+        let cx =
+            TrackerContext::new(here(), PEERNAME, Arc::new(ipfs.clone()), state.clone(), Arc::new(clock));
         let (guard, tracker) = fixture.tracker(cx).await;
         Self { tracker, ipfs, daemon, state, clock, guard }
     }
@@ -892,20 +883,13 @@ pub async fn filters_give_exactly_their_statuses(fixture: impl Fixture) {
         (S::Unpinning, unpinning),
     ];
     for status in TrackerStatus::ALL {
-        let listed: Vec<_> = stage
-            .list(status.into())
-            .await
-            .into_iter()
-            .map(|info| (info.status.status, info.cid))
-            .collect();
+        let listed: Vec<_> =
+            stage.list(status.into()).await.into_iter().map(|info| (info.status.status, info.cid)).collect();
         let wanted: Vec<_> = expected.iter().filter(|(other, _)| *other == status).copied().collect();
         assert_eq!(listed, wanted, "filter {status}");
     }
     let errors_and_pinned = StatusFilter::ERROR | S::Pinned.into();
-    assert_eq!(
-        cids(&stage.list(errors_and_pinned).await),
-        sorted([pinned, failing, failed_unpin])
-    );
+    assert_eq!(cids(&stage.list(errors_and_pinned).await), sorted([pinned, failing, failed_unpin]));
     assert_eq!(stage.list(StatusFilter::ALL).await.len(), expected.len());
 }
 

@@ -321,7 +321,12 @@ impl Held {
     /// Puts one settled shard of a listing in the place of ours and gives the old one, to be dropped where nobody
     /// waits for it. What operations did since [`Held::listing_starts`] is applied to it; differences are noted
     /// if there was a complete set to differ from.
-    pub(crate) fn replace_shard(&mut self, index: usize, mut new: Shard, difference: &mut Difference) -> Shard {
+    pub(crate) fn replace_shard(
+        &mut self,
+        index: usize,
+        mut new: Shard,
+        difference: &mut Difference,
+    ) -> Shard {
         if let Some(journal) = &self.journal {
             for hash in journal.pinned.shard(index).iter() {
                 new.insert(hash);

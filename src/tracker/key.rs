@@ -91,10 +91,10 @@ mod tests {
         assert_eq!(size_of::<CidKey>(), 40);
         let v0 = parse_cid(V0).unwrap();
         let v1 = Cid::new_v1(v0.codec(), *v0.hash());
-        let long = Cid::new_v1(0x55, multihash_codetable::MultihashDigest::digest(
-            &multihash_codetable::Code::Sha2_512,
-            b"long",
-        ));
+        let long = Cid::new_v1(
+            0x55,
+            multihash_codetable::MultihashDigest::digest(&multihash_codetable::Code::Sha2_512, b"long"),
+        );
         for cid in [v0, v1, long] {
             let key = CidKey::from(&cid);
             assert_eq!(key.cid().unwrap(), cid);

@@ -153,7 +153,9 @@ pub(crate) const fn step(kind: Kind, wish: Wish) -> Step {
         (Kind::Unpin | Kind::Remote, Wish::Held(_)) => Step::Become(Kind::Pin),
         (Kind::Unpin, Wish::Remote) => Step::Become(Kind::Remote),
         (Kind::Remote, Wish::Absent) => Step::Become(Kind::Unpin),
-        (Kind::Unpin, Wish::Absent | Wish::Sharded) | (Kind::Remote, Wish::Remote | Wish::Sharded) => Step::Unpin,
+        (Kind::Unpin, Wish::Absent | Wish::Sharded) | (Kind::Remote, Wish::Remote | Wish::Sharded) => {
+            Step::Unpin
+        }
     }
 }
 
@@ -270,7 +272,10 @@ mod tests {
         for kind in [P, U, R] {
             for wish in [Wish::Held(PinMode::Direct), Wish::Remote, Wish::Absent, Wish::Sharded] {
                 if let Step::Become(next) = step(kind, wish) {
-                    assert!(!matches!(step(next, wish), Step::Become(_)), "{kind:?} with {wish:?} would go round");
+                    assert!(
+                        !matches!(step(next, wish), Step::Become(_)),
+                        "{kind:?} with {wish:?} would go round"
+                    );
                 }
             }
         }

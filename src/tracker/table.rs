@@ -153,7 +153,12 @@ impl Table {
     }
 
     /// Up to `limit` operations in CID order: after one key, up to and including another.
-    pub(crate) fn range(&self, after: Option<&CidKey>, upto: Option<&CidKey>, limit: usize) -> Vec<(CidKey, View)> {
+    pub(crate) fn range(
+        &self,
+        after: Option<&CidKey>,
+        upto: Option<&CidKey>,
+        limit: usize,
+    ) -> Vec<(CidKey, View)> {
         if let (Some(after), Some(upto)) = (after, upto)
             && after >= upto
         {
@@ -166,7 +171,13 @@ impl Table {
     }
 
     /// Asks for an operation. `pin` is the entry as it is now, for a pin.
-    pub(crate) fn request(&mut self, key: &CidKey, wanted: Kind, pin: Option<&Pin>, now: Timestamp) -> Requested {
+    pub(crate) fn request(
+        &mut self,
+        key: &CidKey,
+        wanted: Kind,
+        pin: Option<&Pin>,
+        now: Timestamp,
+    ) -> Requested {
         let existing = self.by_cid.get(key);
         let outdated = existing.is_some_and(|operation| self.is_outdated(key, operation.ticket, pin));
         let (carry_attempts, cancel) =
@@ -213,7 +224,12 @@ impl Table {
     }
 
     /// Gives the next operation to a worker: priority pins first, then the others, each in order of request.
-    pub(crate) fn start_next(&mut self, lane: Lane, now: Timestamp, parent: &CancellationToken) -> Option<Started> {
+    pub(crate) fn start_next(
+        &mut self,
+        lane: Lane,
+        now: Timestamp,
+        parent: &CancellationToken,
+    ) -> Option<Started> {
         let (ticket, key) = match lane {
             Lane::Pin => self.priority.pop().or_else(|| self.normal.pop())?,
             Lane::Unpin => self.unpin.pop()?,

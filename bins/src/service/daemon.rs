@@ -8,7 +8,8 @@ use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
 use ipfs_cluster::config::sections::RestApiSection;
 use ipfs_cluster::consensus::SoloConfig;
 use ipfs_cluster::informer::{
-    DiskMetric, FreeSpace, FreeSpaceConfig, NumPins, NumPinsConfig, PinQueue, PinQueueConfig, Tags, TagsConfig,
+    DiskMetric, FreeSpace, FreeSpaceConfig, NumPins, NumPinsConfig, PinQueue, PinQueueConfig, Tags,
+    TagsConfig,
 };
 use ipfs_cluster::ipfs_connector::{KuboConfig, KuboConnector};
 use ipfs_cluster::monitor::MonitorConfig;
@@ -138,7 +139,9 @@ fn builder(config: &PeerConfig) -> Result<ClusterBuilder> {
         })
         .stateless_tracker(tracker)
         .local_monitor(MonitorConfig { check_interval: config.monitor.check_interval })
-        .allocator(BalancedAllocator::new(BalancedConfig { allocate_by: config.allocator.allocate_by.clone() })?);
+        .allocator(BalancedAllocator::new(BalancedConfig {
+            allocate_by: config.allocator.allocate_by.clone(),
+        })?);
     if let Some(disk) = config.disk.clone() {
         let metric_type = match disk.metric_type {
             ipfs_cluster::config::sections::DiskMetric::FreeSpace => DiskMetric::FreeSpace,
@@ -148,7 +151,8 @@ fn builder(config: &PeerConfig) -> Result<ClusterBuilder> {
         builder = builder.informer_with(move |cx| FreeSpace::new(config, cx));
     }
     if let Some(queue) = config.pin_queue.clone() {
-        let config = PinQueueConfig { metric_ttl: queue.metric_ttl, weight_bucket_size: queue.weight_bucket_size };
+        let config =
+            PinQueueConfig { metric_ttl: queue.metric_ttl, weight_bucket_size: queue.weight_bucket_size };
         builder = builder.informer_with(move |cx| PinQueue::new(config, cx));
     }
     if let Some(tags) = config.tags.clone() {

@@ -88,7 +88,13 @@ impl Connection {
 }
 
 /// Pins and unpins until the daemon is gone, keeping account of every answer.
-fn client(api: SocketAddr, number: u64, seed: u64, known: &Mutex<BTreeMap<String, Known>>, stop: &AtomicBool) {
+fn client(
+    api: SocketAddr,
+    number: u64,
+    seed: u64,
+    known: &Mutex<BTreeMap<String, Known>>,
+    stop: &AtomicBool,
+) {
     let mut random = Random(seed ^ (number << 32));
     let Ok(mut connection) = Connection::open(api) else { return };
     while !stop.load(Ordering::Relaxed) {
@@ -144,8 +150,13 @@ fn nothing_acknowledged_is_lost(engine: &str) {
         for (cid, known) in known.iter_mut() {
             let is_there = there.contains(cid);
             match known {
-                Known::Pinned => assert!(is_there, "{engine}, round {round}: the pin of {cid} was acknowledged and is gone"),
-                Known::Unpinned => assert!(!is_there, "{engine}, round {round}: {cid} was unpinned and is back"),
+                Known::Pinned => assert!(
+                    is_there,
+                    "{engine}, round {round}: the pin of {cid} was acknowledged and is gone"
+                ),
+                Known::Unpinned => {
+                    assert!(!is_there, "{engine}, round {round}: {cid} was unpinned and is back")
+                }
                 Known::Either => {
                     open += 1;
                     *known = if is_there { Known::Pinned } else { Known::Unpinned };

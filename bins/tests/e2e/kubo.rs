@@ -97,7 +97,14 @@ impl Kubo {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("a"), format!("{content} a")).unwrap();
         std::fs::write(folder.join("b"), format!("{content} b")).unwrap();
-        self.run(&["add", "--quieter", "--pin=false", "--cid-version=1", "--recursive", folder.to_str().unwrap()])
+        self.run(&[
+            "add",
+            "--quieter",
+            "--pin=false",
+            "--cid-version=1",
+            "--recursive",
+            folder.to_str().unwrap(),
+        ])
     }
 
     /// Whether the daemon itself lists the CID as pinned this way.

@@ -38,7 +38,11 @@ pub(crate) struct Said {
 
 impl From<Output> for Said {
     fn from(output: Output) -> Self {
-        Self { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 
@@ -70,7 +74,10 @@ impl Peer {
     pub(crate) fn init(ipfs: &str, init: &[&str], environment: &[(&str, &str)]) -> Self {
         let api = free_address();
         let mut all = vec![
-            ("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS".to_owned(), format!("/ip4/127.0.0.1/tcp/{}", api.port())),
+            (
+                "CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS".to_owned(),
+                format!("/ip4/127.0.0.1/tcp/{}", api.port()),
+            ),
             ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS".to_owned(), ipfs.to_owned()),
             ("CLUSTER_PEERNAME".to_owned(), "under-test".to_owned()),
             // Seconds instead of minutes, so that a test sees what operators see.

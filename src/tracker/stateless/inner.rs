@@ -15,7 +15,7 @@ use crate::clock::WallClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::IpfsConnector;
 use crate::state::StateReader;
-use crate::tracker::held::{Held, Hasher};
+use crate::tracker::held::{Hasher, Held};
 use crate::tracker::key::CidKey;
 use crate::tracker::operation::{Holding, Kind, Wish, resting_status};
 use crate::tracker::queue::{PriorityRule, QUEUE_FULL};
@@ -132,10 +132,7 @@ fn public_addresses(addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
                     || ip.is_broadcast())
             }
             Protocol::Ip6(ip) => {
-                !(ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.is_multicast()
-                    || ip.is_unicast_link_local())
+                !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local())
             }
             _ => false,
         })
@@ -332,7 +329,11 @@ impl Inner {
             let [recursive, direct] = entries.map(|entry| shared.held.contains(entry));
             shared.unknown().is_none() && wish.is_satisfied(recursive, direct)
         };
-        if kind == Kind::Remote && shared.table.get(key).is_none() && !shared.table.is_running(key) && is_gone() {
+        if kind == Kind::Remote
+            && shared.table.get(key).is_none()
+            && !shared.table.is_running(key)
+            && is_gone()
+        {
             return Ok(());
         }
         match self.request(&mut shared, key, cid, kind, pin).0 {

@@ -62,9 +62,7 @@ fn pins_max(inner: &Inner) -> usize {
         tracing::error!(error = %panicked("asking for the daemon's capacity", panic.as_ref()), "ignored");
         None
     });
-    capacity.map_or(inner.config.concurrent_pins, |capacity| {
-        capacity.get().min(inner.config.concurrent_pins)
-    })
+    capacity.map_or(inner.config.concurrent_pins, |capacity| capacity.get().min(inner.config.concurrent_pins))
 }
 
 /// Workers catch what goes wrong themselves; this is the net below.
@@ -192,8 +190,7 @@ fn settle(
             inner.record(&mut shared, key, mode, true);
             if mode == PinMode::Recursive || started.unpin_first {
                 // One pin for each CID: the daemon lets go of the other mode.
-                let other =
-                    if mode == PinMode::Recursive { PinMode::Direct } else { PinMode::Recursive };
+                let other = if mode == PinMode::Recursive { PinMode::Direct } else { PinMode::Recursive };
                 inner.record(&mut shared, key, other, false);
             }
         }
