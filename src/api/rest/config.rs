@@ -35,6 +35,8 @@ pub struct RestConfig {
     pub body_timeout: Duration,
     /// Most connections at the same time; further callers wait.
     pub connections_max: usize,
+    /// For requests in hand, when the API is shut down.
+    pub shutdown_timeout: Duration,
 }
 
 impl Default for RestConfig {
@@ -49,6 +51,7 @@ impl Default for RestConfig {
             max_body_bytes: 64 * 1024,
             body_timeout: Duration::from_secs(30),
             connections_max: 4096,
+            shutdown_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -59,52 +62,6 @@ impl RestConfig {
     pub fn listen(mut self, addresses: impl IntoIterator<Item = Multiaddr>) -> Self {
         self.http_listen_multiaddress = addresses.into_iter().collect();
         self
-    }
-
-    /// From `api.restapi` of a configuration file. A `read_timeout` is taken for a request's body, a `write_timeout`
-    /// as the time in which a caller must take something of an answer.
-    ///
-    /// # Errors
-    /// `Unsupported`, naming the key, for what would leave the API more open than it was asked to be, or unreachable:
-    /// users, TLS, headers, libp2p. Log file and CORS settings that are not served are only warned about.
-    pub fn from_section(section: &RestApiSection) -> Result<Self> {
-        for (asked, keys) in [
-            (section.basic_auth_credentials.is_some(), "basic_auth_credentials"),
-            (!section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(), "ssl_cert_file, ssl_key_file"),
-            (!section.headers.is_empty(), "headers"),
-            (!section.libp2p_listen_multiaddress.is_empty(), "libp2p_listen_multiaddress"),
-        ] {
-            if asked {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("restapi: {keys} cannot be served; take it out of the configuration"),
-                )
-                .component("restapi"));
-            }
-        }
-        let default = RestApiSection::default();
-        if !section.http_log_file.is_empty() {
-            tracing::warn!("restapi.http_log_file is ignored: requests are not logged");
-        }
-        if section.cors_allowed_origins != default.cors_allowed_origins
-            || section.cors_allowed_methods != default.cors_allowed_methods
-            || !section.cors_allowed_headers.is_empty()
-        {
-            tracing::warn!("restapi.cors_* is ignored: no browser may call from another origin");
-        }
-        let given = |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
-        let own = Self::default();
-        let config = Self {
-            http_listen_multiaddress: section.http_listen_multiaddress.to_vec(),
-            read_header_timeout: given(section.read_header_timeout, section.read_timeout),
-            idle_timeout: section.idle_timeout,
-            stall_timeout: given(section.write_timeout, own.stall_timeout),
-            max_header_bytes: usize::try_from(section.max_header_bytes).unwrap_or(0),
-            body_timeout: given(section.read_timeout, own.body_timeout),
-            ..own
-        };
-        config.validate()?;
-        Ok(config)
     }
 
     /// Checks values that cannot work.
@@ -153,17 +110,67 @@ impl RestConfig {
     }
 }
 
+/// From `api.restapi` of a configuration file. A `read_timeout` is taken for a request's body, a `write_timeout`
+/// as the time in which a caller must take something of an answer.
+///
+/// # Errors
+/// `Unsupported`, naming the key, for what would leave the API more open than it was asked to be, or unreachable:
+/// users, TLS, headers, libp2p. Log file and CORS settings that are not served are only warned about.
+impl TryFrom<&RestApiSection> for RestConfig {
+    type Error = Error;
+
+    fn try_from(section: &RestApiSection) -> Result<Self> {
+        for (asked, keys) in [
+            (section.basic_auth_credentials.is_some(), "basic_auth_credentials"),
+            (!section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(), "ssl_cert_file, ssl_key_file"),
+            (!section.headers.is_empty(), "headers"),
+            (!section.libp2p_listen_multiaddress.is_empty(), "libp2p_listen_multiaddress"),
+        ] {
+            if asked {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("restapi: {keys} cannot be served; take it out of the configuration"),
+                )
+                .component("restapi"));
+            }
+        }
+        let default = RestApiSection::default();
+        if !section.http_log_file.is_empty() {
+            tracing::warn!("restapi.http_log_file is ignored: requests are not logged");
+        }
+        if section.cors_allowed_origins != default.cors_allowed_origins
+            || section.cors_allowed_methods != default.cors_allowed_methods
+            || !section.cors_allowed_headers.is_empty()
+        {
+            tracing::warn!("restapi.cors_* is ignored: no browser may call from another origin");
+        }
+        let given = |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
+        let own = Self::default();
+        let config = Self {
+            http_listen_multiaddress: section.http_listen_multiaddress.to_vec(),
+            read_header_timeout: given(section.read_header_timeout, section.read_timeout),
+            idle_timeout: section.idle_timeout,
+            stall_timeout: given(section.write_timeout, own.stall_timeout),
+            max_header_bytes: usize::try_from(section.max_header_bytes).unwrap_or(0),
+            body_timeout: given(section.read_timeout, own.body_timeout),
+            ..own
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn section(json: &str) -> Result<RestConfig> {
-        RestConfig::from_section(&serde_json::from_str(json).unwrap())
+        RestConfig::try_from(&serde_json::from_str(json).unwrap())
     }
 
     #[test]
     fn what_the_reference_writes_by_default_is_our_default() {
-        assert_eq!(RestConfig::from_section(&RestApiSection::default()).unwrap(), RestConfig::default());
+        assert_eq!(RestConfig::try_from(&RestApiSection::default()).unwrap(), RestConfig::default());
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Listening, and the end of it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::config::RestConfig;
 use super::connection::{self, Limits};
@@ -24,14 +24,12 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 ///
 /// ```no_run
 /// # async fn run(cluster: ipfs_cluster::Cluster) -> ipfs_cluster::Result<()> {
-/// use std::time::Duration;
 /// use ipfs_cluster::api::rest::{RestApi, RestConfig};
 ///
 /// let api = RestApi::bind(RestConfig::default(), cluster).await?;
-/// api.serve();
 /// println!("listening on {:?}", api.local_addresses());
 /// // …
-/// api.shutdown(Duration::from_secs(5)).await;
+/// api.shutdown().await;
 /// # Ok(())
 /// # }
 /// ```
@@ -40,8 +38,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct RestApi {
     addresses: Vec<SocketAddr>,
-    /// Taken by `serve`.
-    listeners: Mutex<Vec<TcpListener>>,
+    shutdown_timeout: Duration,
     server: Arc<Server>,
 }
 
@@ -58,12 +55,11 @@ struct Server {
 }
 
 impl RestApi {
-    /// Listens on every configured address. Callers can connect from now on; they are answered after
-    /// [`RestApi::serve`].
+    /// Listens on every configured address, and answers requests in tasks of the current runtime.
     ///
     /// # Errors
     /// `InvalidInput` and `Unsupported` for a configuration that cannot work, naming the setting; `Unavailable` for a
-    /// name that does not resolve; `Io` for an address that cannot be listened on.
+    /// name that does not resolve; `Io` for an address that cannot be listened on. Nothing listens then.
     pub async fn bind(config: RestConfig, cluster: Cluster) -> Result<Self> {
         config.validate()?;
         let mut listeners = Vec::new();
@@ -75,15 +71,18 @@ impl RestApi {
             .map(TcpListener::local_addr)
             .collect::<std::io::Result<_>>()
             .map_err(|error| crate::Error::io("asking for the REST API's address", error).component("restapi"))?;
-        let server = Server {
+        let server = Arc::new(Server {
             api: Arc::new(Api::new(cluster, config.body_limits())),
             limits: config.limits(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        };
-        Ok(Self { addresses, listeners: Mutex::new(listeners), server: Arc::new(server) })
+        });
+        for listener in listeners {
+            server.tasks.spawn(accept(listener, Arc::clone(&server)));
+        }
+        Ok(Self { addresses, shutdown_timeout: config.shutdown_timeout, server })
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
@@ -91,23 +90,12 @@ impl RestApi {
         &self.addresses
     }
 
-    /// Answers requests from now on, in tasks of the current runtime. Does nothing when called again.
-    pub fn serve(&self) {
-        for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if let Ok(address) = listener.local_addr() {
-                info!("REST API (HTTP): {address}");
-            }
-            self.server.tasks.spawn(accept(listener, Arc::clone(&self.server)));
-        }
-    }
-
-    /// Stops: no new connections and requests, those in hand are answered, within `deadline`; what is not done by then
-    /// is broken off. Idempotent, and every caller returns only when it has stopped.
-    pub async fn shutdown(&self, deadline: Duration) {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Stops: no new connections and requests; those in hand are answered, within the configured `shutdown_timeout`,
+    /// and broken off after it. Idempotent, and every caller returns only when it has stopped.
+    pub async fn shutdown(&self) {
         self.server.stop.cancel();
         self.server.tasks.close();
-        if tokio::time::timeout(deadline, self.server.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(self.shutdown_timeout, self.server.tasks.wait()).await.is_err() {
             warn!(open = self.server.tasks.len(), "requests were not done in time and are broken off");
             self.server.kill.cancel();
             self.server.tasks.wait().await;
