@@ -3,6 +3,8 @@
 #![warn(missing_docs)]
 
 pub mod allocator;
+#[cfg(feature = "api-rest")]
+pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod config;
