@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use ipfs_cluster::state::lines::{self, export_lines, import_lines};
-use ipfs_cluster::state::{State as _, StateQuery, StoreState};
+use ipfs_cluster::state::{StateQuery, StoreState};
 use ipfs_cluster::storage::Storage;
 use ipfs_cluster::types::PeerId;
 use ipfs_cluster::{Error, Result};
