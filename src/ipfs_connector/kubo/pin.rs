@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::http::{Judge, remote_error, remote_message};
-use super::{COMPONENT, Inner};
+use super::http::{ANSWER_BYTES_MAX, Judge, remote_error, remote_message};
+use super::{COMPONENT, Inner, answer};
 use crate::config::duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::support;
@@ -109,17 +109,9 @@ impl Inner {
     async fn update(self: &Arc<Self>, from: &Cid, to: &Cid) -> Result<bool> {
         let path = format!("pin/update?arg={from}&arg={to}&unpin=false");
         let timeout = self.config.pin_timeout;
-        let call = async {
-            let body = self
-                .http
-                .post(&path, Judge::Nothing, None)
-                .await?
-                .bytes(super::http::ANSWER_BYTES_MAX)
-                .await?;
-            super::answer::parse::<PinsLine>(&path, &body)
-        };
+        let call = self.confirmed(&path);
         match self.http.within(timeout, "pin_timeout", &path, Judge::Nothing, call).await {
-            Ok(_) => Ok(true),
+            Ok(()) => Ok(true),
             // It tells no progress, so nobody knows whether it still gets blocks. A plain pin tells, and finds what the
             // update has brought.
             Err(error) if error.kind() == ErrorKind::Timeout => Ok(false),
@@ -128,6 +120,15 @@ impl Inner {
                 Some("'from' cid was not recursively pinned already") => Ok(false),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// A request whose answer names the pins that it changed.
+    async fn confirmed(self: &Arc<Self>, path: &str) -> Result<()> {
+        let body = self.http.post(path, Judge::Nothing, None).await?.bytes(ANSWER_BYTES_MAX).await?;
+        match answer::parse::<PinsLine>(path, &body)? {
+            PinsLine { pins: Some(_), .. } => Ok(()),
+            PinsLine { .. } => Err(answer::corrupt(path, "it names no pin")),
         }
     }
 
@@ -182,20 +183,11 @@ impl Inner {
             return Err(support::unpin_disabled().component(COMPONENT));
         }
         let path = format!("pin/rm?arg={cid}");
-        let call = async {
-            let body = self
-                .http
-                .post(&path, Judge::Nothing, None)
-                .await?
-                .bytes(super::http::ANSWER_BYTES_MAX)
-                .await?;
-            super::answer::parse::<PinsLine>(&path, &body)
-        };
+        let call = self.confirmed(&path);
         match self.http.within(self.config.unpin_timeout, "unpin_timeout", &path, Judge::Nothing, call).await
         {
-            Ok(_) => Ok(()),
             Err(error) if remote_message(&error) == Some("not pinned or pinned indirectly") => Ok(()),
-            Err(error) => Err(error),
+            answer => answer,
         }
     }
 }
