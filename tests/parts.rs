@@ -1,5 +1,6 @@
 //! Conformance of the parts around the state: allocators, informers, monitors, transports, exchanges.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used)] // A fixture fails by panicking.
 
 use std::sync::Arc;
 use std::time::Duration;

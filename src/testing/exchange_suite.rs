@@ -1,6 +1,6 @@
 //! Conformance suite of [`BlockExchange`].
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! #[async_trait]
 //! impl exchange_suite::Fixture for Mine {
