@@ -118,7 +118,7 @@ struct Inner {
     peer: PeerId,
     address: Multiaddr,
     repo: Mutex<Repo>,
-    availability: watch::Sender<Availability>,
+    availability: watch::Sender<Option<Availability>>,
     stopped: CancellationToken,
 }
 
@@ -174,7 +174,7 @@ impl MemoryIpfs {
             peer,
             address,
             repo: Mutex::default(),
-            availability: watch::Sender::new(Availability::Up),
+            availability: watch::Sender::new(Some(Availability::Up)),
             stopped: CancellationToken::new(),
         });
         lock(&inner.config.swarm.0.daemons).insert(peer, Arc::downgrade(&inner));

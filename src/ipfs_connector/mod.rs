@@ -1,12 +1,16 @@
 //! Talking to the one IPFS daemon beside a peer.
 
-mod dag;
+pub(crate) mod dag;
+#[cfg(feature = "connector-kubo")]
+mod kubo;
 mod memory;
 mod path;
 mod sample;
 mod support;
 mod walk;
 
+#[cfg(feature = "connector-kubo")]
+pub use kubo::{KuboAddress, KuboConfig, KuboConnector};
 pub use memory::{MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
 pub use sample::{sample_directory, sample_file, sample_file_with_chunks};
 

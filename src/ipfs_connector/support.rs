@@ -7,21 +7,25 @@ use tokio_util::sync::CancellationToken;
 use super::Availability;
 use crate::error::{Error, ErrorKind};
 
-/// What is known now, then every change, until the connector stops or is gone. The last change is never missed.
+/// What is known now (or what comes to be known first), then every change, until the connector stops or is gone. The last change is never missed.
 pub(crate) fn availability_stream(
-    changes: watch::Receiver<Availability>,
+    changes: watch::Receiver<Option<Availability>>,
     stopped: CancellationToken,
 ) -> BoxStream<'static, Availability> {
-    stream::unfold((changes, stopped, true), |(mut changes, stopped, first)| async move {
-        if !first {
-            tokio::select! {
-                biased;
-                () = stopped.cancelled() => return None,
-                changed = changes.changed() => changed.ok()?,
+    stream::unfold((changes, stopped, true), |(mut changes, stopped, mut first)| async move {
+        loop {
+            if !std::mem::replace(&mut first, false) {
+                tokio::select! {
+                    biased;
+                    () = stopped.cancelled() => return None,
+                    changed = changes.changed() => changed.ok()?,
+                }
+            }
+            let now = changes.borrow_and_update().clone();
+            if let Some(now) = now {
+                return Some((now, (changes, stopped, false)));
             }
         }
-        let now = changes.borrow_and_update().clone();
-        Some((now, (changes, stopped, false)))
     })
     .boxed()
 }

@@ -60,11 +60,15 @@ pub mod allocator_suite;
 pub mod consensus_suite;
 pub mod crash_storage;
 pub mod exchange_suite;
+#[cfg(feature = "api-rest")]
+pub mod fake_kubo;
 pub mod faulty_ipfs;
 pub mod faulty_storage;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
+#[cfg(target_os = "linux")]
+pub mod power_cut;
 pub mod state_suite;
 pub mod storage_suite;
 pub mod tracker_suite;
