@@ -431,3 +431,70 @@ async fn an_import_of_a_damaged_export_leaves_the_old_pinset() {
     assert!(error.to_string().contains("pin 2000, line 2000"), "{error}");
     assert_pins(&state, (0..2_000).chain([3_000])).await;
 }
+
+/// The engine makes its journal so long in advance; what is checked in has no zeros at the end.
+const FJALL_JOURNAL_BYTES: u64 = 64 << 20;
+/// Of the pinsets that the first version wrote, see `tests/data/pinsets/README.md`.
+const OLD_PINS: u64 = 40;
+
+fn old_model() -> Model {
+    let mut changed = pin(3);
+    changed.options.name = "changed".to_owned();
+    Model::of(
+        (0..OLD_PINS)
+            .filter(|number| *number != 5)
+            .map(|number| if number == 3 { changed.clone() } else { pin(number) }),
+    )
+}
+
+async fn write_pinset(engine: Engine, folder: &Path) {
+    let storage = engine.open(folder);
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    // A replaced generation, single writes on top of it, and a removal.
+    state.replace(pages(0..OLD_PINS / 2), Arc::new(|_| {})).await.unwrap();
+    apply(&state, OLD_PINS / 2..OLD_PINS).await;
+    let mut changed = pin(3);
+    changed.options.name = "changed".to_owned();
+    let operations = vec![PinOperation::Pin(Arc::new(changed)), PinOperation::Unpin(cid(5))];
+    state.apply(operations, Batch::new()).await.unwrap();
+    assert_same(&state, &old_model()).await;
+    storage.close().unwrap();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+            if target.extension().is_some_and(|extension| extension == "jnl") {
+                let journal = std::fs::OpenOptions::new().write(true).open(target).unwrap();
+                journal.set_len(FJALL_JOURNAL_BYTES).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn pinsets_of_the_first_version_still_load() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pinsets");
+    if let Some(target) = std::env::var_os("WRITE_PINSETS") {
+        write_pinset(Engine::Fjall, &Path::new(&target).join("1-fjall")).await;
+        write_pinset(Engine::Redb, &Path::new(&target).join("1-redb")).await;
+        return;
+    }
+    for (engine, name) in [(Engine::Fjall, "1-fjall"), (Engine::Redb, "1-redb")] {
+        let folder = TempDir::new().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        copy_folder(&data.join(name), &old);
+        write_pinset(engine, &new).await;
+        for path in [old, new] {
+            let state = StoreState::open(engine.open(&path)).await.unwrap();
+            assert_same(&state, &old_model()).await;
+            apply(&state, [5]).await;
+        }
+    }
+}
