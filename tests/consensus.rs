@@ -201,7 +201,12 @@ async fn a_full_disk_is_told_to_every_caller_and_survived() {
 
 #[tokio::test]
 async fn one_impossible_pin_does_not_fail_the_others() {
-    let solo = solo_on(Arc::new(MemoryStorage::new())).await;
+    // In one batch with them.
+    let mut config = SoloConfig::default();
+    config.max_batch_bytes = 4 * VALUE_BYTES_MAX;
+    let solo = Arc::new(Solo::open(config, context(Arc::new(MemoryStorage::new()))).await.unwrap());
+    // The committer waits for calls once this is done, and then finds all of those below.
+    solo.log_pin(pin(0)).await.unwrap();
     let mut impossible = pin(1_000);
     impossible.options.name = "x".repeat(VALUE_BYTES_MAX);
     let (results, refused) = tokio::join!(log_all(&solo, 0..50), solo.log_pin(impossible));

@@ -294,8 +294,9 @@ async fn a_replacement_that_cannot_switch_over_leaves_the_old_pinset() {
     faulty.fail(StorageCall::Write, 0, io_error());
     for result in [
         state.replace(pages(100..200), Arc::new(|_| {})).await.map(drop),
-        state.clear().await,
         state.replace(pages(100..300), Arc::new(|_| {})).await.map(drop),
+        state.clear().await,
+        state.clear().await,
     ] {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
         assert_pins(&state, 0..30).await;
@@ -497,4 +498,43 @@ async fn pinsets_of_the_first_version_still_load() {
             apply(&state, [5]).await;
         }
     }
+}
+
+fn keys(storage: &dyn Storage, space: Space) -> usize {
+    let page =
+        storage.snapshot().unwrap().scan(space, KeyRange::all(), Direction::Forward, usize::MAX).unwrap();
+    page.entries.len()
+}
+
+#[tokio::test]
+async fn no_index_entry_outlives_what_it_points_to() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    // Each round gives every pin another number of metadata pairs, another name and perhaps no time.
+    for round in 0..6u64 {
+        let pins: Vec<Pin> = (0..20)
+            .map(|number| {
+                let mut pin = pin(number);
+                pin.options.name = format!("name {}", (number + round) % 4);
+                pin.options.metadata =
+                    (0..(number + round) % 3).map(|key| (key.to_string(), round.to_string())).collect();
+                pin.timestamp = pin.timestamp.filter(|_| (number + round) % 5 != 0);
+                pin
+            })
+            .collect();
+        let operations = pins.iter().map(|pin| PinOperation::Pin(Arc::new(pin.clone())));
+        let operations = operations.chain([PinOperation::Unpin(cid(round))]);
+        state.apply(operations.collect(), Batch::new()).await.unwrap();
+        let there: Vec<&Pin> = pins.iter().filter(|pin| pin.cid != cid(round)).collect();
+        let expected = [
+            there.len(),
+            there.len(),
+            there.iter().map(|pin| pin.options.metadata.len()).sum(),
+            there.iter().filter(|pin| pin.timestamp.is_some()).count(),
+        ];
+        assert_eq!(ALL_SPACES.map(|space| keys(&*storage, space)), expected, "round {round}");
+    }
+    let all = (0..20).map(|number| PinOperation::Unpin(cid(number))).collect();
+    state.apply(all, Batch::new()).await.unwrap();
+    assert_eq!(ALL_SPACES.map(|space| keys(&*storage, space)), [0; 4]);
 }
