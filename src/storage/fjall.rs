@@ -23,6 +23,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 
+mod journal;
 mod spaces;
 use spaces::{Registry, Spaces};
 
@@ -130,6 +131,8 @@ struct Engine {
     snapshots: Mutex<BTreeMap<u64, Arc<Spaces>>>,
     /// Held by whoever makes, fills or removes a space.
     registry: Mutex<Registry>,
+    /// Held by writers, see [`Registry`].
+    quiet: Arc<RwLock<()>>,
     /// The write that failed, after which the engine takes no more.
     failure: OnceLock<Error>,
     config: FjallConfig,
@@ -152,13 +155,15 @@ impl Engine {
             .cache_size(config.cache_bytes)
             .max_journaling_size(config.journal_bytes_max)
             .max_cached_files(Some(OPEN_FILES_MAX));
+        journal::mend(&folder)?;
         // The engine panics on some kinds of damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = builder.open().map_err(|error| engine_error(&folder, "cannot open", error))?;
-            let (registry, spaces) = Registry::open(&database, &folder, &config)?;
-            Ok((database, registry, spaces))
+            let quiet = Arc::<RwLock<()>>::default();
+            let (registry, spaces) = Registry::open(&database, &folder, &config, quiet.clone())?;
+            Ok((database, registry, spaces, quiet))
         }));
-        let (database, registry, spaces) = match opened {
+        let (database, registry, spaces, quiet) = match opened {
             Ok(result) => result?,
             Err(panic) => return Err(folder.damaged(panic_text(&*panic))),
         };
@@ -167,6 +172,7 @@ impl Engine {
             spaces: RwLock::new(Arc::new(spaces)),
             snapshots: Mutex::default(),
             registry: Mutex::new(registry),
+            quiet,
             failure: OnceLock::new(),
             config,
             database,
@@ -256,6 +262,7 @@ impl Engine {
                 None => writes.remove(keyspace, operation.key),
             }
         }
+        let _shared = self.quiet.read().unwrap_or_else(PoisonError::into_inner);
         if !writes.is_empty() {
             return writes.commit().map_err(|error| self.write_error(error));
         }
@@ -295,12 +302,12 @@ impl Engine {
         match assigned {
             Ok((count, replaced)) => {
                 if let Some(replaced) = replaced {
-                    self.discard(replaced);
+                    self.discard(&lock(&self.registry), replaced);
                 }
                 Ok(count)
             }
             Err(error) => {
-                self.discard(keyspace);
+                self.discard(&lock(&self.registry), keyspace);
                 Err(error)
             }
         }
@@ -333,15 +340,14 @@ impl Engine {
         let Some(keyspace) = self.spaces().get(space).cloned() else { return Ok(()) };
         registry.forget(&self.database, space).map_err(|error| self.write_error(error))?;
         self.change_spaces(|spaces| spaces.remove(space));
-        drop(registry);
-        self.discard(keyspace);
+        self.discard(&registry, keyspace);
         Ok(())
     }
 
     /// Gives back the room of a keyspace that the registry does not know. If that fails, the next opening does it.
-    fn discard(&self, keyspace: Keyspace) {
+    fn discard(&self, registry: &Registry, keyspace: Keyspace) {
         let name = keyspace.name().to_string();
-        if let Err(error) = self.database.delete_keyspace(keyspace) {
+        if let Err(error) = registry.discard(&self.database, keyspace) {
             tracing::warn!(keyspace = name, %error, "the room of a removed space is given back at the next start");
         }
     }

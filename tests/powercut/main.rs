@@ -5,7 +5,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // A test has nothing better to do with a failure than to panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -90,7 +90,7 @@ struct Acknowledged {
     /// By writer, the number after the last acknowledged batch.
     batches: BTreeMap<u32, u32>,
     generation: Option<u32>,
-    removed: Option<u32>,
+    removed: BTreeSet<u32>,
     lines: u64,
 }
 
@@ -104,7 +104,9 @@ impl Acknowledged {
                 self.batches.insert(number(writer), number(batch) + 1);
             }
             ["generation", generation] => self.generation = Some(number(generation)),
-            ["removed", generation] => self.removed = Some(number(generation)),
+            ["removed", generation] => {
+                self.removed.insert(number(generation));
+            }
             other => panic!("the writer said {other:?}"),
         }
         self.lines += 1;
@@ -224,8 +226,8 @@ fn find_losses(storage: &dyn Storage, acknowledged: &Acknowledged) -> Vec<String
             losses.push(format!("generation {current} is in use and not whole"));
         }
     }
-    for removed in 0..acknowledged.removed.map_or(0, |removed| removed + 1) {
-        if !everything(&*snapshot, BULK.generation(removed)).is_empty() {
+    for removed in &acknowledged.removed {
+        if !everything(&*snapshot, BULK.generation(*removed)).is_empty() {
             losses.push(format!("removed generation {removed} is back"));
         }
     }
@@ -249,21 +251,29 @@ fn nothing_acknowledged_is_lost(engine: Engine, loss: fn(u64) -> Loss) {
     let mut lines = 0;
     // A store lives through several cuts, then a new one begins.
     let mut promised = Acknowledged::default();
-    for round in 0..rounds() {
-        if round % 7 == 0 {
+    for round in std::env::var("SEED").map_or(0, |s| s.parse().unwrap())
+        ..std::env::var("SEED").map_or(0, |s| s.parse().unwrap()) + rounds()
+    {
+        if round % 8 == 0 {
             std::fs::remove_dir_all(power_cut.root()).unwrap();
             std::fs::create_dir(power_cut.root()).unwrap();
             promised = Acknowledged::default();
         }
         let mut numbers = Numbers(round);
-        let (wanted, longer) = moment(&mut numbers);
+        let _ = moment(&mut numbers);
+        let wanted = numbers.next() % 6;
+        let longer = Duration::from_micros(numbers.next() % 20_000);
         let acknowledged = write_and_kill(engine, "synced", &power_cut, wanted, longer);
         let damage = power_cut.restore(loss(round)).unwrap();
         lines += acknowledged.lines;
         promised.batches.extend(acknowledged.batches);
         promised.generation = acknowledged.generation.or(promised.generation);
-        promised.removed = acknowledged.removed.or(promised.removed);
+        promised.removed.extend(acknowledged.removed);
         println!("{engine:?} round {round}: {} acknowledgements, {damage:?}", acknowledged.lines);
+        let _ = Command::new("sh")
+            .arg("-c")
+            .arg(format!("rm -rf /tmp/pckeep$SEED; cp -a {} /tmp/pckeep$SEED", power_cut.root().display()))
+            .status();
         let storage = engine.open(&power_cut.root().join("store"));
         let losses = find_losses(&*storage, &promised);
         assert!(losses.is_empty(), "{engine:?} round {round}: {losses:#?}");
