@@ -59,10 +59,10 @@ impl Spaces {
 ///
 /// The engine keeps a list of its keyspaces outside the journal, in tables of their own, whose entries are numbered
 /// from the same sequence as all writes. After a crash it goes on counting from the last write that it finds in the
-/// journal and in ordinary keyspaces. Were an entry of that list newer, a later change of the list would be taken
-/// for an older one and come undone, which once left stores that could not be opened. So each change of the list
-/// follows a synced write of ours, with no other write in between, and opening skips more numbers than the engine
-/// could have used up meanwhile.
+/// journal and in ordinary keyspaces. Where an entry of that list is newer than those, a later change of the list is
+/// taken for an older one: a keyspace removed then comes back (fjall 3.1.13). So each change of the list follows a
+/// synced write of ours, with no other write in between, and opening skips more numbers than the engine could have
+/// used up meanwhile.
 pub(super) struct Registry {
     keyspace: Keyspace,
     next_number: u64,
