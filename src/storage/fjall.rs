@@ -30,6 +30,9 @@ use spaces::{Registry, Spaces};
 const COMPONENT: &str = "fjall storage";
 const LAYOUT: Layout = Layout { engine: "fjall", version: 1 };
 
+/// Without the first the engine takes the folder for a new one; without the second it takes all keyspaces for left
+/// over, and removes them.
+const VITAL_FILES: [&str; 2] = ["version", "keyspaces/0/current"];
 /// The engine takes no smaller journal, in bytes.
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 /// Files kept open for reading, so that sockets have their share of the usual 1,024 descriptors.
@@ -151,6 +154,11 @@ impl Engine {
             folder.check_free(config.reserve_bytes)?;
         }
         let path = folder.path().to_owned();
+        if !folder.is_new()
+            && let Some(missing) = VITAL_FILES.into_iter().find(|file| !path.join(file).exists())
+        {
+            return Err(folder.damaged(format!("its file {missing:?} is gone")));
+        }
         let builder = Database::builder(&path)
             .cache_size(config.cache_bytes)
             .max_journaling_size(config.journal_bytes_max)
