@@ -3,7 +3,10 @@
 #![warn(missing_docs)]
 
 pub mod allocator;
+#[cfg(feature = "api-rest")]
+pub mod api;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod consensus;
 pub mod error;
@@ -22,6 +25,7 @@ pub mod client;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use cluster::Cluster;
 pub use error::{Error, ErrorKind, Result};
 
 /// The version of the reference that this crate speaks like on the wire, in its REST API and in its files.

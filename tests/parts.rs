@@ -1,18 +1,25 @@
 //! Conformance of the parts around the state: allocators, informers, monitors, transports, exchanges.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used)] // A fixture fails by panicking.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipfs_cluster::Result;
 use ipfs_cluster::allocator::{BalancedAllocator, PinAllocator};
 use ipfs_cluster::clock::WallClock;
+use ipfs_cluster::exchange::{BlockExchange, BlockSource, StreamExchange};
 use ipfs_cluster::informer::{
     DiskMetric, FreeSpace, FreeSpaceConfig, Gauge, Informer, InformerContext, NumPins, NumPinsConfig,
     PinQueue, PinQueueConfig, Tags, TagsConfig,
 };
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
-use ipfs_cluster::testing::{allocator_suite, informer_suite};
+use ipfs_cluster::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
+use ipfs_cluster::testing::{
+    allocator_suite, exchange_suite, informer_suite, monitor_suite, peer, transport_suite,
+};
+use ipfs_cluster::transport::{MemoryNetwork, MemoryTransport, PeerTransport};
 use ipfs_cluster::types::PeerId;
 
 struct Balanced(&'static [&'static str]);
@@ -55,3 +62,69 @@ ipfs_cluster::informer_conformance!(repo_size, Measuring(|cx| FreeSpace::new(rep
 ipfs_cluster::informer_conformance!(pin_queue, Measuring(|cx| PinQueue::new(PinQueueConfig::default(), cx)));
 ipfs_cluster::informer_conformance!(num_pins, Measuring(|cx| NumPins::new(NumPinsConfig::default(), cx)));
 ipfs_cluster::informer_conformance!(tags, Measuring(|cx| Tags::new(TagsConfig::default(), cx)));
+
+struct Local;
+
+#[async_trait]
+impl monitor_suite::Fixture for Local {
+    type Guard = ();
+
+    async fn monitor(&self, clock: Arc<dyn WallClock>) -> ((), Arc<dyn Monitor>) {
+        let transport = MemoryNetwork::new(0).join(peer(0)).unwrap();
+        let cx = MonitorContext::new(peer(0), Arc::new(transport), clock);
+        ((), Arc::new(LocalMonitor::new(MonitorConfig::default(), cx).unwrap()))
+    }
+}
+
+ipfs_cluster::monitor_conformance!(local_monitor, Local);
+
+struct InMemory {
+    delay: Duration,
+}
+
+#[async_trait]
+impl transport_suite::Fixture for InMemory {
+    type Guard = ();
+
+    async fn transports(&self, count: usize) -> ((), Vec<Arc<dyn PeerTransport>>) {
+        let network = MemoryNetwork::new(0);
+        network.set_delay(self.delay);
+        let join = |number| Arc::new(network.join(peer(number)).unwrap()) as Arc<dyn PeerTransport>;
+        ((), (0..count as u64).map(join).collect())
+    }
+}
+
+ipfs_cluster::transport_conformance!(memory_transport, InMemory { delay: Duration::ZERO });
+ipfs_cluster::transport_conformance!(slow_memory_transport, InMemory { delay: Duration::from_millis(1) });
+
+struct OverStreams {
+    delay: Duration,
+}
+
+#[async_trait]
+impl exchange_suite::Fixture for OverStreams {
+    type Guard = ();
+
+    async fn exchanges(
+        &self,
+        sources: Vec<Arc<dyn BlockSource>>,
+    ) -> ((), Vec<(PeerId, Arc<dyn BlockExchange>)>) {
+        let network = MemoryNetwork::new(0);
+        network.set_delay(self.delay);
+        let join = |number| Arc::new(network.join(peer(number)).unwrap());
+        let transports: Vec<_> = (0..sources.len() as u64).map(join).collect();
+        for (number, one) in transports.iter().enumerate() {
+            for other in &transports[..number] {
+                one.connect(&other.listen_addresses()[0]).await.unwrap();
+            }
+        }
+        let exchange = |(transport, source): (Arc<MemoryTransport>, _)| {
+            let peer = transport.local_peer();
+            (peer, Arc::new(StreamExchange::new(transport, source).unwrap()) as _)
+        };
+        ((), transports.into_iter().zip(sources).map(exchange).collect())
+    }
+}
+
+ipfs_cluster::exchange_conformance!(stream_exchange, OverStreams { delay: Duration::ZERO });
+ipfs_cluster::exchange_conformance!(slow_stream_exchange, OverStreams { delay: Duration::from_millis(2) });

@@ -1,5 +1,7 @@
 //! Every engine through the conformance suite, and what is particular to each.
 
+#![allow(clippy::unwrap_used)] // A test has nothing better to do with a failure than to panic.
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Agreeing on the pinset.
 
+mod solo;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +14,11 @@ use crate::state::StateReader;
 use crate::storage::Storage;
 use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
+
+pub use solo::{Solo, SoloConfig};
+
+/// Most operations in one call of [`Consensus::log_many`].
+pub const OPERATIONS_MAX: usize = 65_536;
 
 /// What a consensus implementation may need of its peer.
 #[derive(Clone, Debug)]
@@ -78,8 +85,8 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// [`Consensus::state`]. Many callers share one disk sync. A dropped call may still be logged.
     ///
     /// # Errors
-    /// `QueueFull`, `StorageFull`, `Unavailable` (no quorum), `ShutDown`. Whether the operation happened is then
-    /// unknown; logging it again is harmless.
+    /// `InvalidInput` for a pin too large to be stored. `QueueFull`, `StorageFull`, `Io`, `Unavailable` (no
+    /// quorum), `ShutDown`: whether the operation happened is then unknown; logging it again is harmless.
     async fn log_pin(&self, pin: Pin) -> Result<()>;
 
     /// Removes an entry and gives it as it was; none when there was none, which is Ok. Promises as
@@ -92,7 +99,7 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// Many operations, in order, as one batch: import, repinning, bulk calls. All or nothing on this peer.
     ///
     /// # Errors
-    /// As [`Consensus::log_pin`].
+    /// As [`Consensus::log_pin`]; `InvalidInput` for more than [`OPERATIONS_MAX`] operations.
     async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()>;
 
     /// The pinset on this peer.

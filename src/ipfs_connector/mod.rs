@@ -1,6 +1,6 @@
 //! Talking to the one IPFS daemon beside a peer.
 
-mod dag;
+pub(crate) mod dag;
 #[cfg(feature = "connector-kubo")]
 mod kubo;
 mod memory;

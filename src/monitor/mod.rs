@@ -1,5 +1,10 @@
 //! Sharing metrics between peers, and noticing those that stop coming.
 
+mod config;
+mod failure;
+mod local;
+mod window;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,6 +15,13 @@ use crate::clock::WallClock;
 use crate::error::Result;
 use crate::transport::PeerTransport;
 use crate::types::{Alert, Metric, PeerId};
+
+pub use config::MonitorConfig;
+pub use local::{ALERTS_BUFFERED_MAX, LocalMonitor};
+pub use window::{
+    METRIC_NAME_BYTES_MAX, METRIC_VALUE_BYTES_MAX, NAMES_MAX, PEERS_MAX, SERIES_MAX, WINDOW_BYTES_MAX,
+    WINDOW_METRICS_MAX,
+};
 
 /// What a monitor may need of its peer.
 #[derive(Clone, Debug)]
@@ -36,13 +48,15 @@ pub trait Monitor: fmt::Debug + Send + Sync + 'static {
     /// Sends a metric of ours to everybody, this peer included. Cancel-safe.
     ///
     /// # Errors
-    /// `InvalidInput` for a metric without a name, `ShutDown`.
+    /// `InvalidInput` for a metric without a name or over the size limits, `QueueFull` when as many peers or names
+    /// are known as can be, `ShutDown`.
     async fn publish(&self, metric: Metric) -> Result<()>;
 
-    /// Takes a metric in without sending it.
+    /// Takes a metric in without sending it, and notes when it came. The last one taken in is the latest, whatever its
+    /// expiry says.
     ///
     /// # Errors
-    /// `InvalidInput` for a metric without a name, `ShutDown`.
+    /// As [`Monitor::publish`].
     async fn record(&self, metric: Metric) -> Result<()>;
 
     /// The latest metric of each peer under a name, only those that are valid and not expired, in order of peers.

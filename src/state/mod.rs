@@ -3,6 +3,14 @@
 //! [`StateReader`] is what everybody may ask, [`State`] what a consensus implementation writes to. The pinset is
 //! never held in memory: listings are streams of pages.
 
+mod codec;
+mod index;
+pub mod lines;
+mod list;
+mod replace;
+mod sort;
+mod store;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,8 +21,16 @@ use crate::error::Result;
 use crate::storage::Batch;
 use crate::types::{Cid, Pin, PinOperation, PinTypeFilter, Timestamp};
 
+pub use codec::{decode_pin_protobuf, encode_pin_protobuf};
+pub use list::SNAPSHOT_LIFETIME;
+pub use store::StoreState;
+
 /// Most items in one page of a listing.
 pub const PAGE_ITEMS_MAX: usize = 1024;
+
+/// Bytes of a name that take part in the order by name (a zero byte or a byte 1 counts twice). Names that agree
+/// in all of them are listed in an order that is stable, but not that of the names.
+pub const NAME_ORDER_BYTES_MAX: usize = 1024;
 
 /// Which entries a listing gives, on which index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +41,7 @@ pub enum Selection {
     All,
     /// Entries of exactly this name, in order of the binary CID.
     Name(String),
-    /// Entries whose name starts like this, in order of name, then CID.
+    /// Entries whose name starts like this, in order of name (see [`NAME_ORDER_BYTES_MAX`]), then CID.
     NamePrefix(String),
     /// Entries that carry this metadata pair, in order of the binary CID.
     Metadata {
@@ -34,7 +50,8 @@ pub enum Selection {
         /// The value, whole.
         value: String,
     },
-    /// Entries pinned in `[from, to)`, oldest first, then in order of the binary CID.
+    /// Entries pinned in `[from, to)`, oldest first, then in order of the binary CID. Entries that do not say
+    /// when they were pinned are in no such range.
     Created {
         /// First second; none from the beginning.
         from: Option<Timestamp>,

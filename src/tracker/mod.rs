@@ -1,5 +1,12 @@
 //! Making the IPFS daemon hold what the pinset says this peer holds.
 
+mod held;
+mod key;
+mod operation;
+mod queue;
+mod stateless;
+mod table;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +18,8 @@ use crate::error::Result;
 use crate::ipfs_connector::IpfsConnector;
 use crate::state::StateReader;
 use crate::types::{Cid, PeerId, Pin, PinInfo, StatusFilter};
+
+pub use stateless::{StatelessConfig, StatelessTracker};
 
 /// What a tracker may need of its peer.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 //! Bytes between peers, and who sent them. What they mean is decided above: calls, blocks and gossip all sit on
 //! [`PeerTransport::open`], [`PeerTransport::accept`] and topics, on libp2p and on the in-memory network alike.
 
+mod memory;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Result;
 use crate::types::{Multiaddr, PeerId};
+
+pub use memory::{
+    GOSSIP_BYTES_MAX, MemoryNetwork, MemoryTransport, NETWORK_PEERS_MAX, OPEN_TIMEOUT, STREAMS_PER_PEER_MAX,
+};
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {

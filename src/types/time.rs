@@ -44,7 +44,13 @@ impl Timestamp {
 
     /// Whole Unix seconds, rounded down.
     pub fn unix_seconds(self) -> i64 {
-        self.0.as_nanosecond().div_euclid(1_000_000_000) as i64
+        // In 64 bits, because listings ask for it twice a line.
+        self.0.as_second() - i64::from(self.0.subsec_nanosecond() < 0)
+    }
+
+    /// Nanoseconds since the last whole second, see [`Self::unix_seconds`].
+    pub fn subsecond_nanoseconds(self) -> u32 {
+        self.0.subsec_nanosecond().rem_euclid(1_000_000_000) as u32
     }
 
     /// Unix nanoseconds, saturating at the limits of `i64`.

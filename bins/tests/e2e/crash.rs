@@ -1,0 +1,185 @@
+//! `kill -9` of the daemon under load: what was acknowledged is there after the restart.
+//!
+//! A few rounds on each engine in every run; `IPFS_CLUSTER_TEST_LONG=1` makes it two hundred.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::programs::Peer;
+
+const ROUNDS: u64 = 10;
+const ROUNDS_LONG: u64 = 100;
+const CLIENTS: u64 = 16;
+/// CIDs each client pins and unpins; few, so that unpins find something.
+const CIDS_PER_CLIENT: u64 = 200;
+
+/// What a client knows of a CID after its last answered request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Pinned,
+    Unpinned,
+    /// A request was on its way when the daemon died: both outcomes are right.
+    Either,
+}
+
+/// A generator of its own, so that a failing round can be run again from its seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+fn cid(client: u64, n: u64) -> String {
+    use ipfs_cluster::types::Block;
+    Block::raw(format!("crash {client} {n}").into_bytes()).cid.to_string()
+}
+
+/// One keep-alive connection that reads the status of an answer and skips its body.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn open(api: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(api)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    fn request(&mut self, method: &str, target: &str) -> std::io::Result<u16> {
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let mut length = 0;
+        loop {
+            line.clear();
+            if self.0.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap_or(0);
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Ok(status)
+    }
+}
+
+/// Pins and unpins until the daemon is gone, keeping account of every answer.
+fn client(
+    api: SocketAddr,
+    number: u64,
+    seed: u64,
+    known: &Mutex<BTreeMap<String, Known>>,
+    stop: &AtomicBool,
+) {
+    let mut random = Random(seed ^ (number << 32));
+    let Ok(mut connection) = Connection::open(api) else { return };
+    while !stop.load(Ordering::Relaxed) {
+        let cid = cid(number, random.below(CIDS_PER_CLIENT));
+        let pins = random.below(3) > 0;
+        // Before the request is sent nobody may rely on either outcome.
+        known.lock().unwrap().insert(cid.clone(), Known::Either);
+        let answer = if pins {
+            connection.request("POST", &format!("/pins/{cid}?name=crash"))
+        } else {
+            connection.request("DELETE", &format!("/pins/{cid}"))
+        };
+        let outcome = match answer {
+            Ok(200) if pins => Known::Pinned,
+            Ok(200 | 404) if !pins => Known::Unpinned,
+            Ok(status) => panic!("unexpected answer {status} to a {}", if pins { "pin" } else { "unpin" }),
+            Err(_) => return,
+        };
+        known.lock().unwrap().insert(cid, outcome);
+    }
+}
+
+fn pinset(peer: &Peer) -> BTreeSet<String> {
+    let listed = peer.ctl(&["pin", "ls"]).ok();
+    listed.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+fn rounds() -> u64 {
+    if std::env::var_os("IPFS_CLUSTER_TEST_LONG").is_some() { ROUNDS_LONG } else { ROUNDS }
+}
+
+fn nothing_acknowledged_is_lost(engine: &str) {
+    // Nothing listens there: this is about the pinset, not about the daemon.
+    let mut peer = Peer::start("/ip4/127.0.0.1/tcp/1", &["--storage", engine], &[]);
+    let known = Mutex::new(BTreeMap::new());
+    let (mut acknowledged, mut open) = (0, 0);
+    for round in 0..rounds() {
+        let seed = 0xC0FFEE + round;
+        let stop = AtomicBool::new(false);
+        let kill_after = Duration::from_millis(20 + Random(seed).below(400));
+        std::thread::scope(|scope| {
+            for number in 0..CLIENTS {
+                let (known, stop, api) = (&known, &stop, peer.api);
+                scope.spawn(move || client(api, number, seed, known, stop));
+            }
+            std::thread::sleep(kill_after);
+            peer.kill();
+            stop.store(true, Ordering::Relaxed);
+        });
+        peer.resume();
+        let there = pinset(&peer);
+        let mut known = known.lock().unwrap();
+        for (cid, known) in known.iter_mut() {
+            let is_there = there.contains(cid);
+            match known {
+                Known::Pinned => assert!(
+                    is_there,
+                    "{engine}, round {round}: the pin of {cid} was acknowledged and is gone"
+                ),
+                Known::Unpinned => {
+                    assert!(!is_there, "{engine}, round {round}: {cid} was unpinned and is back")
+                }
+                Known::Either => {
+                    open += 1;
+                    *known = if is_there { Known::Pinned } else { Known::Unpinned };
+                    continue;
+                }
+            }
+            acknowledged += 1;
+        }
+    }
+    assert!(acknowledged > 1_000, "the test saw too little: {acknowledged} acknowledged operations");
+    eprintln!(
+        "{engine}: {} kills, {acknowledged} acknowledged operations checked, {open} were open, none lost",
+        rounds()
+    );
+    assert_eq!(peer.stop(), 0);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9_on_fjall() {
+    nothing_acknowledged_is_lost("fjall");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9_on_redb() {
+    nothing_acknowledged_is_lost("redb");
+}

@@ -1,0 +1,11 @@
+//! A person at a shell: the real programs against a real Kubo.
+//!
+//! Needs Kubo in `IPFS_CLUSTER_TEST_KUBO`, which `cargo xtask test` sets; without it each test says that it was
+//! skipped.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod crash;
+mod kubo;
+mod pinning;
+mod programs;
+mod service;

@@ -1,0 +1,198 @@
+//! The JSON of pins and statuses, written by hand.
+//!
+//! Listings have a million lines. Their time went to base58, base32, dates and allocations on the way from a value to
+//! its text, so these types have writers of their own, which give what their serde form gives (a property test
+//! compares them). Everything else goes through serde.
+
+mod ids;
+mod text;
+mod time;
+
+use std::collections::BTreeMap;
+
+pub(crate) use self::text::string;
+pub(crate) use self::time::Civil;
+use crate::types::{GlobalPinInfo, Multiaddr, PeerId, Pin, PinStatus};
+
+/// A value that is one line of a listing, without the line's end.
+pub(crate) trait Line: Send + 'static {
+    /// About how many bytes a line has, to reserve them.
+    const BYTES: usize;
+
+    /// Appends the value's JSON.
+    fn write(&self, out: &mut Vec<u8>);
+}
+
+impl Line for Pin {
+    const BYTES: usize = 512;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        pin(out, self, Shape::Stored);
+    }
+}
+
+impl Line for GlobalPinInfo {
+    const BYTES: usize = 512;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        global_pin_info(out, self);
+    }
+}
+
+/// Two ways in which the reference writes a pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// As read from the pinset: empty metadata is `null`, empty origins are `[]`. Our serde form.
+    Stored,
+    /// As a caller submitted it: empty metadata is `{}`, empty origins are `null`.
+    Submitted,
+}
+
+/// A pin.
+pub(crate) fn pin(out: &mut Vec<u8>, pin: &Pin, shape: Shape) {
+    let options = &pin.options;
+    out.extend_from_slice(b"{\"replication_factor_min\":");
+    text::signed(out, options.replication_factor_min.into());
+    out.extend_from_slice(b",\"replication_factor_max\":");
+    text::signed(out, options.replication_factor_max.into());
+    out.extend_from_slice(b",\"name\":");
+    string(out, &options.name);
+    out.extend_from_slice(b",\"mode\":\"");
+    out.extend_from_slice(options.mode.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"shard_size\":");
+    text::unsigned(out, options.shard_size);
+    out.extend_from_slice(b",\"user_allocations\":");
+    if options.user_allocations.is_empty() {
+        out.extend_from_slice(b"null");
+    } else {
+        peers(out, &options.user_allocations);
+    }
+    out.extend_from_slice(b",\"expire_at\":");
+    time::or_zero(out, options.expire_at);
+    out.extend_from_slice(b",\"metadata\":");
+    match shape {
+        Shape::Submitted => map(out, &options.metadata),
+        Shape::Stored => metadata(out, &options.metadata),
+    }
+    out.extend_from_slice(b",\"pin_update\":");
+    cid_or_null(out, options.pin_update.as_ref());
+    out.extend_from_slice(b",\"origins\":");
+    match shape {
+        Shape::Submitted if options.origins.is_empty() => out.extend_from_slice(b"null"),
+        Shape::Submitted | Shape::Stored => addresses(out, &options.origins),
+    }
+    out.extend_from_slice(b",\"cid\":");
+    ids::cid(out, &pin.cid);
+    out.extend_from_slice(b",\"type\":\"");
+    out.extend_from_slice(pin.pin_type.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"allocations\":");
+    peers(out, &pin.allocations);
+    out.extend_from_slice(b",\"max_depth\":");
+    text::signed(out, pin.max_depth.into());
+    out.extend_from_slice(b",\"reference\":");
+    cid_or_null(out, pin.reference.as_ref());
+    out.extend_from_slice(b",\"timestamp\":");
+    time::or_zero(out, pin.timestamp);
+    out.push(b'}');
+}
+
+/// What all peers say of one CID.
+pub(crate) fn global_pin_info(out: &mut Vec<u8>, info: &GlobalPinInfo) {
+    out.extend_from_slice(b"{\"cid\":");
+    ids::cid(out, &info.cid);
+    out.extend_from_slice(b",\"name\":");
+    string(out, &info.name);
+    out.extend_from_slice(b",\"allocations\":");
+    peers(out, &info.allocations);
+    out.extend_from_slice(b",\"origins\":");
+    addresses(out, &info.origins);
+    out.extend_from_slice(b",\"created\":");
+    time::or_zero(out, info.created);
+    out.extend_from_slice(b",\"metadata\":");
+    metadata(out, &info.metadata);
+    out.extend_from_slice(b",\"peer_map\":{");
+    for (index, (peer, status)) in info.peer_map.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        ids::peer(out, peer);
+        out.push(b':');
+        pin_status(out, status);
+    }
+    out.extend_from_slice(b"}}");
+}
+
+fn pin_status(out: &mut Vec<u8>, status: &PinStatus) {
+    out.extend_from_slice(b"{\"peername\":");
+    string(out, &status.peername);
+    if let Some(daemon) = &status.ipfs_peer_id {
+        out.extend_from_slice(b",\"ipfs_peer_id\":");
+        ids::peer(out, daemon);
+    }
+    if !status.ipfs_peer_addresses.is_empty() {
+        out.extend_from_slice(b",\"ipfs_peer_addresses\":");
+        addresses(out, &status.ipfs_peer_addresses);
+    }
+    out.extend_from_slice(b",\"status\":\"");
+    out.extend_from_slice(status.status.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"timestamp\":");
+    time::or_zero(out, status.timestamp);
+    out.extend_from_slice(b",\"error\":");
+    string(out, &status.error);
+    out.extend_from_slice(b",\"attempt_count\":");
+    text::unsigned(out, status.attempt_count.into());
+    out.extend_from_slice(b",\"priority_pin\":");
+    text::boolean(out, status.priority_pin);
+    out.push(b'}');
+}
+
+fn list<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {
+    out.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+    out.push(b']');
+}
+
+fn peers(out: &mut Vec<u8>, peers: &[PeerId]) {
+    list(out, peers, ids::peer);
+}
+
+fn addresses(out: &mut Vec<u8>, addresses: &[Multiaddr]) {
+    // Addresses may carry paths, whose characters may need escapes.
+    list(out, addresses, |out, address| string(out, &address.to_string()));
+}
+
+fn cid_or_null(out: &mut Vec<u8>, cid: Option<&crate::types::Cid>) {
+    match cid {
+        Some(cid) => ids::cid(out, cid),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn metadata(out: &mut Vec<u8>, metadata: &BTreeMap<String, String>) {
+    if metadata.is_empty() {
+        out.extend_from_slice(b"null");
+    } else {
+        map(out, metadata);
+    }
+}
+
+fn map(out: &mut Vec<u8>, pairs: &BTreeMap<String, String>) {
+    out.push(b'{');
+    for (index, (key, value)) in pairs.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        string(out, key);
+        out.push(b':');
+        string(out, value);
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! Strings and numbers.
+
+/// What becomes of a byte inside a JSON string: 0 stays, `u` is written `\u00..`, anything else is written after a
+/// backslash.
+static ESCAPES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = b'u';
+        byte += 1;
+    }
+    table[0x08] = b'b';
+    table[0x09] = b't';
+    table[0x0a] = b'n';
+    table[0x0c] = b'f';
+    table[0x0d] = b'r';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table
+};
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// `00` to `99`.
+pub(super) static PAIRS: [[u8; 2]; 100] = {
+    let mut table = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        table[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    table
+};
+
+/// A quoted string.
+pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    let mut written = 0;
+    for (index, &byte) in bytes.iter().enumerate() {
+        let escape = ESCAPES[usize::from(byte)];
+        if escape == 0 {
+            continue;
+        }
+        out.extend_from_slice(&bytes[written..index]);
+        written = index + 1;
+        if escape == b'u' {
+            let [high, low] = [byte >> 4, byte & 0xf].map(|half| HEX[usize::from(half)]);
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+        } else {
+            out.extend_from_slice(&[b'\\', escape]);
+        }
+    }
+    out.extend_from_slice(&bytes[written..]);
+    out.push(b'"');
+}
+
+/// A quoted string of what needs no escapes: CIDs, peer ids, addresses, times.
+pub(super) fn plain(out: &mut Vec<u8>, text: &impl std::fmt::Display) {
+    use std::io::Write as _;
+    out.push(b'"');
+    // Writing to memory does not fail.
+    let _ = write!(out, "{text}");
+    out.push(b'"');
+}
+
+pub(super) fn unsigned(out: &mut Vec<u8>, mut number: u64) {
+    const DIGITS_MAX: usize = 20;
+    let mut digits = [0; DIGITS_MAX];
+    let mut start = DIGITS_MAX;
+    while number >= 100 {
+        start -= 2;
+        digits[start..start + 2].copy_from_slice(&PAIRS[(number % 100) as usize]);
+        number /= 100;
+    }
+    let last = PAIRS[number as usize];
+    if number >= 10 {
+        start -= 2;
+        digits[start..start + 2].copy_from_slice(&last);
+    } else {
+        start -= 1;
+        digits[start] = last[1];
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+pub(super) fn signed(out: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    unsigned(out, number.unsigned_abs());
+}
+
+pub(super) fn boolean(out: &mut Vec<u8>, value: bool) {
+    out.extend_from_slice(if value { b"true" } else { b"false" });
+}

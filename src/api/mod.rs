@@ -1,0 +1,7 @@
+//! Interfaces for others than Rust programs, over HTTP.
+
+mod error;
+mod json;
+pub mod rest;
+
+pub use error::{ApiError, http_status};

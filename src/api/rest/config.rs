@@ -1,0 +1,212 @@
+//! What the REST API may be told.
+
+use std::time::Duration;
+
+use super::activity::TimeLimits;
+use super::connection::Limits;
+use super::handlers::BodyLimits;
+use crate::config::sections::RestApiSection;
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::Multiaddr;
+
+/// Least that `max_header_bytes` may be.
+const HEADER_BYTES_MIN: usize = 4096;
+/// The reference reads so many bytes more than it is told.
+const HEADER_BYTES_SLOP: usize = 4096;
+/// Most that `max_header_bytes` may be.
+const HEADER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Settings of the REST API. `Default` is what the reference's `init` writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestConfig {
+    /// Where it listens: `/ip4/…/tcp/…`, `/ip6/…/tcp/…`, `/dns4/…/tcp/…`.
+    pub http_listen_multiaddress: Vec<Multiaddr>,
+    /// For reading the head of a request; zero is no limit.
+    pub read_header_timeout: Duration,
+    /// For the next request on a connection; zero is no limit.
+    pub idle_timeout: Duration,
+    /// For a caller to take anything of an answer, however slowly it takes the rest; zero is no limit.
+    pub stall_timeout: Duration,
+    /// Most bytes of a request's head; 4096 more are allowed, as in the reference. From 4096 to 1 MiB.
+    pub max_header_bytes: usize,
+    /// Most bytes of a request's body.
+    pub max_body_bytes: usize,
+    /// For reading a request's body.
+    pub body_timeout: Duration,
+    /// Most connections at the same time; further callers wait.
+    pub connections_max: usize,
+    /// For requests in hand, when the API is shut down.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for RestConfig {
+    fn default() -> Self {
+        let address = Multiaddr::from(std::net::Ipv4Addr::LOCALHOST).with(multiaddr::Protocol::Tcp(9094));
+        Self {
+            http_listen_multiaddress: vec![address],
+            read_header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(2 * 60),
+            stall_timeout: Duration::from_secs(10 * 60),
+            max_header_bytes: HEADER_BYTES_MIN,
+            max_body_bytes: 64 * 1024,
+            body_timeout: Duration::from_secs(30),
+            connections_max: 4096,
+            shutdown_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RestConfig {
+    /// The same on other addresses.
+    #[must_use]
+    pub fn listen(mut self, addresses: impl IntoIterator<Item = Multiaddr>) -> Self {
+        self.http_listen_multiaddress = addresses.into_iter().collect();
+        self
+    }
+
+    /// Checks values that cannot work.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `Unsupported`, naming the key.
+    pub fn validate(&self) -> Result<()> {
+        let check = |holds: bool, text: String| {
+            if holds { Ok(()) } else { Err(Error::invalid_input(text).component("restapi")) }
+        };
+        check(
+            !self.http_listen_multiaddress.is_empty(),
+            "restapi.http_listen_multiaddress: no address to listen on".to_owned(),
+        )?;
+        for address in &self.http_listen_multiaddress {
+            super::listen::Listen::parse(address)?;
+        }
+        check(
+            self.max_header_bytes >= HEADER_BYTES_MIN,
+            format!("restapi.max_header_bytes must be not less then {HEADER_BYTES_MIN}"),
+        )?;
+        check(
+            self.max_header_bytes <= HEADER_BYTES_MAX,
+            format!("restapi.max_header_bytes must be at most {HEADER_BYTES_MAX}"),
+        )?;
+        check(!self.body_timeout.is_zero(), "restapi.body_timeout must be more than 0".to_owned())?;
+        check(
+            (1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.connections_max),
+            "restapi.connections_max must be more than 0".to_owned(),
+        )
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            time: TimeLimits {
+                head: self.read_header_timeout,
+                idle: self.idle_timeout,
+                stall: self.stall_timeout,
+            },
+            head_bytes: self.max_header_bytes + HEADER_BYTES_SLOP,
+        }
+    }
+
+    pub(super) fn body_limits(&self) -> BodyLimits {
+        BodyLimits { bytes: self.max_body_bytes, timeout: self.body_timeout }
+    }
+}
+
+/// From `api.restapi` of a configuration file. A `read_timeout` is taken for a request's body, a `write_timeout`
+/// as the time in which a caller must take something of an answer.
+///
+/// # Errors
+/// `Unsupported`, naming the key, for what would leave the API more open than it was asked to be, or unreachable:
+/// users, TLS, headers, libp2p. Log file and CORS settings that are not served are only warned about.
+impl TryFrom<&RestApiSection> for RestConfig {
+    type Error = Error;
+
+    fn try_from(section: &RestApiSection) -> Result<Self> {
+        for (asked, keys) in [
+            (section.basic_auth_credentials.is_some(), "basic_auth_credentials"),
+            (!section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(), "ssl_cert_file, ssl_key_file"),
+            (!section.headers.is_empty(), "headers"),
+            (!section.libp2p_listen_multiaddress.is_empty(), "libp2p_listen_multiaddress"),
+        ] {
+            if asked {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("restapi: {keys} cannot be served; take it out of the configuration"),
+                )
+                .component("restapi"));
+            }
+        }
+        let default = RestApiSection::default();
+        if !section.http_log_file.is_empty() {
+            tracing::warn!("restapi.http_log_file is ignored: requests are not logged");
+        }
+        if section.cors_allowed_origins != default.cors_allowed_origins
+            || section.cors_allowed_methods != default.cors_allowed_methods
+            || !section.cors_allowed_headers.is_empty()
+        {
+            tracing::warn!("restapi.cors_* is ignored: no browser may call from another origin");
+        }
+        let given = |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
+        let own = Self::default();
+        let config = Self {
+            http_listen_multiaddress: section.http_listen_multiaddress.to_vec(),
+            read_header_timeout: given(section.read_header_timeout, section.read_timeout),
+            idle_timeout: section.idle_timeout,
+            stall_timeout: given(section.write_timeout, own.stall_timeout),
+            max_header_bytes: usize::try_from(section.max_header_bytes).unwrap_or(0),
+            body_timeout: given(section.read_timeout, own.body_timeout),
+            ..own
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(json: &str) -> Result<RestConfig> {
+        RestConfig::try_from(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn what_the_reference_writes_by_default_is_our_default() {
+        assert_eq!(RestConfig::try_from(&RestApiSection::default()).unwrap(), RestConfig::default());
+    }
+
+    #[test]
+    fn a_section_that_asks_for_more_protection_than_there_is_is_refused() {
+        for (json, key) in [
+            (r#"{"basic_auth_credentials":{"user":"hunter2"}}"#, "basic_auth_credentials"),
+            (r#"{"basic_auth_credentials":{}}"#, "basic_auth_credentials"),
+            (r#"{"ssl_cert_file":"a","ssl_key_file":"b"}"#, "ssl_cert_file"),
+            (r#"{"headers":{"X-Frame-Options":["DENY"]}}"#, "headers"),
+            (r#"{"libp2p_listen_multiaddress":"/ip4/127.0.0.1/tcp/1"}"#, "libp2p_listen_multiaddress"),
+        ] {
+            let error = section(json).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.message().contains(key) && !error.message().contains("hunter2"), "{error}");
+        }
+        let config = section(r#"{"read_timeout":"7s","write_timeout":"8s","read_header_timeout":"0s"}"#).unwrap();
+        assert_eq!((config.body_timeout.as_secs(), config.stall_timeout.as_secs()), (7, 8));
+        assert_eq!(config.read_header_timeout.as_secs(), 7);
+        let error = section(r#"{"max_header_bytes":-1}"#).unwrap_err();
+        assert!(error.message().contains("max_header_bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_that_cannot_work_is_named() {
+        assert!(RestConfig::default().validate().is_ok());
+        let default = RestConfig::default;
+        for (config, key) in [
+            (default().listen([]), "http_listen_multiaddress"),
+            (default().listen(["/unix/api.sock".parse().unwrap()]), "http_listen_multiaddress"),
+            (RestConfig { max_header_bytes: 100, ..default() }, "max_header_bytes"),
+            (RestConfig { max_header_bytes: usize::MAX, ..default() }, "max_header_bytes"),
+            (RestConfig { body_timeout: Duration::ZERO, ..default() }, "body_timeout"),
+            (RestConfig { connections_max: 0, ..default() }, "connections_max"),
+        ] {
+            let error = config.validate().unwrap_err();
+            assert!(error.message().contains(key), "{error}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! One connection, from its first byte to its last.
+//!
+//! hyper reads the requests and writes the ordinary answers. For a listing the connection is taken from hyper after
+//! the request was read, the listing is written to it, and hyper gets it back for the next request.
+
+use std::convert::Infallible;
+use std::future::{Future as _, pending, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderMap};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::activity::{Activity, Busy, Phase, Takeover, TimeLimits, Watched};
+use super::answer::Answer;
+use super::handlers::Api;
+use super::listing;
+
+/// How long we wait for the caller to close its side after we closed ours. Closing with bytes unread would reset the
+/// connection and might destroy our answer on its way.
+const LINGER: Duration = Duration::from_millis(500);
+/// Most bytes that are read and thrown away meanwhile.
+const LINGER_BYTES: u64 = 1024 * 1024;
+
+/// What the reference answers to a head that is too large.
+const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n431 Request Header Fields Too Large";
+const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n408 Request Timeout";
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) time: TimeLimits,
+    /// Most bytes of a request's head.
+    pub(super) head_bytes: usize,
+}
+
+type Socket = Watched<TcpStream>;
+
+/// How hyper's part of a connection ended.
+enum End {
+    /// The connection is done; the error is for the log.
+    Done(hyper::Result<()>),
+    /// A request wants a listing.
+    Takeover(Takeover),
+    /// Something took too long.
+    Expired(Phase),
+}
+
+/// Serves one connection until it ends, or until the request in hand is answered after `stop`.
+pub(super) async fn serve(stream: TcpStream, api: Arc<Api>, limits: Limits, stop: CancellationToken) {
+    let activity = Activity::new();
+    let mut socket = Watched::new(stream, activity.clone(), limits.head_bytes);
+    loop {
+        let (end, after) = read_requests(socket, &api, &activity, &limits, &stop).await;
+        socket = after;
+        let takeover = match end {
+            End::Takeover(takeover) => takeover,
+            End::Done(result) => {
+                if let Err(error) = result {
+                    debug!(%error, "a connection ended");
+                }
+                if activity.head_too_large() {
+                    let _ = socket.write_all(HEAD_TOO_LARGE).await;
+                }
+                return close(socket, &activity).await;
+            }
+            End::Expired(phase) => {
+                debug!(?phase, "a connection was too slow");
+                if phase != Phase::Busy && activity.has_part_of_head() {
+                    let _ = socket.write_all(HEAD_TOO_SLOW).await;
+                    return close(socket, &activity).await;
+                }
+                return;
+            }
+        };
+        let keep_alive = takeover.keep_alive && !stop.is_cancelled();
+        let busy = activity.busy();
+        let written = listing::write(&mut socket, takeover, keep_alive, api.now(), limits.time.stall).await;
+        drop(busy);
+        match written {
+            Ok(()) if keep_alive => {}
+            Ok(()) => return close(socket, &activity).await,
+            Err(error) => {
+                debug!(%error, "a listing broke off");
+                // A reset, so that what was sent does not look whole.
+                let _ = socket2::SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO));
+                return;
+            }
+        }
+    }
+}
+
+/// Lets hyper read requests until there is something for us to do.
+async fn read_requests(
+    socket: Socket,
+    api: &Arc<Api>,
+    activity: &Activity,
+    limits: &Limits,
+    stop: &CancellationToken,
+) -> (End, Socket) {
+    let service = service_fn(|request: Request<Incoming>| Box::pin(respond(Arc::clone(api), activity.clone(), request)));
+    let mut connection = http1::Builder::new()
+        // The socket counts as well and answers with a text; this counts exactly.
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES))
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut stopping = pin!(stop.cancelled());
+    let mut stopped = false;
+    let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let end = poll_fn(|cx| {
+        if !stopped && stopping.as_mut().poll(cx).is_ready() {
+            stopped = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(End::Done(result));
+        }
+        if let Some(takeover) = activity.take_over() {
+            return Poll::Ready(End::Takeover(takeover));
+        }
+        poll_deadline(&mut timer, activity, &limits.time, cx).map(End::Expired)
+    })
+    .await;
+    let parts = connection.into_parts();
+    let mut socket = parts.io.into_inner();
+    socket.unread(parts.read_buf);
+    (end, socket)
+}
+
+/// hyper refuses smaller ones.
+const MIN_BUFFER_BYTES: usize = 8192;
+
+/// Ready when the connection has to be given up. Deadlines move with every request, so the timer is only set again when
+/// it fires, or when a deadline is nearer than it.
+fn poll_deadline(
+    timer: &mut Option<Pin<Box<tokio::time::Sleep>>>,
+    activity: &Activity,
+    limits: &TimeLimits,
+    cx: &mut Context<'_>,
+) -> Poll<Phase> {
+    let Some(mut deadline) = activity.deadline(limits) else { return Poll::Pending };
+    let sleep = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+    if sleep.deadline() > deadline {
+        sleep.as_mut().reset(deadline);
+    }
+    while sleep.as_mut().poll(cx).is_ready() {
+        if deadline <= tokio::time::Instant::now() {
+            return Poll::Ready(activity.phase());
+        }
+        sleep.as_mut().reset(deadline);
+        match activity.deadline(limits) {
+            Some(later) => deadline = later,
+            None => return Poll::Pending,
+        }
+    }
+    Poll::Pending
+}
+
+/// Answers one request, or hands a listing over and waits to be dropped.
+async fn respond(
+    api: Arc<Api>,
+    activity: Activity,
+    request: Request<Incoming>,
+) -> Result<Response<WholeBody>, Infallible> {
+    let busy = activity.busy();
+    let chunked = request.version() == Version::HTTP_11;
+    let keep_alive = chunked && !wants_close(request.headers());
+    match api.answer(request).await {
+        Answer::Whole(response) => Ok(response.map(|data| WholeBody { data, _busy: busy })),
+        Answer::Listing(listing) => {
+            activity.hand_over(Takeover { listing, chunked, keep_alive });
+            let answer = pending().await;
+            drop(busy);
+            answer
+        }
+    }
+}
+
+fn wants_close(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close")))
+    })
+}
+
+/// Closes our side, and waits a little for the caller to close its own.
+async fn close(mut socket: Socket, activity: &Activity) {
+    if socket.shutdown().await.is_err() || activity.caller_closed() {
+        return;
+    }
+    // From now on nothing counts as a head.
+    let _busy = activity.busy();
+    let mut rest = socket.take(LINGER_BYTES);
+    let drained = async {
+        let mut buffer = [0; 4096];
+        while matches!(rest.read(&mut buffer).await, Ok(read) if read > 0) {}
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}
+
+/// A body that is known whole; the request is in hand until it was taken.
+struct WholeBody {
+    data: Bytes,
+    _busy: Busy,
+}
+
+impl Body for WholeBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = std::mem::take(&mut self.get_mut().data);
+        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.len() as u64)
+    }
+}

@@ -1,0 +1,326 @@
+//! From a request to an answer: read strictly, call the cluster, write.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use futures::FutureExt as _;
+use hyper::body::Body;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use serde::Deserialize;
+
+use super::answer::{self, Answer, Listing, VARY};
+use super::lines::Lines;
+use super::query::{self, Query};
+use super::routes::{self, Endpoint, Target};
+use crate::api::error::ApiError;
+use crate::api::json::{self, Shape};
+use crate::cluster::{Cluster, IpfsPath};
+use crate::state::StateQuery;
+use crate::types::{GlobalPinInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer};
+
+/// What is read of request bodies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    /// Most bytes.
+    pub(super) bytes: usize,
+    /// For the whole body.
+    pub(super) timeout: Duration,
+}
+
+/// The API over one cluster peer.
+#[derive(Debug)]
+pub(super) struct Api {
+    cluster: Cluster,
+    limits: BodyLimits,
+}
+
+#[derive(Deserialize)]
+struct AddPeerBody {
+    peer_id: String,
+}
+
+impl Api {
+    pub(super) fn new(cluster: Cluster, limits: BodyLimits) -> Self {
+        Self { cluster, limits }
+    }
+
+    /// The time of day.
+    pub(super) fn now(&self) -> Timestamp {
+        self.cluster.clock().now()
+    }
+
+    /// Answers a request. A panic on the way becomes a 500, so that the connection and its other requests live on.
+    pub(super) async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body + Unpin,
+    {
+        match AssertUnwindSafe(self.handle(request)).catch_unwind().await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => error.into(),
+            Err(_) => {
+                ApiError::new(500, "the request failed because of a bug; the log has the details").into()
+            }
+        }
+    }
+
+    async fn handle<B>(&self, request: Request<B>) -> Result<Answer, ApiError>
+    where
+        B: Body + Unpin,
+    {
+        let (head, mut body) = request.into_parts();
+        if head.uri.path().ends_with('/') {
+            return Ok(Answer::Whole(without_slash(&head.method, &head.uri)));
+        }
+        let path = query::decode(head.uri.path(), false)?;
+        let (endpoint, captured) = match routes::target(&head.method, &path) {
+            Target::Endpoint(endpoint, captured) => (endpoint, captured),
+            Target::WrongMethod => return Ok(Answer::Whole(answer::bare(StatusCode::METHOD_NOT_ALLOWED))),
+            Target::Unknown => return Err(ApiError::not_found()),
+        };
+        let query = Query::parse(head.uri.query())?;
+        self.call(endpoint, captured, &query, &mut body).await
+    }
+
+    async fn call<B>(
+        &self,
+        endpoint: Endpoint,
+        captured: &str,
+        query: &Query<'_>,
+        body: &mut B,
+    ) -> Result<Answer, ApiError>
+    where
+        B: Body + Unpin,
+    {
+        let cluster = &self.cluster;
+        Ok(match endpoint {
+            Endpoint::Pin => {
+                let cid = query::cid(captured)?;
+                let options = self.pin_options(query)?;
+                let shape = shape(&options, &cid);
+                pin_answer(&cluster.pin(cid, options).await?, shape)
+            }
+            Endpoint::PinPath => {
+                let path = ipfs_path(captured)?;
+                let options = self.pin_options(query)?;
+                let update = options.pin_update;
+                let pin = cluster.pin_path(&path, options).await?;
+                let shape = if update.is_some_and(|from| from != pin.cid) { Shape::Stored } else { Shape::Submitted };
+                pin_answer(&pin, shape)
+            }
+            Endpoint::Unpin => pin_answer(&cluster.unpin(&query::cid(captured)?).await?, Shape::Stored),
+            Endpoint::UnpinPath => {
+                // Options mean nothing here, but wrong ones are still wrong.
+                self.pin_options(query)?;
+                pin_answer(&cluster.unpin_path(&ipfs_path(captured)?).await?, Shape::Stored)
+            }
+            Endpoint::Status => {
+                let (cid, scope) = (query::cid(captured)?, query.scope()?);
+                info_answer(&cluster.status(&cid, scope).await?)
+            }
+            Endpoint::Recover => {
+                let (cid, scope) = (query::cid(captured)?, query.scope()?);
+                info_answer(&cluster.recover(&cid, scope).await?)
+            }
+            Endpoint::Sync => {
+                let (cid, scope) = (query::cid(captured)?, query.scope()?);
+                info_answer(&cluster.sync(&cid, scope).await?)
+            }
+            Endpoint::StatusAll => {
+                let (cids, filter, scope) = (query.cids()?, query.status_filter()?, query.scope()?);
+                let pages = if cids.is_empty() {
+                    cluster.status_all(filter, scope)
+                } else {
+                    cluster.status_many(cids, scope)
+                };
+                self.listing(Lines::of(pages), body).await?
+            }
+            Endpoint::RecoverAll => {
+                let scope = query.scope()?;
+                self.listing(Lines::of(cluster.recover_all(scope)), body).await?
+            }
+            Endpoint::SyncAll => {
+                let scope = query.scope()?;
+                self.listing(Lines::of(cluster.sync_all(scope)), body).await?
+            }
+            Endpoint::Allocations => {
+                let types = query.type_filter()?;
+                let pages = cluster.pins(StateQuery { types, ..StateQuery::default() });
+                self.listing(Lines::of(pages), body).await?
+            }
+            Endpoint::Allocation => pin_answer(&cluster.pin_get(&query::cid(captured)?).await?, Shape::Stored),
+            Endpoint::Peers => {
+                let mut page = Vec::new();
+                for peer in cluster.peers().await? {
+                    serde_json::to_writer(&mut page, &peer).map_err(unwritable)?;
+                    page.push(b'\n');
+                }
+                self.listing(Lines::of_page(page), body).await?
+            }
+            Endpoint::AddPeer => self.add_peer(body).await?,
+            Endpoint::RemovePeer => {
+                let peer = parse_peer(captured).map_err(|error| {
+                    ApiError::bad_request(format!("error decoding Peer ID: {}", error.message()))
+                })?;
+                cluster.remove_peer(&peer).await?;
+                answer::no_content()
+            }
+            Endpoint::Id => answer::json(&cluster.id().await),
+            Endpoint::Version => {
+                answer::json(&Version { version: crate::COMPATIBLE_VERSION.to_owned() })
+            }
+            Endpoint::Health => answer::no_content(),
+            Endpoint::Graph => answer::json(&cluster.connect_graph().await?),
+            Endpoint::Alerts => answer::json(&cluster.alerts()),
+            // By protocol; nothing counts bytes yet.
+            Endpoint::Bandwidth => answer::json(&BTreeMap::<String, u64>::new()),
+            Endpoint::MetricNames => answer::json(&cluster.metric_names()),
+            Endpoint::Metrics => answer::json(&cluster.metrics(captured)),
+            Endpoint::RepoGc => answer::json(&cluster.repo_gc(query.scope()?).await?),
+            // Without configured users nobody can have a token.
+            Endpoint::Token => return Err(ApiError::new(401, "unauthorized")),
+            Endpoint::AddContent => {
+                return Err(ApiError::new(
+                    501,
+                    "this peer does not add content; add it to an IPFS daemon and pin its CID here",
+                ));
+            }
+        })
+    }
+
+    fn pin_options(&self, query: &Query<'_>) -> Result<PinOptions, ApiError> {
+        query.pin_options(|| self.now())
+    }
+
+    async fn add_peer<B: Body + Unpin>(&self, body: &mut B) -> Result<Answer, ApiError> {
+        let body = self.read(body).await?;
+        let asked: AddPeerBody =
+            serde_json::from_slice(&body).map_err(|_| ApiError::bad_request("error decoding request body"))?;
+        let peer = parse_peer(&asked.peer_id).map_err(|_| ApiError::bad_request("error decoding peer_id"))?;
+        self.cluster.add_peer(&peer).await?;
+        match self.cluster.peers().await?.into_iter().find(|info| info.id == peer) {
+            Some(info) => Ok(answer::json(&info)),
+            None => Err(ApiError::new(500, format!("{peer} is not a member after it was added"))),
+        }
+    }
+
+    /// A listing takes the connection over, so nothing of the request may be left in it.
+    async fn listing<B: Body + Unpin>(&self, lines: Lines, body: &mut B) -> Result<Answer, ApiError> {
+        if !body.is_end_stream() {
+            self.read(body).await?;
+        }
+        Ok(Answer::Listing(Listing::of(lines).await))
+    }
+
+    /// Reads a body whole.
+    async fn read<B: Body + Unpin>(&self, body: &mut B) -> Result<Vec<u8>, ApiError> {
+        let BodyLimits { bytes, timeout } = self.limits;
+        let too_large = || ApiError::new(413, format!("the request body is larger than {bytes} bytes"));
+        if body.size_hint().lower() > bytes as u64 {
+            return Err(too_large());
+        }
+        let read = async {
+            let mut whole = Vec::new();
+            while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+                let frame = frame.map_err(|_| {
+                    ApiError::bad_request("the request body broke off or is not encoded as its headers say")
+                })?;
+                let Ok(mut data) = frame.into_data() else { continue };
+                if whole.len() + data.remaining() > bytes {
+                    return Err(too_large());
+                }
+                while data.has_remaining() {
+                    let chunk = data.chunk();
+                    let length = chunk.len();
+                    whole.extend_from_slice(chunk);
+                    data.advance(length);
+                }
+            }
+            Ok(whole)
+        };
+        tokio::time::timeout(timeout, read)
+            .await
+            .map_err(|_| ApiError::new(408, format!("the request body did not come within {timeout:?}")))?
+    }
+}
+
+/// A pin that continues another is answered as the pinset has that one.
+fn shape(options: &PinOptions, cid: &crate::types::Cid) -> Shape {
+    if options.pin_update.is_some_and(|from| from != *cid) { Shape::Stored } else { Shape::Submitted }
+}
+
+fn ipfs_path(text: &str) -> Result<IpfsPath, ApiError> {
+    text.parse()
+        .map_err(|error: crate::Error| ApiError::bad_request(format!("error parsing path: {}", error.message())))
+}
+
+fn pin_answer(pin: &PinEntry, shape: Shape) -> Answer {
+    let mut body = Vec::with_capacity(<PinEntry as json::Line>::BYTES);
+    json::pin(&mut body, pin, shape);
+    body.push(b'\n');
+    Answer::Whole(answer::document(StatusCode::OK, body))
+}
+
+fn info_answer(info: &GlobalPinInfo) -> Answer {
+    let mut body = Vec::with_capacity(<GlobalPinInfo as json::Line>::BYTES);
+    json::global_pin_info(&mut body, info);
+    body.push(b'\n');
+    Answer::Whole(answer::document(StatusCode::OK, body))
+}
+
+fn unwritable(error: serde_json::Error) -> ApiError {
+    ApiError::new(500, format!("the answer cannot be written: {error}"))
+}
+
+/// A path that ends in a slash is redirected to the one without, keeping method and query.
+fn without_slash(method: &Method, uri: &Uri) -> Response<Bytes> {
+    // One slash at most in front, and none that lean back, or browsers would go to another host.
+    let path = uri.path().trim_start_matches('/');
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let mut location = format!("/{}", path.replace('\\', "%5C"));
+    if let Some(query) = uri.query() {
+        location.push('?');
+        location.push_str(query);
+    }
+    let mut response = answer::bare(StatusCode::TEMPORARY_REDIRECT);
+    if matches!(*method, Method::GET | Method::HEAD) {
+        let html = location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+        *response.body_mut() = format!("<a href=\"{html}\">Temporary Redirect</a>.\n\n").into();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
+    // A request's path and query are visible ASCII, and so is what is made of them.
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    debug_assert!(response.headers().get(header::VARY) == Some(&VARY));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailing_slash_is_redirected_and_never_to_another_host() {
+        for (path, location) in [
+            ("/pins/?local=true", "/pins?local=true"),
+            ("/", "/"),
+            ("//evil.example/", "/evil.example"),
+            ("/\\evil.example/", "/%5Cevil.example"),
+            ("/a//", "/a/"),
+        ] {
+            let response = without_slash(&Method::GET, &path.parse().unwrap());
+            assert_eq!(response.status(), 307);
+            assert_eq!(response.headers()[header::LOCATION], location, "{path}");
+        }
+        let response = without_slash(&Method::GET, &"/pins/?a=1&b=2".parse().unwrap());
+        assert_eq!(response.body(), "<a href=\"/pins?a=1&amp;b=2\">Temporary Redirect</a>.\n\n");
+        assert!(without_slash(&Method::POST, &"/pins/".parse().unwrap()).body().is_empty());
+    }
+}

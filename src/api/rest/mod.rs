@@ -1,0 +1,96 @@
+//! The REST API of a peer, compatible with that of Go ipfs-cluster 1.1.6.
+//!
+//! [`RestApi`] serves it on sockets of its own, [`router`] gives it to applications that have a server already.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /health`, `GET /version`, `GET /id` | 204, the version, this peer |
+//! | `GET /peers`, `POST /peers`, `DELETE /peers/{peer}` | members, as lines; adds one; removes one |
+//! | `GET /allocations[?filter]`, `GET /allocations/{cid}` | the pinset, as lines; one entry |
+//! | `GET /pins[?local&filter&cids]`, `GET /pins/{cid}[?local]` | statuses, as lines; one status |
+//! | `POST`, `DELETE /pins/{cid}`, and `/pins/{ipfs,ipns,ipld}/{path…}` | pins, unpins |
+//! | `POST /pins/recover[?local]`, `POST /pins/{cid}/recover[?local]` | retries what failed |
+//! | `POST /pins/sync[?local]`, `POST /pins/{cid}/sync[?local]` | makes statuses match the IPFS daemon |
+//! | `GET /monitor/metrics`, `GET /monitor/metrics/{name}` | names of metrics, latest values |
+//! | `GET /health/graph`, `GET /health/alerts`, `GET /health/bandwidth` | connections, alerts, traffic |
+//! | `POST /ipfs/gc[?local]` | collects garbage |
+//!
+//! Lines are one JSON document each. No line and no error is 204; an error before the first line is an error document;
+//! one behind it is in the trailer `X-Stream-Error`, which is there and empty when all went well.
+//!
+//! # Where it differs from the reference, on purpose
+//!
+//! - A query that cannot be read is a 400 and nothing else happens; the reference pins all the same, with what it could
+//!   read, and sends two documents.
+//! - Unknown names in `filter` and `mode`, other values of `local` than `true` and `false`, peer ids in
+//!   `user-allocations` that are none, and broken percent-encoding are 400, with the valid names; the reference ignores
+//!   them.
+//! - `mode=direct` on `/pins/{cid}` pins directly; the reference says so but pins recursively.
+//! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist.
+//! - Empty lists in statuses are always `[]`; the reference sometimes has `null`. Characters that only HTML minds are
+//!   not escaped.
+//! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
+//! - A peer that is stopping, or whose queues are full, answers 503.
+
+mod activity;
+mod answer;
+mod config;
+mod connection;
+mod handlers;
+mod lines;
+mod listen;
+mod listing;
+mod query;
+mod routes;
+mod server;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::Response;
+use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER, VARY};
+
+pub use self::config::RestConfig;
+pub use self::server::RestApi;
+use self::answer::{Answer, Listing};
+use self::handlers::Api;
+use self::lines::LinesBody;
+use crate::cluster::Cluster;
+
+/// The API as a router, for applications that serve other things on the same socket, or with layers of their own.
+///
+/// It answers every path, so nest it under one or merge it last. Limits for heads and connections are the server's.
+/// Servers made with hyper send trailers only to callers that ask for them (`TE: trailers`). For others, a listing that
+/// fails behind its first line breaks the connection off instead; [`RestApi`] has no such limit.
+pub fn router(cluster: Cluster) -> axum::Router {
+    let api = Arc::new(Api::new(cluster, RestConfig::default().body_limits()));
+    axum::Router::new().fallback(move |request: Request| {
+        let api = Arc::clone(&api);
+        async move {
+            let trailers = request.headers().get_all(TE).iter().any(|value| {
+                value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim() == "trailers"))
+            });
+            response(api.answer(request).await, trailers)
+        }
+    })
+}
+
+fn response(answer: Answer, trailers: bool) -> Response<Body> {
+    let listing = match answer {
+        Answer::Whole(response) => return response.map(Body::from),
+        Answer::Listing(listing) => listing,
+    };
+    let status = listing.status();
+    let mut response = Response::new(match listing {
+        Listing::Lines(lines) => Body::new(LinesBody::new(lines, trailers)),
+        Listing::Empty => Body::empty(),
+        Listing::Failed(error) => Body::from(answer::error_body(&error)),
+    });
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, answer::JSON);
+    headers.insert(VARY, answer::VARY);
+    headers.insert(TRAILER, HeaderValue::from_static("X-Stream-Error"));
+    response
+}

@@ -1,0 +1,351 @@
+//! Assembling a peer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::lifecycle::{self, Life};
+use super::presets::Preset;
+use super::tasks::{self, Subscriptions};
+use super::{Cluster, ClusterConfig, Inner, peers};
+use crate::allocator::PinAllocator;
+use crate::clock::{SystemClock, WallClock};
+use crate::consensus::{Consensus, ConsensusContext, Solo, SoloConfig};
+use crate::error::{Error, Result};
+use crate::informer::{Gauge, Informer, InformerContext};
+use crate::ipfs_connector::IpfsConnector;
+use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
+use crate::storage::Storage;
+use crate::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerContext};
+use crate::transport::{MemoryNetwork, PeerTransport};
+use crate::types::PeerId;
+
+type Made<T> = Pin<Box<dyn Future<Output = Result<Arc<T>>> + Send>>;
+type Maker<Cx, T> = Box<dyn FnOnce(Cx) -> Made<T> + Send>;
+type InformerMaker = Box<dyn FnOnce(InformerContext) -> Result<Arc<dyn Informer>> + Send>;
+
+/// Assembles a peer: finished components by `x(…)`, components that need the running peer by `x_with(|cx| …)`.
+///
+/// A component given twice replaces the first; informers add up. What is missing is named by [`ClusterBuilder::start`].
+#[derive(Default)]
+pub struct ClusterBuilder {
+    config: ClusterConfig,
+    peer: Option<PeerId>,
+    clock: Option<Arc<dyn WallClock>>,
+    storage: Option<Arc<dyn Storage>>,
+    transport: Option<Arc<dyn PeerTransport>>,
+    ipfs: Option<Arc<dyn IpfsConnector>>,
+    allocator: Option<Arc<dyn PinAllocator>>,
+    consensus: Option<Maker<ConsensusContext, dyn Consensus>>,
+    tracker: Option<Maker<TrackerContext, dyn PinTracker>>,
+    monitor: Option<Maker<MonitorContext, dyn Monitor>>,
+    informers: Vec<InformerMaker>,
+}
+
+impl fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl ClusterBuilder {
+    /// Makes the choices of a preset.
+    #[must_use]
+    pub fn preset(self, preset: impl Preset) -> Self {
+        preset.apply(self)
+    }
+
+    /// What the peer is told about itself.
+    #[must_use]
+    pub fn config(mut self, config: ClusterConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The name shown to people.
+    #[must_use]
+    pub fn peername(mut self, name: impl Into<String>) -> Self {
+        self.config.peername = name.into();
+        self
+    }
+
+    /// Who the peer is, where no transport says so. Without either, a new identity is made.
+    #[must_use]
+    pub fn peer(mut self, peer: PeerId) -> Self {
+        self.peer = Some(peer);
+        self
+    }
+
+    /// The time of day; the system's without this.
+    #[must_use]
+    pub fn clock(mut self, clock: impl WallClock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Where the peer keeps its records. Closed when the peer stops.
+    #[must_use]
+    pub fn storage(mut self, storage: impl Storage) -> Self {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// How the peer reaches others; without this, an in-memory network of its own.
+    #[must_use]
+    pub fn transport(mut self, transport: impl PeerTransport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// The IPFS daemon beside the peer.
+    #[must_use]
+    pub fn ipfs(mut self, ipfs: impl IpfsConnector) -> Self {
+        self.ipfs = Some(Arc::new(ipfs));
+        self
+    }
+
+    /// Who chooses the peers that hold a pin.
+    #[must_use]
+    pub fn allocator(mut self, allocator: impl PinAllocator) -> Self {
+        self.allocator = Some(Arc::new(allocator));
+        self
+    }
+
+    /// A finished consensus component.
+    #[must_use]
+    pub fn consensus(self, consensus: impl Consensus) -> Self {
+        self.consensus_with(move |_| async move { Ok(consensus) })
+    }
+
+    /// A consensus component that needs its peer.
+    #[must_use]
+    pub fn consensus_with<C, F, Fut>(mut self, make: F) -> Self
+    where
+        C: Consensus,
+        F: FnOnce(ConsensusContext) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<C>> + Send + 'static,
+    {
+        self.consensus = Some(Box::new(move |cx| {
+            let made = make(cx);
+            Box::pin(async move { Ok(Arc::new(made.await?) as Arc<dyn Consensus>) })
+        }));
+        self
+    }
+
+    /// A cluster of one.
+    #[must_use]
+    pub fn solo(self, config: SoloConfig) -> Self {
+        self.consensus_with(move |cx| Solo::open(config, cx))
+    }
+
+    /// A finished tracker.
+    #[must_use]
+    pub fn tracker(self, tracker: impl PinTracker) -> Self {
+        self.tracker_with(move |_| async move { Ok(tracker) })
+    }
+
+    /// A tracker that needs its peer.
+    #[must_use]
+    pub fn tracker_with<T, F, Fut>(mut self, make: F) -> Self
+    where
+        T: PinTracker,
+        F: FnOnce(TrackerContext) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.tracker = Some(Box::new(move |cx| {
+            let made = make(cx);
+            Box::pin(async move { Ok(Arc::new(made.await?) as Arc<dyn PinTracker>) })
+        }));
+        self
+    }
+
+    /// The tracker that remembers only what runs and what failed.
+    #[must_use]
+    pub fn stateless_tracker(self, config: StatelessConfig) -> Self {
+        self.tracker_with(move |cx| async move { StatelessTracker::new(config, cx) })
+    }
+
+    /// A finished monitor.
+    #[must_use]
+    pub fn monitor(self, monitor: impl Monitor) -> Self {
+        self.monitor_with(move |_| async move { Ok(monitor) })
+    }
+
+    /// A monitor that needs its peer.
+    #[must_use]
+    pub fn monitor_with<M, F, Fut>(mut self, make: F) -> Self
+    where
+        M: Monitor,
+        F: FnOnce(MonitorContext) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<M>> + Send + 'static,
+    {
+        self.monitor = Some(Box::new(move |cx| {
+            let made = make(cx);
+            Box::pin(async move { Ok(Arc::new(made.await?) as Arc<dyn Monitor>) })
+        }));
+        self
+    }
+
+    /// The monitor of a cluster of one.
+    #[must_use]
+    pub fn local_monitor(self, config: MonitorConfig) -> Self {
+        self.monitor_with(move |cx| async move { LocalMonitor::new(config, cx) })
+    }
+
+    /// One more finished informer.
+    #[must_use]
+    pub fn informer(self, informer: impl Informer) -> Self {
+        self.informer_with(move |_| Ok(informer))
+    }
+
+    /// One more informer that needs its peer.
+    #[must_use]
+    pub fn informer_with<I, F>(mut self, make: F) -> Self
+    where
+        I: Informer,
+        F: FnOnce(InformerContext) -> Result<I> + Send + 'static,
+    {
+        self.informers.push(Box::new(move |cx| Ok(Arc::new(make(cx)?) as Arc<dyn Informer>)));
+        self
+    }
+
+    /// Takes back every informer given so far, those of presets included.
+    #[must_use]
+    pub fn no_informers(mut self) -> Self {
+        self.informers.clear();
+        self
+    }
+
+    /// Starts the peer. It accepts calls when this returns; [`Cluster::ready`] waits for its daemon.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names what is missing or wrong; whatever a component fails with. What was started until
+    /// then is stopped again.
+    pub async fn start(self) -> Result<Cluster> {
+        self.config.validate()?;
+        let missing = |what: &str, how: &str| {
+            Error::invalid_input(format!("a cluster peer needs {what}: give one with {how}, or use a preset"))
+                .component("cluster")
+        };
+        let storage = self.storage.ok_or_else(|| missing("a storage", "ClusterBuilder::storage"))?;
+        let ipfs = self.ipfs.ok_or_else(|| missing("an IPFS connector", "ClusterBuilder::ipfs"))?;
+        let allocator = self.allocator.ok_or_else(|| missing("an allocator", "ClusterBuilder::allocator"))?;
+        let make_consensus =
+            self.consensus.ok_or_else(|| missing("a consensus", "ClusterBuilder::consensus_with"))?;
+        let make_tracker =
+            self.tracker.ok_or_else(|| missing("a tracker", "ClusterBuilder::tracker_with"))?;
+        let make_monitor =
+            self.monitor.ok_or_else(|| missing("a monitor", "ClusterBuilder::monitor_with"))?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => {
+                let peer = self
+                    .peer
+                    .unwrap_or_else(|| libp2p_identity::Keypair::generate_ed25519().public().to_peer_id());
+                Arc::new(MemoryNetwork::new(0).join(peer)?) as Arc<dyn PeerTransport>
+            }
+        };
+        let peer = transport.local_peer();
+        if self.peer.is_some_and(|asked| asked != peer) {
+            return Err(Error::invalid_input("the transport has another peer id than the one given")
+                .component("cluster"));
+        }
+        let mut config = self.config;
+        if config.peername.is_empty() {
+            config.peername = peer.to_string();
+        }
+
+        let undo = Undo { transport: &transport, ipfs: &ipfs, storage: &storage };
+        let consensus_cx =
+            ConsensusContext::new(peer, Arc::clone(&storage), Arc::clone(&transport), Arc::clone(&clock));
+        let consensus = undo.on_error(make_consensus(consensus_cx).await, None).await?;
+        let state = consensus.state();
+        let tracker_cx = TrackerContext::new(
+            peer,
+            config.peername.clone(),
+            Arc::clone(&ipfs),
+            Arc::clone(&state),
+            Arc::clone(&clock),
+        );
+        // Subscribe before anything can change the pinset through us.
+        let state_events = consensus.events();
+        let tracker = undo.on_error(make_tracker(tracker_cx).await, Some(&consensus)).await?;
+        let monitor_cx = MonitorContext::new(peer, Arc::clone(&transport), Arc::clone(&clock));
+        let monitor = match make_monitor(monitor_cx).await {
+            Ok(monitor) => monitor,
+            Err(error) => {
+                stop_quietly("tracker", tracker.shutdown()).await;
+                return undo.on_error(Err(error), Some(&consensus)).await;
+            }
+        };
+        let mut informer_cx = InformerContext::new(peer, Arc::clone(&ipfs), Arc::clone(&clock));
+        let queue = Arc::clone(&tracker);
+        informer_cx.queue_length = Gauge::new(move || queue.counts().queued());
+        let pins = Arc::clone(&state);
+        informer_cx.pin_count = Gauge::new(move || pins.counts().pins);
+        let informers: Result<Vec<_>> =
+            self.informers.into_iter().map(|make| make(informer_cx.clone())).collect();
+        let informers = match informers {
+            Ok(informers) => informers,
+            Err(error) => {
+                stop_quietly("monitor", monitor.shutdown()).await;
+                stop_quietly("tracker", tracker.shutdown()).await;
+                return undo.on_error(Err(error), Some(&consensus)).await;
+            }
+        };
+        let subscriptions = Subscriptions { state: state_events, alerts: monitor.alerts() };
+
+        let life = Arc::new(Life::new());
+        let alive = life.cancel.clone().drop_guard();
+        let inner = Arc::new(Inner {
+            peer,
+            config,
+            clock,
+            storage,
+            transport,
+            consensus,
+            state,
+            tracker,
+            allocator,
+            monitor,
+            ipfs,
+            alerts: peers::AlertLog::default(),
+            life,
+        });
+        let tasks = tasks::all(&inner, subscriptions, informers);
+        tokio::spawn(lifecycle::supervise(Arc::clone(&inner), tasks));
+        Ok(Cluster { inner, _alive: Arc::new(alive) })
+    }
+}
+
+/// Stops what was started before a component failed.
+struct Undo<'a> {
+    transport: &'a Arc<dyn PeerTransport>,
+    ipfs: &'a Arc<dyn IpfsConnector>,
+    storage: &'a Arc<dyn Storage>,
+}
+
+impl Undo<'_> {
+    async fn on_error<T>(&self, made: Result<T>, consensus: Option<&Arc<dyn Consensus>>) -> Result<T> {
+        if made.is_err() {
+            if let Some(consensus) = consensus {
+                stop_quietly("consensus", consensus.shutdown()).await;
+            }
+            stop_quietly("connector", self.ipfs.shutdown()).await;
+            stop_quietly("transport", self.transport.shutdown()).await;
+            let close = crate::storage::run(Arc::clone(self.storage), |storage| storage.close());
+            stop_quietly("storage", close).await;
+        }
+        made
+    }
+}
+
+async fn stop_quietly(component: &str, stop: impl Future<Output = Result<()>>) {
+    if let Err(error) = stop.await {
+        warn!(component, %error, "did not stop cleanly after a failed start");
+    }
+}

@@ -1,0 +1,76 @@
+//! What a peer may be told about itself.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::types::ReplicationFactor;
+
+/// Settings of a peer. `Default` is what the reference's `init` writes, but for the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The name shown to people; need not be unique.
+    pub peername: String,
+    /// Fewest peers for pins that do not say; `-1` is everywhere.
+    pub replication_factor_min: i32,
+    /// Most peers for pins that do not say; `-1` is everywhere.
+    pub replication_factor_max: i32,
+    /// How often expired pins are looked for.
+    pub state_sync_interval: Duration,
+    /// How often pins in error are retried.
+    pub pin_recover_interval: Duration,
+    /// How often this peer says that it lives; its ping is true for twice as long.
+    pub monitor_ping_interval: Duration,
+    /// Refuse writes, and answer about this peer only.
+    pub follower_mode: bool,
+    /// Leave a pin's allocations alone when one of its peers dies.
+    pub disable_repinning: bool,
+    /// Allocate only to peers we trust.
+    pub pin_only_on_trusted_peers: bool,
+    /// Allocate only to peers we do not trust.
+    pub pin_only_on_untrusted_peers: bool,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            peername: String::new(),
+            replication_factor_min: -1,
+            replication_factor_max: -1,
+            state_sync_interval: Duration::from_secs(5 * 60),
+            pin_recover_interval: Duration::from_secs(12 * 60),
+            monitor_ping_interval: Duration::from_secs(15),
+            follower_mode: false,
+            disable_repinning: true,
+            pin_only_on_trusted_peers: false,
+            pin_only_on_untrusted_peers: false,
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Checks values that cannot work, with the reference's texts.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the key.
+    pub fn validate(&self) -> Result<()> {
+        ReplicationFactor::new(self.replication_factor_min, self.replication_factor_max)?;
+        for (interval, text) in [
+            (self.state_sync_interval, "cluster.state_sync_interval is invalid"),
+            (self.pin_recover_interval, "cluster.pin_recover_interval is invalid"),
+            (self.monitor_ping_interval, "cluster.monitoring_interval is invalid"),
+        ] {
+            if interval.is_zero() {
+                return Err(
+                    Error::invalid_input(format!("{text}: it must be longer than 0s")).component("cluster")
+                );
+            }
+        }
+        if self.pin_only_on_trusted_peers && self.pin_only_on_untrusted_peers {
+            return Err(Error::invalid_input(
+                "cluster.pin_only_on_trusted_peers and pin_only_on_untrusted_peers cannot both be true",
+            )
+            .component("cluster"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! Pinning and unpinning: checks, allocation, then consensus. What the daemons do comes afterwards.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use tracing::{debug, instrument};
+
+use super::rules::{self, DefaultFactors, NOT_PINNED, Prepared};
+use super::{Cluster, Inner};
+use crate::allocator::{Plan, PlanInput, TrustRule, plan};
+use crate::error::{Error, Result};
+use crate::types::{Cid, PeerId, Pin, PinOperation, PinOptions, PinType, parse_cid};
+
+/// Most shards a sharded pin may list; more is taken for damage.
+const SHARDS_MAX: usize = crate::consensus::OPERATIONS_MAX - 2;
+
+/// The error that says that a CID has no entry.
+pub(super) fn not_pinned() -> Error {
+    Error::not_found(NOT_PINNED)
+}
+
+impl Cluster {
+    /// Pins a CID, or changes how it is pinned. Ok means that the entry is in the pinset and survives a crash; the
+    /// daemons pin it afterwards ([`Cluster::wait`]). The answer is the pin as submitted, with its allocations.
+    ///
+    /// With `options.pin_update` naming another CID the pin continues that one: everything but the name and the
+    /// expiry is taken over, and the old pin stays.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `Conflict` with the reference's texts, `NotEnoughPeers`, `ReadOnly` in follower mode,
+    /// `NotFound` when the pin to continue is not there; as [`Consensus::log_pin`](crate::consensus::Consensus::log_pin).
+    #[instrument(skip_all, fields(%cid))]
+    pub async fn pin(&self, cid: Cid, options: PinOptions) -> Result<Pin> {
+        let inner = &self.inner;
+        inner.check_writable()?;
+        if let Some(from) = options.pin_update.filter(|from| *from != cid) {
+            return inner.update(from, cid, &options).await;
+        }
+        inner.submit(Pin::new(cid, options)).await
+    }
+
+    /// Pins what a path leads to: `/ipfs/<cid>` as it is, everything else as the daemon resolves it.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no path, what the daemon says when it cannot resolve it; as [`Cluster::pin`].
+    pub async fn pin_path(&self, path: &IpfsPath, options: PinOptions) -> Result<Pin> {
+        self.inner.check_writable()?;
+        let cid = self.inner.resolve(path).await?;
+        self.pin(cid, options).await
+    }
+
+    /// Unpins a CID and gives the pin as it was. Ok means that the entry is gone and stays gone after a crash; the
+    /// daemons let go of it afterwards. With the root of sharded content go its shards.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not pinned, `Conflict` for a shard, `ReadOnly` in follower mode; as
+    /// [`Consensus::log_unpin`](crate::consensus::Consensus::log_unpin).
+    #[instrument(skip_all, fields(%cid))]
+    pub async fn unpin(&self, cid: &Cid) -> Result<Pin> {
+        let inner = &self.inner;
+        inner.check_writable()?;
+        let existing = inner.state.get(cid).await?.ok_or_else(not_pinned)?;
+        rules::check_unpin(&existing)?;
+        if existing.pin_type == PinType::Meta {
+            inner.unpin_sharded(&existing).await?;
+            return Ok(existing);
+        }
+        // Somebody else may have removed it meanwhile; then they were told, and we say that it is not there.
+        inner.consensus.log_unpin(cid).await?.map(Arc::unwrap_or_clone).ok_or_else(not_pinned)
+    }
+
+    /// Unpins what a path leads to.
+    ///
+    /// # Errors
+    /// As [`Cluster::pin_path`] and [`Cluster::unpin`].
+    pub async fn unpin_path(&self, path: &IpfsPath) -> Result<Pin> {
+        self.inner.check_writable()?;
+        let cid = self.inner.resolve(path).await?;
+        self.unpin(&cid).await
+    }
+}
+
+impl Inner {
+    async fn submit(&self, pin: Pin) -> Result<Pin> {
+        let existing = self.state.get(&pin.cid).await?;
+        let defaults = DefaultFactors {
+            min: self.config.replication_factor_min,
+            max: self.config.replication_factor_max,
+        };
+        let Prepared { mut pin, factor } =
+            rules::prepare(pin, existing.as_ref(), defaults, self.clock.now())?;
+        if pin.pin_type != PinType::Meta && pin.allocations.is_empty() {
+            let held = existing.map(|existing| existing.allocations).unwrap_or_default();
+            pin.allocations = self.allocate(&pin, factor, &held, &[]).await?;
+        }
+        self.consensus.log_pin(pin.clone()).await?;
+        Ok(pin)
+    }
+
+    /// Chooses the peers that hold a pin.
+    async fn allocate(
+        &self,
+        pin: &Pin,
+        factor: crate::types::ReplicationFactor,
+        held: &[PeerId],
+        blacklist: &[PeerId],
+    ) -> Result<Vec<PeerId>> {
+        let names = self.allocator.metrics();
+        let input = PlanInput {
+            existing: held,
+            factor,
+            names,
+            metrics: names.iter().flat_map(|name| self.monitor.latest(name)).collect(),
+            user_allocations: &pin.options.user_allocations,
+            blacklist,
+            trust: TrustRule::new(
+                self.config.pin_only_on_trusted_peers,
+                self.config.pin_only_on_untrusted_peers,
+            )?,
+        };
+        match plan(input, |peer| self.consensus.is_trusted(peer))? {
+            Plan::Keep(peers) | Plan::Shrink(peers) => Ok(peers),
+            Plan::Need(need, candidates) => {
+                let ordered = self.allocator.allocate(&pin.cid, candidates).await?;
+                debug!(cid = %pin.cid, ?ordered, "allocator answered");
+                need.fill(ordered)
+            }
+        }
+    }
+
+    async fn update(&self, from: Cid, to: Cid, options: &PinOptions) -> Result<Pin> {
+        let existing = self.state.get(&from).await?.ok_or_else(not_pinned)?;
+        let pin = rules::continue_from(&existing, to, options, self.clock.now())?;
+        self.consensus.log_pin(pin.clone()).await?;
+        Ok(pin)
+    }
+
+    async fn resolve(&self, path: &IpfsPath) -> Result<Cid> {
+        match path.plain_cid() {
+            Some(cid) => Ok(cid),
+            None => self.ipfs.resolve(path.as_str()).await,
+        }
+    }
+
+    /// Removes sharded content as one batch: the shards that its cluster DAG lists, the DAG and the root.
+    async fn unpin_sharded(&self, meta: &Pin) -> Result<()> {
+        let mut operations = Vec::new();
+        if let Some(dag) = meta.reference {
+            let block = self.ipfs.get_block(&dag).await.map_err(|error| {
+                error.context(format!("reading the cluster DAG {dag} to find the shards of {}", meta.cid))
+            })?;
+            for shard in crate::ipfs_connector::dag::links(&block.cid, &block.data)? {
+                if operations.len() == SHARDS_MAX {
+                    return Err(Error::new(
+                        crate::error::ErrorKind::Corrupt,
+                        format!("the cluster DAG {dag} lists more than {SHARDS_MAX} shards"),
+                    ));
+                }
+                operations.push(PinOperation::Unpin(shard.cid));
+            }
+            operations.push(PinOperation::Unpin(dag));
+        }
+        operations.push(PinOperation::Unpin(meta.cid));
+        self.consensus.log_many(operations).await
+    }
+}
+
+/// A path into IPFS: `/ipfs/…`, `/ipns/…` or `/ipld/…`. A bare CID is taken for `/ipfs/<cid>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpfsPath(String);
+
+impl IpfsPath {
+    /// The path as text, from its namespace on.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The CID, where the path is one and nothing more.
+    pub fn plain_cid(&self) -> Option<Cid> {
+        self.0.strip_prefix("/ipfs/").and_then(|rest| parse_cid(rest).ok())
+    }
+}
+
+impl From<Cid> for IpfsPath {
+    fn from(cid: Cid) -> Self {
+        Self(format!("/ipfs/{cid}"))
+    }
+}
+
+impl std::str::FromStr for IpfsPath {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = |why: &str| Error::invalid_input(format!("invalid path {text:?}: {why}"));
+        let trimmed = text.trim_end_matches('/');
+        let Some(rest) = trimmed.strip_prefix('/') else {
+            let (first, _) = trimmed.split_once('/').unwrap_or((trimmed, ""));
+            parse_cid(first).map_err(|error| invalid(error.message()))?;
+            return Ok(Self(format!("/ipfs/{trimmed}")));
+        };
+        let (namespace, path) = rest.split_once('/').ok_or_else(|| invalid("not enough path components"))?;
+        let (root, _) = path.split_once('/').unwrap_or((path, ""));
+        if root.is_empty() {
+            return Err(invalid("not enough path components"));
+        }
+        match namespace {
+            "ipfs" | "ipld" => {
+                parse_cid(root).map_err(|error| invalid(error.message()))?;
+            }
+            "ipns" => {}
+            _ => return Err(invalid("unknown namespace, expected /ipfs/, /ipns/ or /ipld/")),
+        }
+        Ok(Self(trimmed.to_owned()))
+    }
+}
+
+impl std::fmt::Display for IpfsPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// Named so that a bad path reads the same from every entrance.
+impl TryFrom<&str> for IpfsPath {
+    type Error = Error;
+    fn try_from(text: &str) -> Result<Self> {
+        Self::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_parsed_strictly() {
+        let cid = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
+        for (text, path, plain) in [
+            (cid.to_owned(), format!("/ipfs/{cid}"), true),
+            (format!("/ipfs/{cid}"), format!("/ipfs/{cid}"), true),
+            (format!("/ipfs/{cid}/a/b/"), format!("/ipfs/{cid}/a/b"), false),
+            ("/ipns/example.org/x".to_owned(), "/ipns/example.org/x".to_owned(), false),
+        ] {
+            let parsed: IpfsPath = text.parse().unwrap();
+            assert_eq!((parsed.as_str(), parsed.plain_cid().is_some()), (path.as_str(), plain));
+        }
+        for text in ["", "/", "/ipfs", "/ipfs/", "/ipfs/notacid", "notacid", "/http/x", "/ipfs//x"] {
+            let error = text.parse::<IpfsPath>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("invalid path {text:?}: ")), "{error}");
+        }
+    }
+}

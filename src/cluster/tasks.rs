@@ -1,0 +1,259 @@
+//! The background tasks of a peer.
+//!
+//! | task | woken by | does |
+//! |---|---|---|
+//! | `ready` | once | waits for consensus and daemon, retries what failed before the start |
+//! | `state_events` | changes of the pinset | tracks and untracks; on `Resync` compares state and daemon |
+//! | `state_sync` | `state_sync_interval` | removes expired pins |
+//! | `pin_recover` | ready, then `pin_recover_interval`, and the daemon coming back | retries pins in error |
+//! | `ping` | ready, then `monitor_ping_interval` | says that this peer lives |
+//! | one informer each | half its time to live | measures and publishes |
+//! | `alerts` | metrics that expire | remembers alerts |
+//!
+//! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
+//! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tracing::{debug, info, warn};
+
+use super::Inner;
+use super::lifecycle::{Readiness, StopReason, Task};
+use crate::consensus::StateEvent;
+use crate::error::{Error, Result};
+use crate::informer::Informer;
+use crate::ipfs_connector::Availability;
+use crate::state::StateQuery;
+use crate::types::{Alert, Metric, PinOperation};
+
+/// Shortest time between two runs of anything periodic, so that a metric's tiny time to live cannot spin.
+const PERIOD_MIN: Duration = Duration::from_millis(100);
+/// Expired pins removed as one batch.
+const EXPIRED_BATCH: usize = 1024;
+
+/// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
+pub(super) struct Subscriptions {
+    pub(super) state: BoxStream<'static, StateEvent>,
+    pub(super) alerts: BoxStream<'static, Alert>,
+}
+
+/// Makes every task of a peer.
+pub(super) fn all(
+    inner: &Arc<Inner>,
+    subscriptions: Subscriptions,
+    informers: Vec<Arc<dyn Informer>>,
+) -> Vec<Task> {
+    let mut tasks = vec![
+        task("ready", inner, ready(Arc::clone(inner))),
+        task("state_events", inner, state_events(Arc::clone(inner), subscriptions.state)),
+        task("state_sync", inner, state_sync(Arc::clone(inner))),
+        task("pin_recover", inner, pin_recover(Arc::clone(inner))),
+        task("ping", inner, ping(Arc::clone(inner))),
+        task("alerts", inner, alerts(Arc::clone(inner), subscriptions.alerts)),
+    ];
+    tasks.extend(
+        informers.into_iter().map(|informer| task("informer", inner, inform(Arc::clone(inner), informer))),
+    );
+    tasks
+}
+
+/// A task that ends, at the latest, where it waits when the peer is cancelled.
+fn task(name: &'static str, inner: &Inner, run: impl Future<Output = ()> + Send + 'static) -> Task {
+    let cancel = inner.life.cancel.clone();
+    Task {
+        name,
+        run: Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = run => {}
+            }
+        }),
+    }
+}
+
+/// Nothing more to do, but ending would look like a failure.
+async fn rest() {
+    std::future::pending::<()>().await;
+}
+
+async fn ready(inner: Arc<Inner>) {
+    for component in [inner.consensus.ready().await, inner.ipfs.ready().await] {
+        if let Err(error) = component {
+            inner.life.stop(StopReason::NotReady(error));
+            return;
+        }
+    }
+    info!(peer = %inner.peer, "** IPFS Cluster is READY **");
+    inner.life.readiness.send_replace(Readiness::Ready);
+    rest().await;
+}
+
+async fn until_ready(inner: &Inner) {
+    // An error means that the peer stops; the task is cancelled then.
+    if inner.life.ready().await.is_err() {
+        rest().await;
+    }
+}
+
+async fn state_events(inner: Arc<Inner>, mut events: BoxStream<'static, StateEvent>) {
+    while let Some(event) = events.next().await {
+        let outcome = match event {
+            StateEvent::Pinned(pin) => {
+                let cid = pin.cid;
+                inner.tracker.track(Arc::unwrap_or_clone(pin)).await.map_err(|error| error.context(cid))
+            }
+            StateEvent::Unpinned(pin) => {
+                inner.tracker.untrack(&pin.cid).await.map_err(|error| error.context(pin.cid))
+            }
+            StateEvent::Resync => {
+                warn!("missed changes of the pinset; comparing it with the daemon");
+                recover_everything(&inner).await.map(|_| ())
+            }
+        };
+        if let Err(error) = &outcome {
+            warn!(%error, "could not hand a change of the pinset to the tracker; recover retries it");
+        }
+        inner.life.board.ran("state_events", &outcome);
+    }
+    // Consensus ended by itself: a peer that no longer hears of changes must not look alive.
+}
+
+async fn recover_everything(inner: &Inner) -> Result<u64> {
+    let mut queued = 0;
+    let mut pages = inner.tracker.recover_all();
+    while let Some(page) = pages.next().await {
+        queued += page?.len() as u64;
+    }
+    Ok(queued)
+}
+
+async fn pin_recover(inner: Arc<Inner>) {
+    let mut availability = inner.ipfs.availability();
+    until_ready(&inner).await;
+    loop {
+        let outcome = recover_everything(&inner).await;
+        match &outcome {
+            Ok(0) => debug!("nothing to recover"),
+            Ok(queued) => info!(queued, "queued pins again that had failed or got lost"),
+            Err(error) => warn!(%error, "could not look for pins to recover"),
+        }
+        inner.life.board.ran("pin_recover", &outcome);
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(inner.config.pin_recover_interval.max(PERIOD_MIN)) => {}
+            () = came_back(&mut availability) => info!("the IPFS daemon is back; retrying what failed meanwhile"),
+        }
+    }
+}
+
+/// Returns when the daemon answers after it did not.
+async fn came_back(availability: &mut BoxStream<'static, Availability>) {
+    let mut was_down = false;
+    while let Some(now) = availability.next().await {
+        match now {
+            Availability::Down(_) => was_down = true,
+            Availability::Up if was_down => return,
+            Availability::Up => {}
+        }
+    }
+    rest().await;
+}
+
+async fn state_sync(inner: Arc<Inner>) {
+    until_ready(&inner).await;
+    loop {
+        tokio::time::sleep(inner.config.state_sync_interval.max(PERIOD_MIN)).await;
+        if inner.config.follower_mode {
+            continue;
+        }
+        let outcome = unpin_expired(&inner).await;
+        match &outcome {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "removed expired pins"),
+            Err(error) => warn!(%error, "could not remove expired pins"),
+        }
+        inner.life.board.ran("state_sync", &outcome);
+    }
+}
+
+async fn unpin_expired(inner: &Inner) -> Result<u64> {
+    let now = inner.clock.now();
+    let mut removed = 0;
+    let mut pages = inner.state.list(StateQuery::default());
+    let mut expired = Vec::new();
+    while let Some(page) = pages.next().await {
+        expired
+            .extend(page?.iter().filter(|pin| pin.is_expired(now)).map(|pin| PinOperation::Unpin(pin.cid)));
+        if expired.len() >= EXPIRED_BATCH {
+            removed += expired.len() as u64;
+            inner.consensus.log_many(std::mem::take(&mut expired)).await?;
+        }
+    }
+    if !expired.is_empty() {
+        removed += expired.len() as u64;
+        inner.consensus.log_many(expired).await?;
+    }
+    Ok(removed)
+}
+
+async fn ping(inner: Arc<Inner>) {
+    let interval = inner.config.monitor_ping_interval.max(PERIOD_MIN);
+    let mut last = None;
+    loop {
+        let value = inner.ping_value(&mut last).await;
+        let now = inner.clock.now();
+        let outcome = inner
+            .monitor
+            .publish(Metric {
+                name: "ping".to_owned(),
+                peer: inner.peer,
+                value,
+                expire: (now + interval * 2).unix_nanoseconds(),
+                valid: true,
+                weight: 0,
+                partitionable: false,
+                received_at: now.unix_nanoseconds(),
+            })
+            .await;
+        if let Err(error) = &outcome {
+            warn!(%error, "could not publish our ping");
+        }
+        inner.life.board.ran("ping", &outcome);
+        tokio::time::sleep(interval).await;
+    }
+}
+
+async fn inform(inner: Arc<Inner>, informer: Arc<dyn Informer>) {
+    loop {
+        let outcome = measure(&inner, &*informer).await;
+        if let Err(error) = &outcome {
+            debug!(informer = informer.name(), %error, "could not measure");
+        }
+        inner.life.board.ran("informer", &outcome);
+        // Half of its life after a measurement, a quarter after a failure, as in the reference.
+        let wait = informer.ttl() / if outcome.is_ok() { 2 } else { 4 };
+        tokio::time::sleep(wait.max(PERIOD_MIN)).await;
+    }
+}
+
+async fn measure(inner: &Inner, informer: &dyn Informer) -> Result<()> {
+    for metric in informer.metrics().await? {
+        inner.monitor.publish(metric).await.map_err(|error: Error| error.context(informer.name()))?;
+    }
+    Ok(())
+}
+
+async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
+    while let Some(alert) = alerts.next().await {
+        warn!(metric = alert.metric.name, peer = %alert.metric.peer, "a metric stopped coming");
+        if !inner.config.follower_mode {
+            inner.alerts.push(alert);
+        }
+        inner.life.board.ran("alerts", &Ok(()));
+    }
+}

@@ -1,0 +1,402 @@
+//! The pinset in a [`Storage`].
+//!
+//! | space | key | value |
+//! |---|---|---|
+//! | `pins` | binary CID | record, see `codec` |
+//! | `pins-by-name`, `pins-by-meta`, `pins-by-created` | see `index` | nothing |
+//! | `state-meta` | `head` | format version, generation of the four spaces above, number of pins |
+//!
+//! Every write goes with a new head, so number and generation are always those of the records.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use super::index::{self, Index};
+use super::{State, StateChange, StateCounts, StateQuery, StateReader, codec, list, replace};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{self, Batch, Durability, KeyRange, Snapshot, Space, Storage};
+use crate::types::{Cid, Pin, PinOperation};
+
+const PINS: Space = Space::new("pins");
+const BY_NAME: Space = Space::new("pins-by-name");
+const BY_METADATA: Space = Space::new("pins-by-meta");
+const BY_CREATED: Space = Space::new("pins-by-created");
+const META: Space = Space::new("state-meta");
+const HEAD: &[u8] = b"head";
+
+/// How records, indexes and head are laid out. A change that older programs cannot read raises it.
+const FORMAT: u8 = 1;
+
+/// The pinset in a store, with its secondary indexes.
+///
+/// A handle: clones are the same pinset.
+#[derive(Clone, Debug)]
+pub struct StoreState {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) spool_folder: PathBuf,
+    /// What the store says, once it is there.
+    head: RwLock<Head>,
+    /// Held by the work itself, so that a dropped call cannot let a second writer in.
+    pub(super) writer: Arc<Mutex<()>>,
+}
+
+impl StoreState {
+    /// Opens the pinset of a store, or begins an empty one, and removes what an interrupted replacement left.
+    ///
+    /// # Errors
+    /// `Unsupported` when a newer program wrote it, `Corrupt` when it is no pinset, `StorageFull`, `Io`,
+    /// `ShutDown`.
+    pub async fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        Self::open_with_spool_folder(storage, std::env::temp_dir()).await
+    }
+
+    /// As [`StoreState::open`], with another folder than the system's for the temporary files of
+    /// [`State::replace`]. They take about as much room as the pinset itself.
+    ///
+    /// # Errors
+    /// As [`StoreState::open`].
+    pub async fn open_with_spool_folder(
+        storage: Arc<dyn Storage>,
+        spool_folder: impl Into<PathBuf>,
+    ) -> Result<Self> {
+        let head = storage::run(storage.clone(), open).await?;
+        let head = RwLock::new(head);
+        let inner = Inner { storage, spool_folder: spool_folder.into(), head, writer: Arc::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+#[async_trait]
+impl StateReader for StoreState {
+    async fn get(&self, cid: &Cid) -> Result<Option<Pin>> {
+        let inner = self.inner.clone();
+        let cid = *cid;
+        storage::run(inner.storage.clone(), move |storage| {
+            let key = cid.to_bytes();
+            loop {
+                let generation = inner.head().generation;
+                let record = storage.get(PINS.generation(generation), &key)?;
+                // Nothing found may mean that the generation was replaced and removed meanwhile.
+                if record.is_some() || inner.head().generation == generation {
+                    return record.map(|record| codec::decode_record(&cid, &key, &record)).transpose();
+                }
+            }
+        })
+        .await
+    }
+
+    fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
+        list::list(self.inner.storage.clone(), query)
+    }
+
+    fn counts(&self) -> StateCounts {
+        StateCounts { pins: self.inner.head().pins }
+    }
+}
+
+#[async_trait]
+impl State for StoreState {
+    async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>> {
+        let inner = self.inner.clone();
+        let writing = inner.writer.clone().lock_owned().await;
+        storage::run(inner.storage.clone(), move |storage| {
+            let _writing = writing;
+            // Asked of the store each time: after a failed write only the store knows what became of it.
+            let head = Head::of(storage)?;
+            let staged = stage(storage, head, operations)?;
+            let mut batch = staged.batch;
+            batch.append(also);
+            if !batch.is_empty() {
+                storage.write(batch, Durability::Synced)?;
+            }
+            inner.set_head(staged.head);
+            Ok(staged.changes)
+        })
+        .await
+    }
+
+    async fn replace(
+        &self,
+        pins: BoxStream<'static, Result<Vec<Pin>>>,
+        progress: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<u64> {
+        replace::replace(self.inner.clone(), pins, progress).await
+    }
+
+    async fn clear(&self) -> Result<()> {
+        let inner = self.inner.clone();
+        let writing = inner.writer.clone().lock_owned().await;
+        storage::run(inner.storage.clone(), move |storage| {
+            let _writing = writing;
+            let head = Head::of(storage)?;
+            let empty = Head { generation: head.generation.wrapping_add(1), pins: 0 };
+            Spaces::of(empty.generation).remove(storage)?;
+            inner.flip(storage, head, empty)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    pub(super) fn head(&self) -> Head {
+        *self.head.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_head(&self, head: Head) {
+        *self.head.write().unwrap_or_else(PoisonError::into_inner) = head;
+    }
+
+    /// Makes another generation the pinset and removes the one before.
+    pub(super) fn flip(&self, storage: &dyn Storage, old: Head, new: Head) -> Result<()> {
+        let mut batch = Batch::new();
+        new.write(&mut batch);
+        storage.write(batch, Durability::Synced)?;
+        self.set_head(new);
+        // The replacement stands. What cannot be removed now is removed at the next open.
+        if let Err(error) = Spaces::of(old.generation).remove(storage) {
+            warn!(%error, "the replaced pinset still takes room until the next start");
+        }
+        Ok(())
+    }
+}
+
+/// The spaces of one generation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spaces {
+    generation: u32,
+}
+
+impl Spaces {
+    pub(super) fn of(generation: u32) -> Self {
+        Self { generation }
+    }
+
+    pub(super) fn pins(self) -> Space {
+        PINS.generation(self.generation)
+    }
+
+    pub(super) fn index(self, index: Index) -> Space {
+        match index {
+            Index::Name => BY_NAME,
+            Index::Metadata => BY_METADATA,
+            Index::Created => BY_CREATED,
+        }
+        .generation(self.generation)
+    }
+
+    pub(super) fn remove(self, storage: &dyn Storage) -> Result<()> {
+        storage.remove_space(self.pins())?;
+        Index::ALL.into_iter().try_for_each(|index| storage.remove_space(self.index(index)))
+    }
+}
+
+/// What the store says about the pinset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) generation: u32,
+    pub(super) pins: u64,
+}
+
+impl Head {
+    /// What the store says now.
+    pub(super) fn of(storage: &dyn Storage) -> Result<Self> {
+        Self::read(|key| storage.get(META, key))?.ok_or_else(headless)
+    }
+
+    /// Reads it; none in a store that never had one.
+    fn read(get: impl FnOnce(&[u8]) -> Result<Option<Bytes>>) -> Result<Option<Self>> {
+        let Some(record) = get(HEAD)? else { return Ok(None) };
+        match (record.first(), record.get(1..)) {
+            (Some(&FORMAT), Some(&[g0, g1, g2, g3, p0, p1, p2, p3, p4, p5, p6, p7])) => Ok(Some(Self {
+                generation: u32::from_be_bytes([g0, g1, g2, g3]),
+                pins: u64::from_be_bytes([p0, p1, p2, p3, p4, p5, p6, p7]),
+            })),
+            (Some(&version), _) if version > FORMAT => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the stored pinset has format {version}, this program reads up to {FORMAT}; run the newer one"
+                ),
+            )
+            .component("state")),
+            _ => Err(damaged("its head record is unreadable")),
+        }
+    }
+
+    fn write(self, batch: &mut Batch) {
+        let mut record = Vec::with_capacity(13);
+        record.push(FORMAT);
+        record.extend(self.generation.to_be_bytes());
+        record.extend(self.pins.to_be_bytes());
+        batch.put(META, HEAD, record);
+    }
+}
+
+/// The spaces that a frozen view shows.
+pub(super) fn spaces_in(snapshot: &dyn Snapshot) -> Result<Spaces> {
+    let head = Head::read(|key| snapshot.get(META, key))?.ok_or_else(headless)?;
+    Ok(Spaces::of(head.generation))
+}
+
+fn open(storage: &dyn Storage) -> Result<Head> {
+    let Some(head) = Head::read(|key| storage.get(META, key))? else {
+        let head = Head { generation: 0, pins: 0 };
+        let page = storage.snapshot()?.scan(PINS, KeyRange::all(), Default::default(), 0)?;
+        if page.more {
+            return Err(damaged("there are pins, but its head record is missing"));
+        }
+        let mut batch = Batch::new();
+        head.write(&mut batch);
+        storage.write(batch, Durability::Synced)?;
+        return Ok(head);
+    };
+    for leftover in [head.generation.wrapping_sub(1), head.generation.wrapping_add(1)] {
+        Spaces::of(leftover).remove(storage)?;
+    }
+    Ok(head)
+}
+
+fn headless() -> Error {
+    damaged("its head record is missing")
+}
+
+fn damaged(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "the stored pinset is damaged: {what}; move the folder away and import the pinset from an export or another peer"
+        ),
+    )
+    .component("state")
+}
+
+/// What has to be written for some operations.
+struct Staged {
+    batch: Batch,
+    changes: Vec<StateChange>,
+    head: Head,
+}
+
+/// An entry that a batch touches.
+struct Touched {
+    key: Bytes,
+    before: Before,
+    now: Option<Arc<Pin>>,
+}
+
+/// An entry as the store has it.
+#[derive(Clone)]
+enum Before {
+    Absent,
+    Present(Arc<Pin>),
+    /// There is a record, but it does not decode. It can be replaced and removed like any other; the index entries
+    /// it may have had stay behind and point to nothing.
+    Damaged,
+}
+
+fn stage(storage: &dyn Storage, mut head: Head, operations: Vec<PinOperation>) -> Result<Staged> {
+    let spaces = Spaces::of(head.generation);
+    let mut touched: Vec<Touched> = Vec::with_capacity(operations.len());
+    let mut places: HashMap<Cid, usize> = HashMap::with_capacity(operations.len());
+    let mut changes = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let cid = *operation.cid();
+        let place = match places.get(&cid) {
+            Some(place) => *place,
+            None => {
+                let key = Bytes::from(cid.to_bytes());
+                let before = read_before(storage, spaces, &cid, &key)?;
+                let now = match &before {
+                    Before::Absent => None,
+                    Before::Present(pin) => Some(pin.clone()),
+                    // Nobody knows what it was, but it was pinned: who unpins it has to be told that it is gone.
+                    Before::Damaged => Some(Arc::new(Pin::new(cid, Default::default()))),
+                };
+                touched.push(Touched { key, before, now });
+                places.insert(cid, touched.len() - 1);
+                touched.len() - 1
+            }
+        };
+        let now = &mut touched[place].now;
+        changes.push(match operation {
+            PinOperation::Pin(pin) => {
+                let pin = if codec::is_normal(&pin) {
+                    pin
+                } else {
+                    Arc::new(codec::normalise(Arc::unwrap_or_clone(pin)))
+                };
+                *now = Some(pin.clone());
+                StateChange::Pinned(pin)
+            }
+            PinOperation::Unpin(_) => match now.take() {
+                Some(pin) => StateChange::Unpinned(pin),
+                None => StateChange::Unchanged,
+            },
+        });
+    }
+
+    let mut batch = Batch::new();
+    for entry in touched {
+        let was_there = !matches!(entry.before, Before::Absent);
+        match (was_there, entry.now.is_some()) {
+            (false, true) => head.pins = head.pins.saturating_add(1),
+            (true, false) => head.pins = head.pins.saturating_sub(1),
+            _ => {}
+        }
+        write_entry(&mut batch, spaces, entry);
+    }
+    if !batch.is_empty() {
+        head.write(&mut batch);
+    }
+    Ok(Staged { batch, changes, head })
+}
+
+fn read_before(storage: &dyn Storage, spaces: Spaces, cid: &Cid, key: &Bytes) -> Result<Before> {
+    let Some(record) = storage.get(spaces.pins(), key)? else { return Ok(Before::Absent) };
+    match codec::decode_record(cid, key, &record) {
+        Ok(pin) => Ok(Before::Present(Arc::new(pin))),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            warn!(%cid, %error, "replacing a damaged entry");
+            Ok(Before::Damaged)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn write_entry(batch: &mut Batch, spaces: Spaces, entry: Touched) {
+    let before = match &entry.before {
+        Before::Present(pin) => Some(&**pin),
+        Before::Absent | Before::Damaged => None,
+    };
+    let now = entry.now.as_deref();
+    if before == now && !matches!(entry.before, Before::Damaged) {
+        return;
+    }
+    let old = before.map(index::entries).unwrap_or_default();
+    let new = now.map(index::entries).unwrap_or_default();
+    for (index, key) in &old {
+        if !new.contains(&(*index, key.clone())) {
+            batch.delete(spaces.index(*index), key.clone());
+        }
+    }
+    for (index, key) in &new {
+        if !old.contains(&(*index, key.clone())) {
+            batch.put(spaces.index(*index), key.clone(), Bytes::new());
+        }
+    }
+    match now {
+        Some(pin) => batch.put(spaces.pins(), entry.key, codec::encode_record(pin)),
+        None => batch.delete(spaces.pins(), entry.key),
+    }
+}

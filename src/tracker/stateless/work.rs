@@ -1,0 +1,223 @@
+//! Working on operations: the dispatcher and what one worker does.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::task::JoinSet;
+
+use super::COMPONENT;
+use super::inner::{Inner, failure_text};
+use crate::error::{Error, Result};
+use crate::tracker::operation::{Holding, Kind, Step, Wish, follow_up, step};
+use crate::tracker::table::{Lane, Started};
+use crate::types::{Cid, Pin, PinMode};
+
+/// How often the daemon's capacity is asked again while operations wait for it and none of ours ends.
+const CAPACITY_ASKED_EVERY: Duration = Duration::from_secs(5);
+/// How long an unpin that was overtaken by a pin may finish before it is given up. Given up at once, the daemon
+/// might still carry it out after the pin.
+const UNPIN_GRACE: Duration = Duration::from_secs(10);
+
+/// Starts operations until the tracker is shut down, then waits for those that run.
+pub(super) async fn dispatch(inner: Arc<Inner>) {
+    let mut pins = JoinSet::new();
+    let mut unpins = JoinSet::new();
+    loop {
+        start(&inner, Lane::Pin, &mut pins, pins_max(&inner));
+        start(&inner, Lane::Unpin, &mut unpins, inner.config.concurrent_unpins);
+        let waiting = inner.lock().table.has_waiting(Lane::Pin);
+        tokio::select! {
+            biased;
+            () = inner.cancel.cancelled() => break,
+            Some(ended) = pins.join_next() => report(ended),
+            Some(ended) = unpins.join_next() => report(ended),
+            () = inner.work.notified() => {}
+            () = tokio::time::sleep(CAPACITY_ASKED_EVERY), if waiting => {}
+        }
+    }
+    while let Some(ended) = pins.join_next().await {
+        report(ended);
+    }
+    while let Some(ended) = unpins.join_next().await {
+        report(ended);
+    }
+}
+
+fn start(inner: &Arc<Inner>, lane: Lane, running: &mut JoinSet<()>, running_max: usize) {
+    while running.len() < running_max && !inner.cancel.is_cancelled() {
+        let started = inner.lock().table.start_next(lane, inner.clock.now(), &inner.cancel);
+        let Some(started) = started else { return };
+        running.spawn(work(Arc::clone(inner), started));
+    }
+}
+
+/// How many pins may run now.
+fn pins_max(inner: &Inner) -> usize {
+    let capacity = std::panic::catch_unwind(AssertUnwindSafe(|| inner.ipfs.pin_concurrency()));
+    let capacity = capacity.unwrap_or_else(|panic| {
+        tracing::error!(error = %panicked("asking for the daemon's capacity", panic.as_ref()), "ignored");
+        None
+    });
+    capacity.map_or(inner.config.concurrent_pins, |capacity| capacity.get().min(inner.config.concurrent_pins))
+}
+
+/// Workers catch what goes wrong themselves; this is the net below.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a worker of the tracker ended unexpectedly");
+    }
+}
+
+/// A panic as an error, with what was being done.
+pub(super) fn panicked(doing: &str, panic: &(dyn Any + Send)) -> Error {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Error::internal(format!("{doing} panicked: {text}")).component(COMPONENT)
+}
+
+/// What came of an operation.
+#[derive(Debug)]
+enum Done {
+    /// The daemon holds it; what the pinset wants by now comes next.
+    Pinned { pin: Arc<Pin>, next: Option<Kind> },
+    /// The daemon does not hold it, in no mode.
+    Unpinned,
+    /// The pinset wants something else by now, or nothing.
+    Overtaken { next: Option<Kind> },
+}
+
+/// One operation, from its start until it is forgotten, in error, or stopped.
+async fn work(inner: Arc<Inner>, started: Started) {
+    let cid = match started.key.cid() {
+        Ok(cid) => cid,
+        Err(error) => return settle(&inner, &started, None, None, Some(Err(error))),
+    };
+    let mut pin = None;
+    let ended = {
+        let body = AssertUnwindSafe(perform(&inner, &started, cid, &mut pin)).catch_unwind();
+        let ended = until_cancelled(&inner, &started, body).await;
+        ended.map(|ended| {
+            ended.unwrap_or_else(|panic| Err(panicked(&format!("working on {cid}"), panic.as_ref())))
+        })
+    };
+    settle(&inner, &started, Some(cid), pin, ended);
+}
+
+/// Runs an operation until it ends or is told to stop; none when it was stopped. Dropping it drops the request to
+/// the daemon.
+async fn until_cancelled<T>(inner: &Inner, started: &Started, body: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(body);
+    tokio::select! {
+        biased;
+        ended = &mut body => return Some(ended),
+        () = started.cancel.cancelled() => {}
+    }
+    if !started.kind.unpins() {
+        return None;
+    }
+    tokio::select! {
+        biased;
+        () = inner.cancel.cancelled() => None,
+        ended = tokio::time::timeout(UNPIN_GRACE, body) => ended.ok(),
+    }
+}
+
+/// Reads the pinset and does what it says, as far as that is this operation's kind. Leaves the entry in `found`.
+async fn perform(inner: &Inner, started: &Started, cid: Cid, found: &mut Option<Arc<Pin>>) -> Result<Done> {
+    let read = |pin: Option<Pin>| (Wish::of(pin.as_ref(), &inner.peer), pin.map(Arc::new));
+    let (wish, pin) = read(inner.state.get(&cid).await?);
+    found.clone_from(&pin);
+    {
+        let mut shared = inner.lock();
+        if let Some(pin) = &pin {
+            shared.table.set_running_pin(&started.key, started.ticket, Arc::clone(pin));
+        }
+        if let Some(view) = shared.table.get(&started.key).filter(|view| view.ticket == started.ticket) {
+            let status = inner.operation_status(&shared, &view);
+            inner.announce(cid, pin.as_deref(), status);
+        }
+    }
+    match (step(started.kind, wish), pin) {
+        (Step::Pin, Some(pin)) => {
+            if started.unpin_first && pin.mode() == PinMode::Direct {
+                // The daemon keeps a recursive pin, which an unpin was to remove, in preference to a direct one.
+                inner.ipfs.unpin(&cid).await?;
+            }
+            inner.ipfs.pin(&pin).await?;
+            // A change whose event got lost, or is still to come, is noticed here.
+            let next = match inner.state.get(&cid).await {
+                Ok(now) => follow_up(pin.mode(), read(now).0),
+                Err(_) => None,
+            };
+            Ok(Done::Pinned { pin, next })
+        }
+        (Step::Unpin, _) => {
+            inner.ipfs.unpin(&cid).await?;
+            Ok(Done::Unpinned)
+        }
+        (Step::Become(next), _) => Ok(Done::Overtaken { next: Some(next) }),
+        (Step::Nothing, _) | (Step::Pin, None) => Ok(Done::Overtaken { next: None }),
+    }
+}
+
+/// Writes down how an operation ended, tells of it, and asks for what comes next.
+fn settle(
+    inner: &Inner,
+    started: &Started,
+    cid: Option<Cid>,
+    pin: Option<Arc<Pin>>,
+    ended: Option<Result<Done>>,
+) {
+    let key = &started.key;
+    if ended.is_none() && inner.cancel.is_cancelled() {
+        return; // Nobody asks any more.
+    }
+    let mut shared = inner.lock();
+    let mut next = None;
+    let mut failure = None;
+    match &ended {
+        None => {}
+        Some(Ok(Done::Pinned { pin, next: then })) => {
+            next = *then;
+            let mode = pin.mode();
+            inner.record(&mut shared, key, mode, true);
+            if mode == PinMode::Recursive || started.unpin_first {
+                // One pin for each CID: the daemon lets go of the other mode.
+                let other = if mode == PinMode::Recursive { PinMode::Direct } else { PinMode::Recursive };
+                inner.record(&mut shared, key, other, false);
+            }
+        }
+        Some(Ok(Done::Unpinned)) => {
+            inner.record(&mut shared, key, PinMode::Recursive, false);
+            inner.record(&mut shared, key, PinMode::Direct, false);
+        }
+        Some(Ok(Done::Overtaken { next: then })) => next = *then,
+        Some(Err(error)) => {
+            tracing::warn!(cid = ?key, kind = ?started.kind, %error, "operation failed");
+            failure = Some(failure_text(error));
+        }
+    }
+    let failed = failure.is_some();
+    let is_current = inner.finish(&mut shared, key, started.ticket, failure);
+    let Some(cid) = cid.filter(|_| is_current) else { return };
+    if let Some(next) = next {
+        inner.request(&mut shared, key, cid, next, pin.as_deref());
+        return;
+    }
+    let status = match shared.table.get(key) {
+        Some(view) => inner.operation_status(&shared, &view),
+        None => {
+            // A failure for which there was no room shows as what it leaves behind.
+            let holding = if failed { Holding::Missing } else { Holding::Held };
+            inner.resting_status(&shared, pin.as_deref(), Wish::of(pin.as_deref(), &inner.peer), &holding)
+        }
+    };
+    inner.announce(cid, pin.as_deref(), status);
+}

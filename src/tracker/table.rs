@@ -1,0 +1,556 @@
+//! The operations in hand: one for each CID, the queues they wait in, and their numbers. No I/O and no clock of its
+//! own; the owner holds it under one lock.
+//!
+//! Two operations never work on one CID at a time: one that replaces a running one waits outside the queues until
+//! that one has stopped.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::TrackerCounts;
+use super::key::CidKey;
+use super::operation::{Decision, Kind, Phase, decide, status};
+use super::queue::{PriorityRule, QUEUE_FULL, Queue};
+use crate::types::{Pin, Timestamp, TrackerStatus};
+
+/// Failed pins remembered. One that fails beyond this is forgotten at once: the daemon lacks it, so it shows as
+/// `unexpectedly_unpinned` and recover retries it all the same. Failed unpins are always remembered, because nothing
+/// else knows of them.
+pub(crate) const FAILED_PINS_MAX: u64 = 1_000_000;
+
+/// One operation, in 40 bytes.
+#[derive(Clone, Debug)]
+struct Operation {
+    /// Names this operation among all; grows with every new or failed one.
+    ticket: u64,
+    since_unix_nanoseconds: i64,
+    failure: Option<Arc<str>>,
+    attempts: u16,
+    kind: Kind,
+    phase: Phase,
+    priority: bool,
+    /// It replaced an unpin, so what the daemon still holds in another mode may go.
+    unpin_first: bool,
+}
+
+/// An operation that somebody works on, or that was told to stop.
+#[derive(Debug)]
+struct Running {
+    ticket: u64,
+    cancel: CancellationToken,
+    /// What is being pinned, once it was read.
+    pin: Option<Arc<Pin>>,
+}
+
+/// What an operation shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) ticket: u64,
+    pub(crate) kind: Kind,
+    pub(crate) phase: Phase,
+    pub(crate) since: Timestamp,
+    pub(crate) failure: Option<Arc<str>>,
+    pub(crate) attempts: u32,
+    pub(crate) priority: bool,
+}
+
+impl View {
+    pub(crate) fn status(&self) -> TrackerStatus {
+        status(self.kind, self.phase)
+    }
+}
+
+impl From<&Operation> for View {
+    fn from(operation: &Operation) -> Self {
+        Self {
+            ticket: operation.ticket,
+            kind: operation.kind,
+            phase: operation.phase,
+            since: Timestamp::from_unix_nanoseconds(operation.since_unix_nanoseconds),
+            failure: operation.failure.clone(),
+            attempts: u32::from(operation.attempts),
+            priority: operation.priority,
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Requested {
+    /// There is a new operation, or the old one has another name.
+    Changed,
+    /// What was there will do.
+    Kept,
+    /// No room: the operation is in error.
+    Full,
+}
+
+/// An operation whose turn came.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) key: CidKey,
+    pub(crate) ticket: u64,
+    pub(crate) kind: Kind,
+    pub(crate) unpin_first: bool,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// Which workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Pin,
+    Unpin,
+}
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    by_cid: BTreeMap<CidKey, Operation>,
+    running: BTreeMap<CidKey, Running>,
+    priority: Queue,
+    normal: Queue,
+    unpin: Queue,
+    rule: PriorityRule,
+    counts: TrackerCounts,
+    last_ticket: u64,
+    /// One text for all, because there may be millions.
+    queue_full: Arc<str>,
+}
+
+impl Table {
+    pub(crate) fn new(queue_items_max: usize, rule: PriorityRule) -> Self {
+        Self {
+            by_cid: BTreeMap::new(),
+            running: BTreeMap::new(),
+            priority: Queue::new(queue_items_max),
+            normal: Queue::new(queue_items_max),
+            unpin: Queue::new(queue_items_max),
+            rule,
+            counts: TrackerCounts::default(),
+            last_ticket: 0,
+            queue_full: QUEUE_FULL.into(),
+        }
+    }
+
+    pub(crate) const fn counts(&self) -> TrackerCounts {
+        self.counts
+    }
+
+    /// The newest ticket: what failed by now has this one or an older one.
+    pub(crate) const fn last_ticket(&self) -> u64 {
+        self.last_ticket
+    }
+
+    pub(crate) fn get(&self, key: &CidKey) -> Option<View> {
+        self.by_cid.get(key).map(View::from)
+    }
+
+    /// Whether anybody works on this CID, or still has to stop.
+    pub(crate) fn is_running(&self, key: &CidKey) -> bool {
+        self.running.contains_key(key)
+    }
+
+    /// Up to `limit` operations in CID order: after one key, up to and including another.
+    pub(crate) fn range(
+        &self,
+        after: Option<&CidKey>,
+        upto: Option<&CidKey>,
+        limit: usize,
+    ) -> Vec<(CidKey, View)> {
+        if let (Some(after), Some(upto)) = (after, upto)
+            && after >= upto
+        {
+            return Vec::new();
+        }
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let upper = upto.map_or(Bound::Unbounded, Bound::Included);
+        let range = self.by_cid.range::<CidKey, _>((lower, upper));
+        range.take(limit).map(|(key, operation)| (key.clone(), operation.into())).collect()
+    }
+
+    /// Asks for an operation. `pin` is the entry as it is now, for a pin.
+    pub(crate) fn request(
+        &mut self,
+        key: &CidKey,
+        wanted: Kind,
+        pin: Option<&Pin>,
+        now: Timestamp,
+    ) -> Requested {
+        let existing = self.by_cid.get(key);
+        let outdated = existing.is_some_and(|operation| self.is_outdated(key, operation.ticket, pin));
+        let (carry_attempts, cancel) =
+            match decide(existing.map(|operation| (operation.kind, operation.phase)), wanted, outdated) {
+                Decision::Keep => return Requested::Kept,
+                Decision::Convert => {
+                    // Both kinds wait in one queue and count as one.
+                    if let Some(operation) = self.by_cid.get_mut(key) {
+                        operation.kind = wanted;
+                    }
+                    return Requested::Changed;
+                }
+                Decision::Replace { carry_attempts, cancel } => (carry_attempts, cancel),
+            };
+        if cancel && let Some(running) = self.running.get(key) {
+            running.cancel.cancel();
+        }
+        let old = self.forget(key);
+        let attempts = old.as_ref().filter(|_| carry_attempts).map_or(0, |old| old.attempts);
+        let unpin_first = wanted == Kind::Pin && old.is_some_and(|old| old.kind.unpins() || old.unpin_first);
+        let priority = wanted == Kind::Pin
+            && self.rule.applies(pin.and_then(|pin| pin.timestamp), u32::from(attempts), now);
+        self.last_ticket += 1;
+        let operation = Operation {
+            ticket: self.last_ticket,
+            since_unix_nanoseconds: now.unix_nanoseconds(),
+            failure: None,
+            attempts,
+            kind: wanted,
+            phase: Phase::Queued,
+            priority,
+            unpin_first,
+        };
+        if self.queue_of(wanted, priority).is_full() {
+            let failure = Arc::clone(&self.queue_full);
+            self.fail(key.clone(), operation, failure, now);
+            return Requested::Full;
+        }
+        if !self.running.contains_key(key) {
+            self.queue_of(wanted, priority).push(operation.ticket, key.clone());
+        }
+        self.remember(key.clone(), operation);
+        Requested::Changed
+    }
+
+    /// Gives the next operation to a worker: priority pins first, then the others, each in order of request.
+    pub(crate) fn start_next(
+        &mut self,
+        lane: Lane,
+        now: Timestamp,
+        parent: &CancellationToken,
+    ) -> Option<Started> {
+        let (ticket, key) = match lane {
+            Lane::Pin => self.priority.pop().or_else(|| self.normal.pop())?,
+            Lane::Unpin => self.unpin.pop()?,
+        };
+        // What is queued is remembered, and with this ticket: both change together.
+        let mut operation = self.forget(&key)?;
+        operation.phase = Phase::InProgress;
+        operation.attempts = operation.attempts.saturating_add(1);
+        operation.since_unix_nanoseconds = now.unix_nanoseconds();
+        let cancel = parent.child_token();
+        let (kind, unpin_first) = (operation.kind, operation.unpin_first);
+        self.running.insert(key.clone(), Running { ticket, cancel: cancel.clone(), pin: None });
+        self.remember(key.clone(), operation);
+        Some(Started { key, ticket, kind, unpin_first, cancel })
+    }
+
+    /// Whether anything waits for a worker.
+    pub(crate) fn has_waiting(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Pin => !self.priority.is_empty() || !self.normal.is_empty(),
+            Lane::Unpin => !self.unpin.is_empty(),
+        }
+    }
+
+    /// Notes what a running operation pins, so that a request for something else can restart it.
+    pub(crate) fn set_running_pin(&mut self, key: &CidKey, ticket: u64, pin: Arc<Pin>) {
+        if let Some(running) = self.running.get_mut(key).filter(|running| running.ticket == ticket) {
+            running.pin = Some(pin);
+        }
+    }
+
+    /// A worker is through with an operation, or stopped. Whether nothing replaced it meanwhile; what did may start
+    /// now.
+    pub(crate) fn finish(
+        &mut self,
+        key: &CidKey,
+        ticket: u64,
+        failure: Option<Arc<str>>,
+        now: Timestamp,
+    ) -> bool {
+        self.running.remove(key);
+        let Some(operation) = self.by_cid.get(key) else { return false };
+        if operation.ticket != ticket {
+            if operation.phase == Phase::Queued {
+                // It took its place in the bound when it was requested; so few stand aside that one more fits.
+                let (kind, priority, ticket) = (operation.kind, operation.priority, operation.ticket);
+                self.queue_of(kind, priority).push(ticket, key.clone());
+            }
+            return false;
+        }
+        if let (Some(operation), Some(failure)) = (self.forget(key), failure) {
+            self.fail(key.clone(), operation, failure, now);
+        }
+        true
+    }
+
+    /// Forgets a failed operation, if it is still this one.
+    pub(crate) fn drop_failed(&mut self, key: &CidKey, ticket: u64) -> bool {
+        let is_this = |operation: &Operation| operation.ticket == ticket && operation.phase == Phase::Failed;
+        self.by_cid.get(key).is_some_and(is_this) && self.forget(key).is_some()
+    }
+
+    fn is_outdated(&self, key: &CidKey, ticket: u64, pin: Option<&Pin>) -> bool {
+        let running = self.running.get(key).filter(|running| running.ticket == ticket);
+        match (running.and_then(|running| running.pin.as_ref()), pin) {
+            (Some(running), Some(wanted)) => {
+                running.max_depth != wanted.max_depth || running.options.origins != wanted.options.origins
+            }
+            _ => false,
+        }
+    }
+
+    fn fail(&mut self, key: CidKey, mut operation: Operation, failure: Arc<str>, now: Timestamp) {
+        if operation.kind == Kind::Pin && self.counts.pin_error >= FAILED_PINS_MAX {
+            return;
+        }
+        self.last_ticket += 1;
+        operation.ticket = self.last_ticket;
+        operation.phase = Phase::Failed;
+        operation.failure = Some(failure);
+        operation.since_unix_nanoseconds = now.unix_nanoseconds();
+        self.remember(key, operation);
+    }
+
+    fn remember(&mut self, key: CidKey, operation: Operation) {
+        *self.count_of(operation.kind, operation.phase) += 1;
+        self.by_cid.insert(key, operation);
+    }
+
+    fn forget(&mut self, key: &CidKey) -> Option<Operation> {
+        let operation = self.by_cid.remove(key)?;
+        *self.count_of(operation.kind, operation.phase) -= 1;
+        if operation.phase == Phase::Queued {
+            self.queue_of(operation.kind, operation.priority).remove(operation.ticket);
+        }
+        Some(operation)
+    }
+
+    fn queue_of(&mut self, kind: Kind, priority: bool) -> &mut Queue {
+        match (kind, priority) {
+            (Kind::Pin, true) => &mut self.priority,
+            (Kind::Pin, false) => &mut self.normal,
+            (Kind::Unpin | Kind::Remote, _) => &mut self.unpin,
+        }
+    }
+
+    fn count_of(&mut self, kind: Kind, phase: Phase) -> &mut u64 {
+        match (kind.unpins(), phase) {
+            (false, Phase::Queued) => &mut self.counts.pin_queued,
+            (false, Phase::InProgress) => &mut self.counts.pinning,
+            (false, Phase::Failed) => &mut self.counts.pin_error,
+            (true, Phase::Queued) => &mut self.counts.unpin_queued,
+            (true, Phase::InProgress) => &mut self.counts.unpinning,
+            (true, Phase::Failed) => &mut self.counts.unpin_error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::{Cid, PinMode, PinOptions, parse_cid};
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn table(queue_items_max: usize) -> Table {
+        Table::new(queue_items_max, PriorityRule { age_max: Duration::from_secs(60), attempts_max: 5 })
+    }
+
+    fn cid(number: u64) -> Cid {
+        use multihash_codetable::MultihashDigest as _;
+        Cid::new_v1(0x55, multihash_codetable::Code::Sha2_256.digest(&number.to_be_bytes()))
+    }
+
+    fn pin(number: u64) -> (CidKey, Pin) {
+        let pin = Pin { timestamp: Some(NOW), ..Pin::new(cid(number), PinOptions::default()) };
+        (CidKey::from(&pin.cid), pin)
+    }
+
+    fn start(table: &mut Table, lane: Lane) -> Option<Started> {
+        table.start_next(lane, NOW, &CancellationToken::new())
+    }
+
+    #[test]
+    fn an_operation_takes_ninety_bytes_with_its_cid() {
+        assert!(size_of::<CidKey>() + size_of::<Operation>() <= 88);
+    }
+
+    #[test]
+    fn a_pin_goes_through_its_phases_and_is_forgotten() {
+        let mut table = table(10);
+        let (key, pin) = pin(1);
+        assert_eq!(table.request(&key, Kind::Pin, Some(&pin), NOW), Requested::Changed);
+        assert_eq!(table.request(&key, Kind::Pin, Some(&pin), NOW), Requested::Kept);
+        assert_eq!(table.get(&key).unwrap().status(), TrackerStatus::PinQueued);
+        assert!(table.get(&key).unwrap().priority);
+        let started = start(&mut table, Lane::Pin).unwrap();
+        let view = table.get(&key).unwrap();
+        assert_eq!((view.status(), view.attempts), (TrackerStatus::Pinning, 1));
+        assert!(table.finish(&key, started.ticket, None, NOW));
+        assert_eq!(table.get(&key), None);
+        assert_eq!(table.counts(), TrackerCounts::default());
+    }
+
+    #[test]
+    fn attempts_are_carried_over_failures_until_the_pin_loses_its_priority() {
+        let mut table = table(10);
+        let (key, pin) = pin(1);
+        for attempt in 1..=7 {
+            table.request(&key, Kind::Pin, Some(&pin), NOW);
+            let view = table.get(&key).unwrap();
+            assert_eq!(view.attempts, attempt - 1, "a queued retry shows what was tried");
+            assert_eq!(view.priority, attempt <= 6);
+            let started = start(&mut table, Lane::Pin).unwrap();
+            table.finish(&key, started.ticket, Some("no".into()), NOW);
+            let view = table.get(&key).unwrap();
+            assert_eq!((view.status(), view.attempts), (TrackerStatus::PinError, attempt));
+        }
+        table.request(&key, Kind::Unpin, None, NOW);
+        assert_eq!(table.get(&key).unwrap().attempts, 0, "another kind counts anew");
+    }
+
+    #[test]
+    fn what_replaces_a_running_operation_starts_when_that_has_stopped() {
+        let mut table = table(10);
+        let (key, pin) = pin(1);
+        table.request(&key, Kind::Pin, Some(&pin), NOW);
+        let running = start(&mut table, Lane::Pin).unwrap();
+        table.request(&key, Kind::Unpin, None, NOW);
+        assert!(running.cancel.is_cancelled());
+        assert!(start(&mut table, Lane::Unpin).is_none(), "the pin has not stopped yet");
+        // And changed again meanwhile.
+        table.request(&key, Kind::Pin, Some(&pin), NOW);
+        assert_eq!(table.get(&key).unwrap().status(), TrackerStatus::PinQueued);
+        assert!(start(&mut table, Lane::Pin).is_none());
+        assert!(!table.finish(&key, running.ticket, Some("too late".into()), NOW));
+        let started = start(&mut table, Lane::Pin).unwrap();
+        assert!(started.unpin_first, "an unpin was overtaken");
+        assert!(start(&mut table, Lane::Unpin).is_none());
+    }
+
+    #[test]
+    fn a_repin_in_another_mode_restarts_a_running_pin_and_the_same_does_not() {
+        let mut table = table(10);
+        let (key, pin) = pin(1);
+        let direct = Pin { max_depth: PinMode::Direct.max_depth(), ..pin.clone() };
+        table.request(&key, Kind::Pin, Some(&direct), NOW);
+        let running = start(&mut table, Lane::Pin).unwrap();
+        table.set_running_pin(&key, running.ticket, Arc::new(direct.clone()));
+        assert_eq!(table.request(&key, Kind::Pin, Some(&direct), NOW), Requested::Kept);
+        assert_eq!(table.request(&key, Kind::Pin, Some(&pin), NOW), Requested::Changed);
+        assert!(running.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn a_full_queue_leaves_the_item_in_error_and_recovers() {
+        let mut table = table(1);
+        let (first, pin_1) = pin(1);
+        let (second, pin_2) = pin(2);
+        table.request(&first, Kind::Pin, Some(&pin_1), NOW);
+        assert_eq!(table.request(&second, Kind::Pin, Some(&pin_2), NOW), Requested::Full);
+        let view = table.get(&second).unwrap();
+        assert_eq!((view.status(), view.failure.as_deref()), (TrackerStatus::PinError, Some(QUEUE_FULL)));
+        assert_eq!(table.request(&second, Kind::Pin, Some(&pin_2), NOW), Requested::Full);
+        // The other queue has room.
+        assert_eq!(table.request(&second, Kind::Unpin, None, NOW), Requested::Changed);
+        start(&mut table, Lane::Pin).unwrap();
+        assert_eq!(table.request(&second, Kind::Pin, Some(&pin_2), NOW), Requested::Changed);
+        assert_eq!(table.counts(), TrackerCounts { pin_queued: 1, pinning: 1, ..TrackerCounts::default() });
+    }
+
+    #[test]
+    fn an_unpin_and_a_remote_become_each_other_in_place() {
+        let mut table = table(10);
+        let (key, _) = pin(1);
+        table.request(&key, Kind::Unpin, None, NOW);
+        assert_eq!(table.request(&key, Kind::Remote, None, NOW), Requested::Changed);
+        assert_eq!(table.get(&key).unwrap().status(), TrackerStatus::Remote);
+        let running = start(&mut table, Lane::Unpin).unwrap();
+        assert_eq!(table.request(&key, Kind::Unpin, None, NOW), Requested::Changed);
+        assert!(!running.cancel.is_cancelled());
+        assert!(table.finish(&key, running.ticket, None, NOW));
+    }
+
+    #[test]
+    fn ranges_are_in_cid_order_and_limited() {
+        let mut table = table(100);
+        let mut keys: Vec<_> = (0..10).map(|number| pin(number).0).collect();
+        for key in &keys {
+            table.request(key, Kind::Unpin, None, NOW);
+        }
+        keys.sort();
+        let listed = |after, upto, limit| -> Vec<CidKey> {
+            table.range(after, upto, limit).into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(listed(None, None, 100), keys);
+        assert_eq!(listed(Some(&keys[2]), Some(&keys[5]), 100), &keys[3..=5]);
+        assert_eq!(listed(Some(&keys[2]), None, 2), &keys[3..5]);
+        assert_eq!(listed(Some(&keys[2]), Some(&keys[2]), 100), []);
+        assert!(parse_cid(&format!("{:?}", keys[0])).is_ok());
+    }
+
+    /// What is done to the table in the test below.
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        Request(u64, Kind),
+        Start(Lane),
+        Finish(usize, bool),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let kind = prop_oneof![Just(Kind::Pin), Just(Kind::Unpin), Just(Kind::Remote)];
+        prop_oneof![
+            (0u64..6, kind).prop_map(|(number, kind)| Act::Request(number, kind)),
+            prop_oneof![Just(Lane::Pin), Just(Lane::Unpin)].prop_map(Act::Start),
+            (0usize..4, any::<bool>()).prop_map(|(index, fails)| Act::Finish(index, fails)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_cid_is_worked_on_twice_and_nothing_queued_is_lost(acts in prop::collection::vec(act(), 0..200)) {
+            let mut table = table(4);
+            let mut running: Vec<Started> = Vec::new();
+            for act in acts {
+                match act {
+                    Act::Request(number, kind) => {
+                        let (key, pin) = pin(number);
+                        table.request(&key, kind, Some(&pin), NOW);
+                    }
+                    Act::Start(lane) => {
+                        if let Some(started) = start(&mut table, lane) {
+                            prop_assert!(running.iter().all(|other| other.key != started.key));
+                            running.push(started);
+                        }
+                    }
+                    Act::Finish(index, fails) if index < running.len() => {
+                        let started = running.swap_remove(index);
+                        table.finish(&started.key, started.ticket, fails.then(|| "no".into()), NOW);
+                    }
+                    Act::Finish(..) => {}
+                }
+            }
+            // Drain: everything that was accepted gets its turn, and the numbers add up.
+            for started in running.drain(..) {
+                table.finish(&started.key, started.ticket, None, NOW);
+            }
+            for lane in [Lane::Pin, Lane::Unpin] {
+                while let Some(started) = start(&mut table, lane) {
+                    table.finish(&started.key, started.ticket, None, NOW);
+                }
+            }
+            let counts = table.counts();
+            prop_assert_eq!(counts.queued() + counts.pinning + counts.unpinning, 0);
+            let left = table.range(None, None, usize::MAX);
+            prop_assert!(left.iter().all(|(_, view)| view.phase == Phase::Failed));
+            prop_assert_eq!(counts.pin_error + counts.unpin_error, left.len() as u64);
+        }
+    }
+}
