@@ -54,7 +54,7 @@ const IMPLEMENTATIONS: &[&str] = &[
     "storage::redb",
     "state::memory",
     "state::store",
-    "exchange::memory",
+    "exchange::stream",
     "exchange::bitswap",
     "ipfs_connector::kubo",
     "ipfs_connector::memory",

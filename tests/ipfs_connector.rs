@@ -1,5 +1,10 @@
-//! The connectors of this crate: their conformance suite.
-#![cfg(feature = "testing")]
+//! The connectors of this crate: their conformance suite, and Kubo's against daemons that fail, lie and hang.
+#![cfg(all(feature = "testing", feature = "connector-kubo", feature = "api-rest"))]
+
+#[path = "ipfs_connector/faults.rs"]
+mod faults;
+#[path = "ipfs_connector/garbage.rs"]
+mod garbage;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ipfs_cluster::ipfs_connector::{IpfsConnector, KuboConfig, KuboConnector, MemoryIpfs, MemoryIpfsConfig};
+use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
 use ipfs_cluster::testing::faulty_ipfs::FaultyIpfs;
 use ipfs_cluster::testing::ipfs_suite;
 
@@ -56,6 +62,39 @@ impl ipfs_suite::Fixture for Faulty {
 }
 
 ipfs_cluster::ipfs_conformance!(faulty_ipfs, Faulty);
+
+/// The daemon waits as long as an online Kubo would, so that the connector's own timeouts decide.
+fn patient_memory() -> MemoryIpfs {
+    let forever = Duration::from_secs(24 * 60 * 60);
+    MemoryIpfs::with_config(MemoryIpfsConfig {
+        pin_timeout: forever,
+        request_timeout: forever,
+        ..MemoryIpfsConfig::default()
+    })
+}
+
+struct Fake;
+
+#[async_trait]
+impl ipfs_suite::Fixture for Fake {
+    type Guard = FakeKubo;
+
+    async fn connector(&self) -> (FakeKubo, Arc<dyn IpfsConnector>) {
+        let kubo = FakeKubo::start(patient_memory(), FakeKuboConfig::default()).await.unwrap();
+        let connector = KuboConnector::with_config(kubo_config(&kubo.multiaddress())).unwrap();
+        (kubo, Arc::new(connector))
+    }
+
+    async fn wait_idle(&self, kubo: &FakeKubo) {
+        kubo.wait_requests(|requests| requests.running == 0).await;
+    }
+
+    fn resolves_names(&self) -> bool {
+        true
+    }
+}
+
+ipfs_cluster::ipfs_conformance!(fake_kubo, Fake);
 
 /// A real daemon, offline, with a repository of its own.
 struct RealKubo(PathBuf);

@@ -1,5 +1,6 @@
 //! Conformance of the parts around the state: allocators, informers, monitors, transports, exchanges.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used)] // A fixture fails by panicking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +9,17 @@ use async_trait::async_trait;
 use ipfs_cluster::Result;
 use ipfs_cluster::allocator::{BalancedAllocator, PinAllocator};
 use ipfs_cluster::clock::WallClock;
+use ipfs_cluster::exchange::{BlockExchange, BlockSource, StreamExchange};
 use ipfs_cluster::informer::{
     DiskMetric, FreeSpace, FreeSpaceConfig, Gauge, Informer, InformerContext, NumPins, NumPinsConfig,
     PinQueue, PinQueueConfig, Tags, TagsConfig,
 };
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
 use ipfs_cluster::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
-use ipfs_cluster::testing::{allocator_suite, informer_suite, monitor_suite, peer, transport_suite};
-use ipfs_cluster::transport::{MemoryNetwork, PeerTransport};
+use ipfs_cluster::testing::{
+    allocator_suite, exchange_suite, informer_suite, monitor_suite, peer, transport_suite,
+};
+use ipfs_cluster::transport::{MemoryNetwork, MemoryTransport, PeerTransport};
 use ipfs_cluster::types::PeerId;
 
 struct Balanced(&'static [&'static str]);
@@ -92,3 +96,35 @@ impl transport_suite::Fixture for InMemory {
 
 ipfs_cluster::transport_conformance!(memory_transport, InMemory { delay: Duration::ZERO });
 ipfs_cluster::transport_conformance!(slow_memory_transport, InMemory { delay: Duration::from_millis(1) });
+
+struct OverStreams {
+    delay: Duration,
+}
+
+#[async_trait]
+impl exchange_suite::Fixture for OverStreams {
+    type Guard = ();
+
+    async fn exchanges(
+        &self,
+        sources: Vec<Arc<dyn BlockSource>>,
+    ) -> ((), Vec<(PeerId, Arc<dyn BlockExchange>)>) {
+        let network = MemoryNetwork::new(0);
+        network.set_delay(self.delay);
+        let join = |number| Arc::new(network.join(peer(number)).unwrap());
+        let transports: Vec<_> = (0..sources.len() as u64).map(join).collect();
+        for (number, one) in transports.iter().enumerate() {
+            for other in &transports[..number] {
+                one.connect(&other.listen_addresses()[0]).await.unwrap();
+            }
+        }
+        let exchange = |(transport, source): (Arc<MemoryTransport>, _)| {
+            let peer = transport.local_peer();
+            (peer, Arc::new(StreamExchange::new(transport, source).unwrap()) as _)
+        };
+        ((), transports.into_iter().zip(sources).map(exchange).collect())
+    }
+}
+
+ipfs_cluster::exchange_conformance!(stream_exchange, OverStreams { delay: Duration::ZERO });
+ipfs_cluster::exchange_conformance!(slow_stream_exchange, OverStreams { delay: Duration::from_millis(2) });

@@ -115,7 +115,7 @@ async fn main() -> Result<()> {
 }
 
 async fn serve_until_interrupted(cluster: Cluster, address: &str, cid: Cid) -> Result<()> {
-    let config = RestConfig { listen_multiaddresses: vec![address.parse()?], ..RestConfig::default() };
+    let config = RestConfig::default().listen([address.parse()?]);
     let api = RestApi::bind(config, cluster.clone()).await?;
     let ctl = "cargo run --release --bin ipfs-cluster-ctl --";
     let host = if address == SERVE_DEFAULT { String::new() } else { format!(" --host {address}") };

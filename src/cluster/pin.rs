@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::types::{Cid, PeerId, Pin, PinOperation, PinOptions, PinType, parse_cid};
 
 /// Most shards a sharded pin may list; more is taken for damage.
-const SHARDS_MAX: usize = 1_000_000;
+const SHARDS_MAX: usize = crate::consensus::OPERATIONS_MAX - 2;
 
 /// The error that says that a CID has no entry.
 pub(super) fn not_pinned() -> Error {

@@ -1,5 +1,7 @@
 //! Blocks by CID between peers.
 
+mod stream;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use futures::stream::BoxStream;
 
 use crate::error::Result;
 use crate::types::{Block, Cid, PeerId};
+
+pub use stream::{BLOCK_BYTES_MAX, BLOCKS_PROTOCOL, StreamExchange, WANTS_MAX};
 
 /// The blocks this peer has and serves to others.
 pub trait BlockSource: fmt::Debug + Send + Sync + 'static {

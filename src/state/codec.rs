@@ -84,7 +84,7 @@ pub fn decode_pin_protobuf(cid: &Cid, bytes: &[u8]) -> Result<Pin> {
 }
 
 /// A stored record.
-pub(crate) fn encode_record(pin: &Pin) -> Vec<u8> {
+pub(super) fn encode_record(pin: &Pin) -> Vec<u8> {
     let message = to_protobuf(pin);
     let mut record = Vec::with_capacity(1 + message.encoded_len());
     record.push(RECORD_VERSION);
@@ -93,11 +93,12 @@ pub(crate) fn encode_record(pin: &Pin) -> Vec<u8> {
     record
 }
 
-/// The entry of a stored record. Unlike a value that came from another peer, it must name its own key.
+/// The entry of a stored record. Unlike a value that came from another peer, it must name its own key, which is the
+/// binary CID.
 ///
 /// # Errors
 /// `Corrupt`; `Unsupported` for a record of a later version.
-pub(crate) fn decode_record(cid: &Cid, record: &[u8]) -> Result<Pin> {
+pub(super) fn decode_record(cid: &Cid, key: &[u8], record: &[u8]) -> Result<Pin> {
     let Some((&version, body)) = record.split_first() else {
         return Err(corrupt(cid, "the record is empty"));
     };
@@ -110,11 +111,11 @@ pub(crate) fn decode_record(cid: &Cid, record: &[u8]) -> Result<Pin> {
         )
         .component("state"));
     }
-    Ok(PinV1::decode_any(cid, version, body)?.0)
+    PinV1::decode_any(&Entry { cid, key }, version, body).map(|record| record.0)
 }
 
 /// The pin as a reader will get it back once it is stored.
-pub(crate) fn normalise(pin: Pin) -> Pin {
+pub(super) fn normalise(pin: Pin) -> Pin {
     let mut pin = pin.into_stored();
     // Second 0 is how the stored form says "none".
     let never = |time: &Timestamp| *time != Timestamp::UNIX_EPOCH;
@@ -124,7 +125,7 @@ pub(crate) fn normalise(pin: Pin) -> Pin {
 }
 
 /// Whether [`normalise`] would give the same pin back.
-pub(crate) fn is_normal(pin: &Pin) -> bool {
+pub(super) fn is_normal(pin: &Pin) -> bool {
     let whole = |time: Option<Timestamp>| {
         time.is_none_or(|time| time.truncated_to_seconds() == time && time != Timestamp::UNIX_EPOCH)
     };
@@ -132,6 +133,12 @@ pub(crate) fn is_normal(pin: &Pin) -> bool {
         && pin.options.mode == pin.mode()
         && whole(pin.timestamp)
         && whole(pin.options.expire_at)
+}
+
+/// What a record is stored under.
+struct Entry<'a> {
+    cid: &'a Cid,
+    key: &'a [u8],
 }
 
 /// One version of the stored record.
@@ -142,17 +149,17 @@ trait Format: Sized {
     type Previous: Format;
 
     /// Reads a body of exactly this version.
-    fn decode(cid: &Cid, body: &[u8]) -> Result<Self>;
+    fn decode(entry: &Entry<'_>, body: &[u8]) -> Result<Self>;
 
     /// Converts from the version before.
     fn migrate(previous: Self::Previous) -> Self;
 
     /// Reads a body of this version or any before it.
-    fn decode_any(cid: &Cid, version: u8, body: &[u8]) -> Result<Self> {
+    fn decode_any(entry: &Entry<'_>, version: u8, body: &[u8]) -> Result<Self> {
         if version == Self::VERSION {
-            Self::decode(cid, body)
+            Self::decode(entry, body)
         } else {
-            Ok(Self::migrate(Self::Previous::decode_any(cid, version, body)?))
+            Ok(Self::migrate(Self::Previous::decode_any(entry, version, body)?))
         }
     }
 }
@@ -164,16 +171,16 @@ impl Format for NoFormat {
     const VERSION: u8 = 0;
     type Previous = Self;
 
-    fn decode(cid: &Cid, _body: &[u8]) -> Result<Self> {
-        Err(corrupt(cid, "no record ever had this version"))
+    fn decode(entry: &Entry<'_>, _body: &[u8]) -> Result<Self> {
+        Err(corrupt(entry.cid, "no record ever had this version"))
     }
 
     fn migrate(previous: Self) -> Self {
         previous
     }
 
-    fn decode_any(cid: &Cid, _version: u8, body: &[u8]) -> Result<Self> {
-        Self::decode(cid, body)
+    fn decode_any(entry: &Entry<'_>, _version: u8, body: &[u8]) -> Result<Self> {
+        Self::decode(entry, body)
     }
 }
 
@@ -184,12 +191,12 @@ impl Format for PinV1 {
     const VERSION: u8 = 1;
     type Previous = NoFormat;
 
-    fn decode(cid: &Cid, body: &[u8]) -> Result<Self> {
-        let message = PbPin::decode(body).map_err(|source| unreadable(cid, "record", source))?;
-        if message.cid != cid.to_bytes() {
-            return Err(corrupt(cid, "the record is that of another cid"));
+    fn decode(entry: &Entry<'_>, body: &[u8]) -> Result<Self> {
+        let message = PbPin::decode(body).map_err(|source| unreadable(entry.cid, "record", source))?;
+        if message.cid != entry.key {
+            return Err(corrupt(entry.cid, "the record is that of another cid"));
         }
-        from_protobuf(cid, message).map(Self)
+        from_protobuf(entry.cid, message).map(Self)
     }
 
     fn migrate(previous: NoFormat) -> Self {
@@ -314,6 +321,10 @@ mod tests {
             .collect()
     }
 
+    fn read(cid: &Cid, record: &[u8]) -> Result<Pin> {
+        decode_record(cid, &cid.to_bytes(), record)
+    }
+
     #[test]
     fn pins_are_encoded_in_exactly_the_references_bytes() {
         let pins = go_pins();
@@ -322,7 +333,7 @@ mod tests {
             let pin = normalise(pin);
             assert_eq!(hex::encode(encode_pin_protobuf(&pin)), hex::encode(&bytes), "{name}");
             assert_eq!(decode_pin_protobuf(&pin.cid, &bytes).unwrap(), pin, "{name}");
-            assert_eq!(decode_record(&pin.cid, &encode_record(&pin)).unwrap(), pin, "{name}");
+            assert_eq!(read(&pin.cid, &encode_record(&pin)).unwrap(), pin, "{name}");
         }
     }
 
@@ -341,7 +352,7 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_corrupt_and_never_a_panic() {
         let (_, bytes, pin) = go_pins().swap_remove(0);
-        let kind = |record: &[u8]| decode_record(&pin.cid, record).unwrap_err().kind();
+        let kind = |record: &[u8]| read(&pin.cid, record).unwrap_err().kind();
         assert_eq!(kind(&[]), ErrorKind::Corrupt);
         assert_eq!(kind(&[0]), ErrorKind::Corrupt);
         assert_eq!(kind(&[1]), ErrorKind::Corrupt);
@@ -357,9 +368,9 @@ mod tests {
         // Every record with one byte missing or changed either reads or is an error.
         let mut record = [&[RECORD_VERSION], &bytes[..]].concat();
         for index in 0..record.len() {
-            let _ = decode_record(&pin.cid, &record[..index]);
+            let _ = read(&pin.cid, &record[..index]);
             record[index] ^= 0xff;
-            let _ = decode_record(&pin.cid, &record);
+            let _ = read(&pin.cid, &record);
             record[index] ^= 0xff;
         }
     }
@@ -368,8 +379,8 @@ mod tests {
         #[test]
         fn garbage_never_panics(record in proptest::collection::vec(any::<u8>(), 0..200)) {
             let cid = go_pins()[0].2.cid;
-            let _ = decode_record(&cid, &record);
-            let _ = decode_record(&cid, &[&[1], &record[..]].concat());
+            let _ = read(&cid, &record);
+            let _ = read(&cid, &[&[1], &record[..]].concat());
         }
     }
 
@@ -381,8 +392,8 @@ mod tests {
         impl Format for First {
             const VERSION: u8 = 1;
             type Previous = NoFormat;
-            fn decode(cid: &Cid, body: &[u8]) -> Result<Self> {
-                body.first().map(|byte| Self(*byte)).ok_or_else(|| corrupt(cid, "empty"))
+            fn decode(entry: &Entry<'_>, body: &[u8]) -> Result<Self> {
+                body.first().map(|byte| Self(*byte)).ok_or_else(|| corrupt(entry.cid, "empty"))
             }
             fn migrate(previous: NoFormat) -> Self {
                 match previous {}
@@ -391,7 +402,7 @@ mod tests {
         impl Format for Second {
             const VERSION: u8 = 2;
             type Previous = First;
-            fn decode(_: &Cid, body: &[u8]) -> Result<Self> {
+            fn decode(_: &Entry<'_>, body: &[u8]) -> Result<Self> {
                 Ok(Self(u16::from_be_bytes([body[0], body[1]])))
             }
             fn migrate(previous: First) -> Self {
@@ -401,18 +412,19 @@ mod tests {
         impl Format for Third {
             const VERSION: u8 = 3;
             type Previous = Second;
-            fn decode(_: &Cid, body: &[u8]) -> Result<Self> {
+            fn decode(_: &Entry<'_>, body: &[u8]) -> Result<Self> {
                 Ok(Self(String::from_utf8_lossy(body).into_owned()))
             }
             fn migrate(previous: Second) -> Self {
                 Self(previous.0.to_string())
             }
         }
-        let cid = go_pins()[0].2.cid;
-        assert_eq!(Third::decode_any(&cid, 3, b"now").unwrap().0, "now");
-        assert_eq!(Third::decode_any(&cid, 2, &[1, 0]).unwrap().0, "256");
-        assert_eq!(Third::decode_any(&cid, 1, &[7]).unwrap().0, "7");
-        let error = Third::decode_any(&cid, 0, &[7]).err().unwrap();
+        let cid = &go_pins()[0].2.cid;
+        let entry = &Entry { cid, key: &[] };
+        assert_eq!(Third::decode_any(entry, 3, b"now").unwrap().0, "now");
+        assert_eq!(Third::decode_any(entry, 2, &[1, 0]).unwrap().0, "256");
+        assert_eq!(Third::decode_any(entry, 1, &[7]).unwrap().0, "7");
+        let error = Third::decode_any(entry, 0, &[7]).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 

@@ -105,6 +105,14 @@ struct View {
     spaces: Spaces,
 }
 
+impl View {
+    fn pin(&self, cid: &Cid) -> Result<Option<Pin>> {
+        let key = cid.to_bytes();
+        let record = self.snapshot.get(self.spaces.pins(), &key)?;
+        record.map(|record| codec::decode_record(cid, &key, &record)).transpose()
+    }
+}
+
 /// Where a listing stands.
 struct Cursor {
     selection: Selection,
@@ -165,8 +173,7 @@ impl Cursor {
     /// The record that an index entry points to, if it is what the entry says.
     fn follow(&self, view: &View, index: Index, key: &Bytes) -> Result<Option<Pin>> {
         let Some(cid) = index::cid_of(index, key) else { return Ok(None) };
-        let Some(record) = view.snapshot.get(view.spaces.pins(), &cid.to_bytes())? else { return Ok(None) };
-        let pin = codec::decode_record(&cid, &record)?;
+        let Some(pin) = view.pin(&cid)? else { return Ok(None) };
         // The key is compared too: an entry that was left behind would list a pin twice.
         let belongs = index::matches(&self.selection, &pin)
             && index::position(&self.selection, &pin).as_ref() == Some(key);
@@ -176,10 +183,7 @@ impl Cursor {
     fn skip_to(&mut self, view: &View, cid: &Cid) -> Result<()> {
         let position = match index::position_of_cid(&self.selection, cid) {
             Some(position) => Some(position),
-            None => match view.snapshot.get(view.spaces.pins(), &cid.to_bytes())? {
-                Some(record) => index::position(&self.selection, &codec::decode_record(cid, &record)?),
-                None => None,
-            },
+            None => view.pin(cid)?.and_then(|pin| index::position(&self.selection, &pin)),
         };
         let position = position.ok_or_else(|| {
             Error::not_found(format!(
@@ -220,5 +224,5 @@ fn decode(key: &Bytes, record: &Bytes) -> Result<Pin> {
             .component("state")
             .with_source(source)
     })?;
-    codec::decode_record(&cid, record)
+    codec::decode_record(&cid, key, record)
 }

@@ -72,7 +72,8 @@ fn load(inner: &Inner, storage: &dyn Storage, spaces: Spaces, records: Sorter) -
         // Only now is it known which of several entries of a CID stays, so only now is it indexed.
         let cid = Cid::try_from(&key[..])
             .map_err(|source| crate::Error::internal("a sorted key is no cid").with_source(source))?;
-        for (index, key) in index::entries(&codec::decode_record(&cid, &record)?) {
+        let pin = codec::decode_record(&cid, &key, &record)?;
+        for (index, key) in index::entries(&pin) {
             for (sorted, sorter) in &mut keys {
                 if *sorted == index {
                     sorter.push(&key, &[])?;

@@ -90,7 +90,7 @@ impl StateReader for StoreState {
                 let record = storage.get(PINS.generation(generation), &key)?;
                 // Nothing found may mean that the generation was replaced and removed meanwhile.
                 if record.is_some() || inner.head().generation == generation {
-                    return record.map(|record| codec::decode_record(&cid, &record)).transpose();
+                    return record.map(|record| codec::decode_record(&cid, &key, &record)).transpose();
                 }
             }
         })
@@ -364,7 +364,7 @@ fn stage(storage: &dyn Storage, mut head: Head, operations: Vec<PinOperation>) -
 
 fn read_before(storage: &dyn Storage, spaces: Spaces, cid: &Cid, key: &Bytes) -> Result<Before> {
     let Some(record) = storage.get(spaces.pins(), key)? else { return Ok(Before::Absent) };
-    match codec::decode_record(cid, &record) {
+    match codec::decode_record(cid, key, &record) {
         Ok(pin) => Ok(Before::Present(Arc::new(pin))),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             warn!(%cid, %error, "replacing a damaged entry");

@@ -1,6 +1,6 @@
 //! Conformance suite of [`PinAllocator`].
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! #[async_trait]
 //! impl allocator_suite::Fixture for Mine {

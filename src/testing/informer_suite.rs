@@ -1,6 +1,6 @@
 //! Conformance suite of [`Informer`].
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! #[async_trait]
 //! impl informer_suite::Fixture for Mine {

@@ -60,6 +60,8 @@ pub mod allocator_suite;
 pub mod consensus_suite;
 pub mod crash_storage;
 pub mod exchange_suite;
+#[cfg(feature = "api-rest")]
+pub mod fake_kubo;
 pub mod faulty_ipfs;
 pub mod informer_suite;
 pub mod ipfs_suite;

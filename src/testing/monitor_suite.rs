@@ -1,6 +1,6 @@
 //! Conformance suite of [`Monitor`].
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! #[async_trait]
 //! impl monitor_suite::Fixture for Mine {

@@ -2,7 +2,7 @@
 //!
 //! The suite brings the pinset and the daemon; an implementation brings the tracker between them.
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //!
 //! #[async_trait]

@@ -1,6 +1,6 @@
 //! Conformance suite of [`PeerTransport`].
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //! #[async_trait]
 //! impl transport_suite::Fixture for Mine {

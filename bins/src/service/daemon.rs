@@ -128,15 +128,14 @@ fn builder(config: &PeerConfig) -> Result<ClusterBuilder> {
         ipfs_sync_interval: section.ipfs_sync_interval,
         ..StatelessConfig::default()
     };
+    let mut solo = SoloConfig::default();
+    solo.max_batch_operations = count(config.solo.max_batch_operations);
     let mut builder = Cluster::builder()
         .config(cluster)
         .peer(config.identity.id())
         .storage(storage::open(config)?)
         .ipfs(kubo(config)?)
-        .solo(SoloConfig {
-            max_batch_operations: count(config.solo.max_batch_operations),
-            ..SoloConfig::default()
-        })
+        .solo(solo)
         .stateless_tracker(tracker)
         .local_monitor(MonitorConfig { check_interval: config.monitor.check_interval })
         .allocator(BalancedAllocator::new(BalancedConfig {
@@ -152,7 +151,7 @@ fn builder(config: &PeerConfig) -> Result<ClusterBuilder> {
     }
     if let Some(queue) = config.pin_queue.clone() {
         let config =
-            PinQueueConfig { metric_ttl: queue.metric_ttl, weight_bucket_size: queue.weight_bucket_size };
+            PinQueueConfig { metric_ttl: queue.metric_ttl, weight_bucket_size: u64::try_from(queue.weight_bucket_size).unwrap_or(1) };
         builder = builder.informer_with(move |cx| PinQueue::new(config, cx));
     }
     if let Some(tags) = config.tags.clone() {

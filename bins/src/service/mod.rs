@@ -7,6 +7,7 @@ pub mod logging;
 pub mod output;
 pub mod prompt;
 pub mod state;
+pub mod storage;
 
 use std::fmt;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::http::{Judge, remote_message};
-use super::{COMPONENT, Inner};
+use super::http::{ANSWER_BYTES_MAX, Judge, remote_error, remote_message};
+use super::{COMPONENT, Inner, answer};
 use crate::config::duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::support;
@@ -35,6 +35,9 @@ struct PinsLine {
     progress: u64,
     #[serde(default)]
     pins: Option<Vec<String>>,
+    /// Instead of both, when the daemon gave up after it had begun to answer.
+    #[serde(default)]
+    message: Option<String>,
 }
 
 impl Inner {
@@ -106,17 +109,9 @@ impl Inner {
     async fn update(self: &Arc<Self>, from: &Cid, to: &Cid) -> Result<bool> {
         let path = format!("pin/update?arg={from}&arg={to}&unpin=false");
         let timeout = self.config.pin_timeout;
-        let call = async {
-            let body = self
-                .http
-                .post(&path, Judge::Nothing, None)
-                .await?
-                .bytes(super::http::ANSWER_BYTES_MAX)
-                .await?;
-            super::answer::parse::<PinsLine>(&path, &body)
-        };
+        let call = self.confirmed(&path);
         match self.http.within(timeout, "pin_timeout", &path, Judge::Nothing, call).await {
-            Ok(_) => Ok(true),
+            Ok(()) => Ok(true),
             // It tells no progress, so nobody knows whether it still gets blocks. A plain pin tells, and finds what the
             // update has brought.
             Err(error) if error.kind() == ErrorKind::Timeout => Ok(false),
@@ -125,6 +120,15 @@ impl Inner {
                 Some("'from' cid was not recursively pinned already") => Ok(false),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// A request whose answer names the pins that it changed.
+    async fn confirmed(self: &Arc<Self>, path: &str) -> Result<()> {
+        let body = self.http.post(path, Judge::Nothing, None).await?.bytes(ANSWER_BYTES_MAX).await?;
+        match answer::parse::<PinsLine>(path, &body)? {
+            PinsLine { pins: Some(_), .. } => Ok(()),
+            PinsLine { .. } => Err(answer::corrupt(path, "it names no pin")),
         }
     }
 
@@ -156,6 +160,9 @@ impl Inner {
             let next = tokio::time::timeout_at(deadline, lines.next()).await.map_err(|_| stalled())??;
             let Some(line) = next else { break };
             let line: PinsLine = lines.parse(&line)?;
+            if let Some(message) = line.message {
+                return Err(remote_error(&path, 200, message));
+            }
             if line.progress > progress {
                 progress = line.progress;
                 deadline = Instant::now() + self.config.pin_timeout;
@@ -176,20 +183,11 @@ impl Inner {
             return Err(support::unpin_disabled().component(COMPONENT));
         }
         let path = format!("pin/rm?arg={cid}");
-        let call = async {
-            let body = self
-                .http
-                .post(&path, Judge::Nothing, None)
-                .await?
-                .bytes(super::http::ANSWER_BYTES_MAX)
-                .await?;
-            super::answer::parse::<PinsLine>(&path, &body)
-        };
+        let call = self.confirmed(&path);
         match self.http.within(self.config.unpin_timeout, "unpin_timeout", &path, Judge::Nothing, call).await
         {
-            Ok(_) => Ok(()),
             Err(error) if remote_message(&error) == Some("not pinned or pinned indirectly") => Ok(()),
-            Err(error) => Err(error),
+            answer => answer,
         }
     }
 }

@@ -59,7 +59,9 @@ pub(super) struct Shared {
     /// Why it has not been listed yet.
     pub(super) unlisted: Arc<str>,
     pub(super) is_listing: bool,
-    /// Who waits for a listing that starts after they asked.
+    /// Whether somebody wants a listing that starts after they asked.
+    pub(super) is_listing_wanted: bool,
+    /// Who of them waits for it.
     pub(super) waiters: Vec<oneshot::Sender<Result<Arc<Outcome>>>>,
     /// CIDs that the daemon is being asked about.
     pub(super) questions: BTreeMap<CidKey, Questions>,
@@ -152,6 +154,7 @@ impl Inner {
             down: None,
             unlisted: cannot_list("the first listing has not ended yet"),
             is_listing: false,
+            is_listing_wanted: false,
             waiters: Vec::new(),
             questions: BTreeMap::new(),
             daemon: Arc::default(),

@@ -59,6 +59,7 @@ impl Inner {
             }
             let (sender, receiver) = oneshot::channel();
             shared.waiters.push(sender);
+            shared.is_listing_wanted = true;
             receiver
         };
         self.listing_wanted.notify_one();
@@ -70,11 +71,12 @@ impl Inner {
     pub(super) async fn wait_listed(&self) -> Result<()> {
         let mut ended = self.listings_ended.subscribe();
         {
-            let shared = self.lock();
+            let mut shared = self.lock();
             if shared.held.is_complete() {
                 return Ok(());
             }
             if !shared.is_listing {
+                shared.is_listing_wanted = true;
                 self.listing_wanted.notify_one();
             }
         }
@@ -113,13 +115,18 @@ pub(super) async fn keep_listed(inner: Arc<Inner>, mut availability: BoxStream<'
                 }
                 continue;
             }
-            () = inner.listing_wanted.notified() => {}
+            () = inner.listing_wanted.notified() => {
+                if !inner.lock().is_listing_wanted {
+                    continue; // The listing that just ended was for that one, too.
+                }
+            }
             () = waits => {}
         }
         let started = Instant::now();
         let waiters = {
             let mut shared = inner.lock();
             shared.is_listing = true;
+            shared.is_listing_wanted = false;
             std::mem::take(&mut shared.waiters)
         };
         let mut again = false;

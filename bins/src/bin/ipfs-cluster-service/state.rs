@@ -1,7 +1,7 @@
 //! `state export`, `state import` and `state cleanup`.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io;
 
 use ipfs_cluster::config::process_environment;
 use ipfs_cluster::types::{PeerId, parse_peer};
@@ -12,6 +12,8 @@ use ipfs_cluster_bins::service::output::Output;
 use ipfs_cluster_bins::service::prompt::confirm;
 use ipfs_cluster_bins::service::state::{self, ImportOptions};
 use ipfs_cluster_bins::service::{Doing as _, Failure};
+
+use tokio::io::AsyncRead;
 
 use crate::cli::{Cleanup, Export, Import};
 use crate::{block_on, print, terminal};
@@ -42,10 +44,10 @@ pub(crate) fn import(folder: Folder, options: &Import) -> Result<(), Failure> {
         allocations: allocations(&options.allocations).doing("decoding allocations")?,
     };
     let config = load(folder)?;
-    let mut input: Box<dyn Read + Send> = match &options.file {
+    let input: Box<dyn AsyncRead + Send + Unpin> = match &options.file {
         None => {
             print("reading from stdin, Ctrl-D to finish\n");
-            Box::new(io::stdin())
+            Box::new(tokio::io::stdin())
         }
         Some(path) => {
             let file = File::open(path).map_err(|source| {
@@ -55,10 +57,12 @@ pub(crate) fn import(folder: Folder, options: &Import) -> Result<(), Failure> {
                 };
                 Error::invalid_input(format!("open {}: {text}", path.display())).with_source(source)
             });
-            Box::new(BufReader::with_capacity(BUFFER_BYTES, file.doing("reading import file")?))
+            let mut file = tokio::fs::File::from_std(file.doing("reading import file")?);
+            file.set_max_buf_size(BUFFER_BYTES);
+            Box::new(file)
         }
     };
-    block_on(DOING, state::import(&config, &mut *input, &changes))?.doing(DOING)?;
+    block_on(DOING, state::import(&config, input, &changes))?.doing(DOING)?;
     tracing::info!("state successfully imported.  Make sure all peers have consistent states");
     Ok(())
 }
