@@ -12,6 +12,7 @@ use futures::future::join_all;
 use ipfs_cluster::clock::SystemClock;
 use ipfs_cluster::consensus::{Consensus, ConsensusContext, Solo, SoloConfig, StateEvent};
 use ipfs_cluster::error::{Error, ErrorKind, Result};
+use ipfs_cluster::state::StoreState;
 use ipfs_cluster::storage::{
     FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage, VALUE_BYTES_MAX,
 };
@@ -24,15 +25,16 @@ use tempfile::TempDir;
 
 const EVENTS: usize = 64;
 
-fn context(storage: Arc<dyn Storage>) -> ConsensusContext {
+async fn context(storage: Arc<dyn Storage>) -> ConsensusContext {
     let transport = MemoryNetwork::new(0).join(peer(1)).unwrap();
-    ConsensusContext::new(peer(1), storage, Arc::new(transport), Arc::new(SystemClock))
+    let state = Arc::new(StoreState::open(Arc::clone(&storage)).await.unwrap());
+    ConsensusContext::new(peer(1), storage, state, Arc::new(transport), Arc::new(SystemClock))
 }
 
 async fn solo(storage: Arc<dyn Storage>) -> Arc<dyn Consensus> {
     let mut config = SoloConfig::default();
     config.max_buffered_events = EVENTS;
-    Arc::new(Solo::open(config, context(storage)).await.unwrap())
+    Arc::new(Solo::open(config, context(storage).await).await.unwrap())
 }
 
 /// On a store that loses what was not synced.
@@ -136,7 +138,7 @@ ipfs_cluster::consensus_conformance!(solo_fjall, OnDisk::FJALL);
 ipfs_cluster::consensus_conformance!(solo_redb, OnDisk::REDB);
 
 async fn solo_on(storage: Arc<dyn Storage>) -> Arc<Solo> {
-    Arc::new(Solo::open(SoloConfig::default(), context(storage)).await.unwrap())
+    Arc::new(Solo::open(SoloConfig::default(), context(storage).await).await.unwrap())
 }
 
 async fn log_all(solo: &Arc<Solo>, numbers: std::ops::Range<u64>) -> Vec<Result<()>> {
@@ -164,7 +166,7 @@ async fn a_batch_keeps_to_its_bounds_but_takes_a_large_call_whole() {
     let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
     let mut config = SoloConfig::default();
     config.max_batch_operations = 10;
-    let solo = Arc::new(Solo::open(config, context(storage.clone())).await.unwrap());
+    let solo = Arc::new(Solo::open(config, context(storage.clone()).await).await.unwrap());
     let before = storage.calls(StorageCall::Write);
     for result in log_all(&solo, 0..100).await {
         result.unwrap();
@@ -204,7 +206,7 @@ async fn one_impossible_pin_does_not_fail_the_others() {
     // In one batch with them.
     let mut config = SoloConfig::default();
     config.max_batch_bytes = 4 * VALUE_BYTES_MAX;
-    let solo = Arc::new(Solo::open(config, context(Arc::new(MemoryStorage::new()))).await.unwrap());
+    let solo = Arc::new(Solo::open(config, context(Arc::new(MemoryStorage::new())).await).await.unwrap());
     // The committer waits for calls once this is done, and then finds all of those below.
     solo.log_pin(pin(0)).await.unwrap();
     let mut impossible = pin(1_000);
@@ -262,7 +264,7 @@ async fn a_configuration_that_cannot_work_is_refused_by_name() {
     for (name, change) in cases {
         let mut config = SoloConfig::default();
         change(&mut config);
-        let error = Solo::open(config, context(Arc::new(MemoryStorage::new()))).await.unwrap_err();
+        let error = Solo::open(config, context(Arc::new(MemoryStorage::new())).await).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains(name), "{error}");
     }
