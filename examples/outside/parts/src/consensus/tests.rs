@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -17,12 +18,13 @@ use ipfs_cluster::types::{Block, PinMode, PinOptions, TrackerStatus};
 
 use super::*;
 
-/// A log of one peer, on stores that lose what was not synced.
+/// A log of one peer, on stores that take their time and lose what was not synced.
 struct Alone;
 
+#[derive(Default)]
 struct Disks {
-    log: Arc<CrashStorage>,
-    copy: Arc<CrashStorage>,
+    log: Arc<Disk>,
+    copy: Arc<Disk>,
 }
 
 impl Disks {
@@ -42,7 +44,7 @@ impl consensus_suite::Fixture for Alone {
     type Guard = Disks;
 
     async fn create(&self) -> (Disks, Arc<dyn Consensus>) {
-        let disks = Disks { log: Arc::default(), copy: Arc::default() };
+        let disks = Disks::default();
         let consensus = disks.start().await;
         (disks, consensus)
     }
@@ -221,20 +223,22 @@ async fn stores_and_peers_are_not_used_twice() {
 }
 
 #[tokio::test]
-async fn a_log_goes_on_where_it_was_closed() {
-    let (store, copy) = (Arc::new(CrashStorage::new()), memory());
-    let log = Sequencer::open(Arc::clone(&store), &SystemClock).await.unwrap();
-    let peer = log.join(context(1, Arc::clone(&copy))).await.unwrap();
+async fn after_a_clean_stop_everybody_goes_on_without_a_copy() {
+    let mut disks = Disks::default();
+    let log = Sequencer::open(Arc::clone(&disks.log), &SystemClock).await.unwrap();
+    let (peer, other) =
+        (log.join(context(1, Arc::clone(&disks.copy) as _)).await.unwrap(), join(&log, 2).await);
     peer.log_pin(pin(1)).await.unwrap();
+    other.log_pin(pin(2)).await.unwrap();
     peer.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
     log.close().await.unwrap();
-    let log = Sequencer::open(store.crash(), &SystemClock).await.unwrap();
-    let peer = log.join(context(1, copy)).await.unwrap();
-    let mut events = peer.events();
-    peer.log_pin(pin(2)).await.unwrap();
-    // No Resync: the copy was in step.
-    assert_eq!(events.next().await, Some(StateEvent::Pinned(Arc::new(pin(2)))));
-    assert_eq!(peer.state().counts().pins, 2);
+    assert_eq!(peer.log_pin(pin(3)).await.unwrap_err().kind(), ErrorKind::ShutDown);
+    disks.cut_power();
+    let peer = disks.start().await;
+    assert_eq!((peer.state().counts().pins, disks.copy.loads()), (2, 0));
+    peer.log_pin(pin(3)).await.unwrap();
+    assert_eq!(peer.state().counts().pins, 3);
 }
 
 #[tokio::test]
@@ -266,7 +270,7 @@ fn put(numbers: Range<u64>) -> Vec<PinOperation> {
 
 #[tokio::test]
 async fn an_entry_that_failed_leaves_no_peer_behind() {
-    let store = Arc::new(Moody::default());
+    let store = Arc::new(Disk::default());
     let log = Sequencer::open(Arc::clone(&store), &SystemClock).await.unwrap();
     let (one, other) = (join(&log, 1).await, join(&log, 2).await);
     one.log_pin(pin(1)).await.unwrap();
@@ -286,7 +290,7 @@ async fn an_entry_that_failed_leaves_no_peer_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_with_a_slow_disk_is_copied_for_and_holds_nobody_up() {
     let log = log().await;
-    let disk = Arc::new(Moody::default());
+    let disk = Arc::new(Disk::default());
     let quick = join(&log, 1).await;
     let slow = log.join(context(2, Arc::clone(&disk) as _)).await.unwrap();
     let mut events = slow.events();
@@ -307,7 +311,7 @@ fn follower_backlog() -> u64 {
 #[tokio::test]
 async fn a_peer_whose_disk_is_full_says_so_and_heals_when_started_again() {
     let log = log().await;
-    let disk = Arc::new(Moody::default());
+    let disk = Arc::new(Disk::default());
     let one = join(&log, 1).await;
     let full = log.join(context(2, Arc::clone(&disk) as _)).await.unwrap();
     let mut events = full.events();
@@ -351,12 +355,13 @@ async fn what_one_peer_pins_every_daemon_holds() {
     assert_eq!(log.peers(), []);
 }
 
-/// A store whose writes do as they are told.
+/// A store that works on the blocking pool as those on a real disk do, and whose writes do as they are told.
 #[derive(Debug, Default)]
-struct Moody {
-    inner: MemoryStorage,
+struct Disk {
+    inner: CrashStorage,
     mood: Mutex<Mood>,
     changed: Condvar,
+    loads: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -371,14 +376,23 @@ enum Mood {
     Stalled,
 }
 
-impl Moody {
+impl Disk {
     fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
         self.changed.notify_all();
     }
+
+    fn crash(&self) -> Self {
+        Self { inner: self.inner.crash(), ..Self::default() }
+    }
+
+    /// How often something was copied to it.
+    fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Relaxed)
+    }
 }
 
-impl Storage for Moody {
+impl Storage for Disk {
     fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
         let full = Err(Error::new(ErrorKind::StorageFull, "no space left on this disk"));
         let mood = self.mood.lock().unwrap();
@@ -387,6 +401,15 @@ impl Storage for Moody {
             Mood::FailAfterWriting => self.inner.write(batch, durability).and(full),
             Mood::Good | Mood::Stalled => self.inner.write(batch, durability),
         }
+    }
+
+    fn bulk_load(
+        &self,
+        space: Space,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    ) -> Result<u64> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        self.inner.bulk_load(space, entries)
     }
 
     fn blocks(&self) -> bool {
@@ -399,14 +422,6 @@ impl Storage for Moody {
 
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
         self.inner.snapshot()
-    }
-
-    fn bulk_load(
-        &self,
-        space: Space,
-        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
-    ) -> Result<u64> {
-        self.inner.bulk_load(space, entries)
     }
 
     fn remove_space(&self, space: Space) -> Result<()> {
