@@ -150,8 +150,10 @@ fn builder(config: &PeerConfig) -> Result<ClusterBuilder> {
         builder = builder.informer_with(move |cx| FreeSpace::new(config, cx));
     }
     if let Some(queue) = config.pin_queue.clone() {
-        let config =
-            PinQueueConfig { metric_ttl: queue.metric_ttl, weight_bucket_size: u64::try_from(queue.weight_bucket_size).unwrap_or(1) };
+        let config = PinQueueConfig {
+            metric_ttl: queue.metric_ttl,
+            weight_bucket_size: u64::try_from(queue.weight_bucket_size).unwrap_or(1),
+        };
         builder = builder.informer_with(move |cx| PinQueue::new(config, cx));
     }
     if let Some(tags) = config.tags.clone() {
