@@ -116,9 +116,9 @@ async fn read_requests(
         Box::pin(respond(Arc::clone(api), activity.clone(), request))
     });
     let mut connection = http1::Builder::new()
-        // The socket counts as well and answers with a text; this counts exactly.
-        .max_header_size(limits.head_bytes)
-        .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES))
+        // The socket gives no more than what is allowed, so these are never reached.
+        .max_header_size(limits.head_bytes + 1)
+        .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES) + 1)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(socket), service);
     let mut stopping = pin!(stop.cancelled());

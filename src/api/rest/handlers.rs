@@ -21,7 +21,9 @@ use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
 use crate::cluster::{Cluster, IpfsPath};
 use crate::state::StateQuery;
-use crate::types::{GlobalPinInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer};
+use crate::types::{
+    GlobalPinInfo, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
+};
 
 /// What is read of request bodies.
 #[derive(Clone, Copy, Debug)]
@@ -202,11 +204,20 @@ impl Api {
         let asked: AddPeerBody = serde_json::from_slice(&body)
             .map_err(|_| ApiError::bad_request("error decoding request body"))?;
         let peer = parse_peer(&asked.peer_id).map_err(|_| ApiError::bad_request("error decoding peer_id"))?;
-        self.cluster.add_peer(&peer).await?;
-        match self.cluster.peers().await?.into_iter().find(|info| info.id == peer) {
+        // A member is not added again: some kinds of consensus cannot add any.
+        let mut member = self.member(&peer).await?;
+        if member.is_none() {
+            self.cluster.add_peer(&peer).await?;
+            member = self.member(&peer).await?;
+        }
+        match member {
             Some(info) => Ok(answer::json(&info)),
             None => Err(ApiError::new(500, format!("{peer} is not a member after it was added"))),
         }
+    }
+
+    async fn member(&self, peer: &PeerId) -> Result<Option<PeerInfo>, ApiError> {
+        Ok(self.cluster.peers().await?.into_iter().find(|info| info.id == *peer))
     }
 
     /// A listing takes the connection over, so nothing of the request may be left in it.
