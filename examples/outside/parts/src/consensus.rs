@@ -13,8 +13,8 @@
 //! What the contract asks, and where the answer is:
 //!
 //! - *Ok survives a crash.* A call returns after its entry is synced in the log and in the copy of the peer that was called.
-//!   A copy and its place in the log are one atomic batch ([`State::apply`](ipfs_cluster::state::State::apply) takes
-//!   records of ours along), so after a crash a copy is old, never wrong.
+//!   A copy and its place in the log are one atomic batch ([`State::apply`] takes records of ours along), so after a crash
+//!   a copy is old, never wrong.
 //! - *Many callers share one sync.* The sequencer takes what has gathered while it wrote; a follower does the same.
 //! - *Ok is visible.* A call waits until its entry is in the copy of its own peer.
 //! - *Events come after the state shows it*, never hold anybody up, and end with the peer: they are sent by the follower,
@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use ipfs_cluster::consensus::{Consensus, ConsensusCapabilities, OPERATIONS_MAX, StateEvent};
-use ipfs_cluster::state::{StateChange, StateReader, StoreState};
+use ipfs_cluster::state::{State, StateChange, StateReader};
 use ipfs_cluster::types::{Cid, PeerId, Pin, PinOperation};
 use ipfs_cluster::{Error, ErrorKind, Result};
 use tokio::sync::broadcast::error::RecvError;
@@ -56,7 +56,7 @@ pub const BUFFERED_EVENTS_MAX: usize = 1024;
 pub struct SharedLog {
     peer: PeerId,
     log: Sequencer,
-    copy: StoreState,
+    copy: Arc<dyn State>,
     /// Whether calls are taken. Each call holds it for reading until it is answered, so whoever gets it for writing knows
     /// that none is left.
     open: RwLock<bool>,
@@ -73,7 +73,7 @@ pub struct SharedLog {
 
 impl SharedLog {
     /// A peer whose follower is in step with the log; starts it.
-    fn start(peer: PeerId, log: Sequencer, copy: StoreState, follower: FollowerParts) -> Self {
+    fn start(peer: PeerId, log: Sequencer, copy: Arc<dyn State>, follower: FollowerParts) -> Self {
         let FollowerParts { follower, membership, cleans, events, applied, stop } = follower;
         let (end, ended) = watch::channel(None);
         let token = stop.clone();
@@ -169,7 +169,7 @@ impl Consensus for SharedLog {
     }
 
     fn state(&self) -> Arc<dyn StateReader> {
-        Arc::new(self.copy.clone())
+        self.copy.clone()
     }
 
     fn events(&self) -> BoxStream<'static, StateEvent> {

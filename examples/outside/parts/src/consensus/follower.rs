@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ipfs_cluster::consensus::{OPERATIONS_MAX, StateEvent};
-use ipfs_cluster::state::{State, StateChange, StateQuery, StateReader as _, StoreState};
+use ipfs_cluster::state::{State, StateChange, StateQuery, StateReader as _};
 use ipfs_cluster::{Error, Result};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -15,7 +15,7 @@ use super::sequencer::{Entry, KEPT_ENTRIES_MAX, Log, Mark, Shared};
 /// The one writer of a copy.
 pub(super) struct Follower {
     pub(super) shared: Arc<Shared>,
-    pub(super) copy: StoreState,
+    pub(super) copy: Arc<dyn State>,
     /// How far the copy goes; on disk with it.
     pub(super) mark: Mark,
     pub(super) entries: broadcast::Receiver<Entry>,

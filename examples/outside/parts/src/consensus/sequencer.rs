@@ -90,7 +90,7 @@ impl Sequencer {
     ///
     /// # Errors
     /// `Conflict` when the peer has joined already, or its store has a pinset that does not come from this log;
-    /// `InvalidInput` for the log's own store; those of [`StoreState::open`] and [`State::replace`].
+    /// `InvalidInput` for the log's own store; those of [`State::replace`].
     pub async fn join(&self, cx: ConsensusContext) -> Result<SharedLog> {
         let membership = Membership::begin(&self.shared, cx.peer)?;
         if Mark::read(&cx.storage, LOG).await?.is_some() {
@@ -99,7 +99,7 @@ impl Sequencer {
             )
             .component(COMPONENT));
         }
-        let copy = StoreState::open(Arc::clone(&cx.storage)).await?;
+        let copy = cx.state;
         let mark = Mark::read(&cx.storage, COPY).await?;
 
         let log = self.shared.log.lock().await;
@@ -124,7 +124,7 @@ impl Sequencer {
         let weak_events = events.downgrade();
         let mut follower = Follower {
             shared: Arc::clone(&self.shared),
-            copy: copy.clone(),
+            copy: Arc::clone(&copy),
             mark: log.mark,
             entries: log.entries.subscribe(),
             asked_to_clean,

@@ -10,7 +10,7 @@ use ipfs_cluster::clock::SystemClock;
 use ipfs_cluster::cluster::{Scope, Until, presets};
 use ipfs_cluster::consensus::ConsensusContext;
 use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs};
-use ipfs_cluster::state::StateQuery;
+use ipfs_cluster::state::{StateQuery, StoreState};
 use ipfs_cluster::storage::{Batch, Durability, MemoryStorage, Snapshot, Space, Storage};
 use ipfs_cluster::testing::{CrashStorage, consensus_suite, peer};
 use ipfs_cluster::transport::MemoryNetwork;
@@ -30,7 +30,7 @@ struct Disks {
 impl Disks {
     async fn start(&self) -> Arc<dyn Consensus> {
         let log = Sequencer::open(Arc::clone(&self.log), &SystemClock).await.unwrap();
-        Arc::new(log.join(context(1, Arc::clone(&self.copy) as _)).await.unwrap())
+        Arc::new(log.join(context(1, Arc::clone(&self.copy) as _).await).await.unwrap())
     }
 
     fn cut_power(&mut self) {
@@ -72,9 +72,11 @@ impl consensus_suite::Fixture for Alone {
 
 ipfs_cluster::consensus_conformance!(shared_log_consensus, Alone);
 
-fn context(number: u64, storage: Arc<dyn Storage>) -> ConsensusContext {
-    let transport = MemoryNetwork::new(0).join(peer(number)).unwrap();
-    ConsensusContext::new(peer(number), storage, Arc::new(transport), Arc::new(SystemClock))
+/// What a cluster hands its consensus.
+async fn context(number: u64, storage: Arc<dyn Storage>) -> ConsensusContext {
+    let state = Arc::new(StoreState::open(Arc::clone(&storage)).await.unwrap());
+    let transport = Arc::new(MemoryNetwork::new(0).join(peer(number)).unwrap());
+    ConsensusContext::new(peer(number), storage, state, transport, Arc::new(SystemClock))
 }
 
 fn memory() -> Arc<dyn Storage> {
@@ -86,7 +88,7 @@ async fn log() -> Sequencer {
 }
 
 async fn join(log: &Sequencer, number: u64) -> SharedLog {
-    log.join(context(number, memory())).await.unwrap()
+    log.join(context(number, memory()).await).await.unwrap()
 }
 
 fn pin(number: u64) -> Pin {
@@ -171,13 +173,13 @@ async fn a_peer_that_was_away_takes_a_copy() {
     let writer = join(&log, 1).await;
     writer.log_many(put(0..2_000)).await.unwrap();
     let storage = memory();
-    let away = log.join(context(2, Arc::clone(&storage))).await.unwrap();
+    let away = log.join(context(2, Arc::clone(&storage)).await).await.unwrap();
     assert_eq!(pinset(&away).await, pinset(&writer).await);
     away.shutdown().await.unwrap();
     assert_eq!(writer.peers().await.unwrap(), [peer(1)]);
     writer.log_unpin(&pin(7).cid).await.unwrap();
     writer.log_pin(pin(5_000)).await.unwrap();
-    let back = log.join(context(2, storage)).await.unwrap();
+    let back = log.join(context(2, storage).await).await.unwrap();
     assert_eq!(pinset(&back).await, pinset(&writer).await);
     assert_eq!(back.state().counts(), writer.state().counts());
 }
@@ -187,8 +189,8 @@ async fn what_one_peer_acknowledged_reaches_the_others_after_a_power_cut() {
     let mut disks = [(); 3].map(|()| Arc::new(CrashStorage::new()));
     for round in 0..5u64 {
         let log = Sequencer::open(Arc::clone(&disks[0]), &SystemClock).await.unwrap();
-        let one = log.join(context(1, Arc::clone(&disks[1]) as _)).await.unwrap();
-        let other = log.join(context(2, Arc::clone(&disks[2]) as _)).await.unwrap();
+        let one = log.join(context(1, Arc::clone(&disks[1]) as _).await).await.unwrap();
+        let other = log.join(context(2, Arc::clone(&disks[2]) as _).await).await.unwrap();
         assert_eq!(pinset(&one).await.len() as u64, round);
         assert_eq!(pinset(&one).await, pinset(&other).await);
         // The other has no turn in between to write its own copy.
@@ -200,12 +202,12 @@ async fn what_one_peer_acknowledged_reaches_the_others_after_a_power_cut() {
 #[tokio::test]
 async fn a_pinset_from_elsewhere_is_not_copied_over() {
     let (one_log, other_log, storage) = (log().await, log().await, memory());
-    let peer = one_log.join(context(1, Arc::clone(&storage))).await.unwrap();
+    let peer = one_log.join(context(1, Arc::clone(&storage)).await).await.unwrap();
     peer.log_pin(pin(1)).await.unwrap();
     peer.shutdown().await.unwrap();
-    let error = other_log.join(context(1, Arc::clone(&storage))).await.unwrap_err();
+    let error = other_log.join(context(1, Arc::clone(&storage)).await).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-    let back = one_log.join(context(1, storage)).await.unwrap();
+    let back = one_log.join(context(1, storage).await).await.unwrap();
     assert_eq!(pinset(&back).await, [pin(1)]);
 }
 
@@ -213,10 +215,10 @@ async fn a_pinset_from_elsewhere_is_not_copied_over() {
 async fn stores_and_peers_are_not_used_twice() {
     let (store, copy) = (memory(), memory());
     let log = Sequencer::open(Arc::clone(&store), &SystemClock).await.unwrap();
-    let error = log.join(context(1, store)).await.unwrap_err();
+    let error = log.join(context(1, store).await).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    let _peer = log.join(context(1, Arc::clone(&copy))).await.unwrap();
-    let error = log.join(context(1, memory())).await.unwrap_err();
+    let _peer = log.join(context(1, Arc::clone(&copy)).await).await.unwrap();
+    let error = log.join(context(1, memory()).await).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let error = Sequencer::open(copy, &SystemClock).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
@@ -227,7 +229,7 @@ async fn after_a_clean_stop_everybody_goes_on_without_a_copy() {
     let mut disks = Disks::default();
     let log = Sequencer::open(Arc::clone(&disks.log), &SystemClock).await.unwrap();
     let (peer, other) =
-        (log.join(context(1, Arc::clone(&disks.copy) as _)).await.unwrap(), join(&log, 2).await);
+        (log.join(context(1, Arc::clone(&disks.copy) as _).await).await.unwrap(), join(&log, 2).await);
     peer.log_pin(pin(1)).await.unwrap();
     // The last entries reach a peer that is just writing when it is told to stop.
     disks.copy.set(Mood::Stalled);
@@ -298,7 +300,7 @@ async fn a_peer_with_a_slow_disk_is_copied_for_and_holds_nobody_up() {
     let log = log().await;
     let disk = Arc::new(Disk::default());
     let quick = join(&log, 1).await;
-    let slow = log.join(context(2, Arc::clone(&disk) as _)).await.unwrap();
+    let slow = log.join(context(2, Arc::clone(&disk) as _).await).await.unwrap();
     let mut events = slow.events();
     disk.set(Mood::Stalled);
     for number in 0..3 * follower_backlog() {
@@ -319,7 +321,7 @@ async fn a_peer_whose_disk_is_full_says_so_and_heals_when_started_again() {
     let log = log().await;
     let disk = Arc::new(Disk::default());
     let one = join(&log, 1).await;
-    let full = log.join(context(2, Arc::clone(&disk) as _)).await.unwrap();
+    let full = log.join(context(2, Arc::clone(&disk) as _).await).await.unwrap();
     let mut events = full.events();
     disk.set(Mood::Fail);
     for _ in 0..2 {
@@ -330,7 +332,7 @@ async fn a_peer_whose_disk_is_full_says_so_and_heals_when_started_again() {
     assert_eq!(full.shutdown().await.unwrap_err().kind(), ErrorKind::StorageFull);
     one.log_pin(pin(2)).await.unwrap();
     disk.set(Mood::Good);
-    let healed = log.join(context(2, disk)).await.unwrap();
+    let healed = log.join(context(2, disk).await).await.unwrap();
     assert_eq!(pinset(&healed).await, pinset(&one).await);
 }
 
