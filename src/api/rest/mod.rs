@@ -42,6 +42,7 @@ mod listen;
 mod listing;
 mod query;
 mod routes;
+mod section;
 mod server;
 
 use std::sync::Arc;
@@ -52,6 +53,7 @@ use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER, VARY};
 
 pub use self::config::RestConfig;
+pub use self::section::RestApiSection;
 pub use self::server::RestApi;
 use self::answer::{Answer, Listing};
 use self::handlers::Api;
