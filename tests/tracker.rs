@@ -1,5 +1,6 @@
 //! The stateless tracker: its conformance suite, its limits, and what happens at the same time.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

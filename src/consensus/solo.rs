@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
 use crate::config::SoloSection;
 use crate::error::{Error, ErrorKind, Result};
-use crate::state::{State, StateChange, StateReader, StoreState};
+use crate::state::{State, StateChange, StateReader};
 use crate::storage::Batch;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
@@ -79,7 +79,7 @@ impl From<&SoloSection> for SoloConfig {
 #[derive(Debug)]
 pub struct Solo {
     peer: PeerId,
-    state: StoreState,
+    state: Arc<dyn State>,
     queue: mpsc::Sender<Call>,
     events: broadcast::WeakSender<StateEvent>,
     stop: CancellationToken,
@@ -88,13 +88,13 @@ pub struct Solo {
 }
 
 impl Solo {
-    /// Opens the pinset of the context's storage and starts the committer.
+    /// Starts the committer over the context's pinset.
     ///
     /// # Errors
-    /// `InvalidInput` for the configuration; those of [`StoreState::open`].
+    /// `InvalidInput` for the configuration.
     pub async fn open(config: SoloConfig, cx: ConsensusContext) -> Result<Self> {
         config.validate()?;
-        let state = StoreState::open(cx.storage).await?;
+        let state = cx.state;
         let (queue, calls) = mpsc::channel(QUEUED_CALLS_MAX);
         let (events, _) = broadcast::channel(config.max_buffered_events);
         let (ended, stopped) = watch::channel(None);
@@ -164,7 +164,7 @@ impl Consensus for Solo {
     }
 
     fn state(&self) -> Arc<dyn StateReader> {
-        Arc::new(self.state.clone())
+        self.state.clone()
     }
 
     fn events(&self) -> BoxStream<'static, StateEvent> {
@@ -250,7 +250,7 @@ struct Part {
 
 struct Committer {
     config: SoloConfig,
-    state: StoreState,
+    state: Arc<dyn State>,
     calls: mpsc::Receiver<Call>,
     events: broadcast::Sender<StateEvent>,
     stop: CancellationToken,

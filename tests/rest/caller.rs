@@ -7,37 +7,37 @@ use tokio::net::TcpStream;
 
 /// An answer as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    pub version: String,
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Received {
+    pub(crate) version: String,
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// How many chunks it had; none when it was not chunked.
-    pub chunks: Option<usize>,
-    pub trailers: Vec<(String, String)>,
+    pub(crate) chunks: Option<usize>,
+    pub(crate) trailers: Vec<(String, String)>,
 }
 
 impl Received {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// The documents of a listing.
-    pub fn lines(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
         assert!(self.body.is_empty() || self.body.ends_with(b"\n"));
         self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The values of the trailer `X-Stream-Error`.
-    pub fn stream_errors(&self) -> Vec<&str> {
+    pub(crate) fn stream_errors(&self) -> Vec<&str> {
         let is_ours = |name: &str| name.eq_ignore_ascii_case("x-stream-error");
         self.trailers.iter().filter(|(name, _)| is_ours(name)).map(|(_, value)| value.as_str()).collect()
     }
@@ -45,33 +45,36 @@ impl Received {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// The last request was a HEAD, whose answer has no body whatever its headers say.
+    head: bool,
 }
 
 impl Caller {
-    pub async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new(), head: false }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.head = bytes.as_ref().starts_with(b"HEAD ");
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
     /// Closes our side for writing.
-    pub async fn finish(&mut self) {
+    pub(crate) async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 
     /// A request without a body, and its answer.
-    pub async fn call(&mut self, method: &str, path: &str) -> Received {
+    pub(crate) async fn call(&mut self, method: &str, path: &str) -> Received {
         self.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
         self.answer().await
     }
 
     /// A request with a body, and its answer.
-    pub async fn call_with(&mut self, method: &str, path: &str, body: &str) -> Received {
+    pub(crate) async fn call_with(&mut self, method: &str, path: &str, body: &str) -> Received {
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
         self.send(head + body).await;
@@ -79,12 +82,12 @@ impl Caller {
     }
 
     /// Reads one answer; panics when there is none.
-    pub async fn answer(&mut self) -> Received {
+    pub(crate) async fn answer(&mut self) -> Received {
         self.try_answer().await.unwrap()
     }
 
     /// Reads one answer.
-    pub async fn try_answer(&mut self) -> std::io::Result<Received> {
+    pub(crate) async fn try_answer(&mut self) -> std::io::Result<Received> {
         let status_line = self.line().await?;
         let (version, rest) = status_line.split_once(' ').unwrap();
         let status = rest[..3].parse().unwrap();
@@ -97,6 +100,9 @@ impl Caller {
             chunks: None,
             trailers: Vec::new(),
         };
+        if self.head || status < 200 || status == 204 {
+            return Ok(received);
+        }
         if received.header("transfer-encoding") == Some("chunked") {
             let mut chunks = 0;
             loop {
@@ -113,7 +119,7 @@ impl Caller {
         } else if let Some(length) = received.header("content-length") {
             let length = length.parse().unwrap();
             received.body = self.bytes(length).await?;
-        } else if status != 204 {
+        } else {
             while self.fill().await? > 0 {}
             received.body = std::mem::take(&mut self.buffer);
         }
@@ -121,12 +127,12 @@ impl Caller {
     }
 
     /// Whether the server closes the connection without sending anything more.
-    pub async fn is_closed(&mut self) -> bool {
+    pub(crate) async fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && !matches!(self.fill().await, Ok(1..))
     }
 
     /// Reads some bytes, as they come.
-    pub async fn some(&mut self) -> std::io::Result<usize> {
+    pub(crate) async fn some(&mut self) -> std::io::Result<usize> {
         self.buffer.clear();
         self.fill().await
     }

@@ -243,6 +243,18 @@ mod tests {
     }
 
     #[test]
+    fn what_one_section_says_reaches_the_components_of_others() {
+        let (_temporary, folder) = folder_with(|file| {
+            file["cluster"]["ipfs_sync_interval"] = json!("7m");
+            file["pin_tracker"] = json!({"stateless": {"concurrent_pins": 3}});
+        });
+        let (config, warnings) = PeerConfig::load(folder, &none).unwrap();
+        assert_eq!(config.tracker.ipfs_sync_interval.as_secs(), 7 * 60);
+        assert_eq!(config.ipfshttp.concurrent_pins_max.get(), 3);
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
     fn unknown_keys_unserved_sections_and_a_missing_secret_are_listed_once() {
         let (_temporary, folder) = folder_with(|file| {
             file["cluster"]["peer_name"] = json!("x");

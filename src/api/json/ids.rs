@@ -100,7 +100,9 @@ fn base58(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 
     let mut characters = [0; DIGITS * CHARACTERS];
-    for (place, digit) in characters.as_chunks_mut::<CHARACTERS>().0.iter_mut().zip(digits[..used].iter().rev()) {
+    for (place, digit) in
+        characters.as_chunks_mut::<CHARACTERS>().0.iter_mut().zip(digits[..used].iter().rev())
+    {
         let mut digit = *digit as u32;
         for character in place.iter_mut().rev() {
             *character = BASE58[(digit % 58) as usize];
@@ -146,7 +148,9 @@ mod tests {
 
     #[test]
     fn a_number_of_zeros_or_of_ones_is_written_whole() {
-        for bytes in [vec![], vec![0], vec![0; 40], vec![255; 40], vec![0, 0, 1], vec![58], vec![0, 255, 0, 0]] {
+        for bytes in
+            [vec![], vec![0], vec![0; 40], vec![255; 40], vec![0, 0, 1], vec![58], vec![0, 255, 0, 0]]
+        {
             let expected = multiaddr_base58(&bytes);
             assert_eq!(written(|out| base58(out, &bytes)), expected, "{bytes:?}");
         }

@@ -1,9 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{
-    Block, Cid, PinMode, PinOptions, PinStatus, PinType, Timestamp, TrackerStatus,
-};
+use crate::types::{Block, Cid, PinMode, PinOptions, PinStatus, PinType, Timestamp, TrackerStatus};
 
 fn cids() -> impl Strategy<Value = Cid> {
     (any::<[u8; 4]>(), any::<bool>()).prop_map(|(data, old)| {
@@ -43,20 +41,22 @@ fn pins() -> impl Strategy<Value = Pin> {
         proptest::option::of(cids()),
         origins(),
     )
-        .prop_map(|((min, max, name, direct, shard_size), user, expire_at, metadata, pin_update, origins)| {
-            PinOptions {
-                replication_factor_min: min,
-                replication_factor_max: max,
-                name,
-                mode: if direct { PinMode::Direct } else { PinMode::Recursive },
-                shard_size,
-                user_allocations: user,
-                expire_at,
-                metadata,
-                pin_update,
-                origins,
-            }
-        });
+        .prop_map(
+            |((min, max, name, direct, shard_size), user, expire_at, metadata, pin_update, origins)| {
+                PinOptions {
+                    replication_factor_min: min,
+                    replication_factor_max: max,
+                    name,
+                    mode: if direct { PinMode::Direct } else { PinMode::Recursive },
+                    shard_size,
+                    user_allocations: user,
+                    expire_at,
+                    metadata,
+                    pin_update,
+                    origins,
+                }
+            },
+        );
     let rest = (
         cids(),
         proptest::sample::select(PinType::ALL.to_vec()),
@@ -84,18 +84,20 @@ fn statuses() -> impl Strategy<Value = PinStatus> {
         proptest::sample::select(TrackerStatus::ALL.to_vec()),
         times(),
     )
-        .prop_map(|((peername, error, attempt_count, priority_pin), daemon, addresses, status, timestamp)| {
-            PinStatus {
-                peername,
-                ipfs_peer_id: daemon,
-                ipfs_peer_addresses: addresses,
-                status,
-                timestamp,
-                error,
-                attempt_count,
-                priority_pin,
-            }
-        })
+        .prop_map(
+            |((peername, error, attempt_count, priority_pin), daemon, addresses, status, timestamp)| {
+                PinStatus {
+                    peername,
+                    ipfs_peer_id: daemon,
+                    ipfs_peer_addresses: addresses,
+                    status,
+                    timestamp,
+                    error,
+                    attempt_count,
+                    priority_pin,
+                }
+            },
+        )
 }
 
 fn infos() -> impl Strategy<Value = GlobalPinInfo> {

@@ -187,22 +187,37 @@ impl<Io> Watched<Io> {
 impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        {
+        let most = {
             let mut notes = this.activity.notes();
-            if matches!(notes.phase, Phase::New | Phase::Head) && notes.head_bytes >= this.head_bytes_max {
-                notes.head_too_large = true;
-                return Poll::Ready(Err(io::Error::other("the request's head is too large")));
+            match notes.phase {
+                Phase::Busy => usize::MAX,
+                Phase::Idle => this.head_bytes_max,
+                Phase::New | Phase::Head if notes.head_bytes < this.head_bytes_max => {
+                    this.head_bytes_max - notes.head_bytes
+                }
+                Phase::New | Phase::Head => {
+                    notes.head_too_large = true;
+                    return Poll::Ready(Err(io::Error::other("the request's head is too large")));
+                }
             }
-        }
-        let before = buf.filled().len();
-        if this.unread.is_empty() {
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        } else {
-            let length = this.unread.len().min(buf.remaining());
+        };
+        let room = buf.remaining().min(most);
+        let read = if !this.unread.is_empty() {
+            let length = this.unread.len().min(room);
             buf.put_slice(&this.unread[..length]);
             this.unread.advance(length);
-        }
-        let read = buf.filled().len() - before;
+            length
+        } else if room == buf.remaining() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            buf.filled().len() - before
+        } else {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut part))?;
+            let read = part.filled().len();
+            buf.advance(read);
+            read
+        };
         let mut notes = this.activity.notes();
         match notes.phase {
             _ if read == 0 => notes.caller_closed = true,
@@ -314,7 +329,7 @@ mod tests {
         let mut io = Watched::new(server, activity.clone(), 10);
         caller.write_all(&[b'a'; 30]).await.unwrap();
         assert_eq!(io.read(&mut [0; 9]).await.unwrap(), 9);
-        assert_eq!(io.read(&mut [0; 9]).await.unwrap(), 9);
+        assert_eq!(io.read(&mut [0; 9]).await.unwrap(), 1);
         assert!(!activity.head_too_large());
         assert!(io.read(&mut [0; 9]).await.is_err());
         assert!(activity.head_too_large());

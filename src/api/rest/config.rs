@@ -122,7 +122,10 @@ impl TryFrom<&RestApiSection> for RestConfig {
     fn try_from(section: &RestApiSection) -> Result<Self> {
         for (asked, keys) in [
             (section.basic_auth_credentials.is_some(), "basic_auth_credentials"),
-            (!section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(), "ssl_cert_file, ssl_key_file"),
+            (
+                !section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(),
+                "ssl_cert_file, ssl_key_file",
+            ),
             (!section.headers.is_empty(), "headers"),
             (!section.libp2p_listen_multiaddress.is_empty(), "libp2p_listen_multiaddress"),
         ] {
@@ -144,7 +147,8 @@ impl TryFrom<&RestApiSection> for RestConfig {
         {
             tracing::warn!("restapi.cors_* is ignored: no browser may call from another origin");
         }
-        let given = |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
+        let given =
+            |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
         let own = Self::default();
         let config = Self {
             http_listen_multiaddress: section.http_listen_multiaddress.to_vec(),
@@ -186,7 +190,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.message().contains(key) && !error.message().contains("hunter2"), "{error}");
         }
-        let config = section(r#"{"read_timeout":"7s","write_timeout":"8s","read_header_timeout":"0s"}"#).unwrap();
+        let config =
+            section(r#"{"read_timeout":"7s","write_timeout":"8s","read_header_timeout":"0s"}"#).unwrap();
         assert_eq!((config.body_timeout.as_secs(), config.stall_timeout.as_secs()), (7, 8));
         assert_eq!(config.read_header_timeout.as_secs(), 7);
         let error = section(r#"{"max_header_bytes":-1}"#).unwrap_err();

@@ -112,11 +112,13 @@ async fn read_requests(
     limits: &Limits,
     stop: &CancellationToken,
 ) -> (End, Socket) {
-    let service = service_fn(|request: Request<Incoming>| Box::pin(respond(Arc::clone(api), activity.clone(), request)));
+    let service = service_fn(|request: Request<Incoming>| {
+        Box::pin(respond(Arc::clone(api), activity.clone(), request))
+    });
     let mut connection = http1::Builder::new()
-        // The socket counts as well and answers with a text; this counts exactly.
-        .max_header_size(limits.head_bytes)
-        .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES))
+        // The socket gives no more than what is allowed, so these are never reached.
+        .max_header_size(limits.head_bytes + 1)
+        .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES) + 1)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(socket), service);
     let mut stopping = pin!(stop.cancelled());
@@ -193,7 +195,9 @@ async fn respond(
 
 fn wants_close(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close")))
+        value
+            .to_str()
+            .is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close")))
     })
 }
 
@@ -223,7 +227,10 @@ impl Body for WholeBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let data = std::mem::take(&mut self.get_mut().data);
         Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
     }

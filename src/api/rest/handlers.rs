@@ -21,7 +21,9 @@ use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
 use crate::cluster::{Cluster, IpfsPath};
 use crate::state::StateQuery;
-use crate::types::{GlobalPinInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer};
+use crate::types::{
+    GlobalPinInfo, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
+};
 
 /// What is read of request bodies.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +111,8 @@ impl Api {
                 let options = self.pin_options(query)?;
                 let update = options.pin_update;
                 let pin = cluster.pin_path(&path, options).await?;
-                let shape = if update.is_some_and(|from| from != pin.cid) { Shape::Stored } else { Shape::Submitted };
+                let shape =
+                    if update.is_some_and(|from| from != pin.cid) { Shape::Stored } else { Shape::Submitted };
                 pin_answer(&pin, shape)
             }
             Endpoint::Unpin => pin_answer(&cluster.unpin(&query::cid(captured)?).await?, Shape::Stored),
@@ -152,7 +155,9 @@ impl Api {
                 let pages = cluster.pins(StateQuery { types, ..StateQuery::default() });
                 self.listing(Lines::of(pages), body).await?
             }
-            Endpoint::Allocation => pin_answer(&cluster.pin_get(&query::cid(captured)?).await?, Shape::Stored),
+            Endpoint::Allocation => {
+                pin_answer(&cluster.pin_get(&query::cid(captured)?).await?, Shape::Stored)
+            }
             Endpoint::Peers => {
                 let mut page = Vec::new();
                 for peer in cluster.peers().await? {
@@ -170,9 +175,7 @@ impl Api {
                 answer::no_content()
             }
             Endpoint::Id => answer::json(&cluster.id().await),
-            Endpoint::Version => {
-                answer::json(&Version { version: crate::COMPATIBLE_VERSION.to_owned() })
-            }
+            Endpoint::Version => answer::json(&Version { version: crate::COMPATIBLE_VERSION.to_owned() }),
             Endpoint::Health => answer::no_content(),
             Endpoint::Graph => answer::json(&cluster.connect_graph().await?),
             Endpoint::Alerts => answer::json(&cluster.alerts()),
@@ -198,14 +201,23 @@ impl Api {
 
     async fn add_peer<B: Body + Unpin>(&self, body: &mut B) -> Result<Answer, ApiError> {
         let body = self.read(body).await?;
-        let asked: AddPeerBody =
-            serde_json::from_slice(&body).map_err(|_| ApiError::bad_request("error decoding request body"))?;
+        let asked: AddPeerBody = serde_json::from_slice(&body)
+            .map_err(|_| ApiError::bad_request("error decoding request body"))?;
         let peer = parse_peer(&asked.peer_id).map_err(|_| ApiError::bad_request("error decoding peer_id"))?;
-        self.cluster.add_peer(&peer).await?;
-        match self.cluster.peers().await?.into_iter().find(|info| info.id == peer) {
+        // A member is not added again: some kinds of consensus cannot add any.
+        let mut member = self.member(&peer).await?;
+        if member.is_none() {
+            self.cluster.add_peer(&peer).await?;
+            member = self.member(&peer).await?;
+        }
+        match member {
             Some(info) => Ok(answer::json(&info)),
             None => Err(ApiError::new(500, format!("{peer} is not a member after it was added"))),
         }
+    }
+
+    async fn member(&self, peer: &PeerId) -> Result<Option<PeerInfo>, ApiError> {
+        Ok(self.cluster.peers().await?.into_iter().find(|info| info.id == *peer))
     }
 
     /// A listing takes the connection over, so nothing of the request may be left in it.
@@ -254,8 +266,9 @@ fn shape(options: &PinOptions, cid: &crate::types::Cid) -> Shape {
 }
 
 fn ipfs_path(text: &str) -> Result<IpfsPath, ApiError> {
-    text.parse()
-        .map_err(|error: crate::Error| ApiError::bad_request(format!("error parsing path: {}", error.message())))
+    text.parse().map_err(|error: crate::Error| {
+        ApiError::bad_request(format!("error parsing path: {}", error.message()))
+    })
 }
 
 fn pin_answer(pin: &PinEntry, shape: Shape) -> Answer {
@@ -288,7 +301,8 @@ fn without_slash(method: &Method, uri: &Uri) -> Response<Bytes> {
     }
     let mut response = answer::bare(StatusCode::TEMPORARY_REDIRECT);
     if matches!(*method, Method::GET | Method::HEAD) {
-        let html = location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+        let html =
+            location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
         *response.body_mut() = format!("<a href=\"{html}\">Temporary Redirect</a>.\n\n").into();
         response
             .headers_mut()

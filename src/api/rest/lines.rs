@@ -282,7 +282,8 @@ mod tests {
     async fn a_bug_in_an_item_or_in_the_source_is_an_error_of_the_listing() {
         for page in [vec![1, 13], (0..100).collect()] {
             let items = page.clone();
-            let source = futures::stream::iter([Ok(vec![Number(7)]), Ok(items.into_iter().map(Number).collect())]);
+            let source =
+                futures::stream::iter([Ok(vec![Number(7)]), Ok(items.into_iter().map(Number).collect())]);
             let (text, failures) = all(Lines::of::<Number>(source.boxed())).await;
             assert_eq!(text, "7\n", "{page:?}");
             assert!(failures.values().next().unwrap().contains("bug"));

@@ -170,7 +170,10 @@ mod tests {
         let body = "{\"code\":500,\"message\":\"no\"}\n";
         assert_eq!(
             text,
-            format!("HTTP/1.1 500 Internal Server Error\r\n{HEADERS}Content-Length: {}\r\n\r\n{body}", body.len())
+            format!(
+                "HTTP/1.1 500 Internal Server Error\r\n{HEADERS}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
         );
     }
 
@@ -187,7 +190,10 @@ mod tests {
     #[tokio::test]
     async fn an_old_caller_gets_no_chunks_and_a_broken_connection_for_an_error() {
         let (text, outcome) = written(lines(None), false).await;
-        assert!(text.starts_with(&format!("HTTP/1.0 200 OK\r\n{HEADERS}Connection: close\r\n\r\n{{")), "{text}");
+        assert!(
+            text.starts_with(&format!("HTTP/1.0 200 OK\r\n{HEADERS}Connection: close\r\n\r\n{{")),
+            "{text}"
+        );
         assert!(text.ends_with("}\n") && outcome.is_ok());
         let (_, outcome) = written(lines(Some(Error::internal("half-way"))), false).await;
         outcome.unwrap_err();

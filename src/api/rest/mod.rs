@@ -52,12 +52,12 @@ use axum::extract::Request;
 use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER, VARY};
 
-pub use self::config::RestConfig;
-pub use self::section::RestApiSection;
-pub use self::server::RestApi;
 use self::answer::{Answer, Listing};
+pub use self::config::RestConfig;
 use self::handlers::Api;
 use self::lines::LinesBody;
+pub use self::section::RestApiSection;
+pub use self::server::RestApi;
 use crate::cluster::Cluster;
 
 /// The API as a router, for applications that serve other things on the same socket, or with layers of their own.

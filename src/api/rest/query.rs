@@ -42,9 +42,9 @@ impl<'a> Query<'a> {
         match self.get("local") {
             "true" => Ok(Scope::Local),
             "" | "false" => Ok(Scope::Global),
-            other => {
-                Err(ApiError::bad_request(format!("parameter local invalid: {other:?}, expected true or false")))
-            }
+            other => Err(ApiError::bad_request(format!(
+                "parameter local invalid: {other:?}, expected true or false"
+            ))),
         }
     }
 
@@ -283,7 +283,9 @@ mod tests {
         assert_eq!(empty.status_filter().unwrap(), StatusFilter::ALL);
         assert_eq!(query("local=true").scope().unwrap(), Scope::Local);
         assert!(query("local=1").scope().unwrap_err().message.starts_with("parameter local invalid"));
-        assert!(query("filter=pin_error,%20queued").status_filter().unwrap().matches(TrackerStatus::PinQueued));
+        assert!(
+            query("filter=pin_error,%20queued").status_filter().unwrap().matches(TrackerStatus::PinQueued)
+        );
         assert!(query("filter=pin,meta-pin").type_filter().unwrap().matches(PinType::Meta));
         for text in ["filter=nope", "filter=undefined", "filter=nope,remote"] {
             let error = query(text).status_filter().unwrap_err();
@@ -291,6 +293,8 @@ mod tests {
         }
         let cids = format!("cids={CID},%20{CID},");
         assert_eq!(query(&cids).cids().unwrap().len(), 2);
-        assert!(query("cids=zzz").cids().unwrap_err().message.starts_with("error decoding Cid: invalid cid: "));
+        assert!(
+            query("cids=zzz").cids().unwrap_err().message.starts_with("error decoding Cid: invalid cid: ")
+        );
     }
 }

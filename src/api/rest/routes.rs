@@ -118,7 +118,9 @@ fn matches<'a>(parts: &[Part], path: &'a str) -> Option<&'a str> {
         match part {
             Is(name) if *name == segment => {}
             Any if !segment.is_empty() => captured = segment,
-            IpfsPath if matches!(segment, "ipfs" | "ipns" | "ipld") && !after.is_empty() => return Some(rest),
+            IpfsPath if matches!(segment, "ipfs" | "ipns" | "ipld") && !after.is_empty() => {
+                return Some(rest);
+            }
             Is(_) | Any | IpfsPath => return None,
         }
         rest = after;

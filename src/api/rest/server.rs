@@ -66,11 +66,10 @@ impl RestApi {
         for address in &config.http_listen_multiaddress {
             listeners.extend(listen::listen(address).await?);
         }
-        let addresses = listeners
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<std::io::Result<_>>()
-            .map_err(|error| crate::Error::io("asking for the REST API's address", error).component("restapi"))?;
+        let addresses =
+            listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>().map_err(
+                |error| crate::Error::io("asking for the REST API's address", error).component("restapi"),
+            )?;
         let server = Arc::new(Server {
             api: Arc::new(Api::new(cluster, config.body_limits())),
             limits: config.limits(),

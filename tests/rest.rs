@@ -1,0 +1,61 @@
+//! The REST API over real sockets, with a caller that sees every header and trailer.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+// In a folder, because files directly in `tests/` would be test programs of their own.
+#[path = "rest/caller.rs"]
+mod caller;
+#[path = "rest/connections.rs"]
+mod connections;
+#[path = "rest/daemon.rs"]
+mod daemon;
+#[path = "rest/listings.rs"]
+mod listings;
+#[path = "rest/parts.rs"]
+mod parts;
+#[path = "rest/pins.rs"]
+mod pins;
+#[path = "rest/replay.rs"]
+mod replay;
+
+use std::time::Duration;
+
+use ipfs_cluster::api::rest::{RestApi, RestConfig};
+use ipfs_cluster::cluster::{Cluster, ClusterBuilder, presets};
+use ipfs_cluster::ipfs_connector::MemoryIpfs;
+
+use caller::Caller;
+
+/// A peer in memory that serves its API on a loopback socket.
+struct Peer {
+    api: RestApi,
+    cluster: Cluster,
+    ipfs: MemoryIpfs,
+}
+
+impl Peer {
+    async fn start() -> Self {
+        Self::with(RestConfig::default(), |builder| builder).await
+    }
+
+    async fn with(config: RestConfig, choose: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
+        let ipfs = MemoryIpfs::new();
+        let builder = Cluster::builder().preset(presets::InMemory).peername("peer").ipfs(ipfs.clone());
+        let cluster = choose(builder).start().await.unwrap();
+        let config = config.listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
+        let api = RestApi::bind(config, cluster.clone()).await.unwrap();
+        Self { api, cluster, ipfs }
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        self.api.local_addresses()[0]
+    }
+
+    async fn caller(&self) -> Caller {
+        Caller::connect(self.address()).await
+    }
+}
+
+/// What has to happen, happens within this time.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it did not happen in time")
+}
