@@ -82,7 +82,8 @@ fn report(what: &str, count: u64, since: Instant) {
 
 async fn solo(storage: Arc<dyn Storage>, callers: u64, count: u64) {
     let transport = Arc::new(MemoryNetwork::new(0).join(peer(1)).unwrap());
-    let cx = ConsensusContext::new(peer(1), storage, transport, Arc::new(SystemClock));
+    let state = Arc::new(StoreState::open(Arc::clone(&storage)).await.unwrap());
+    let cx = ConsensusContext::new(peer(1), storage, state, transport, Arc::new(SystemClock));
     let solo = Arc::new(Solo::open(SoloConfig::default(), cx).await.unwrap());
     let next = Arc::new(AtomicU64::new(0));
     let since = Instant::now();

@@ -4,28 +4,37 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::future::join_all;
 use ipfs_cluster::clock::SystemClock;
-use ipfs_cluster::consensus::{Consensus, ConsensusContext, Solo, SoloConfig};
-use ipfs_cluster::storage::{FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage};
+use ipfs_cluster::consensus::{Consensus, ConsensusContext, Solo, SoloConfig, StateEvent};
+use ipfs_cluster::error::{Error, ErrorKind, Result};
+use ipfs_cluster::state::StoreState;
+use ipfs_cluster::storage::{
+    FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage, VALUE_BYTES_MAX,
+};
 use ipfs_cluster::testing::consensus_suite::Fixture;
-use ipfs_cluster::testing::{CrashStorage, peer};
+use ipfs_cluster::testing::state_suite::{Model, assert_same, cid, pin};
+use ipfs_cluster::testing::{CrashStorage, FaultyStorage, StorageCall, peer};
 use ipfs_cluster::transport::MemoryNetwork;
-use ipfs_cluster::types::PeerId;
+use ipfs_cluster::types::{PeerId, PinOperation};
 use tempfile::TempDir;
 
 const EVENTS: usize = 64;
 
-fn context(storage: Arc<dyn Storage>) -> ConsensusContext {
+async fn context(storage: Arc<dyn Storage>) -> ConsensusContext {
     let transport = MemoryNetwork::new(0).join(peer(1)).unwrap();
-    ConsensusContext::new(peer(1), storage, Arc::new(transport), Arc::new(SystemClock))
+    let state = Arc::new(StoreState::open(Arc::clone(&storage)).await.unwrap());
+    ConsensusContext::new(peer(1), storage, state, Arc::new(transport), Arc::new(SystemClock))
 }
 
 async fn solo(storage: Arc<dyn Storage>) -> Arc<dyn Consensus> {
     let mut config = SoloConfig::default();
     config.max_buffered_events = EVENTS;
-    Arc::new(Solo::open(config, context(storage)).await.unwrap())
+    Arc::new(Solo::open(config, context(storage).await).await.unwrap())
 }
 
 /// On a store that loses what was not synced.
@@ -127,3 +136,165 @@ impl Fixture for OnDisk {
 
 ipfs_cluster::consensus_conformance!(solo_fjall, OnDisk::FJALL);
 ipfs_cluster::consensus_conformance!(solo_redb, OnDisk::REDB);
+
+async fn solo_on(storage: Arc<dyn Storage>) -> Arc<Solo> {
+    Arc::new(Solo::open(SoloConfig::default(), context(storage).await).await.unwrap())
+}
+
+async fn log_all(solo: &Arc<Solo>, numbers: std::ops::Range<u64>) -> Vec<Result<()>> {
+    let callers = numbers.map(|number| {
+        let solo = solo.clone();
+        tokio::spawn(async move { solo.log_pin(pin(number)).await })
+    });
+    join_all(callers).await.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn callers_share_writes() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let solo = solo_on(storage.clone()).await;
+    let before = storage.calls(StorageCall::Write);
+    for result in log_all(&solo, 0..1_000).await {
+        result.unwrap();
+    }
+    let writes = storage.calls(StorageCall::Write) - before;
+    assert!(writes <= 3, "{writes} writes for 1,000 calls that came at once");
+}
+
+#[tokio::test]
+async fn a_batch_keeps_to_its_bounds_but_takes_a_large_call_whole() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let mut config = SoloConfig::default();
+    config.max_batch_operations = 10;
+    let solo = Arc::new(Solo::open(config, context(storage.clone()).await).await.unwrap());
+    let before = storage.calls(StorageCall::Write);
+    for result in log_all(&solo, 0..100).await {
+        result.unwrap();
+    }
+    let writes = storage.calls(StorageCall::Write) - before;
+    assert!((10..=12).contains(&writes), "{writes} writes");
+    let operations = (100..200).map(|number| PinOperation::Pin(Arc::new(pin(number)))).collect();
+    solo.log_many(operations).await.unwrap();
+    assert_eq!(storage.calls(StorageCall::Write) - before, writes + 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_to_every_caller_and_survived() {
+    let disk = Arc::new(CrashStorage::new());
+    let storage = Arc::new(FaultyStorage::new(disk.clone()));
+    let solo = solo_on(storage.clone()).await;
+    solo.log_pin(pin(1_000)).await.unwrap();
+    let mut events = solo.events();
+    storage.fail(StorageCall::Write, 0, Error::new(ErrorKind::StorageFull, "no space left"));
+    for result in log_all(&solo, 0..50).await {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::StorageFull);
+    }
+    assert_eq!(solo.log_unpin(&cid(1_000)).await.unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_same(&*solo.state(), &Model::of([pin(1_000)])).await;
+    storage.heal();
+    for result in log_all(&solo, 0..50).await {
+        result.unwrap();
+    }
+    assert_eq!(events.next().await, Some(StateEvent::Pinned(Arc::new(pin(0)))), "no event of what failed");
+    solo.shutdown().await.unwrap();
+    let again = solo_on(Arc::new(disk.crash())).await;
+    assert_same(&*again.state(), &Model::of((0..50).chain([1_000]).map(pin))).await;
+}
+
+#[tokio::test]
+async fn one_impossible_pin_does_not_fail_the_others() {
+    // In one batch with them.
+    let mut config = SoloConfig::default();
+    config.max_batch_bytes = 4 * VALUE_BYTES_MAX;
+    let solo = Arc::new(Solo::open(config, context(Arc::new(MemoryStorage::new())).await).await.unwrap());
+    // The committer waits for calls once this is done, and then finds all of those below.
+    solo.log_pin(pin(0)).await.unwrap();
+    let mut impossible = pin(1_000);
+    impossible.options.name = "x".repeat(VALUE_BYTES_MAX);
+    let (results, refused) = tokio::join!(log_all(&solo, 0..50), solo.log_pin(impossible));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
+    for result in results {
+        result.unwrap();
+    }
+    assert_same(&*solo.state(), &Model::of((0..50).map(pin))).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_tells_what_was_accepted_and_not_done() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let solo = solo_on(storage.clone()).await;
+    storage.fail(StorageCall::Write, 0, Error::new(ErrorKind::StorageFull, "no space left"));
+    let (logged, stopped, again) =
+        tokio::join!(biased; solo.log_pin(pin(1)), solo.shutdown(), solo.shutdown());
+    assert_eq!(logged.unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(solo.log_pin(pin(1)).await.unwrap_err().kind(), ErrorKind::ShutDown);
+}
+
+#[tokio::test]
+async fn cleaning_tells_readers_to_compare() {
+    let solo = solo_on(Arc::new(MemoryStorage::new())).await;
+    solo.log_pin(pin(1)).await.unwrap();
+    let mut events = solo.events();
+    solo.clean().await.unwrap();
+    assert_eq!(events.next().await, Some(StateEvent::Resync));
+}
+
+#[tokio::test]
+async fn a_component_that_is_dropped_stops() {
+    let solo = solo_on(Arc::new(MemoryStorage::new())).await;
+    let mut events = solo.events();
+    let state = solo.state();
+    solo.log_pin(pin(1)).await.unwrap();
+    drop(solo);
+    assert_eq!(events.next().await, Some(StateEvent::Pinned(Arc::new(pin(1)))));
+    assert_eq!(events.next().await, None);
+    assert_same(&*state, &Model::of([pin(1)])).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_work_is_refused_by_name() {
+    type Change = fn(&mut SoloConfig);
+    let cases: [(&str, Change); 3] = [
+        ("max_batch_operations", |config| config.max_batch_operations = 0),
+        ("max_batch_bytes", |config| config.max_batch_bytes = 0),
+        ("max_buffered_events", |config| config.max_buffered_events = usize::MAX),
+    ];
+    for (name, change) in cases {
+        let mut config = SoloConfig::default();
+        change(&mut config);
+        let error = Solo::open(config, context(Arc::new(MemoryStorage::new())).await).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+/// Runs some callers on paused time and gives everything that could be seen.
+fn trace() -> Vec<String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+        let solo = solo_on(storage.clone()).await;
+        let events = solo.events();
+        let callers = (0..200u64).map(|number| {
+            let solo = solo.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_micros(number * 7_919 % 1_000)).await;
+                solo.log_pin(pin(number % 50)).await.unwrap();
+                format!("{:?}", solo.log_unpin(&cid(number % 30)).await.unwrap().map(|pin| pin.cid))
+            })
+        });
+        let mut seen: Vec<String> = join_all(callers).await.into_iter().map(Result::unwrap).collect();
+        solo.shutdown().await.unwrap();
+        seen.extend(events.map(|event| format!("{event:?}")).collect::<Vec<_>>().await);
+        seen.push(format!("{} writes", storage.calls(StorageCall::Write)));
+        seen
+    })
+}
+
+#[test]
+fn a_simulation_repeats_itself() {
+    assert_eq!(trace(), trace());
+}

@@ -1,5 +1,6 @@
 //! The connectors of this crate: their conformance suite, and Kubo's against daemons that fail, lie and hang.
 #![cfg(all(feature = "testing", feature = "connector-kubo", feature = "api-rest"))]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 #[path = "ipfs_connector/faults.rs"]
 mod faults;

@@ -2,14 +2,28 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use ipfs_cluster::state::{State, StoreState};
-use ipfs_cluster::storage::{FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage};
-use ipfs_cluster::testing::CrashStorage;
-use ipfs_cluster::testing::state_suite::Fixture;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use ipfs_cluster::error::{Error, ErrorKind, Result};
+use ipfs_cluster::state::lines::{ImportOptions, export_lines, import_lines};
+use ipfs_cluster::state::{
+    PAGE_ITEMS_MAX, SNAPSHOT_LIFETIME, Selection, State, StateChange, StateQuery, StateReader, StoreState,
+};
+use ipfs_cluster::storage::{
+    Batch, Direction, Durability, FjallConfig, FjallStorage, KeyRange, MemoryStorage, RedbConfig,
+    RedbStorage, Space, Storage,
+};
+use ipfs_cluster::testing::state_suite::{Fixture, Model, assert_same, cid, pin};
+use ipfs_cluster::testing::{CrashStorage, FaultyStorage, StorageCall};
+use ipfs_cluster::types::{Pin, PinOperation};
 use tempfile::TempDir;
 
 async fn opened(storage: Arc<dyn Storage>) -> Arc<dyn State> {
@@ -108,3 +122,419 @@ impl Fixture for OnDisk {
 
 ipfs_cluster::state_conformance!(fjall, OnDisk(Engine::Fjall));
 ipfs_cluster::state_conformance!(redb, OnDisk(Engine::Redb));
+
+const META: Space = Space::new("state-meta");
+const PINS: Space = Space::new("pins");
+const LOG: Space = Space::new("test-log");
+const ALL_SPACES: [Space; 4] =
+    [PINS, Space::new("pins-by-name"), Space::new("pins-by-meta"), Space::new("pins-by-created")];
+
+fn put(number: u64) -> PinOperation {
+    PinOperation::Pin(Arc::new(pin(number)))
+}
+
+async fn apply(state: &StoreState, numbers: impl IntoIterator<Item = u64>) {
+    state.apply(numbers.into_iter().map(put).collect(), Batch::new()).await.unwrap();
+}
+
+fn write(storage: &dyn Storage, space: Space, key: &[u8], value: Option<&[u8]>) {
+    let mut batch = Batch::new();
+    match value {
+        Some(value) => batch.put(space, key.to_vec(), value.to_vec()),
+        None => batch.delete(space, key.to_vec()),
+    }
+    storage.write(batch, Durability::Synced).unwrap();
+}
+
+fn io_error() -> Error {
+    Error::new(ErrorKind::Io, "the cable is out")
+}
+
+async fn assert_pins(state: &StoreState, numbers: impl IntoIterator<Item = u64>) {
+    assert_same(state, &Model::of(numbers.into_iter().map(pin))).await;
+}
+
+fn pages(numbers: std::ops::Range<u64>) -> BoxStream<'static, Result<Vec<Pin>>> {
+    stream::iter([Ok(numbers.map(pin).collect())]).boxed()
+}
+
+#[tokio::test]
+async fn what_goes_along_is_written_with_the_pins_or_not_at_all() {
+    let disk = Arc::new(CrashStorage::new());
+    let faulty = Arc::new(FaultyStorage::new(disk.clone()));
+    let state = StoreState::open(faulty.clone()).await.unwrap();
+    let also = |key: &'static [u8]| {
+        let mut batch = Batch::new();
+        batch.put(LOG, key, &b"value"[..]);
+        batch
+    };
+    state.apply(vec![put(1)], also(b"first")).await.unwrap();
+    // Also when no pin changes.
+    state.apply(vec![put(1)], also(b"second")).await.unwrap();
+    faulty.fail(StorageCall::Write, 0, io_error());
+    let error = state.apply(vec![put(2)], also(b"third")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_pins(&state, [1]).await;
+    faulty.heal();
+
+    let disk = Arc::new(disk.crash());
+    for (key, there) in [(&b"first"[..], true), (b"second", true), (b"third", false)] {
+        assert_eq!(disk.get(LOG, key).unwrap().is_some(), there);
+    }
+    let state = StoreState::open(disk).await.unwrap();
+    assert_pins(&state, [1]).await;
+    apply(&state, [2]).await;
+    assert_pins(&state, [1, 2]).await;
+}
+
+#[tokio::test]
+async fn nothing_is_written_when_nothing_changes() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    apply(&state, 0..10).await;
+    let writes = storage.calls(StorageCall::Write);
+    apply(&state, 0..10).await;
+    state
+        .apply(vec![PinOperation::Unpin(cid(77)), put(11), PinOperation::Unpin(cid(11))], Batch::new())
+        .await
+        .unwrap();
+    assert_eq!(storage.calls(StorageCall::Write), writes);
+    assert_pins(&state, 0..10).await;
+}
+
+#[tokio::test]
+async fn a_pinset_of_a_newer_program_is_refused() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    apply(&StoreState::open(storage.clone()).await.unwrap(), 0..3).await;
+    let mut head = storage.get(META, b"head").unwrap().unwrap().to_vec();
+    head[0] += 1;
+    write(&*storage, META, b"head", Some(&head));
+    let error = StoreState::open(storage).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("has format 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_head_is_reported_and_not_taken_for_an_empty_pinset() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    apply(&state, 0..3).await;
+    for head in [None, Some(&b""[..]), Some(b"\x01short"), Some(&[0; 13]), Some(&[1; 14])] {
+        write(&*storage, META, b"head", head);
+        let error = StoreState::open(storage.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{head:?}: {error}");
+        let error = state.apply(vec![put(5)], Batch::new()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{head:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_named_and_can_be_replaced_or_removed() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    apply(&state, 0..4).await;
+    for number in [1, 2] {
+        write(&*storage, PINS, &cid(number).to_bytes(), Some(b"\x01garbage"));
+        let error = state.get(&cid(number)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&cid(number).to_string()), "{error}");
+    }
+    let listed: Result<Vec<Vec<Pin>>> = state.list(StateQuery::default()).try_collect().await;
+    assert_eq!(listed.unwrap_err().kind(), ErrorKind::Corrupt);
+
+    // What it was is not known, so the old name still points to it; nobody may see that.
+    let mut renamed = pin(1);
+    renamed.options.name += " renamed";
+    renamed.timestamp = None;
+    let operations = vec![PinOperation::Pin(Arc::new(renamed.clone())), PinOperation::Unpin(cid(2))];
+    let changes = state.apply(operations, Batch::new()).await.unwrap();
+    assert!(matches!(&changes[1], StateChange::Unpinned(gone) if gone.cid == cid(2)), "{changes:?}");
+    assert_same(&state, &Model::of([pin(0), renamed, pin(3)])).await;
+}
+
+/// Everything that an interrupted replacement may have left is gone once the pinset is opened again.
+async fn assert_no_leftovers(storage: &Arc<dyn Storage>, generation: u32) {
+    let snapshot = storage.snapshot().unwrap();
+    for other in (0..10).filter(|other| *other != generation) {
+        for space in ALL_SPACES {
+            let space = space.generation(other);
+            assert!(!snapshot.scan(space, KeyRange::all(), Direction::Forward, 0).unwrap().more, "{space}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replacement_that_is_interrupted_leaves_the_old_pinset_and_no_rubbish() {
+    for spared in 0..4 {
+        let disk: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let faulty = Arc::new(FaultyStorage::new(disk.clone()));
+        let state = StoreState::open(faulty.clone()).await.unwrap();
+        apply(&state, 0..30).await;
+        faulty.fail(StorageCall::BulkLoad, spared, io_error());
+        // As in a crash, nobody cleans up.
+        faulty.fail(StorageCall::RemoveSpace, 4, io_error());
+        let error = state.replace(pages(100..200), Arc::new(|_| {})).await.unwrap_err();
+        assert_eq!(error.message(), "the cable is out");
+        assert_pins(&state, 0..30).await;
+        let state = StoreState::open(disk.clone()).await.unwrap();
+        assert_pins(&state, 0..30).await;
+        assert_no_leftovers(&disk, 0).await;
+        assert_eq!(state.replace(pages(100..200), Arc::new(|_| {})).await.unwrap(), 100);
+        assert_pins(&state, 100..200).await;
+        assert_no_leftovers(&disk, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_replacement_that_cannot_switch_over_leaves_the_old_pinset() {
+    let disk: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let faulty = Arc::new(FaultyStorage::new(disk.clone()));
+    let state = StoreState::open(faulty.clone()).await.unwrap();
+    apply(&state, 0..30).await;
+    faulty.fail(StorageCall::Write, 0, io_error());
+    for result in [
+        state.replace(pages(100..200), Arc::new(|_| {})).await.map(drop),
+        state.replace(pages(100..300), Arc::new(|_| {})).await.map(drop),
+        state.clear().await,
+        state.clear().await,
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
+        assert_pins(&state, 0..30).await;
+    }
+    faulty.heal();
+    apply(&state, [30]).await;
+    let state = StoreState::open(disk.clone()).await.unwrap();
+    assert_pins(&state, 0..31).await;
+    assert_no_leftovers(&disk, 0).await;
+}
+
+#[tokio::test]
+async fn a_replaced_pinset_that_cannot_be_removed_yet_harms_nobody() {
+    let disk: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let faulty = Arc::new(FaultyStorage::new(disk.clone()));
+    let state = StoreState::open(faulty.clone()).await.unwrap();
+    apply(&state, 0..30).await;
+    faulty.fail(StorageCall::RemoveSpace, 4, io_error());
+    assert_eq!(state.replace(pages(20..40), Arc::new(|_| {})).await.unwrap(), 20);
+    assert_pins(&state, 20..40).await;
+    let state = StoreState::open(disk.clone()).await.unwrap();
+    assert_pins(&state, 20..40).await;
+    assert_no_leftovers(&disk, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_nobody_reads_lets_go_of_its_snapshot_and_goes_on_in_a_new_one() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    let count = 3 * PAGE_ITEMS_MAX as u64;
+    apply(&state, 0..count).await;
+    let in_order = Model::of((0..count).map(pin)).list(&Selection::All);
+    let mut listing = state.list(StateQuery::default());
+    let first = listing.next().await.unwrap().unwrap();
+    assert_eq!(first, in_order[..PAGE_ITEMS_MAX]);
+    assert_eq!(storage.snapshots_held(), 1);
+
+    tokio::time::sleep(SNAPSHOT_LIFETIME - Duration::from_secs(1)).await;
+    assert_eq!(storage.snapshots_held(), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(storage.snapshots_held(), 0);
+
+    let gone = in_order[2 * PAGE_ITEMS_MAX].cid;
+    state.apply(vec![PinOperation::Unpin(gone)], Batch::new()).await.unwrap();
+    let rest: Vec<Pin> = listing.try_concat().await.unwrap();
+    let expected: Vec<Pin> =
+        in_order[PAGE_ITEMS_MAX..].iter().filter(|pin| pin.cid != gone).cloned().collect();
+    assert_eq!(rest, expected);
+    assert_eq!(storage.snapshots_held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn listings_by_index_go_on_in_a_new_snapshot_too_also_after_a_replacement() {
+    let state = StoreState::open(Arc::new(MemoryStorage::new())).await.unwrap();
+    let count = 3 * PAGE_ITEMS_MAX as u64;
+    let model = Model::of((0..count).map(pin));
+    for selection in [
+        Selection::NamePrefix("name".to_owned()),
+        Selection::Created { from: None, to: None },
+        Selection::Metadata { key: "group".to_owned(), value: "1".to_owned() },
+    ] {
+        apply(&state, 0..count).await;
+        let query = StateQuery { selection: selection.clone(), ..StateQuery::default() };
+        let mut listing = state.list(query);
+        let mut seen = listing.next().await.unwrap().unwrap();
+        state.replace(pages(0..count), Arc::new(|_| {})).await.unwrap();
+        tokio::time::sleep(2 * SNAPSHOT_LIFETIME).await;
+        seen.extend(listing.try_concat().await.unwrap());
+        assert_eq!(seen, model.list(&selection), "{selection:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_write_cannot_be_overtaken() {
+    let folder = TempDir::new().unwrap();
+    let state = StoreState::open(Engine::Fjall.open(folder.path())).await.unwrap();
+    for round in 0..30 {
+        let mut dropped = Box::pin(state.apply(vec![put(1), put(2 + round)], Batch::new()));
+        let _ = futures::poll!(&mut dropped);
+        drop(dropped);
+        let changes =
+            state.apply(vec![PinOperation::Unpin(cid(1)), put(100 + round)], Batch::new()).await.unwrap();
+        assert_eq!(changes.len(), 2);
+        assert_eq!(state.get(&cid(1)).await.unwrap(), None);
+        let listed: Vec<Pin> = state.list(StateQuery::default()).try_concat().await.unwrap();
+        assert_eq!(state.counts().pins, listed.len() as u64);
+    }
+}
+
+async fn exported(state: &StoreState, query: StateQuery) -> Vec<u8> {
+    let chunks: Vec<Bytes> = export_lines(state, query).try_collect().await.unwrap();
+    chunks.concat()
+}
+
+#[tokio::test]
+async fn an_export_can_be_imported_by_every_engine() {
+    let source = StoreState::open(Arc::new(MemoryStorage::new())).await.unwrap();
+    apply(&source, 0..5_000).await;
+    let text = exported(&source, StateQuery::default()).await;
+    assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 5_000);
+    for engine in [Some(Engine::Fjall), Some(Engine::Redb), None] {
+        let folder = TempDir::new().unwrap();
+        let storage = match engine {
+            Some(engine) => engine.open(&folder.path().join("store")),
+            None => Arc::new(MemoryStorage::new()),
+        };
+        let state = StoreState::open_with_spool_folder(storage, folder.path()).await.unwrap();
+        apply(&state, 6_000..6_100).await;
+        let told = Arc::new(AtomicU64::new(0));
+        let telling = told.clone();
+        let progress = Arc::new(move |read| telling.store(read, Ordering::Relaxed));
+        let input = Cursor::new(text.clone());
+        let count = import_lines(&state, input, ImportOptions::default(), progress).await.unwrap();
+        assert_eq!((count, told.load(Ordering::Relaxed)), (5_000, 5_000));
+        assert_eq!(exported(&state, StateQuery::default()).await, text);
+        let query = StateQuery { selection: Selection::Name("name 3".to_owned()), ..StateQuery::default() };
+        assert_eq!(exported(&state, query.clone()).await, exported(&source, query).await);
+        assert!(std::fs::read_dir(folder.path()).unwrap().count() <= 1, "no temporary file is left");
+    }
+}
+
+#[tokio::test]
+async fn an_import_of_a_damaged_export_leaves_the_old_pinset() {
+    let state = StoreState::open(Arc::new(MemoryStorage::new())).await.unwrap();
+    apply(&state, 0..2_000).await;
+    let mut text = exported(&state, StateQuery::default()).await;
+    text.truncate(text.len() - 10);
+    apply(&state, [3_000]).await;
+    let error = import_lines(&state, Cursor::new(text), ImportOptions::default(), Arc::new(|_| {}))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("pin 2000, line 2000"), "{error}");
+    assert_pins(&state, (0..2_000).chain([3_000])).await;
+}
+
+/// The engine makes its journal so long in advance; what is checked in has no zeros at the end.
+const FJALL_JOURNAL_BYTES: u64 = 64 << 20;
+/// Of the pinsets that the first version wrote, see `tests/data/pinsets/README.md`.
+const OLD_PINS: u64 = 40;
+
+fn old_model() -> Model {
+    let mut changed = pin(3);
+    changed.options.name = "changed".to_owned();
+    Model::of(
+        (0..OLD_PINS)
+            .filter(|number| *number != 5)
+            .map(|number| if number == 3 { changed.clone() } else { pin(number) }),
+    )
+}
+
+async fn write_pinset(engine: Engine, folder: &Path) {
+    let storage = engine.open(folder);
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    // A replaced generation, single writes on top of it, and a removal.
+    state.replace(pages(0..OLD_PINS / 2), Arc::new(|_| {})).await.unwrap();
+    apply(&state, OLD_PINS / 2..OLD_PINS).await;
+    let mut changed = pin(3);
+    changed.options.name = "changed".to_owned();
+    let operations = vec![PinOperation::Pin(Arc::new(changed)), PinOperation::Unpin(cid(5))];
+    state.apply(operations, Batch::new()).await.unwrap();
+    assert_same(&state, &old_model()).await;
+    storage.close().unwrap();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+            if target.extension().is_some_and(|extension| extension == "jnl") {
+                let journal = std::fs::OpenOptions::new().write(true).open(target).unwrap();
+                journal.set_len(FJALL_JOURNAL_BYTES).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn pinsets_of_the_first_version_still_load() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pinsets");
+    if let Some(target) = std::env::var_os("WRITE_PINSETS") {
+        write_pinset(Engine::Fjall, &Path::new(&target).join("1-fjall")).await;
+        write_pinset(Engine::Redb, &Path::new(&target).join("1-redb")).await;
+        return;
+    }
+    for (engine, name) in [(Engine::Fjall, "1-fjall"), (Engine::Redb, "1-redb")] {
+        let folder = TempDir::new().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        copy_folder(&data.join(name), &old);
+        write_pinset(engine, &new).await;
+        for path in [old, new] {
+            let state = StoreState::open(engine.open(&path)).await.unwrap();
+            assert_same(&state, &old_model()).await;
+            apply(&state, [5]).await;
+        }
+    }
+}
+
+fn keys(storage: &dyn Storage, space: Space) -> usize {
+    let page =
+        storage.snapshot().unwrap().scan(space, KeyRange::all(), Direction::Forward, usize::MAX).unwrap();
+    page.entries.len()
+}
+
+#[tokio::test]
+async fn no_index_entry_outlives_what_it_points_to() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let state = StoreState::open(storage.clone()).await.unwrap();
+    // Each round gives every pin another number of metadata pairs, another name and perhaps no time.
+    for round in 0..6u64 {
+        let pins: Vec<Pin> = (0..20)
+            .map(|number| {
+                let mut pin = pin(number);
+                pin.options.name = format!("name {}", (number + round) % 4);
+                pin.options.metadata =
+                    (0..(number + round) % 3).map(|key| (key.to_string(), round.to_string())).collect();
+                pin.timestamp = pin.timestamp.filter(|_| (number + round) % 5 != 0);
+                pin
+            })
+            .collect();
+        let operations = pins.iter().map(|pin| PinOperation::Pin(Arc::new(pin.clone())));
+        let operations = operations.chain([PinOperation::Unpin(cid(round))]);
+        state.apply(operations.collect(), Batch::new()).await.unwrap();
+        let there: Vec<&Pin> = pins.iter().filter(|pin| pin.cid != cid(round)).collect();
+        let expected = [
+            there.len(),
+            there.len(),
+            there.iter().map(|pin| pin.options.metadata.len()).sum(),
+            there.iter().filter(|pin| pin.timestamp.is_some()).count(),
+        ];
+        assert_eq!(ALL_SPACES.map(|space| keys(&*storage, space)), expected, "round {round}");
+    }
+    let all = (0..20).map(|number| PinOperation::Unpin(cid(number))).collect();
+    state.apply(all, Batch::new()).await.unwrap();
+    assert_eq!(ALL_SPACES.map(|space| keys(&*storage, space)), [0; 4]);
+}

@@ -1,5 +1,6 @@
 //! The stateless tracker: its conformance suite, its limits, and what happens at the same time.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use ipfs_cluster::clock::{TokioClock, WallClock as _};
+use ipfs_cluster::config::ConfigSection as _;
 use ipfs_cluster::error::{Error, ErrorKind, Result};
 use ipfs_cluster::ipfs_connector::{Availability, IpfsConnector, IpfsPin, MemoryIpfs};
 use ipfs_cluster::state::{StateCounts, StateQuery, StateReader, StoreState};

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::informer::{Gauge, Informer, InformerContext};
 use crate::ipfs_connector::IpfsConnector;
 use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
+use crate::state::{State, StoreState};
 use crate::storage::Storage;
 use crate::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerContext};
 use crate::transport::{MemoryNetwork, PeerTransport};
@@ -260,8 +261,16 @@ impl ClusterBuilder {
         }
 
         let undo = Undo { transport: &transport, ipfs: &ipfs, storage: &storage };
-        let consensus_cx =
-            ConsensusContext::new(peer, Arc::clone(&storage), Arc::clone(&transport), Arc::clone(&clock));
+        let pinset: Result<Arc<dyn State>> =
+            StoreState::open(Arc::clone(&storage)).await.map(|state| Arc::new(state) as _);
+        let pinset = undo.on_error(pinset, None).await?;
+        let consensus_cx = ConsensusContext::new(
+            peer,
+            Arc::clone(&storage),
+            pinset,
+            Arc::clone(&transport),
+            Arc::clone(&clock),
+        );
         let consensus = undo.on_error(make_consensus(consensus_cx).await, None).await?;
         let state = consensus.state();
         let tracker_cx = TrackerContext::new(

@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 
 use crate::clock::WallClock;
 use crate::error::Result;
-use crate::state::StateReader;
+use crate::state::{State, StateReader};
 use crate::storage::Storage;
 use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
@@ -26,8 +26,11 @@ pub const OPERATIONS_MAX: usize = 65_536;
 pub struct ConsensusContext {
     /// This peer.
     pub peer: PeerId,
-    /// Where its records live.
+    /// Where records of its own live. Those that belong to a change of the pinset go with it in one batch
+    /// ([`State::apply`]).
     pub storage: Arc<dyn Storage>,
+    /// The pinset, in the same store. The consensus component is its one writer.
+    pub state: Arc<dyn State>,
     /// How it reaches the others.
     pub transport: Arc<dyn PeerTransport>,
     /// The time of day.
@@ -39,10 +42,11 @@ impl ConsensusContext {
     pub fn new(
         peer: PeerId,
         storage: Arc<dyn Storage>,
+        state: Arc<dyn State>,
         transport: Arc<dyn PeerTransport>,
         clock: Arc<dyn WallClock>,
     ) -> Self {
-        Self { peer, storage, transport, clock }
+        Self { peer, storage, state, transport, clock }
     }
 }
 

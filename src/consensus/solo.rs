@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
+use crate::config::SoloSection;
 use crate::error::{Error, ErrorKind, Result};
-use crate::state::{State, StateChange, StateReader, StoreState};
+use crate::state::{State, StateChange, StateReader};
 use crate::storage::Batch;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
@@ -65,13 +66,20 @@ impl SoloConfig {
     }
 }
 
+/// What the section says beside engine and folder, which are the business of whoever opens the storage.
+impl From<&SoloSection> for SoloConfig {
+    fn from(section: &SoloSection) -> Self {
+        Self { max_batch_operations: section.max_batch_operations, ..Self::default() }
+    }
+}
+
 /// Consensus of one peer with itself.
 ///
 /// Dropping it without [`Consensus::shutdown`] finishes what was accepted and then stops the task.
 #[derive(Debug)]
 pub struct Solo {
     peer: PeerId,
-    state: StoreState,
+    state: Arc<dyn State>,
     queue: mpsc::Sender<Call>,
     events: broadcast::WeakSender<StateEvent>,
     stop: CancellationToken,
@@ -80,13 +88,13 @@ pub struct Solo {
 }
 
 impl Solo {
-    /// Opens the pinset of the context's storage and starts the committer.
+    /// Starts the committer over the context's pinset.
     ///
     /// # Errors
-    /// `InvalidInput` for the configuration; those of [`StoreState::open`].
+    /// `InvalidInput` for the configuration.
     pub async fn open(config: SoloConfig, cx: ConsensusContext) -> Result<Self> {
         config.validate()?;
-        let state = StoreState::open(cx.storage).await?;
+        let state = cx.state;
         let (queue, calls) = mpsc::channel(QUEUED_CALLS_MAX);
         let (events, _) = broadcast::channel(config.max_buffered_events);
         let (ended, stopped) = watch::channel(None);
@@ -156,7 +164,7 @@ impl Consensus for Solo {
     }
 
     fn state(&self) -> Arc<dyn StateReader> {
-        Arc::new(self.state.clone())
+        self.state.clone()
     }
 
     fn events(&self) -> BoxStream<'static, StateEvent> {
@@ -242,7 +250,7 @@ struct Part {
 
 struct Committer {
     config: SoloConfig,
-    state: StoreState,
+    state: Arc<dyn State>,
     calls: mpsc::Receiver<Call>,
     events: broadcast::Sender<StateEvent>,
     stop: CancellationToken,

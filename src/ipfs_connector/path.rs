@@ -56,6 +56,7 @@ impl ContentPath {
     }
 
     /// The CID, when nothing has to be looked up.
+    #[cfg(any(test, feature = "connector-kubo"))]
     pub(crate) fn as_cid(&self) -> Option<Cid> {
         self.root.filter(|_| self.names.is_empty())
     }

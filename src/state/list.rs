@@ -74,10 +74,12 @@ impl Listing {
             return;
         }
         if std::mem::take(&mut cursor.renewed) {
-            let view = cursor.view.clone();
+            let view = Arc::downgrade(&cursor.view);
             self.reaper = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 tokio::time::sleep(SNAPSHOT_LIFETIME).await;
-                *lock(&view) = None;
+                if let Some(view) = view.upgrade() {
+                    *lock(&view) = None;
+                }
             })));
         }
         // What never waits for a disk gains nothing from being read ahead, and stays in one thread.

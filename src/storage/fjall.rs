@@ -23,12 +23,16 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 
+mod journal;
 mod spaces;
 use spaces::{Registry, Spaces};
 
 const COMPONENT: &str = "fjall storage";
 const LAYOUT: Layout = Layout { engine: "fjall", version: 1 };
 
+/// Without the first the engine takes the folder for a new one; without the second it takes all keyspaces for left
+/// over, and removes them.
+const VITAL_FILES: [&str; 2] = ["version", "keyspaces/0/current"];
 /// The engine takes no smaller journal, in bytes.
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 /// Files kept open for reading, so that sockets have their share of the usual 1,024 descriptors.
@@ -130,6 +134,8 @@ struct Engine {
     snapshots: Mutex<BTreeMap<u64, Arc<Spaces>>>,
     /// Held by whoever makes, fills or removes a space.
     registry: Mutex<Registry>,
+    /// Held by writers, see [`Registry`].
+    quiet: Arc<RwLock<()>>,
     /// The write that failed, after which the engine takes no more.
     failure: OnceLock<Error>,
     config: FjallConfig,
@@ -148,17 +154,24 @@ impl Engine {
             folder.check_free(config.reserve_bytes)?;
         }
         let path = folder.path().to_owned();
+        if !folder.is_new()
+            && let Some(missing) = VITAL_FILES.into_iter().find(|file| !path.join(file).exists())
+        {
+            return Err(folder.damaged(format!("its file {missing:?} is gone")));
+        }
         let builder = Database::builder(&path)
             .cache_size(config.cache_bytes)
             .max_journaling_size(config.journal_bytes_max)
             .max_cached_files(Some(OPEN_FILES_MAX));
+        journal::mend(&folder)?;
         // The engine panics on some kinds of damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = builder.open().map_err(|error| engine_error(&folder, "cannot open", error))?;
-            let (registry, spaces) = Registry::open(&database, &folder, &config)?;
-            Ok::<_, Error>((database, registry, spaces))
+            let quiet = Arc::<RwLock<()>>::default();
+            let (registry, spaces) = Registry::open(&database, &folder, &config, quiet.clone())?;
+            Ok::<_, Error>((database, registry, spaces, quiet))
         }));
-        let (database, registry, spaces) = match opened {
+        let (database, registry, spaces, quiet) = match opened {
             Ok(result) => result?,
             Err(panic) => return Err(folder.damaged(panic_text(&*panic))),
         };
@@ -167,6 +180,7 @@ impl Engine {
             spaces: RwLock::new(Arc::new(spaces)),
             snapshots: Mutex::default(),
             registry: Mutex::new(registry),
+            quiet,
             failure: OnceLock::new(),
             config,
             database,
@@ -256,6 +270,7 @@ impl Engine {
                 None => writes.remove(keyspace, operation.key),
             }
         }
+        let _shared = self.quiet.read().unwrap_or_else(PoisonError::into_inner);
         if !writes.is_empty() {
             return writes.commit().map_err(|error| self.write_error(error));
         }
@@ -295,12 +310,12 @@ impl Engine {
         match assigned {
             Ok((count, replaced)) => {
                 if let Some(replaced) = replaced {
-                    self.discard(replaced);
+                    self.discard(&lock(&self.registry), replaced);
                 }
                 Ok(count)
             }
             Err(error) => {
-                self.discard(keyspace);
+                self.discard(&lock(&self.registry), keyspace);
                 Err(error)
             }
         }
@@ -333,15 +348,14 @@ impl Engine {
         let Some(keyspace) = self.spaces().get(space).cloned() else { return Ok(()) };
         registry.forget(&self.database, space).map_err(|error| self.write_error(error))?;
         self.change_spaces(|spaces| spaces.remove(space));
-        drop(registry);
-        self.discard(keyspace);
+        self.discard(&registry, keyspace);
         Ok(())
     }
 
     /// Gives back the room of a keyspace that the registry does not know. If that fails, the next opening does it.
-    fn discard(&self, keyspace: Keyspace) {
+    fn discard(&self, registry: &Registry, keyspace: Keyspace) {
         let name = keyspace.name().to_string();
-        if let Err(error) = self.database.delete_keyspace(keyspace) {
+        if let Err(error) = registry.discard(&self.database, keyspace) {
             tracing::warn!(keyspace = name, %error, "the room of a removed space is given back at the next start");
         }
     }

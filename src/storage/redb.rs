@@ -55,7 +55,8 @@ impl Default for RedbConfig {
 
 /// A store in one file in a folder, on the redb engine.
 ///
-/// One batch is written at a time; callers that have many at once put them into one batch.
+/// One batch is written at a time; callers that have many at once put them into one batch. The engine compares no
+/// checksums while it reads: what the disk changed by itself is not noticed, unlike with fjall.
 pub struct RedbStorage {
     handle: Handle<Engine>,
 }

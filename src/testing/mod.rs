@@ -63,6 +63,7 @@ pub mod exchange_suite;
 #[cfg(feature = "api-rest")]
 pub mod fake_kubo;
 pub mod faulty_ipfs;
+pub mod faulty_storage;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
@@ -74,6 +75,7 @@ pub mod tracker_suite;
 pub mod transport_suite;
 
 pub use crash_storage::CrashStorage;
+pub use faulty_storage::{FaultyStorage, StorageCall};
 
 use std::future::Future;
 

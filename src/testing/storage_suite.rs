@@ -111,6 +111,7 @@ conformance_suite!($ storage_suite, storage_conformance, run_case, [
     a_reopened_store_has_everything,
     a_reopened_store_has_what_was_bulk_loaded,
     a_removed_space_stays_removed_when_reopened,
+    spaces_come_and_go_through_many_reopenings,
     an_empty_store_can_be_reopened,
     what_was_synced_survives_a_power_cut,
     a_removal_and_a_bulk_load_survive_a_power_cut,
@@ -937,6 +938,35 @@ pub async fn a_removed_space_stays_removed_when_reopened(fixture: impl Fixture) 
     let Some(storage) = fixture.reopen(&mut guard) else { return };
     assert_eq!(all_numbers(&*storage, PINS), [1]);
     assert_eq!(all_numbers(&*storage, PINS.generation(1)), [2]);
+}
+
+/// Generations are replaced in one life and removed in the next; what one life counted must not confuse another.
+pub async fn spaces_come_and_go_through_many_reopenings(fixture: impl Fixture) {
+    let (mut guard, mut storage) = fixture.create();
+    for life in 0..8_u32 {
+        for step in 0..3 {
+            let generation = life * 3 + step;
+            if step % 2 == 0 {
+                load(&*storage, PINS.generation(generation), 0..generation + 10).unwrap();
+            } else {
+                put_all(&*storage, PINS.generation(generation), 0..generation + 10);
+            }
+            if let Some(before) = generation.checked_sub(2) {
+                storage.remove_space(PINS.generation(before)).unwrap();
+            }
+        }
+        storage.close().unwrap();
+        drop(storage);
+        storage = match fixture.reopen(&mut guard) {
+            Some(storage) => storage,
+            None => return,
+        };
+        let last = life * 3 + 2;
+        for generation in 0..=last {
+            let expected = if generation + 2 > last { (0..generation + 10).collect() } else { Vec::new() };
+            assert_eq!(all_numbers(&*storage, PINS.generation(generation)), expected, "life {life}");
+        }
+    }
 }
 
 /// Opening and closing alone leaves a good store behind.

@@ -15,6 +15,8 @@ use crate::types::{PeerId, PinMode, Timestamp};
 pub(crate) const SHARDS: usize = 256;
 /// Entries an array has on average before its shard spreads over more arrays.
 const ARRAY_ENTRIES: usize = 1024;
+/// How far from its expected place an entry is looked for first: within two cache lines.
+const FIND_REACH: usize = 8;
 /// Bits of the hash by which a shard spreads, at a time and at most.
 const SPREAD_BITS: u32 = 4;
 const SPREAD_BITS_MAX: u32 = 8;
@@ -79,14 +81,33 @@ impl Shard {
     }
 
     fn contains(&self, hash: u128) -> bool {
-        self.arrays.get(self.index(hash)).is_some_and(|array| array.binary_search(&hash).is_ok())
+        self.arrays.get(self.index(hash)).is_some_and(|array| self.find(array, hash).is_ok())
+    }
+
+    /// Where an entry is in its array, or belongs. Hashes are spread evenly, so the entry is near where its value
+    /// says: one look at memory instead of ten.
+    fn find(&self, array: &[u128], hash: u128) -> Result<usize, usize> {
+        let fraction = hash << (8 + self.bits) >> 64;
+        let guess = ((fraction * array.len() as u128) >> 64) as usize;
+        let (mut low, mut high, mut reach) = (guess, guess, FIND_REACH);
+        while low > 0 && array[low] > hash {
+            low = low.saturating_sub(reach);
+            reach *= 2;
+        }
+        while high < array.len() && array[high] < hash {
+            high = (high + reach).min(array.len());
+            reach *= 2;
+        }
+        let end = (high + 1).min(array.len());
+        array[low..end].binary_search(&hash).map(|place| low + place).map_err(|place| low + place)
     }
 
     pub(crate) fn insert(&mut self, hash: u128) -> bool {
         self.make_room();
         let index = self.index(hash);
+        let found = self.find(&self.arrays[index], hash);
         let array = &mut self.arrays[index];
-        match array.binary_search(&hash) {
+        match found {
             Ok(_) => false,
             Err(place) => {
                 grow(array);
@@ -99,8 +120,8 @@ impl Shard {
 
     pub(crate) fn remove(&mut self, hash: u128) -> bool {
         let index = self.index(hash);
-        let Some(array) = self.arrays.get_mut(index) else { return false };
-        let Ok(place) = array.binary_search(&hash) else { return false };
+        let found = self.arrays.get(index).and_then(|array| self.find(array, hash).ok());
+        let (Some(place), Some(array)) = (found, self.arrays.get_mut(index)) else { return false };
         array.remove(place);
         if array.len() * 2 < array.capacity() {
             array.shrink_to(array.len() + array.len() / 8);

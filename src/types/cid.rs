@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `InvalidInput` with a text that starts with `invalid cid: `, as the reference's.
 pub fn parse_cid(text: &str) -> Result<Cid> {
+    // The parser below also takes a path and reads what comes after its last `/ipfs/`.
+    if text.contains('/') {
+        return Err(Error::invalid_input("invalid cid: it contains a \"/\", which is a path and not a cid"));
+    }
     text.parse::<Cid>().map_err(|source| {
         let reason = reason(text).map_or_else(|| source.to_string(), str::to_owned);
         Error::invalid_input(format!("invalid cid: {reason}")).with_source(source)

@@ -1,11 +1,12 @@
 //! Servers that are no IPFS daemon, or one gone mad: what is sent to them, and that nothing they say is believed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use ipfs_cluster::ErrorKind;
-use ipfs_cluster::ipfs_connector::{IpfsConnector, KuboConfig, KuboConnector};
+use ipfs_cluster::ipfs_connector::{Availability, IpfsConnector, KuboConfig, KuboConnector};
 use ipfs_cluster::types::{Block, Cid, Pin, PinMode, PinOptions};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
@@ -435,4 +436,61 @@ async fn a_daemon_behind_a_unix_socket_is_spoken_to() {
     assert!(ipfs.id().await.unwrap().id.is_some());
     ipfs.pin(&pin()).await.unwrap();
     task.abort();
+}
+
+#[tokio::test]
+async fn a_pin_that_is_not_confirmed_is_not_believed() {
+    let other = Block::raw("other").cid;
+    for body in
+        ["", "{\"Progress\":5}\n", "{}\n", &format!("{{\"Pins\":[\"{other}\"]}}\n"), "{\"Pins\":[]}\n"]
+    {
+        let body = body.to_owned();
+        let server =
+            serve(move |path| if path.starts_with("pin/add") { ok(&body) } else { agreeable(path) }).await;
+        let error = connect(&server.address).pin(&pin()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_down_is_asked_until_it_answers_and_then_no_more() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let server = serve({
+        let broken = Arc::clone(&broken);
+        move |path| if broken.load(Ordering::SeqCst) { Reply::Close(Vec::new()) } else { agreeable(path) }
+    })
+    .await;
+    let ipfs = connect(&server.address);
+    let mut availability = ipfs.availability();
+    let mut next = async || tokio::time::timeout(PATIENCE, availability.next()).await.unwrap();
+    assert!(matches!(next().await, Some(Availability::Down(_))));
+    let asked = || server.requests.lock().unwrap().len();
+    let before = asked();
+    // Each question is sent twice: a connection that breaks may have been one that was kept too long.
+    tokio::time::timeout(PATIENCE, async {
+        while asked() < before + 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    broken.store(false, Ordering::SeqCst);
+    assert!(matches!(next().await, Some(Availability::Up)));
+    let answered = asked();
+    let more_than_one_question = Duration::from_millis(2_200);
+    tokio::time::sleep(more_than_one_question).await;
+    assert_eq!(asked(), answered);
+}
+
+#[tokio::test]
+async fn a_connector_that_is_dropped_asks_no_more() {
+    let server = serve(|_| Reply::Close(Vec::new())).await;
+    let ipfs = connect(&server.address);
+    ipfs.id().await.unwrap_err();
+    drop(ipfs);
+    let before = server.requests.lock().unwrap().len();
+    let more_than_one_question = Duration::from_millis(2_200);
+    tokio::time::sleep(more_than_one_question).await;
+    // One question may have been on its way.
+    assert!(server.requests.lock().unwrap().len() <= before + 2);
 }

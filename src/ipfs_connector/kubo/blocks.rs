@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::http::{Judge, Upload};
 use super::{COMPONENT, Inner};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::dag::{CODEC_DAG_PB, CODEC_RAW, HASH_IDENTITY};
+use crate::ipfs_connector::dag::{CODEC_DAG_CBOR, CODEC_DAG_PB, HASH_IDENTITY};
 use crate::types::{Block, Cid, parse_cid};
 
 /// Blocks of one request.
@@ -162,13 +162,13 @@ fn codec_name(codec: u64) -> &'static str {
     match codec {
         0x51 => "cbor",
         CODEC_DAG_PB => "dag-pb",
-        0x71 => "dag-cbor",
+        CODEC_DAG_CBOR => "dag-cbor",
         0x72 => "libp2p-key",
         0x78 => "git-raw",
         0x85 => "dag-jose",
         0x0129 => "dag-json",
         0x0200 => "json",
-        CODEC_RAW | _ => "raw",
+        _ => "raw",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which keyspace is which space.
 
 use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
@@ -14,6 +15,9 @@ const REGISTRY: &str = "registry";
 /// Registry key of the number that the next keyspace gets, eight bytes big-endian. Other keys are names of spaces,
 /// their values names of keyspaces.
 const NEXT_NUMBER: &[u8] = b"#next";
+/// How many sequence numbers are skipped on opening, see [`Registry`]: far more than the engine's housekeeping uses
+/// during a change of its list of keyspaces.
+const SKIPPED_NUMBERS: u64 = 1_000;
 /// The registry is a few entries: it needs no large memtable, in bytes.
 const REGISTRY_MEMTABLE_BYTES: u64 = 1 << 20;
 
@@ -52,25 +56,39 @@ impl Spaces {
 }
 
 /// Writes down which keyspace is which space.
+///
+/// The engine keeps a list of its keyspaces outside the journal, in tables of their own, whose entries are numbered
+/// from the same sequence as all writes. After a crash it goes on counting from the last write that it finds in the
+/// journal and in ordinary keyspaces. Where an entry of that list is newer than those, a later change of the list is
+/// taken for an older one: a keyspace removed then comes back (fjall 3.1.13). So each change of the list follows a
+/// synced write of ours, with no other write in between, and opening skips more numbers than the engine could have
+/// used up meanwhile.
 pub(super) struct Registry {
     keyspace: Keyspace,
     next_number: u64,
+    /// Held shared by writers, and alone by whoever changes the engine's list.
+    quiet: Arc<RwLock<()>>,
 }
 
 impl Registry {
     /// Reads what is written down, and removes keyspaces that nothing is known of.
-    pub(super) fn open(database: &Database, folder: &Folder, config: &FjallConfig) -> Result<(Self, Spaces)> {
+    pub(super) fn open(
+        database: &Database,
+        folder: &Folder,
+        config: &FjallConfig,
+        quiet: Arc<RwLock<()>>,
+    ) -> Result<(Self, Spaces)> {
         let failed = |error| engine_error(folder, "cannot open", error);
         let keyspace = make_keyspace(database, folder, REGISTRY, REGISTRY_MEMTABLE_BYTES)?;
-        let mut next_number = 0;
+        let mut registry = Self { keyspace, next_number: 0, quiet };
         let mut spaces = Spaces::default();
         let mut known = HashSet::from([REGISTRY.to_owned()]);
-        for entry in keyspace.iter() {
+        for entry in registry.keyspace.iter() {
             let (key, value) = entry.into_inner().map_err(failed)?;
             if *key == *NEXT_NUMBER {
                 let number = <[u8; 8]>::try_from(&*value)
                     .map_err(|_| folder.damaged("its registry of spaces is not readable"))?;
-                next_number = u64::from_be_bytes(number);
+                registry.next_number = u64::from_be_bytes(number);
                 continue;
             }
             let (Ok(space), Ok(name)) = (std::str::from_utf8(&key), std::str::from_utf8(&value)) else {
@@ -85,16 +103,27 @@ impl Registry {
             spaces.0.push(Entry { name: space_name.into(), generation, keyspace });
             known.insert(name.to_owned());
         }
+        for _ in 0..SKIPPED_NUMBERS {
+            registry.note(database, None).map_err(failed)?;
+        }
         for name in database.list_keyspace_names() {
             if !known.contains(&*name) {
-                // Its number was perhaps never written down.
-                let number = name.rsplit_once('.').and_then(|(_, number)| number.parse::<u64>().ok());
-                next_number = next_number.max(number.map_or(0, |number| number + 1));
                 let left_over = database.keyspace(&name, KeyspaceCreateOptions::default).map_err(failed)?;
-                database.delete_keyspace(left_over).map_err(failed)?;
+                registry.discard(database, left_over).map_err(failed)?;
             }
         }
-        Ok((Self { keyspace, next_number }, spaces))
+        Ok((registry, spaces))
+    }
+
+    /// Writes the next number down.
+    fn note(&self, database: &Database, durability: Option<PersistMode>) -> ::fjall::Result<()> {
+        let mut batch = database.batch().durability(durability);
+        batch.insert(&self.keyspace, NEXT_NUMBER, self.next_number.to_be_bytes());
+        batch.commit()
+    }
+
+    fn quiet(&self) -> RwLockWriteGuard<'_, ()> {
+        self.quiet.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a keyspace for a space, which is not that space's until [`Registry::assign`].
@@ -107,7 +136,17 @@ impl Registry {
     ) -> Result<Keyspace> {
         let name = format!("{space}.{}", self.next_number);
         self.next_number += 1;
+        let _quiet = self.quiet();
+        self.note(database, Some(PersistMode::SyncData))
+            .map_err(|error| engine_error(folder, "cannot make a space", error))?;
         make_keyspace(database, folder, &name, config.memtable_bytes)
+    }
+
+    /// Gives back the room of a keyspace that is no space's.
+    pub(super) fn discard(&self, database: &Database, keyspace: Keyspace) -> ::fjall::Result<()> {
+        let _quiet = self.quiet();
+        self.note(database, Some(PersistMode::SyncData))?;
+        database.delete_keyspace(keyspace)
     }
 
     /// Says that a space is in this keyspace. On disk when it returns.
@@ -119,8 +158,6 @@ impl Registry {
     ) -> ::fjall::Result<()> {
         let mut batch = database.batch().durability(Some(PersistMode::SyncData));
         batch.insert(&self.keyspace, space.to_string(), keyspace.name().as_bytes());
-        // Written with every assignment, so no name that was ever in use comes back.
-        batch.insert(&self.keyspace, NEXT_NUMBER, self.next_number.to_be_bytes());
         batch.commit()
     }
 

@@ -178,7 +178,10 @@ impl PowerCut {
         if luck.is_there() {
             for (folder, entries) in &current {
                 if luck.strikes() {
-                    names.insert(*folder, entries.clone());
+                    // A file that was just being made when the program was killed is not known yet.
+                    let known =
+                        |entry: &&Entry| entry.kind == EntryKind::Folder || self.inode(entry.inode).exists();
+                    names.insert(*folder, entries.iter().filter(known).cloned().collect());
                 }
             }
         }

@@ -361,16 +361,20 @@ __attribute__((constructor)) static void start(void) {
     if (stat(root, &status) != 0)
         die("no such folder", root);
     root_device = status.st_dev;
-    char path[PATH_MAX + 32];
+    char path[PATH_MAX + 32], half[PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/log", side);
-    log_fd = real_openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (log_fd < 0)
-        die("cannot write the log", path);
-    off_t end = lseek(log_fd, 0, SEEK_END);
-    log_position = (uint64_t)end;
-    if (end == 0) {
+    snprintf(half, sizeof half, "%s/log.half", side);
+    log_fd = real_openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (log_fd < 0) {
+        /* Under another name until everything is taken in: a kill meanwhile must not look like an empty folder. */
+        log_fd = real_openat(AT_FDCWD, half, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+        if (log_fd < 0)
+            die("cannot write the log", half);
         take_in(root);
+        if (rename(half, path) != 0)
+            die("cannot write the log", path);
     } else {
+        log_position = (uint64_t)lseek(log_fd, 0, SEEK_END);
         /* A second process after the first: what that one tracked is tracked. */
         snprintf(path, sizeof path, "%s/inodes", side);
         DIR *known = opendir(path);

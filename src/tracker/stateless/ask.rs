@@ -83,7 +83,7 @@ impl Inner {
             let (question, view) = self.question(&key);
             let pin = self.state.get(cid).await?;
             if let Some(view) = view {
-                let status = self.operation_status(&self.lock(), &view);
+                let status = self.operation_status(&self.lock().daemon, &view);
                 return Ok(self.info(*cid, pin, status));
             }
             let wish = Wish::of(pin.as_ref(), &self.peer);
@@ -100,7 +100,7 @@ impl Inner {
                 if attempt < QUESTIONS_MAX && question.is_outdated(&shared) {
                     None
                 } else {
-                    Some(self.resting_status(&shared, pin.as_ref(), wish, &holding))
+                    Some(self.resting_status(&shared.daemon, pin.as_ref(), wish, &holding))
                 }
             };
             if let Some(status) = status {
@@ -149,16 +149,16 @@ impl Inner {
             return None;
         }
         let status_now = |shared: &Shared| match (shared.table.get(key), wish) {
-            (Some(view), _) => self.operation_status(shared, &view),
+            (Some(view), _) => self.operation_status(&shared.daemon, &view),
             (None, Wish::Held(mode)) => {
                 let holding = match shared.holding(self.hasher.hash(key, mode)) {
                     Holding::Unknown(_) if answers.holds(mode) => Holding::Held,
                     Holding::Unknown(_) => Holding::Missing,
                     known => known,
                 };
-                self.resting_status(shared, pin, wish, &holding)
+                self.resting_status(&shared.daemon, pin, wish, &holding)
             }
-            (None, _) => self.resting_status(shared, pin, wish, &Holding::Missing),
+            (None, _) => self.resting_status(&shared.daemon, pin, wish, &Holding::Missing),
         };
         let before = status_now(&shared);
         for (mode, held) in &answers.0 {

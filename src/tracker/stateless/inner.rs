@@ -65,7 +65,8 @@ pub(super) struct Shared {
     pub(super) waiters: Vec<oneshot::Sender<Result<Arc<Outcome>>>>,
     /// CIDs that the daemon is being asked about.
     pub(super) questions: BTreeMap<CidKey, Questions>,
-    daemon: Arc<Daemon>,
+    /// What statuses say of the daemon.
+    pub(super) daemon: Arc<Daemon>,
 }
 
 /// Who asks about a CID, and how often something happened to it meanwhile.
@@ -77,7 +78,7 @@ pub(super) struct Questions {
 
 /// What statuses say of the daemon.
 #[derive(Debug, Default)]
-struct Daemon {
+pub(super) struct Daemon {
     id: Option<PeerId>,
     addresses: Vec<Multiaddr>,
 }
@@ -200,11 +201,11 @@ impl Inner {
         self.lock().daemon = Arc::new(Daemon { id: id.id, addresses });
     }
 
-    fn bare_status(&self, shared: &Shared, status: TrackerStatus, timestamp: Option<Timestamp>) -> PinStatus {
+    fn bare_status(&self, daemon: &Daemon, status: TrackerStatus, timestamp: Option<Timestamp>) -> PinStatus {
         PinStatus {
             peername: self.peername.clone(),
-            ipfs_peer_id: shared.daemon.id,
-            ipfs_peer_addresses: shared.daemon.addresses.clone(),
+            ipfs_peer_id: daemon.id,
+            ipfs_peer_addresses: daemon.addresses.clone(),
             status,
             timestamp,
             error: String::new(),
@@ -214,26 +215,26 @@ impl Inner {
     }
 
     /// The status of an operation.
-    pub(super) fn operation_status(&self, shared: &Shared, view: &View) -> PinStatus {
+    pub(super) fn operation_status(&self, daemon: &Daemon, view: &View) -> PinStatus {
         PinStatus {
             error: view.failure.as_deref().unwrap_or_default().to_owned(),
             attempt_count: view.attempts,
             priority_pin: view.priority,
-            ..self.bare_status(shared, view.status(), Some(view.since))
+            ..self.bare_status(daemon, view.status(), Some(view.since))
         }
     }
 
     /// The status of an item no operation works on.
     pub(super) fn resting_status(
         &self,
-        shared: &Shared,
+        daemon: &Daemon,
         pin: Option<&Pin>,
         wish: Wish,
         holding: &Holding,
     ) -> PinStatus {
         let (status, error) = resting_status(wish, holding);
         let timestamp = pin.map_or_else(|| Some(self.clock.now()), |pin| pin.timestamp);
-        PinStatus { error, ..self.bare_status(shared, status, timestamp) }
+        PinStatus { error, ..self.bare_status(daemon, status, timestamp) }
     }
 
     /// The answer about a CID, with what the pinset says of it.
@@ -285,11 +286,11 @@ impl Inner {
         let now = self.clock.now();
         let requested = shared.table.request(key, kind, pin, now);
         let status = match shared.table.get(key) {
-            Some(view) => self.operation_status(shared, &view),
+            Some(view) => self.operation_status(&shared.daemon, &view),
             // Too many failed: this one is not remembered, but told.
             None => PinStatus {
                 error: QUEUE_FULL.to_owned(),
-                ..self.bare_status(shared, TrackerStatus::PinError, Some(now))
+                ..self.bare_status(&shared.daemon, TrackerStatus::PinError, Some(now))
             },
         };
         if requested != Requested::Kept {

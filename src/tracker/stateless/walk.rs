@@ -37,20 +37,12 @@ struct Entry {
     holding: Holding,
 }
 
-/// An entry of the pinset that is waiting to be looked at.
-struct Waiting {
-    key: CidKey,
-    pin: Pin,
-    wish: Wish,
-    held_entry: Option<u128>,
-}
-
 /// Walks pinset and operations side by side, in pages.
 struct Walk {
     inner: Arc<Inner>,
     pages: BoxStream<'static, Result<Vec<Pin>>>,
-    /// Rest of the page of the pinset, in order.
-    waiting: VecDeque<Waiting>,
+    /// Rest of the page of the pinset, in order; operations and what is held are still to be added.
+    waiting: VecDeque<Entry>,
     /// Everything up to here was given.
     after: Option<CidKey>,
     /// Whether the pinset has no more pages.
@@ -92,18 +84,16 @@ impl Walk {
 
     fn wait(&mut self, page: Vec<Pin>) {
         let (peer, hasher) = (self.inner.peer, &self.inner.hasher);
-        self.waiting = page
-            .into_iter()
-            .map(|pin| {
-                let key = CidKey::from(&pin.cid);
-                let wish = Wish::of(Some(&pin), &peer);
-                let held_entry = match wish {
-                    Wish::Held(mode) => Some(hasher.hash(&key, mode)),
-                    Wish::Remote | Wish::Sharded | Wish::Absent => None,
-                };
-                Waiting { key, pin, wish, held_entry }
-            })
-            .collect();
+        let entry_of = |pin: Pin| {
+            let key = CidKey::from(&pin.cid);
+            let wish = Wish::of(Some(&pin), &peer);
+            let held_entry = match wish {
+                Wish::Held(mode) => Some(hasher.hash(&key, mode)),
+                Wish::Remote | Wish::Sharded | Wish::Absent => None,
+            };
+            Entry { key, pin: Some(pin), wish, held_entry, operation: None, holding: Holding::Missing }
+        };
+        self.waiting = page.into_iter().map(entry_of).collect();
     }
 
     /// Puts the waiting entries and the operations among them together.
@@ -114,27 +104,26 @@ impl Walk {
         // A full range may have been cut off: then only as far as it reaches.
         let is_cut = operations.len() == PAGE_ITEMS_MAX;
         let end = if is_cut { operations.last().map(|(key, _)| key.clone()) } else { page_end };
-        let mut operations = operations.into_iter().peekable();
-        let mut entries = Vec::with_capacity(self.waiting.len().min(PAGE_ITEMS_MAX) + operations.len());
-        loop {
-            let is_next = |waiting: &mut Waiting| end.as_ref().is_none_or(|end| waiting.key <= *end);
-            let Some(item) = self.waiting.pop_front_if(is_next) else { break };
-            while let Some((key, view)) = operations.next_if(|(key, _)| *key < item.key) {
-                entries.push(Entry::of_operation(key, view));
-            }
-            let operation = operations.next_if(|(key, _)| *key == item.key).map(|(_, view)| view);
-            let holding = item.held_entry.map_or(Holding::Missing, |entry| shared.holding(entry));
-            entries.push(Entry {
-                key: item.key,
-                pin: Some(item.pin),
-                wish: item.wish,
-                held_entry: item.held_entry,
-                operation,
-                holding,
-            });
+        let reaches = |entry: &Entry| end.as_ref().is_none_or(|end| entry.key <= *end);
+        for entry in self.waiting.iter_mut().take_while(|entry| reaches(entry)) {
+            entry.holding = entry.held_entry.map_or(Holding::Missing, |held| shared.holding(held));
         }
-        entries.extend(operations.map(|(key, view)| Entry::of_operation(key, view)));
         drop(shared);
+        let mut entries;
+        if operations.is_empty() {
+            entries = Vec::from(std::mem::take(&mut self.waiting));
+        } else {
+            entries = Vec::with_capacity(self.waiting.len().min(PAGE_ITEMS_MAX) + operations.len());
+            let mut operations = operations.into_iter().peekable();
+            while let Some(mut entry) = self.waiting.pop_front_if(|entry| reaches(entry)) {
+                while let Some((key, view)) = operations.next_if(|(key, _)| *key < entry.key) {
+                    entries.push(Entry::of_operation(key, view));
+                }
+                entry.operation = operations.next_if(|(key, _)| *key == entry.key).map(|(_, view)| view);
+                entries.push(entry);
+            }
+            entries.extend(operations.map(|(key, view)| Entry::of_operation(key, view)));
+        }
         self.finished = self.ended && self.waiting.is_empty() && !is_cut;
         if end.is_some() {
             self.after = end;
@@ -150,18 +139,15 @@ impl Entry {
     }
 }
 
-/// Makes answers of entries, a page at a time, with the lock taken once for each.
+/// Makes answers of entries.
 fn answers(inner: &Inner, entries: Vec<Entry>, filter: StatusFilter) -> Result<Vec<PinInfo>> {
-    let statuses: Vec<_> = {
-        let shared = inner.lock();
-        let status = |entry: &Entry| match &entry.operation {
-            Some(view) => inner.operation_status(&shared, view),
-            None => inner.resting_status(&shared, entry.pin.as_ref(), entry.wish, &entry.holding),
-        };
-        entries.iter().map(status).collect()
-    };
+    let daemon = Arc::clone(&inner.lock().daemon);
     let mut infos = Vec::with_capacity(entries.len());
-    for (entry, status) in entries.into_iter().zip(statuses) {
+    for entry in entries {
+        let status = match &entry.operation {
+            Some(view) => inner.operation_status(&daemon, view),
+            None => inner.resting_status(&daemon, entry.pin.as_ref(), entry.wish, &entry.holding),
+        };
         if filter.matches(status.status) {
             let cid = match &entry.pin {
                 Some(pin) => pin.cid,

@@ -140,7 +140,7 @@ async fn perform(inner: &Inner, started: &Started, cid: Cid, found: &mut Option<
             shared.table.set_running_pin(&started.key, started.ticket, Arc::clone(pin));
         }
         if let Some(view) = shared.table.get(&started.key).filter(|view| view.ticket == started.ticket) {
-            let status = inner.operation_status(&shared, &view);
+            let status = inner.operation_status(&shared.daemon, &view);
             inner.announce(cid, pin.as_deref(), status);
         }
     }
@@ -212,11 +212,16 @@ fn settle(
         return;
     }
     let status = match shared.table.get(key) {
-        Some(view) => inner.operation_status(&shared, &view),
+        Some(view) => inner.operation_status(&shared.daemon, &view),
         None => {
             // A failure for which there was no room shows as what it leaves behind.
             let holding = if failed { Holding::Missing } else { Holding::Held };
-            inner.resting_status(&shared, pin.as_deref(), Wish::of(pin.as_deref(), &inner.peer), &holding)
+            inner.resting_status(
+                &shared.daemon,
+                pin.as_deref(),
+                Wish::of(pin.as_deref(), &inner.peer),
+                &holding,
+            )
         }
     };
     inner.announce(cid, pin.as_deref(), status);

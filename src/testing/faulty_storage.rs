@@ -1,0 +1,147 @@
+//! A store around a store that fails on request and counts what is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::storage::{Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage};
+
+/// What can be told to fail, and is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum StorageCall {
+    /// [`Storage::get`].
+    Get,
+    /// [`Storage::write`].
+    Write,
+    /// [`Storage::snapshot`].
+    Snapshot,
+    /// [`Storage::bulk_load`].
+    BulkLoad,
+    /// [`Storage::remove_space`].
+    RemoveSpace,
+}
+
+/// A store that can be told to fail. What fails does not reach the store inside.
+#[derive(Debug)]
+pub struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    faults: Mutex<Faults>,
+    snapshots: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    calls: BTreeMap<StorageCall, u64>,
+    /// From this call on (counted from 0) each one fails.
+    failing: BTreeMap<StorageCall, (u64, Error)>,
+}
+
+impl FaultyStorage {
+    /// A store that works as `inner` does, for now.
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
+        Self { inner, faults: Mutex::default(), snapshots: Arc::default() }
+    }
+
+    /// Lets `spared` more calls of a kind work, and every one after them fail, until [`FaultyStorage::heal`].
+    pub fn fail(&self, call: StorageCall, spared: u64, error: Error) {
+        let mut faults = self.faults();
+        let from = faults.calls.get(&call).copied().unwrap_or(0) + spared;
+        faults.failing.insert(call, (from, error));
+    }
+
+    /// Everything works again.
+    pub fn heal(&self) {
+        self.faults().failing.clear();
+    }
+
+    /// How many calls of a kind there were, those that failed included.
+    pub fn calls(&self, call: StorageCall) -> u64 {
+        self.faults().calls.get(&call).copied().unwrap_or(0)
+    }
+
+    /// How many snapshots are held by somebody.
+    pub fn snapshots_held(&self) -> usize {
+        self.snapshots.load(Ordering::SeqCst)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, call: StorageCall) -> Result<&dyn Storage> {
+        let mut faults = self.faults();
+        let number = faults.calls.entry(call).or_default();
+        let this = *number;
+        *number += 1;
+        match faults.failing.get(&call) {
+            Some((from, error)) if this >= *from => Err(error.clone()),
+            _ => Ok(&*self.inner),
+        }
+    }
+}
+
+impl Storage for FaultyStorage {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
+        self.count(StorageCall::Get)?.get(space, key)
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
+        self.count(StorageCall::Write)?.write(batch, durability)
+    }
+
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        let inner = self.count(StorageCall::Snapshot)?.snapshot()?;
+        self.snapshots.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(CountedSnapshot { inner, held: self.snapshots.clone() }))
+    }
+
+    fn bulk_load(
+        &self,
+        space: Space,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    ) -> Result<u64> {
+        self.count(StorageCall::BulkLoad)?.bulk_load(space, entries)
+    }
+
+    fn remove_space(&self, space: Space) -> Result<()> {
+        self.count(StorageCall::RemoveSpace)?.remove_space(space)
+    }
+
+    fn approximate_bytes(&self) -> Result<u64> {
+        self.inner.approximate_bytes()
+    }
+
+    fn blocks(&self) -> bool {
+        self.inner.blocks()
+    }
+
+    fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+}
+
+#[derive(Debug)]
+struct CountedSnapshot {
+    inner: Arc<dyn Snapshot>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Drop for CountedSnapshot {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Snapshot for CountedSnapshot {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
+        self.inner.get(space, key)
+    }
+
+    fn scan(&self, space: Space, range: KeyRange, direction: Direction, limit: usize) -> Result<Page> {
+        self.inner.scan(space, range, direction, limit)
+    }
+}
