@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use ipfs_cluster::clock::{TokioClock, WallClock as _};
+use ipfs_cluster::config::ConfigSection as _;
 use ipfs_cluster::error::{Error, ErrorKind, Result};
 use ipfs_cluster::ipfs_connector::{Availability, IpfsConnector, IpfsPin, MemoryIpfs};
 use ipfs_cluster::state::{StateCounts, StateQuery, StateReader, StoreState};

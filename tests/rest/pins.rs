@@ -1,7 +1,7 @@
 //! Pins through the API, on an embedded daemon.
 
+use ipfs_cluster::api::rest::RestApiSection;
 use ipfs_cluster::cluster::{Scope, Until};
-use ipfs_cluster::config::sections::RestApiSection;
 use ipfs_cluster::ipfs_connector::IpfsConnector as _;
 use ipfs_cluster::types::{PinMode, TrackerStatus};
 
