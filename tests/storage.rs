@@ -1,6 +1,6 @@
 //! Every engine through the conformance suite, and what is particular to each.
 
-#![allow(clippy::unwrap_used)] // A test has nothing better to do with a failure than to panic.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test has nothing better to do with a failure than to panic.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,7 +194,8 @@ fn a_store_of_a_newer_version_is_refused() {
 
 #[test]
 fn a_disk_that_is_nearly_full_refuses_writes_but_not_reads() {
-    let stores: [fn(&Path, u64) -> Result<Arc<dyn Storage>>; 2] = [
+    type OpenWithReserve = fn(&Path, u64) -> Result<Arc<dyn Storage>>;
+    let stores: [OpenWithReserve; 2] = [
         |path, reserve| {
             let mut config = FjallConfig::default();
             config.reserve_bytes = reserve;

@@ -65,7 +65,7 @@ impl ApiError {
 
     /// As an error of this crate. A method and not `From`: a second `From<_> for Error` would leave `?` in everybody's
     /// closures without a type, as soon as somebody switches the `client` feature on.
-    pub(super) fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         Error::new(self.kind(), self.message.clone()).component("client").with_source(self)
     }
 }
