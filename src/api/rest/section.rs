@@ -35,7 +35,7 @@ pub struct RestApiSection {
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
     /// At least 4096 once validated; 0 takes the default.
-    #[serde(deserialize_with = "number::zero_is::<_, _, HEADER_BYTES_MIN>")]
+    #[serde(deserialize_with = "number::zero_is::<_, HEADER_BYTES_MIN>")]
     pub max_header_bytes: usize,
     /// Where it listens for HTTP over libp2p; with `id` and `private_key`, or none of the three.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]

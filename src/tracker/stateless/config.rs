@@ -10,7 +10,7 @@ use crate::error::Result;
 
 const PIN_QUEUE_SIZE: usize = 1_000_000;
 const CONCURRENT_PINS: usize = 10;
-const PRIORITY_RETRIES: u32 = 5;
+const PRIORITY_RETRIES: usize = 5;
 
 /// What a [`StatelessTracker`](super::StatelessTracker) is made from; `pin_tracker.stateless` of `service.json`, where a
 /// number that is 0 takes its default.
@@ -19,13 +19,13 @@ const PRIORITY_RETRIES: u32 = 5;
 pub struct StatelessConfig {
     /// Most items that wait to be pinned with priority, to be pinned without, and to be unpinned, each.
     #[serde(
-        deserialize_with = "number::zero_is::<_, _, PIN_QUEUE_SIZE>",
+        deserialize_with = "number::zero_is::<_, PIN_QUEUE_SIZE>",
         skip_serializing_if = "is_default_queue_size"
     )]
     pub max_pin_queue_size: usize,
     /// Most pins at a time; fewer when [`pin_concurrency`](crate::ipfs_connector::IpfsConnector::pin_concurrency)
     /// says so.
-    #[serde(deserialize_with = "number::zero_is::<_, _, CONCURRENT_PINS>")]
+    #[serde(deserialize_with = "number::zero_is::<_, CONCURRENT_PINS>")]
     pub concurrent_pins: usize,
     /// Most unpins at a time. The reference has one; a few hide the round trip, more would only wait for the lock
     /// that daemons keep around their list of pins. Not in the file.
@@ -35,8 +35,8 @@ pub struct StatelessConfig {
     #[serde(with = "duration")]
     pub priority_pin_max_age: Duration,
     /// Pins tried more often than this do not go first.
-    #[serde(deserialize_with = "number::zero_is::<_, _, { PRIORITY_RETRIES as usize }>")]
-    pub priority_pin_max_retries: u32,
+    #[serde(deserialize_with = "number::zero_is::<_, PRIORITY_RETRIES>")]
+    pub priority_pin_max_retries: usize,
     /// How often to list what the daemon holds; never sooner than ten times as long as the last listing took. Zero
     /// lists at the start, when the daemon comes back and on `sync_all` only. In the file it is a key of `cluster`, from
     /// where whoever starts a peer takes it.

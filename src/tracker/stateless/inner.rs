@@ -149,7 +149,7 @@ impl Inner {
     pub(super) fn new(config: StatelessConfig, cx: TrackerContext) -> Self {
         let rule = PriorityRule {
             age_max: config.priority_pin_max_age,
-            attempts_max: config.priority_pin_max_retries,
+            attempts_max: u32::try_from(config.priority_pin_max_retries).unwrap_or(u32::MAX),
         };
         let shared = Shared {
             table: Table::new(config.max_pin_queue_size, rule),
