@@ -19,7 +19,7 @@ use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
 use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
-use crate::cluster::{Cluster, IpfsPath};
+use crate::cluster::Cluster;
 use crate::state::StateQuery;
 use crate::types::{
     GlobalPinInfo, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
