@@ -28,7 +28,7 @@ impl Cluster {
     /// # Errors
     /// `InvalidInput` and `Conflict` with the reference's texts, `NotEnoughPeers`, `ReadOnly` in follower mode,
     /// `NotFound` when the pin to continue is not there; as [`Consensus::log_pin`](crate::consensus::Consensus::log_pin).
-    #[instrument(skip_all, fields(%cid))]
+    #[instrument(level = "debug", skip_all, fields(%cid))]
     pub async fn pin(&self, cid: Cid, options: PinOptions) -> Result<Pin> {
         let inner = &self.inner;
         inner.check_writable()?;
@@ -54,7 +54,7 @@ impl Cluster {
     /// # Errors
     /// `NotFound` when it is not pinned, `Conflict` for a shard, `ReadOnly` in follower mode; as
     /// [`Consensus::log_unpin`](crate::consensus::Consensus::log_unpin).
-    #[instrument(skip_all, fields(%cid))]
+    #[instrument(level = "debug", skip_all, fields(%cid))]
     pub async fn unpin(&self, cid: &Cid) -> Result<Pin> {
         let inner = &self.inner;
         inner.check_writable()?;

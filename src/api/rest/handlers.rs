@@ -22,7 +22,7 @@ use crate::api::json::{self, Shape};
 use crate::cluster::Cluster;
 use crate::state::StateQuery;
 use crate::types::{
-    GlobalPinInfo, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
+    GlobalPinInfo, IpfsPath, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
 };
 
 /// What is read of request bodies.
