@@ -64,7 +64,7 @@ impl Default for FjallConfig {
     fn default() -> Self {
         Self {
             cache_bytes: 32 << 20,
-            memtable_bytes: 16 << 20,
+            memtable_bytes: 8 << 20,
             journal_bytes_max: 128 << 20,
             reserve_bytes: 128 << 20,
         }

@@ -173,7 +173,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::FileExt;
 

@@ -379,3 +379,109 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with three files, after a shell script and a power cut; none where there is no C compiler.
+    fn after(script: &str, loss: Loss) -> Option<(BTreeMap<String, String>, Damage)> {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("disk");
+        fs::create_dir_all(root.join("inner")).unwrap();
+        for (name, content) in [("old", "old content"), ("gone", "going"), ("inner/renamed", "moving")] {
+            fs::write(root.join(name), content).unwrap();
+        }
+        let power_cut = match PowerCut::new(&root) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+            power_cut => power_cut.unwrap(),
+        };
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(&root);
+        power_cut.env(&mut command);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let damage = power_cut.restore(loss).unwrap();
+        let mut found = BTreeMap::new();
+        read_folder(&root, "", &mut found);
+        Some((found, damage))
+    }
+
+    fn read_folder(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if entry.path().is_dir() {
+                found.insert(format!("{name}/"), String::new());
+                read_folder(&entry.path(), &format!("{name}/"), found);
+            } else {
+                found.insert(name, fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+
+    fn files<const N: usize>(files: [(&str, &str); N]) -> BTreeMap<String, String> {
+        files.map(|(name, content)| (name.to_owned(), content.to_owned())).into()
+    }
+
+    const CHANGES: &str = "printf new > old; printf more >> gone; rm gone; mv inner/renamed moved; \
+                           mkdir folder; printf made > made; printf kept > synced";
+
+    #[test]
+    fn without_a_sync_everything_is_as_before() {
+        let Some((found, damage)) = after(CHANGES, Loss::Everything) else { return };
+        assert_eq!(
+            found,
+            files([("old", "old content"), ("gone", "going"), ("inner/", ""), ("inner/renamed", "moving")])
+        );
+        assert!(damage.unsynced_writes >= 5 && damage.names_undone >= 5, "{damage:?}");
+    }
+
+    #[test]
+    fn what_was_synced_stays_and_nothing_else() {
+        let script = format!(
+            "{CHANGES}; sync synced; sync .; sync inner; printf more >> synced; printf late > late; rm made"
+        );
+        let Some((found, _)) = after(&script, Loss::Everything) else { return };
+        assert_eq!(
+            found,
+            files([
+                ("old", "old content"),
+                ("inner/", ""),
+                ("moved", "moving"),
+                ("folder/", ""),
+                ("made", ""),
+                ("synced", "kept")
+            ])
+        );
+    }
+
+    #[test]
+    fn luck_keeps_some_of_it() {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..20 {
+            let Some((found, _)) = after("printf new > old; mkdir folder", Loss::Some(seed)) else { return };
+            let old = found["old"].clone();
+            assert!(["old content", "new"].contains(&&*old) || old.starts_with("new"), "{old:?}");
+            outcomes.insert((old, found.contains_key("folder/")));
+        }
+        assert!(outcomes.len() >= 4, "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_way_of_writing_that_is_not_modelled_stops_the_program() {
+        let temporary = tempfile::tempdir().unwrap();
+        let Ok(power_cut) = PowerCut::new(&temporary.path().join("disk")) else { return };
+        fs::write(power_cut.root().join("file"), [1; 10_000]).unwrap();
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/zero", "of=file", "bs=10", "count=1", "oflag=dsync"]);
+        command.current_dir(power_cut.root());
+        power_cut.env(&mut command);
+        let output = command.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains("O_SYNC is not modelled"), "{errors}");
+    }
+}

@@ -16,7 +16,8 @@
  * stops the program with a message, so that a test never passes on a model that does not fit.
  *
  * POWERCUT_ROOT: the folder, absolute and without symbolic links. POWERCUT_SIDE: where the log goes, on the same
- * file system. While a file `full` stands in there, the disk is full. One process at a time.
+ * file system. While a file `full` stands in there, the disk is full. One process at a time (a child, while its
+ * parent waits for it).
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -70,7 +71,6 @@ static size_t root_length;
 static char side[PATH_MAX];
 static dev_t root_device;
 static int log_fd = -1;
-static uint64_t log_position;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t inodes[INODES_MAX];
 static uint64_t folders[FOLDERS_MAX];
@@ -159,8 +159,10 @@ static void log_append(enum kind kind, uint64_t inode, uint64_t offset, uint64_t
     ssize_t wanted = (ssize_t)(sizeof record + length);
     if (real_writev(log_fd, parts, length ? 2 : 1) != wanted)
         die("cannot write the log", side);
-    log_position += (uint64_t)wanted;
 }
+
+/* Where the next record goes; locked. Asked each time, because a child writes to the same log. */
+static uint64_t log_end(void) { return (uint64_t)lseek(log_fd, 0, SEEK_END); }
 
 static void inode_path(char *path, size_t size, uint64_t inode) {
     snprintf(path, size, "%s/inodes/%llu", side, (unsigned long long)inode);
@@ -332,7 +334,7 @@ static void take_in(const char *path) {
         die("cannot take in", path);
     keep_folder(path, status.st_ino);
     struct listing listing = list_folder(path, 1);
-    log_append(KIND_SYNC_FOLDER, status.st_ino, log_position, 0, 0, listing.data, listing.length);
+    log_append(KIND_SYNC_FOLDER, status.st_ino, log_end(), 0, 0, listing.data, listing.length);
     free(listing.data);
     DIR *folder = opendir(path);
     if (folder == NULL)
@@ -374,7 +376,6 @@ __attribute__((constructor)) static void start(void) {
         if (rename(half, path) != 0)
             die("cannot write the log", path);
     } else {
-        log_position = (uint64_t)lseek(log_fd, 0, SEEK_END);
         /* A second process after the first: what that one tracked is tracked. */
         snprintf(path, sizeof path, "%s/inodes", side);
         DIR *known = opendir(path);
@@ -611,7 +612,7 @@ static int sync_it(int fd, int (*real)(int)) {
     if (is_tracked(fd, &status)) {
         /* Writes that happen during the sync are not in it. */
         lock();
-        uint64_t position = log_position;
+        uint64_t position = log_end();
         unlock();
         int result = real(fd);
         if (result == 0) {
@@ -624,7 +625,7 @@ static int sync_it(int fd, int (*real)(int)) {
     if (active && fstat(fd, &status) == 0 && S_ISDIR(status.st_mode) &&
         path_below_root(fd, path, sizeof path)) {
         lock();
-        uint64_t position = log_position;
+        uint64_t position = log_end();
         keep_folder(path, status.st_ino);
         struct listing listing = list_folder(path, 0);
         unlock();
