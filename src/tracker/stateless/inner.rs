@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) down: Option<Arc<str>>,
     /// Why it has not been listed yet.
     pub(super) unlisted: Arc<str>,
+    /// Whether the daemon came back and has not been listed since: it may be another one.
+    pub(super) is_outdated: bool,
     pub(super) is_listing: bool,
     /// Whether somebody wants a listing that starts after they asked.
     pub(super) is_listing_wanted: bool,
@@ -154,6 +156,7 @@ impl Inner {
             held: Held::new(),
             down: None,
             unlisted: cannot_list("the first listing has not ended yet"),
+            is_outdated: false,
             is_listing: false,
             is_listing_wanted: false,
             waiters: Vec::new(),
