@@ -208,9 +208,9 @@ fn recursive(stage: &Stage<()>, seed: u32) -> Pin {
 
 #[tokio::test(start_paused = true)]
 async fn a_configuration_that_cannot_work_names_its_key() {
+    type Spoil = fn(&mut StatelessConfig);
     StatelessConfig::default().validate().unwrap();
-    type Change = fn(&mut StatelessConfig);
-    let cases: [(&str, Change); 5] = [
+    let cases: [(&str, Spoil); 5] = [
         ("max_pin_queue_size", |config| config.max_pin_queue_size = 0),
         ("concurrent_pins", |config| config.concurrent_pins = 0),
         ("concurrent_unpins", |config| config.concurrent_unpins = 0),
