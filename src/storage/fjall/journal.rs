@@ -174,6 +174,7 @@ impl<R: Read> Reader<R> {
 }
 
 #[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)] // Clippy sees tests only behind a plain cfg(test).
 mod tests {
     use std::os::unix::fs::FileExt;
 
