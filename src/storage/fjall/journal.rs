@@ -173,7 +173,8 @@ impl<R: Read> Reader<R> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::FileExt;
 
