@@ -1,6 +1,6 @@
 //! Every engine through the conformance suite, and what is particular to each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A test has nothing better to do with a failure than to panic.
+#![allow(clippy::unwrap_used)] // A test has nothing better to do with a failure than to panic.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,7 +117,7 @@ fn fill(engine: &OnDisk, path: &Path) {
 
 #[track_caller]
 fn assert_error(result: Result<Arc<dyn Storage>>, kind: ErrorKind, words: &[&str]) {
-    let error = result.expect_err("it opens");
+    let error = result.unwrap_err();
     assert_eq!(error.kind(), kind, "{error:?}");
     for word in words {
         assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
@@ -192,9 +192,10 @@ fn a_store_of_a_newer_version_is_refused() {
     }
 }
 
+type OpenWithReserve = fn(&Path, u64) -> Result<Arc<dyn Storage>>;
+
 #[test]
 fn a_disk_that_is_nearly_full_refuses_writes_but_not_reads() {
-    type OpenWithReserve = fn(&Path, u64) -> Result<Arc<dyn Storage>>;
     let stores: [OpenWithReserve; 2] = [
         |path, reserve| {
             let mut config = FjallConfig::default();

@@ -205,18 +205,21 @@ impl Engine {
     /// An error of writing. The engine takes no write after one that failed, and does not say why: we do.
     fn write_error(&self, error: ::fjall::Error) -> Error {
         if let ::fjall::Error::Poisoned = error {
-            return match self.failure.get() {
-                Some(first) => first.clone().context("nothing more is written since an earlier write failed"),
-                None => Error::new(
+            // Its housekeeping failed, behind our back: the disk may tell why.
+            let first = self.failure.get_or_init(|| match self.folder.probe() {
+                Err(error) => error,
+                Ok(()) => Error::new(
                     ErrorKind::Io,
                     format!(
-                        "the store in {} takes no writes since its housekeeping failed: look after the disk, \
-                         then start again",
+                        "the engine could not write its files in {}: look after the disk, then start again",
                         self.folder.path().display()
                     ),
                 )
                 .component(COMPONENT),
-            };
+            });
+            return first
+                .clone()
+                .context("nothing more is written until a restart, because an earlier write failed");
         }
         let error = engine_error(&self.folder, "cannot write", error);
         self.failure.get_or_init(|| error.clone());
@@ -233,7 +236,8 @@ impl Engine {
         if let Some(keyspace) = self.spaces().get(space) {
             return Ok(keyspace.clone());
         }
-        let keyspace = registry.make(&self.database, &self.folder, space, &self.config)?;
+        let keyspace = registry
+            .make(&self.database, &self.folder, space, &self.config, |error| self.write_error(error))?;
         registry.assign(&self.database, space, &keyspace).map_err(|error| self.write_error(error))?;
         self.change_spaces(|spaces| spaces.insert(space, keyspace.clone()));
         Ok(keyspace)
@@ -298,7 +302,9 @@ impl Engine {
         self.check_empty(space)?;
         // A keyspace that nobody knows is filled, then takes the place of the empty one. Nothing is locked while the
         // iterator runs.
-        let keyspace = lock(&self.registry).make(&self.database, &self.folder, space, &self.config)?;
+        let keyspace =
+            lock(&self.registry)
+                .make(&self.database, &self.folder, space, &self.config, |error| self.write_error(error))?;
         let assigned = self.ingest(space, &keyspace, entries).and_then(|count| {
             let registry = lock(&self.registry);
             self.check_empty(space)?;

@@ -13,6 +13,9 @@ const FORMAT_FILE: &str = "FORMAT";
 const UNFINISHED_FORMAT_FILE: &str = "FORMAT.unfinished";
 /// Held locked while the store is open.
 const LOCK_FILE: &str = "store.lock";
+/// Written and removed again to see whether the disk takes anything.
+#[cfg(feature = "storage-fjall")]
+const PROBE_FILE: &str = "probe";
 /// First word of a format file.
 const FORMAT_MAGIC: &str = "ipfs-cluster-store";
 /// A format file is one short line; no more than this is read of one, in bytes.
@@ -88,6 +91,15 @@ impl Folder {
             .component(self.component));
         }
         Ok(())
+    }
+
+    /// Writes a little into the folder, to learn why an engine could not.
+    #[cfg(feature = "storage-fjall")] // The other engine says why.
+    pub(super) fn probe(&self) -> Result<()> {
+        let path = self.path.join(PROBE_FILE);
+        let written = fs::write(&path, [0xA5; 4_096]).and_then(|()| File::open(&path)?.sync_all());
+        let removed = fs::remove_file(&path);
+        written.and(removed).map_err(|source| self.error("cannot write", source))
     }
 
     /// Bytes that the files in the folder take on disk.

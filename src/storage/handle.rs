@@ -1,7 +1,7 @@
 //! The open engine behind a store: many use it, one closes it, and closing means that the files are let go of.
 
 use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -91,7 +91,8 @@ impl<T> Handle<T> {
 }
 
 /// The engine if it has not been let go of.
-pub(super) fn upgrade<T>(held: &Weak<Held<T>>, component: &'static str) -> Result<Arc<Held<T>>> {
+#[cfg(feature = "storage-fjall")] // The other engine's snapshots need no engine.
+pub(super) fn upgrade<T>(held: &std::sync::Weak<Held<T>>, component: &'static str) -> Result<Arc<Held<T>>> {
     held.upgrade().ok_or_else(|| Error::shut_down(component))
 }
 

@@ -124,7 +124,9 @@ impl Engine {
         if let ::redb::Error::PreviousIo = error
             && let Some(first) = self.failure.get()
         {
-            return first.clone().context("nothing more is written since an earlier write failed");
+            return first
+                .clone()
+                .context("nothing more is written until a restart, because an earlier write failed");
         }
         let error = engine_error(self.folder.path(), "cannot write", error);
         self.failure.get_or_init(|| error.clone());

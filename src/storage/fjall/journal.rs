@@ -173,8 +173,8 @@ impl<R: Read> Reader<R> {
     }
 }
 
-#[cfg(all(test, unix))]
-#[allow(clippy::unwrap_used)] // Clippy sees tests only behind a plain cfg(test).
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::FileExt;
 

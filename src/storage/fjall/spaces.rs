@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use ::fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::{FjallConfig, engine_error};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::storage::Space;
 use crate::storage::folder::{Folder, sync_folder};
 
@@ -79,7 +79,7 @@ impl Registry {
         quiet: Arc<RwLock<()>>,
     ) -> Result<(Self, Spaces)> {
         let failed = |error| engine_error(folder, "cannot open", error);
-        let keyspace = make_keyspace(database, folder, REGISTRY, REGISTRY_MEMTABLE_BYTES)?;
+        let keyspace = make_keyspace(database, folder, REGISTRY, REGISTRY_MEMTABLE_BYTES, failed)?;
         let mut registry = Self { keyspace, next_number: 0, quiet };
         let mut spaces = Spaces::default();
         let mut known = HashSet::from([REGISTRY.to_owned()]);
@@ -133,13 +133,13 @@ impl Registry {
         folder: &Folder,
         space: Space,
         config: &FjallConfig,
+        failed: impl Fn(::fjall::Error) -> Error,
     ) -> Result<Keyspace> {
         let name = format!("{space}.{}", self.next_number);
         self.next_number += 1;
         let _quiet = self.quiet();
-        self.note(database, Some(PersistMode::SyncData))
-            .map_err(|error| engine_error(folder, "cannot make a space", error))?;
-        make_keyspace(database, folder, &name, config.memtable_bytes)
+        self.note(database, Some(PersistMode::SyncData)).map_err(&failed)?;
+        make_keyspace(database, folder, &name, config.memtable_bytes, failed)
     }
 
     /// Gives back the room of a keyspace that is no space's.
@@ -176,11 +176,15 @@ fn parse_space(text: &str) -> Option<(&str, u32)> {
     }
 }
 
-fn make_keyspace(database: &Database, folder: &Folder, name: &str, memtable_bytes: u64) -> Result<Keyspace> {
+fn make_keyspace(
+    database: &Database,
+    folder: &Folder,
+    name: &str,
+    memtable_bytes: u64,
+    failed: impl Fn(::fjall::Error) -> Error,
+) -> Result<Keyspace> {
     let existed = database.keyspace_exists(name);
-    let keyspace = database
-        .keyspace(name, || options(memtable_bytes))
-        .map_err(|error| engine_error(folder, "cannot make a space", error))?;
+    let keyspace = database.keyspace(name, || options(memtable_bytes)).map_err(failed)?;
     // The engine syncs the folder that it makes, but not the folder in which it makes it: without this a power cut
     // would take all that was written to the keyspace, however well synced.
     if let (false, Some(parent)) = (existed, keyspace.path().parent()) {
