@@ -255,7 +255,8 @@ async fn a_component_that_is_dropped_stops() {
 
 #[tokio::test]
 async fn a_configuration_that_cannot_work_is_refused_by_name() {
-    let cases: [(&str, fn(&mut SoloConfig)); 3] = [
+    type Change = fn(&mut SoloConfig);
+    let cases: [(&str, Change); 3] = [
         ("max_batch_operations", |config| config.max_batch_operations = 0),
         ("max_batch_bytes", |config| config.max_batch_bytes = 0),
         ("max_buffered_events", |config| config.max_buffered_events = usize::MAX),

@@ -31,7 +31,7 @@ impl Default for BalancedConfig {
 }
 
 fn metrics_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let metrics = Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default();
+    let metrics = Vec::deserialize(deserializer)?;
     Ok(if metrics.is_empty() { BalancedConfig::default().allocate_by } else { metrics })
 }
 
@@ -41,7 +41,7 @@ impl ConfigSection for BalancedConfig {
 
     fn validate(&self) -> Result<()> {
         let wrong = |why: String| {
-            Err(Error::invalid_input(format!("balanced.allocate_by is invalid: {why}"))
+            Err(Error::invalid_input(format!("metricalloc.allocate_by is invalid: {why}"))
                 .component("allocator"))
         };
         if self.allocate_by.is_empty() {
@@ -199,9 +199,11 @@ fn partitions(peers: Vec<Entry<'_>>, level: usize) -> Vec<Partition<'_>> {
 mod tests {
     use futures::FutureExt as _;
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
     use crate::allocator::test_peers::{metric, peer};
+    use crate::config::testing::{assert_default_reads_back, section, with};
     use crate::types::Block;
 
     fn cid(number: u32) -> Cid {
@@ -374,16 +376,16 @@ mod tests {
     #[test]
     fn configuration_defaults_and_refusals_are_the_references() {
         assert_eq!(BalancedConfig::default().allocate_by, ["tag:group", "freespace"]);
-        for text in ["{}", r#"{"allocate_by":[]}"#, r#"{"allocate_by":null}"#] {
-            assert_eq!(
-                serde_json::from_str::<BalancedConfig>(text).unwrap(),
-                BalancedConfig::default(),
-                "{text}"
-            );
+        assert_default_reads_back::<BalancedConfig>();
+        for file in [json!({}), json!({"allocate_by": []}), json!({"allocate_by": null})] {
+            assert_eq!(section::<BalancedConfig>(file), BalancedConfig::default());
         }
+        let variable = ("CLUSTER_BALANCED_ALLOCATEBY", "freespace");
+        let balanced = with::<BalancedConfig>(json!(null), &[variable]).unwrap().section;
+        assert_eq!(balanced.allocate_by, ["freespace"]);
         for metrics in [vec![], vec![String::new()], vec!["x".to_owned(); ALLOCATE_BY_METRICS_MAX + 1]] {
             let error = BalancedAllocator::new(BalancedConfig { allocate_by: metrics }).unwrap_err();
-            assert!(error.to_string().starts_with("balanced.allocate_by is invalid: "), "{error}");
+            assert!(error.to_string().starts_with("metricalloc.allocate_by is invalid: "), "{error}");
         }
         assert_eq!(BalancedAllocator::default().metrics(), ["tag:group", "freespace"]);
         assert_eq!(BalancedAllocator::by(["a", "b", "a"]).metrics(), ["a", "b"]);

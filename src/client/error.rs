@@ -62,11 +62,11 @@ impl ApiError {
             _ => ErrorKind::Remote,
         }
     }
-}
 
-impl From<ApiError> for Error {
-    fn from(refusal: ApiError) -> Self {
-        Self::new(refusal.kind(), refusal.message.clone()).component("client").with_source(refusal)
+    /// As an error of this crate. A method and not `From`: a second `From<_> for Error` would leave `?` in everybody's
+    /// closures without a type, as soon as somebody switches the `client` feature on.
+    pub fn into_error(self) -> Error {
+        Error::new(self.kind(), self.message.clone()).component("client").with_source(self)
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_found_again_behind_the_error() {
-        let error = Error::from(ApiError { code: 404, message: "not found".into() });
+        let error = ApiError { code: 404, message: "not found".into() }.into_error();
         assert_eq!((error.kind(), error.to_string()), (ErrorKind::NotFound, "not found".to_owned()));
         assert_eq!(ApiError::of(&error.context("asking")).map(|refusal| refusal.code), Some(404));
         assert_eq!(ApiError::of(&Error::invalid_input("x")), None);

@@ -104,7 +104,7 @@ impl Transport {
         serde_json::from_slice(&body).map_err(|source| {
             // The reference's client reports this as an answer of the API, with the status as code.
             let message = format!("{label}: the answer is not what was expected: {source}");
-            ApiError { code: status.as_u16(), message }.into()
+            ApiError { code: status.as_u16(), message }.into_error()
         })
     }
 
@@ -124,7 +124,7 @@ pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
             let mut answer = transport.send(&request).await?.or_refusal().await?;
             if !matches!(answer.status, StatusCode::OK | StatusCode::NO_CONTENT) {
                 let message = "expected streaming response with code 200/204".to_owned();
-                Err(Error::from(ApiError { code: answer.status.as_u16(), message }))?;
+                Err(ApiError { code: answer.status.as_u16(), message }.into_error())?;
             }
             let mut lines = Lines::new(LINE_BYTES_MAX);
             let mut number: u64 = 0;
@@ -147,7 +147,7 @@ pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
             if !errors.is_empty() {
                 errors.truncate(STREAM_ERRORS_MAX);
                 let code = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
-                Err(Error::from(ApiError { code, message: errors.join("; ") }))?;
+                Err(ApiError { code, message: errors.join("; ") }.into_error())?;
             }
         }
     };
@@ -178,7 +178,7 @@ impl Answer {
                 break;
             }
         }
-        Err(ApiError::from_answer(self.status, &body).into())
+        Err(ApiError::from_answer(self.status, &body).into_error())
     }
 
     async fn read(mut self, bytes_max: usize) -> Result<Vec<u8>> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::ClusterSection;
 use crate::error::{Error, Result};
 use crate::types::ReplicationFactor;
 
@@ -72,5 +73,34 @@ impl ClusterConfig {
             .component("cluster"));
         }
         Ok(())
+    }
+}
+
+/// What the section says that is the peer's own business; the rest of it is its host's.
+impl From<&ClusterSection> for ClusterConfig {
+    fn from(section: &ClusterSection) -> Self {
+        Self {
+            peername: section.peername.clone(),
+            replication_factor_min: section.replication_factor_min,
+            replication_factor_max: section.replication_factor_max,
+            state_sync_interval: section.state_sync_interval,
+            pin_recover_interval: section.pin_recover_interval,
+            monitor_ping_interval: section.monitor_ping_interval,
+            follower_mode: section.follower_mode,
+            disable_repinning: section.disable_repinning,
+            pin_only_on_trusted_peers: section.pin_only_on_trusted_peers,
+            pin_only_on_untrusted_peers: section.pin_only_on_untrusted_peers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_of_peer_and_section_are_the_same_but_for_the_name() {
+        let section = ClusterSection { peername: String::new(), ..Default::default() };
+        assert_eq!(ClusterConfig::from(&section), ClusterConfig::default());
     }
 }

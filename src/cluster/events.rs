@@ -22,7 +22,8 @@ pub enum ClusterEvent {
     StatusChanged(Arc<PinInfo>),
     /// A metric of a peer stopped coming.
     Alert(Arc<Alert>),
-    /// Some events were missed because the reader was too slow: ask for what matters.
+    /// More changed than was told: the reader was too slow for the events, or the status of everything may be another
+    /// (the first comparison with the daemon, a daemon that went or came back). Ask for what matters.
     Resync,
 }
 

@@ -26,7 +26,6 @@ pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
 pub use events::ClusterEvent;
 pub use lifecycle::{StopReason, TaskInfo};
-pub use pin::IpfsPath;
 pub use wait::{Until, Wait};
 
 use crate::allocator::PinAllocator;

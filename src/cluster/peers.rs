@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use multiaddr::Protocol;
+use serde::Serialize;
 
 use super::{Cluster, Inner};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +17,17 @@ pub(super) const RPC_PROTOCOL: &str = "/ipfscluster/1.0/rpc";
 const IPFS_ID_TIMEOUT: Duration = Duration::from_secs(5);
 /// Alerts kept to be asked for.
 const ALERTS_MAX: usize = 1000;
+
+/// The value of a ping metric: fields in the reference's order, each left out when it is empty.
+#[derive(Serialize)]
+struct PingValue<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    peer_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipfs_id: Option<PeerId>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ipfs_addresses: Vec<&'a Multiaddr>,
+}
 
 /// The latest alerts.
 #[derive(Debug, Default)]
@@ -173,20 +185,14 @@ impl Inner {
         if let Ok(id) = self.ipfs_id().await {
             *last = Some(id);
         }
-        let mut value = serde_json::Map::new();
-        if !self.config.peername.is_empty() {
-            value.insert("peer_name".into(), self.config.peername.clone().into());
-        }
+        let mut value =
+            PingValue { peer_name: &self.config.peername, ipfs_id: None, ipfs_addresses: Vec::new() };
         if let Some(id) = last {
-            if let Some(daemon) = id.id {
-                value.insert("ipfs_id".into(), daemon.to_string().into());
-            }
-            let addresses: Vec<_> = public_addresses(id).map(|address| address.to_string()).collect();
-            if !addresses.is_empty() {
-                value.insert("ipfs_addresses".into(), addresses.into());
-            }
+            value.ipfs_id = id.id;
+            value.ipfs_addresses = public_addresses(id).collect();
         }
-        serde_json::Value::Object(value).to_string()
+        // Text and lists of texts always serialize.
+        serde_json::to_string(&value).unwrap_or_default()
     }
 
     /// Peer, name and daemon, for the status lines of each peer.

@@ -1,6 +1,5 @@
 //! Pinning and unpinning: checks, allocation, then consensus. What the daemons do comes afterwards.
 
-use std::str::FromStr as _;
 use std::sync::Arc;
 
 use tracing::{debug, instrument};
@@ -9,7 +8,7 @@ use super::rules::{self, DefaultFactors, NOT_PINNED, Prepared};
 use super::{Cluster, Inner};
 use crate::allocator::{Plan, PlanInput, TrustRule, plan};
 use crate::error::{Error, Result};
-use crate::types::{Cid, PeerId, Pin, PinOperation, PinOptions, PinType, parse_cid};
+use crate::types::{Cid, IpfsPath, PeerId, Pin, PinOperation, PinOptions, PinType};
 
 /// Most shards a sharded pin may list; more is taken for damage.
 const SHARDS_MAX: usize = crate::consensus::OPERATIONS_MAX - 2;
@@ -29,7 +28,7 @@ impl Cluster {
     /// # Errors
     /// `InvalidInput` and `Conflict` with the reference's texts, `NotEnoughPeers`, `ReadOnly` in follower mode,
     /// `NotFound` when the pin to continue is not there; as [`Consensus::log_pin`](crate::consensus::Consensus::log_pin).
-    #[instrument(skip_all, fields(%cid))]
+    #[instrument(level = "debug", skip_all, fields(%cid))]
     pub async fn pin(&self, cid: Cid, options: PinOptions) -> Result<Pin> {
         let inner = &self.inner;
         inner.check_writable()?;
@@ -55,7 +54,7 @@ impl Cluster {
     /// # Errors
     /// `NotFound` when it is not pinned, `Conflict` for a shard, `ReadOnly` in follower mode; as
     /// [`Consensus::log_unpin`](crate::consensus::Consensus::log_unpin).
-    #[instrument(skip_all, fields(%cid))]
+    #[instrument(level = "debug", skip_all, fields(%cid))]
     pub async fn unpin(&self, cid: &Cid) -> Result<Pin> {
         let inner = &self.inner;
         inner.check_writable()?;
@@ -138,7 +137,7 @@ impl Inner {
     async fn resolve(&self, path: &IpfsPath) -> Result<Cid> {
         match path.plain_cid() {
             Some(cid) => Ok(cid),
-            None => self.ipfs.resolve(path.as_str()).await,
+            None => self.ipfs.resolve(&path.to_string()).await,
         }
     }
 
@@ -162,91 +161,5 @@ impl Inner {
         }
         operations.push(PinOperation::Unpin(meta.cid));
         self.consensus.log_many(operations).await
-    }
-}
-
-/// A path into IPFS: `/ipfs/…`, `/ipns/…` or `/ipld/…`. A bare CID is taken for `/ipfs/<cid>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IpfsPath(String);
-
-impl IpfsPath {
-    /// The path as text, from its namespace on.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The CID, where the path is one and nothing more.
-    pub fn plain_cid(&self) -> Option<Cid> {
-        self.0.strip_prefix("/ipfs/").and_then(|rest| parse_cid(rest).ok())
-    }
-}
-
-impl From<Cid> for IpfsPath {
-    fn from(cid: Cid) -> Self {
-        Self(format!("/ipfs/{cid}"))
-    }
-}
-
-impl std::str::FromStr for IpfsPath {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let invalid = |why: &str| Error::invalid_input(format!("invalid path {text:?}: {why}"));
-        let trimmed = text.trim_end_matches('/');
-        let Some(rest) = trimmed.strip_prefix('/') else {
-            let (first, _) = trimmed.split_once('/').unwrap_or((trimmed, ""));
-            parse_cid(first).map_err(|error| invalid(error.message()))?;
-            return Ok(Self(format!("/ipfs/{trimmed}")));
-        };
-        let (namespace, path) = rest.split_once('/').ok_or_else(|| invalid("not enough path components"))?;
-        let (root, _) = path.split_once('/').unwrap_or((path, ""));
-        if root.is_empty() {
-            return Err(invalid("not enough path components"));
-        }
-        match namespace {
-            "ipfs" | "ipld" => {
-                parse_cid(root).map_err(|error| invalid(error.message()))?;
-            }
-            "ipns" => {}
-            _ => return Err(invalid("unknown namespace, expected /ipfs/, /ipns/ or /ipld/")),
-        }
-        Ok(Self(trimmed.to_owned()))
-    }
-}
-
-impl std::fmt::Display for IpfsPath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-// Named so that a bad path reads the same from every entrance.
-impl TryFrom<&str> for IpfsPath {
-    type Error = Error;
-    fn try_from(text: &str) -> Result<Self> {
-        Self::from_str(text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_parsed_strictly() {
-        let cid = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
-        for (text, path, plain) in [
-            (cid.to_owned(), format!("/ipfs/{cid}"), true),
-            (format!("/ipfs/{cid}"), format!("/ipfs/{cid}"), true),
-            (format!("/ipfs/{cid}/a/b/"), format!("/ipfs/{cid}/a/b"), false),
-            ("/ipns/example.org/x".to_owned(), "/ipns/example.org/x".to_owned(), false),
-        ] {
-            let parsed: IpfsPath = text.parse().unwrap();
-            assert_eq!((parsed.as_str(), parsed.plain_cid().is_some()), (path.as_str(), plain));
-        }
-        for text in ["", "/", "/ipfs", "/ipfs/", "/ipfs/notacid", "notacid", "/http/x", "/ipfs//x"] {
-            let error = text.parse::<IpfsPath>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("invalid path {text:?}: ")), "{error}");
-        }
     }
 }

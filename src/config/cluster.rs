@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
 use super::strings::{Addresses, address_list};
-use super::{ConfigSection, check, duration};
+use super::{ConfigSection, check, duration, number};
 use crate::error::Result;
 use crate::types::{Multiaddr, ReplicationFactor};
 
 /// Where known addresses are kept unless `peerstore_file` says otherwise.
 const PEERSTORE_FILE: &str = "peerstore";
 
-/// The `cluster` section of `service.json`, key by key as in the reference.
+/// The `cluster` section of `service.json`, key by key as in the reference. It says much that is no business of
+/// [`Cluster`](crate::Cluster) itself, whose [`ClusterConfig`](crate::cluster::ClusterConfig) is made from it.
 ///
 /// `Default` has no secret: [`Secret::generate`] makes one where a file is written. A missing boolean is false
 /// even where the default is true, and `listen_multiaddress` has to be there, because the reference reads its
 /// own files so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ClusterConfig {
+pub struct ClusterSection {
     /// A name for people; the name of the machine by default.
     pub peername: String,
     /// The key of the private network between peers.
@@ -93,7 +94,7 @@ pub struct ClusterConfig {
     pub peer_addresses: Vec<Multiaddr>,
 }
 
-impl Default for ClusterConfig {
+impl Default for ClusterSection {
     fn default() -> Self {
         Self {
             peername: host_name(),
@@ -128,7 +129,7 @@ impl Default for ClusterConfig {
     }
 }
 
-impl ClusterConfig {
+impl ClusterSection {
     /// Where the peerstore is, for a configuration folder.
     pub fn peerstore_path(&self, folder: &Path) -> PathBuf {
         let file = if self.peerstore_file.is_empty() { PEERSTORE_FILE } else { &self.peerstore_file };
@@ -144,7 +145,7 @@ impl ClusterConfig {
     }
 }
 
-impl ConfigSection for ClusterConfig {
+impl ConfigSection for ClusterSection {
     const PATH: &'static str = "cluster";
     const ENV_PREFIX: &'static str = "CLUSTER_";
     const ACCEPTED_KEYS: &'static [&'static str] = &["replication_factor", "bootstrap", "id", "private_key"];
@@ -183,11 +184,11 @@ impl ConfigSection for ClusterConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionManagerConfig {
     /// Connections above which some are closed; positive once validated.
-    #[serde(default)]
-    pub high_water: i64,
+    #[serde(default, deserialize_with = "number::positive")]
+    pub high_water: usize,
     /// Connections that are kept then; positive once validated.
-    #[serde(default)]
-    pub low_water: i64,
+    #[serde(default, deserialize_with = "number::positive")]
+    pub low_water: usize,
     /// How long a new connection is left alone.
     #[serde(with = "duration", default)]
     pub grace_period: Duration,
@@ -230,14 +231,14 @@ pub struct PubSubConfig {
     #[serde(with = "duration")]
     pub heartbeat_interval: Duration,
     /// Peers in the mesh; positive once validated.
-    #[serde(default)]
-    pub d_factor: i64,
+    #[serde(default, deserialize_with = "number::positive")]
+    pub d_factor: usize,
     /// Heartbeats of messages that are gossiped about; positive once validated.
-    #[serde(default)]
-    pub history_gossip: i64,
+    #[serde(default, deserialize_with = "number::positive")]
+    pub history_gossip: usize,
     /// Heartbeats of messages that are kept; positive once validated.
-    #[serde(default)]
-    pub history_length: i64,
+    #[serde(default, deserialize_with = "number::positive")]
+    pub history_length: usize,
     /// Whether own messages go to every peer.
     #[serde(default)]
     pub flood_publish: bool,

@@ -1,8 +1,9 @@
 //! Configuration: the files of a peer's folder and what is in them.
 //!
 //! - [`ServiceJson`] is the file `service.json`: ordered sections, those that are not served yet kept as they are.
-//! - [`ConfigSection`] is one component's part of it, a plain serde struct: [`ClusterConfig`] for the peer
-//!   itself, [`sections`] for the rest. [`ServiceJson::read`] gives one with `CLUSTER_*` variables laid over it.
+//! - [`ConfigSection`] is one component's part of it, a plain serde struct beside the component. Here are those that
+//!   say more than one component takes: [`ClusterSection`] and [`SoloSection`]. [`ServiceJson::read`] gives one with
+//!   `CLUSTER_*` variables laid over it.
 //! - [`Identity`] is the peer's key pair, [`FolderLock`] keeps other processes out, [`peerstore`] is the list of
 //!   addresses that are tried at the start.
 //!
@@ -11,28 +12,32 @@
 pub mod duration;
 pub mod overlay;
 pub mod peerstore;
-pub mod sections;
 
 mod cluster;
 mod file;
 mod identity;
 mod json;
 mod lock;
+pub(crate) mod number;
 mod secret;
+mod sections;
 mod service_json;
 mod strings;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-pub use cluster::{ClusterConfig, ConnectionManagerConfig, PubSubConfig, ResourceManagerConfig};
+pub use cluster::{ClusterSection, ConnectionManagerConfig, PubSubConfig, ResourceManagerConfig};
 pub use file::create_folder;
 pub use identity::Identity;
 pub use lock::{FolderLock, LOCK_FILE};
 pub use overlay::{Environment, Loaded, process_environment};
 pub use secret::{Hidden, SECRET_BYTES, Secret};
+pub use sections::{SERVED_SECTIONS, SoloSection, StorageEngine};
 pub use service_json::ServiceJson;
 pub use strings::{Addresses, FromText, OneOrMany, Strings};
 
@@ -47,6 +52,8 @@ pub trait ConfigSection: Serialize + DeserializeOwned + Default {
     const ENV_PREFIX: &'static str;
     /// Keys that older versions wrote: neither used nor reported.
     const ACCEPTED_KEYS: &'static [&'static str] = &[];
+    /// Keys that a section has to have where it is in the file, although `Default` has a value for them.
+    const REQUIRED_KEYS: &'static [&'static str] = &[];
 
     /// Checks values that parse but cannot work.
     ///
@@ -56,6 +63,6 @@ pub trait ConfigSection: Serialize + DeserializeOwned + Default {
 }
 
 /// `InvalidInput` with this text, unless the condition holds.
-fn check(holds: bool, text: &str) -> Result<()> {
+pub(crate) fn check(holds: bool, text: &str) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::invalid_input(text)) }
 }

@@ -42,8 +42,8 @@ pub struct Loaded<T> {
 /// Reads a section from its value in the file, or its default if it has none, and the environment.
 ///
 /// # Errors
-/// `InvalidInput` naming the key with its full path and, if the value came from one, the variable; or what
-/// [`ConfigSection::validate`] says.
+/// `InvalidInput` naming the key with its full path and, if the value came from one, the variable; `<section>.<key> not
+/// set` for one of [`ConfigSection::REQUIRED_KEYS`]; or what [`ConfigSection::validate`] says.
 pub fn load<T: ConfigSection>(file: Option<&Value>, environment: Environment<'_>) -> Result<Loaded<T>> {
     let default = serde_json::to_value(T::default()).map_err(|source| {
         Error::internal(format!("the default of section {} cannot be written", T::PATH)).with_source(source)
@@ -57,6 +57,10 @@ pub fn load<T: ConfigSection>(file: Option<&Value>, environment: Environment<'_>
         value: Some(file.unwrap_or(&default)),
         default: Some(&default),
     };
+    if let Some(key) = T::REQUIRED_KEYS.iter().find(|key| node.is_object() && node.child(key).is_none()) {
+        let name = T::PATH.rsplit('.').next().unwrap_or(T::PATH);
+        return Err(Error::invalid_input(format!("{name}.{key} not set")).component("config"));
+    }
     let section = T::deserialize(node).map_err(|error| error.located(T::PATH, None).into_error())?;
     section.validate().map_err(|error| error.component("config"))?;
     Ok(Loaded { section, unknown_keys: cx.unknown.into_inner() })
@@ -118,6 +122,10 @@ impl<'a, 'de> Node<'a, 'de> {
                 self.cx.unknown.borrow_mut().push(format!("{}.{key}", self.path));
             }
         }
+    }
+
+    fn is_object(&self) -> bool {
+        self.value.is_some_and(Value::is_object)
     }
 
     fn file_value(&self) -> &'de Value {
@@ -215,7 +223,7 @@ impl<'de> Deserializer<'de> for Node<'_, 'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Problem> {
-        if !self.file_value().is_object() {
+        if !self.is_object() {
             return self.file_value().deserialize_map(visitor).map_err(Problem::from_json);
         }
         self.note_unknown(fields);
@@ -462,5 +470,4 @@ impl serde::de::Error for Problem {
 }
 
 #[cfg(test)]
-#[path = "overlay_tests.rs"]
 mod tests;

@@ -228,5 +228,4 @@ fn wrong(text: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-#[path = "service_json_tests.rs"]
 mod tests;

@@ -63,25 +63,6 @@ impl FromText for Multiaddr {
     }
 }
 
-/// Serde form of one address: `#[serde(with = "address")]`.
-pub(super) mod address {
-    use super::*;
-
-    pub(in crate::config) fn serialize<S: Serializer>(
-        address: &Multiaddr,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(address)
-    }
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Multiaddr, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        parse_multiaddr(&text).map_err(D::Error::custom)
-    }
-}
-
 /// Serde form of a plain list of addresses: `#[serde(with = "address_list")]`.
 pub(super) mod address_list {
     use super::*;

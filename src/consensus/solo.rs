@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
+use crate::config::SoloSection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{State, StateChange, StateReader};
 use crate::storage::Batch;
@@ -62,6 +63,13 @@ impl SoloConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// What the section says beside engine and folder, which are the business of whoever opens the storage.
+impl From<&SoloSection> for SoloConfig {
+    fn from(section: &SoloSection) -> Self {
+        Self { max_batch_operations: section.max_batch_operations, ..Self::default() }
     }
 }
 

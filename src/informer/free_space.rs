@@ -152,7 +152,10 @@ impl Informer for FreeSpace {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::testing::{assert_default_reads_back, refusal};
     use crate::error::ErrorKind;
     use crate::informer::test_cx;
     use crate::types::RepoStat;
@@ -199,10 +202,12 @@ mod tests {
     fn configuration_reads_and_writes_as_the_references() {
         let text = r#"{"metric_ttl":"30s","metric_type":"freespace"}"#;
         assert_eq!(serde_json::to_string(&FreeSpaceConfig::default()).unwrap(), text);
-        assert_eq!(serde_json::from_str::<FreeSpaceConfig>(text).unwrap(), FreeSpaceConfig::default());
-        let error = serde_json::from_str::<FreeSpaceConfig>(r#"{"metric_type":"size"}"#).unwrap_err();
-        assert!(error.to_string().starts_with("disk.metric_type is invalid"), "{error}");
-        let zero = FreeSpaceConfig { metric_ttl: Duration::ZERO, ..FreeSpaceConfig::default() };
-        assert!(zero.validate().unwrap_err().to_string().starts_with("disk.metric_ttl is invalid"));
+        assert_default_reads_back::<FreeSpaceConfig>();
+        let text = refusal::<FreeSpaceConfig>(json!({"metric_type": "size"}));
+        assert!(
+            text.contains("disk.metric_type is invalid") && text.contains("freespace or reposize"),
+            "{text}"
+        );
+        assert_eq!(refusal::<FreeSpaceConfig>(json!({"metric_ttl": "0s"})), "disk.metric_ttl is invalid");
     }
 }

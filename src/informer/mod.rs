@@ -12,7 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::clock::WallClock;
-use crate::error::{Error, Result};
+use crate::config::check;
+use crate::error::Result;
 use crate::ipfs_connector::IpfsConnector;
 use crate::types::{Metric, PeerId};
 
@@ -97,13 +98,8 @@ const METRIC_TTL: Duration = Duration::from_secs(30);
 
 /// Refuses a time to live that no metric could be used in. `section` is the reference's name of it.
 fn validate_ttl(section: &str, ttl: Duration) -> Result<()> {
-    if ttl.is_zero() {
-        return Err(Error::invalid_input(format!(
-            "{section}.metric_ttl is invalid: it must be more than 0s"
-        ))
-        .component("informer"));
-    }
-    Ok(())
+    check(!ttl.is_zero(), &format!("{section}.metric_ttl is invalid"))
+        .map_err(|error| error.component("informer"))
 }
 
 /// A number of things as a weight.

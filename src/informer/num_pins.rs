@@ -33,7 +33,8 @@ impl ConfigSection for NumPinsConfig {
     const ENV_PREFIX: &'static str = "CLUSTER_NUMPIN_";
 
     fn validate(&self) -> Result<()> {
-        validate_ttl("numpin", self.metric_ttl)
+        // The reference's text names the disk informer here.
+        validate_ttl("disk", self.metric_ttl)
     }
 }
 
@@ -76,7 +77,10 @@ impl Informer for NumPins {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::testing::{assert_default_reads_back, refusal};
     use crate::informer::{Gauge, test_cx};
 
     #[tokio::test(start_paused = true)]
@@ -95,5 +99,11 @@ mod tests {
             );
             assert_eq!(metrics[0].expires_at(), test_cx::EPOCH + Duration::from_secs(10));
         }
+    }
+
+    #[test]
+    fn configuration_reads_and_writes_as_the_references() {
+        assert_default_reads_back::<NumPinsConfig>();
+        assert_eq!(refusal::<NumPinsConfig>(json!({"metric_ttl": "0s"})), "disk.metric_ttl is invalid");
     }
 }

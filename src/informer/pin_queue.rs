@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Informer, InformerContext, METRIC_TTL, validate_ttl, weight_of};
-use crate::config::{ConfigSection, duration};
+use crate::config::{ConfigSection, check, duration, number};
 use crate::error::Result;
 use crate::types::Metric;
 
@@ -19,7 +19,9 @@ pub struct PinQueueConfig {
     /// How long a measurement is true.
     #[serde(with = "duration")]
     pub metric_ttl: Duration,
-    /// Queues whose lengths divide to the same number by this are alike for allocators; 0 compares exact lengths.
+    /// Queues whose lengths divide to the same number by this are alike for allocators; 0 compares exact lengths. A
+    /// section without it means 0, not the default.
+    #[serde(default, deserialize_with = "number::natural")]
     pub weight_bucket_size: u64,
 }
 
@@ -34,7 +36,9 @@ impl ConfigSection for PinQueueConfig {
     const ENV_PREFIX: &'static str = "CLUSTER_PINQUEUE_";
 
     fn validate(&self) -> Result<()> {
-        validate_ttl("pinqueue", self.metric_ttl)
+        validate_ttl("pinqueue", self.metric_ttl)?;
+        check(number::is_natural(self.weight_bucket_size), "pinqueue.WeightBucketSize is invalid")
+            .map_err(|error| error.component("informer"))
     }
 }
 
@@ -75,7 +79,10 @@ impl Informer for PinQueue {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::testing::{assert_default_reads_back, refusal, section};
     use crate::informer::{Gauge, test_cx};
 
     #[tokio::test(start_paused = true)]
@@ -107,9 +114,13 @@ mod tests {
     fn configuration_reads_and_writes_as_the_references() {
         let text = r#"{"metric_ttl":"30s","weight_bucket_size":100000}"#;
         assert_eq!(serde_json::to_string(&PinQueueConfig::default()).unwrap(), text);
-        assert_eq!(serde_json::from_str::<PinQueueConfig>("{}").unwrap(), PinQueueConfig::default());
-        assert!(serde_json::from_str::<PinQueueConfig>(r#"{"weight_bucket_size":-1}"#).is_err());
-        let zero = PinQueueConfig { metric_ttl: Duration::ZERO, ..PinQueueConfig::default() };
-        assert!(zero.validate().unwrap_err().to_string().starts_with("pinqueue.metric_ttl is invalid"));
+        assert_default_reads_back::<PinQueueConfig>();
+        assert_eq!(section::<PinQueueConfig>(json!({})).weight_bucket_size, 0);
+        for (file, text) in [
+            (json!({"metric_ttl": "0s"}), "pinqueue.metric_ttl is invalid"),
+            (json!({"weight_bucket_size": -1}), "pinqueue.WeightBucketSize is invalid"),
+        ] {
+            assert_eq!(refusal::<PinQueueConfig>(file), text);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{Informer, InformerContext, METRIC_TTL, validate_ttl};
 use crate::config::{ConfigSection, duration};
@@ -21,13 +21,9 @@ pub struct TagsConfig {
     /// How long a tag is true without being said again.
     #[serde(with = "duration")]
     pub metric_ttl: Duration,
-    /// Tags and their values.
-    #[serde(deserialize_with = "null_is_none")]
+    /// Tags and their values. A section without them has none, not the default.
+    #[serde(default)]
     pub tags: BTreeMap<String, String>,
-}
-
-fn null_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Default for TagsConfig {
@@ -94,7 +90,10 @@ impl Informer for Tags {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::config::testing::{assert_default_reads_back, refusal, section, text_of, with};
     use crate::informer::test_cx;
 
     fn config(tags: &[(&str, &str)]) -> TagsConfig {
@@ -125,8 +124,16 @@ mod tests {
     fn configuration_reads_and_writes_as_the_references() {
         let text = r#"{"metric_ttl":"30s","tags":{"group":"default"}}"#;
         assert_eq!(serde_json::to_string(&TagsConfig::default()).unwrap(), text);
-        assert_eq!(serde_json::from_str::<TagsConfig>("{}").unwrap(), TagsConfig::default());
-        assert!(serde_json::from_str::<TagsConfig>(r#"{"tags":null}"#).unwrap().tags.is_empty());
+        assert_default_reads_back::<TagsConfig>();
+        for file in [json!({}), json!({"tags": null}), json!({"tags": {}})] {
+            assert!(section::<TagsConfig>(file).tags.is_empty());
+        }
+        let variable = |value| with::<TagsConfig>(Value::Null, &[("CLUSTER_TAGS_TAGS", value)]);
+        assert_eq!(variable("group:g1,region:eu").unwrap().section.tags["region"], "eu");
+        let text = text_of(variable("foo"));
+        assert!(text.contains("error parsing informer.tags.tags: invalid map item 1"), "{text}");
+        assert!(text.contains("(from CLUSTER_TAGS_TAGS)"), "{text}");
+        assert_eq!(refusal::<TagsConfig>(json!({"metric_ttl": "0s"})), "tags.metric_ttl is invalid");
         assert!(config(&[("", "x")]).validate().unwrap_err().to_string().starts_with("tags.tags is invalid"));
         let names: Vec<_> = (0..=TAGS_MAX).map(|number| number.to_string()).collect();
         let many: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();

@@ -4,6 +4,7 @@ use futures::{StreamExt as _, stream};
 
 use super::*;
 use crate::clock::TokioClock;
+use crate::error::Error;
 use crate::ipfs_connector::{Availability, IpfsPin};
 use crate::types::{Block, Cid, IpfsId, Multiaddr, Pin, PinMode, RepoGcKey, RepoStat, Timestamp};
 use futures::stream::BoxStream;

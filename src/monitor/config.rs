@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigSection, duration};
-use crate::error::{Error, Result};
+use crate::config::{ConfigSection, check, duration};
+use crate::error::Result;
 
 /// `monitor.pubsubmon` of `service.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,26 +27,27 @@ impl ConfigSection for MonitorConfig {
     const ENV_PREFIX: &'static str = "CLUSTER_PUBSUBMON_";
 
     fn validate(&self) -> Result<()> {
-        if self.check_interval.is_zero() {
-            return Err(Error::invalid_input(
-                "pubsubmon.check_interval too low: it must be more than 0s, for example \"15s\"",
-            )
-            .component("monitor"));
-        }
-        Ok(())
+        check(!self.check_interval.is_zero(), "pubsubmon.check_interval too low")
+            .map_err(|error| error.component("monitor"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::testing::{assert_default_reads_back, refusal, section};
 
     #[test]
     fn configuration_reads_and_writes_as_the_references() {
         let text = r#"{"check_interval":"15s"}"#;
         assert_eq!(serde_json::to_string(&MonitorConfig::default()).unwrap(), text);
-        assert_eq!(serde_json::from_str::<MonitorConfig>("{}").unwrap(), MonitorConfig::default());
-        let zero: MonitorConfig = serde_json::from_str(r#"{"check_interval":"0s"}"#).unwrap();
-        assert!(zero.validate().unwrap_err().to_string().starts_with("pubsubmon.check_interval too low"));
+        assert_default_reads_back::<MonitorConfig>();
+        assert_eq!(section::<MonitorConfig>(json!({})), MonitorConfig::default());
+        assert_eq!(
+            refusal::<MonitorConfig>(json!({"check_interval": "0s"})),
+            "pubsubmon.check_interval too low"
+        );
     }
 }

@@ -119,7 +119,8 @@ pub trait State: StateReader {
     /// Not cancel-safe: a dropped call may still be applied.
     ///
     /// # Errors
-    /// `StorageFull`, `Io`, `ShutDown`: nothing is visible, though after a crash the batch may turn out written.
+    /// `InvalidInput` for a pin too large to be stored: nothing of the batch is written, now or later. `StorageFull`,
+    /// `Io`, `Corrupt`, `ShutDown`: nothing is visible, though after a crash the batch may turn out written.
     async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>>;
 
     /// Replaces the whole pinset by these pins (a later one of the same CID wins) and returns how many entries

@@ -169,7 +169,7 @@ impl Engine {
             let database = builder.open().map_err(|error| engine_error(&folder, "cannot open", error))?;
             let quiet = Arc::<RwLock<()>>::default();
             let (registry, spaces) = Registry::open(&database, &folder, &config, quiet.clone())?;
-            Ok::<_, Error>((database, registry, spaces, quiet))
+            Ok((database, registry, spaces, quiet))
         }));
         let (database, registry, spaces, quiet) = match opened {
             Ok(result) => result?,

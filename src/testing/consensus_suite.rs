@@ -1,6 +1,6 @@
 //! Conformance suite of [`Consensus`].
 //!
-//! ```ignore
+//! ```text
 //! struct Mine;
 //!
 //! #[async_trait]

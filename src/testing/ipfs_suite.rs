@@ -1,4 +1,4 @@
-//! Conformance suite of [`IpfsConnector`](crate::ipfs_connector::IpfsConnector).
+//! Conformance suite of [`IpfsConnector`].
 //!
 //! Cases run on real time, because most connectors talk to a daemon over sockets: a fixture sets timeouts of at most
 //! some seconds.

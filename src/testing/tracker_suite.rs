@@ -481,6 +481,7 @@ pub async fn a_late_removal_does_not_untrack_what_is_in_the_pinset(fixture: impl
     let stage = Stage::new(&fixture).await;
     let cid = stage.add_pinned(1).await;
     stage.tracker.untrack(&cid).await.unwrap();
+    assert_eq!(stage.tracker.counts(), TrackerCounts::default(), "nothing is queued");
     stage.wait_idle().await;
     assert_eq!(stage.status(&cid).await, TrackerStatus::Pinned);
     assert_eq!(stage.ipfs.count(IpfsCall::Unpin).begun, 0);

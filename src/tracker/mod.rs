@@ -80,7 +80,8 @@ impl TrackerCounts {
 pub enum TrackerEvent {
     /// An item has another status on this peer now.
     StatusChanged(Arc<PinInfo>),
-    /// Some events were missed.
+    /// Any item may have another status: the reader was too slow for the events, or so much changed at once (the first
+    /// comparison with the daemon, a daemon that went or came back) that it was not told one by one.
     Resync,
 }
 
@@ -139,7 +140,7 @@ pub trait PinTracker: fmt::Debug + Send + Sync + 'static {
     /// The maintained numbers, without I/O.
     fn counts(&self) -> TrackerCounts;
 
-    /// Changes from now on; bounded, with [`TrackerEvent::Resync`] after an overflow.
+    /// Changes from now on; bounded, with [`TrackerEvent::Resync`] where changes were not told one by one.
     fn events(&self) -> BoxStream<'static, TrackerEvent>;
 
     /// Stops; what runs is cancelled and starts again after the next start. Idempotent, and every caller returns

@@ -11,6 +11,7 @@
 //! event got lost is noticed.
 
 mod ask;
+mod config;
 mod inner;
 mod listing;
 mod walk;
@@ -18,74 +19,21 @@ mod work;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::DropGuard;
 
+pub use self::config::StatelessConfig;
 use self::inner::Inner;
 use super::{PinTracker, TrackerContext, TrackerCounts, TrackerEvent};
+use crate::config::ConfigSection as _;
 use crate::error::{Error, Result};
 use crate::types::{Cid, Pin, PinInfo, StatusFilter};
 
 /// How errors of this component name it.
 const COMPONENT: &str = "tracker";
-
-/// What a [`StatelessTracker`] is made from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StatelessConfig {
-    /// Most items that wait to be pinned with priority, to be pinned without, and to be unpinned, each.
-    pub max_pin_queue_size: usize,
-    /// Most pins at a time; fewer when [`pin_concurrency`](crate::ipfs_connector::IpfsConnector::pin_concurrency)
-    /// says so.
-    pub concurrent_pins: usize,
-    /// Most unpins at a time. The reference has one; a few hide the round trip, more would only wait for the lock
-    /// that daemons keep around their list of pins.
-    pub concurrent_unpins: usize,
-    /// Pins older than this do not go first.
-    pub priority_pin_max_age: Duration,
-    /// Pins tried more often than this do not go first.
-    pub priority_pin_max_retries: u32,
-    /// How often to list what the daemon holds; never sooner than ten times as long as the last listing took. Zero
-    /// lists at the start, when the daemon comes back and on `sync_all` only.
-    pub ipfs_sync_interval: Duration,
-}
-
-impl Default for StatelessConfig {
-    fn default() -> Self {
-        Self {
-            max_pin_queue_size: 1_000_000,
-            concurrent_pins: 10,
-            concurrent_unpins: 4,
-            priority_pin_max_age: Duration::from_secs(24 * 60 * 60),
-            priority_pin_max_retries: 5,
-            ipfs_sync_interval: Duration::from_secs(10 * 60),
-        }
-    }
-}
-
-impl StatelessConfig {
-    /// Checks values that cannot work.
-    ///
-    /// # Errors
-    /// `InvalidInput` naming the key.
-    pub fn validate(&self) -> Result<()> {
-        for (works, text) in [
-            (self.max_pin_queue_size > 0, "max_pin_queue_size too low"),
-            (self.concurrent_pins > 0, "concurrent_pins is too low"),
-            (self.concurrent_unpins > 0, "concurrent_unpins is too low"),
-            (!self.priority_pin_max_age.is_zero(), "priority_pin_max_age is too low"),
-            (self.priority_pin_max_retries > 0, "priority_pin_max_retries is too low"),
-        ] {
-            if !works {
-                return Err(Error::invalid_input(format!("statelesstracker.{text}")).component(COMPONENT));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The default [`PinTracker`].
 ///

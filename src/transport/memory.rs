@@ -169,7 +169,7 @@ impl MemoryTransport {
                     format!("{to} serves {STREAMS_PER_PEER_MAX} streams of ours already: end one first");
                 Error::new(ErrorKind::Timeout, text).component(COMPONENT)
             })?;
-            Ok::<_, Error>((server, handler, slot))
+            Ok((server, handler, slot))
         };
         let (server, handler, slot) = tokio::select! {
             biased;

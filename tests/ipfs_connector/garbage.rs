@@ -371,7 +371,7 @@ async fn requests_are_those_of_the_reference() {
     ipfs.put_blocks(stream::iter([Ok(Block::raw("content"))]).boxed()).await.unwrap();
     let removed: Vec<_> = ipfs.repo_gc().map(Result::unwrap).collect().await;
     assert_eq!((removed[0].key, removed[1].error.as_str()), (Some(cid), "could not"));
-    assert_eq!(ipfs.resolve(&format!("/ipns/example.org/a b")).await.unwrap(), cid);
+    assert_eq!(ipfs.resolve("/ipns/example.org/a b").await.unwrap(), cid);
     assert_eq!(ipfs.resolve(&cid.to_string()).await.unwrap(), cid);
     assert!(ipfs.swarm_peers().await.unwrap().is_empty());
     ipfs.swarm_connect(&"/ip4/127.0.0.1/tcp/1".parse().unwrap()).await.unwrap();

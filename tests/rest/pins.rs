@@ -1,7 +1,7 @@
 //! Pins through the API, on an embedded daemon.
 
+use ipfs_cluster::api::rest::RestApiSection;
 use ipfs_cluster::cluster::{Scope, Until};
-use ipfs_cluster::config::sections::RestApiSection;
 use ipfs_cluster::ipfs_connector::IpfsConnector as _;
 use ipfs_cluster::types::{PinMode, TrackerStatus};
 
@@ -23,7 +23,10 @@ async fn a_pin_lives_from_post_to_delete() {
     assert_eq!(soon(caller.call("GET", "/pins?local=true&filter=pinned")).await.lines().len(), 1);
     assert_eq!(soon(caller.call("GET", "/pins?filter=queued,error")).await.status, 204);
     let stored = soon(caller.call("GET", &format!("/allocations/{cid}"))).await.json();
-    assert_eq!(soon(caller.call("GET", "/allocations?filter=all")).await.lines(), [stored.clone()]);
+    assert_eq!(
+        soon(caller.call("GET", "/allocations?filter=all")).await.lines(),
+        std::slice::from_ref(&stored)
+    );
     assert_eq!(soon(caller.call("GET", "/allocations?filter=shard-pin")).await.status, 204);
 
     assert_eq!(soon(caller.call("DELETE", &format!("/pins/{cid}"))).await.json(), stored);

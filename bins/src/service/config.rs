@@ -1,13 +1,18 @@
 //! Everything that a peer's folder says, read and checked before anything starts.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use ipfs_cluster::config::sections::{
-    BalancedSection, DiskSection, IpfsHttpSection, NumPinSection, PinQueueSection, PubsubMonSection,
-    RestApiSection, SERVED_SECTIONS, SoloSection, StatelessSection, TagsSection,
+use ipfs_cluster::allocator::BalancedConfig;
+use ipfs_cluster::api::rest::RestApiSection;
+use ipfs_cluster::config::{
+    ClusterSection, ConfigSection, Environment, Identity, SERVED_SECTIONS, ServiceJson, SoloSection,
 };
-use ipfs_cluster::config::{ClusterConfig, ConfigSection, Environment, Identity, ServiceJson};
+use ipfs_cluster::informer::{FreeSpaceConfig, NumPinsConfig, PinQueueConfig, TagsConfig};
+use ipfs_cluster::ipfs_connector::KuboConfig;
+use ipfs_cluster::monitor::MonitorConfig;
+use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::{Error, ErrorKind, Result};
 
 use super::folder::{Folder, PROGRAM};
@@ -22,27 +27,27 @@ pub struct PeerConfig {
     /// Who the peer is.
     pub identity: Identity,
     /// The peer itself.
-    pub cluster: ClusterConfig,
+    pub cluster: ClusterSection,
     /// A cluster of one.
     pub solo: SoloSection,
     /// The REST API.
     pub restapi: Option<RestApiSection>,
-    /// The IPFS daemon.
-    pub ipfshttp: IpfsHttpSection,
-    /// The tracker.
-    pub tracker: StatelessSection,
+    /// The IPFS daemon; it is given as many pins at a time as the tracker's section says.
+    pub ipfshttp: KuboConfig,
+    /// The tracker, with the `ipfs_sync_interval` of the peer.
+    pub tracker: StatelessConfig,
     /// The monitor.
-    pub monitor: PubsubMonSection,
+    pub monitor: MonitorConfig,
     /// The allocator.
-    pub allocator: BalancedSection,
+    pub allocator: BalancedConfig,
     /// Free space or size of the repository.
-    pub disk: Option<DiskSection>,
+    pub disk: Option<FreeSpaceConfig>,
     /// Length of the pin queue.
-    pub pin_queue: Option<PinQueueSection>,
+    pub pin_queue: Option<PinQueueConfig>,
     /// Tags.
-    pub tags: Option<TagsSection>,
+    pub tags: Option<TagsConfig>,
     /// Number of pins.
-    pub num_pin: Option<NumPinSection>,
+    pub num_pin: Option<NumPinsConfig>,
 }
 
 /// What the configuration says that its writer may not have meant. For the log, each once.
@@ -94,19 +99,23 @@ impl PeerConfig {
         let file = ServiceJson::load(&folder.service_json()).doing(LOADING)?;
         let mut warnings = Vec::new();
         let mut reader = Reader { file: &file, environment, warnings: &mut warnings };
-        let cluster: ClusterConfig = reader.section().doing(LOADING)?;
+        let cluster: ClusterSection = reader.section().doing(LOADING)?;
         let solo = reader.section().doing(LOADING)?;
         let restapi = reader.optional().doing(LOADING)?;
-        let ipfshttp = reader.section().doing(LOADING)?;
-        let tracker = reader.section().doing(LOADING)?;
+        let mut ipfshttp: KuboConfig = reader.section().doing(LOADING)?;
+        let mut tracker: StatelessConfig = reader.section().doing(LOADING)?;
         let monitor = reader.section().doing(LOADING)?;
         // Without the section the reference allocates by free space alone, not by the section's default.
-        let by_free_space = BalancedSection { allocate_by: vec!["freespace".to_owned()] };
+        let by_free_space = BalancedConfig { allocate_by: vec!["freespace".to_owned()] };
         let allocator = reader.optional().doing(LOADING)?.unwrap_or(by_free_space);
         let disk = reader.optional().doing(LOADING)?;
         let pin_queue = reader.optional().doing(LOADING)?;
         let tags = reader.optional().doing(LOADING)?;
         let num_pin = reader.optional().doing(LOADING)?;
+        // What a component takes from the section of another.
+        tracker.ipfs_sync_interval = cluster.ipfs_sync_interval;
+        ipfshttp.concurrent_pins_max =
+            NonZeroUsize::new(tracker.concurrent_pins).unwrap_or(NonZeroUsize::MIN);
         let identity = load_identity(&folder, &file, environment, &mut warnings).doing(LOADING)?;
         check_consensus(&file).doing("creating state manager")?;
         warnings.extend(file.unserved(SERVED_SECTIONS).into_iter().map(Warning::UnservedSection));
@@ -206,10 +215,10 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::locate(Some(temporary.path())).unwrap();
         let mut file = json!({
-            "cluster": ClusterConfig { secret: "1".repeat(64).parse().unwrap(), ..Default::default() },
+            "cluster": ClusterSection { secret: "1".repeat(64).parse().unwrap(), ..Default::default() },
             "consensus": {"solo": {}},
             "api": {"restapi": {}},
-            "ipfs_connector": {"ipfshttp": IpfsHttpSection::default()},
+            "ipfs_connector": {"ipfshttp": KuboConfig::default()},
             "informer": {"disk": {}, "tags": {}},
         });
         change(&mut file);
@@ -230,6 +239,18 @@ mod tests {
         assert!(config.restapi.is_some() && config.disk.is_some() && config.tags.is_some());
         assert!(config.pin_queue.is_none() && config.num_pin.is_none());
         assert_eq!(config.allocator.allocate_by, ["freespace"]);
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn what_one_section_says_reaches_the_components_of_others() {
+        let (_temporary, folder) = folder_with(|file| {
+            file["cluster"]["ipfs_sync_interval"] = json!("7m");
+            file["pin_tracker"] = json!({"stateless": {"concurrent_pins": 3}});
+        });
+        let (config, warnings) = PeerConfig::load(folder, &none).unwrap();
+        assert_eq!(config.tracker.ipfs_sync_interval.as_secs(), 7 * 60);
+        assert_eq!(config.ipfshttp.concurrent_pins_max.get(), 3);
         assert_eq!(warnings, []);
     }
 

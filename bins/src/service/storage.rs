@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipfs_cluster::Result;
-use ipfs_cluster::config::sections::StorageEngine;
+use ipfs_cluster::config::StorageEngine;
 use ipfs_cluster::storage::{FjallConfig, FjallStorage, RedbConfig, RedbStorage, Storage};
 
 use super::config::PeerConfig;

@@ -160,3 +160,16 @@ fn a_submitted_pin_differs_from_a_stored_one_in_what_is_empty() {
     assert!(stored.contains(r#""metadata":null,"pin_update":null,"origins":[]"#), "{stored}");
     assert!(submitted.contains(r#""metadata":{},"pin_update":null,"origins":null"#), "{submitted}");
 }
+
+#[test]
+fn what_the_reference_wrote_is_written_the_same_to_the_byte() {
+    let submitted = r#"{"replication_factor_min":-1,"replication_factor_max":-1,"name":"","mode":"recursive","shard_size":0,"user_allocations":null,"expire_at":"0001-01-01T00:00:00Z","metadata":{},"pin_update":null,"origins":["/ip4/127.0.0.1/tcp/22013/p2p/12D3KooWFCexTNU4tpCXwRE7ounDXzhomCVk8UxZGi7L2fSgrcgE"],"cid":"QmaQfHEbjsLeCCSu6FFGXixBBatHuPBipt5EURwSHz9X8z","type":"pin","allocations":[],"max_depth":-1,"reference":null,"timestamp":"2026-11-20T23:16:36.714498433Z"}"#;
+    let stored = r#"{"replication_factor_min":-1,"replication_factor_max":-1,"name":"first","mode":"recursive","shard_size":0,"user_allocations":null,"expire_at":"2026-11-21T23:16:36Z","metadata":{"kind":"text","owner":"me"},"pin_update":null,"origins":[],"cid":"QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o","type":"pin","allocations":[],"max_depth":-1,"reference":null,"timestamp":"2026-11-20T23:16:36Z"}"#;
+    let status = r#"{"cid":"QmejyuFQTELqErBgDU7kLi7JVoWM5VifDRs1RPw3ajDSQz","name":"two words","allocations":["12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK"],"origins":[],"created":"2026-11-20T23:16:36Z","metadata":null,"peer_map":{"12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK":{"peername":"peerA","ipfs_peer_id":"12D3KooWFCexTNU4tpCXwRE7ounDXzhomCVk8UxZGi7L2fSgrcgE","status":"pinned","timestamp":"2026-11-20T23:16:36Z","error":"","attempt_count":0,"priority_pin":false}}}"#;
+    let read: Pin = serde_json::from_str(submitted).unwrap();
+    assert_eq!(written(|out| pin(out, &read, Shape::Submitted)), submitted);
+    let read: Pin = serde_json::from_str(stored).unwrap();
+    assert_eq!(written(|out| pin(out, &read, Shape::Stored)), stored);
+    let read: GlobalPinInfo = serde_json::from_str(status).unwrap();
+    assert_eq!(written(|out| global_pin_info(out, &read)), status);
+}

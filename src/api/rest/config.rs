@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::activity::TimeLimits;
 use super::connection::Limits;
 use super::handlers::BodyLimits;
-use crate::config::sections::RestApiSection;
+use super::section::RestApiSection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Multiaddr;
 
-/// Least that `max_header_bytes` may be.
-const HEADER_BYTES_MIN: usize = 4096;
+/// Least that `max_header_bytes` may be, and its default.
+pub(super) const HEADER_BYTES_MIN: usize = 4096;
 /// The reference reads so many bytes more than it is told.
 const HEADER_BYTES_SLOP: usize = 4096;
 /// Most that `max_header_bytes` may be.
@@ -155,7 +155,7 @@ impl TryFrom<&RestApiSection> for RestConfig {
             read_header_timeout: given(section.read_header_timeout, section.read_timeout),
             idle_timeout: section.idle_timeout,
             stall_timeout: given(section.write_timeout, own.stall_timeout),
-            max_header_bytes: usize::try_from(section.max_header_bytes).unwrap_or(0),
+            max_header_bytes: section.max_header_bytes,
             body_timeout: given(section.read_timeout, own.body_timeout),
             ..own
         };

@@ -120,6 +120,8 @@ async fn read_requests(
         .max_header_size(limits.head_bytes + 1)
         .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES) + 1)
         .title_case_headers(true)
+        // Answers are small: copied behind their head they go out in one piece.
+        .writev(false)
         .serve_connection(TokioIo::new(socket), service);
     let mut stopping = pin!(stop.cancelled());
     let mut stopped = false;

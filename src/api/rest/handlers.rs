@@ -19,10 +19,10 @@ use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
 use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
-use crate::cluster::{Cluster, IpfsPath};
+use crate::cluster::Cluster;
 use crate::state::StateQuery;
 use crate::types::{
-    GlobalPinInfo, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
+    GlobalPinInfo, IpfsPath, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
 };
 
 /// What is read of request bodies.

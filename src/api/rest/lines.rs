@@ -189,16 +189,12 @@ impl hyper::body::Body for LinesBody {
             let Some(lines) = &mut self.lines else { return Poll::Ready(None) };
             match std::task::ready!(Pin::new(lines).poll_next(cx)) {
                 Some(Ok(page)) => return Poll::Ready(Some(Ok(Frame::data(page.into())))),
-                Some(Err(error)) if self.trailers_wanted => {
-                    if self.failures.push(&error) {
-                        continue;
-                    }
-                }
-                Some(Err(error)) => {
+                Some(Err(error)) if !self.trailers_wanted => {
                     self.lines = None;
                     return Poll::Ready(Some(Err(error)));
                 }
-                None => {}
+                Some(Err(error)) if self.failures.push(&error) => continue,
+                Some(Err(_)) | None => {}
             }
             self.lines = None;
             let mut trailers = hyper::HeaderMap::new();

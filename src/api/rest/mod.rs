@@ -42,6 +42,7 @@ mod listen;
 mod listing;
 mod query;
 mod routes;
+mod section;
 mod server;
 
 use std::sync::Arc;
@@ -55,6 +56,7 @@ use self::answer::{Answer, Listing};
 pub use self::config::RestConfig;
 use self::handlers::Api;
 use self::lines::LinesBody;
+pub use self::section::RestApiSection;
 pub use self::server::RestApi;
 use crate::cluster::Cluster;
 

@@ -64,6 +64,23 @@ async fn a_peer_that_connects_later_is_asked_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_announced_is_sent_at_once_to_who_asked_for_it() {
+    let network = MemoryNetwork::new(0);
+    network.set_delay(Duration::from_millis(10));
+    let (one, other) = (member(&network, 1), member(&network, 2));
+    connect(&one, &other).await;
+    let (block, start) = (Block::raw("x"), Instant::now());
+    let announcing = async {
+        sleep(Duration::from_secs(3)).await;
+        other.blocks.put(&block);
+        other.exchange.announce(&[block.cid]).await.unwrap();
+    };
+    let (got, ()) = tokio::join!(one.exchange.get(&block.cid, Some(other.peer)), announcing);
+    assert_eq!(got.unwrap(), block);
+    assert_eq!(start.elapsed(), Duration::from_millis(3_010), "one way, nothing asked again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_want_survives_a_partition() {
     let network = MemoryNetwork::new(0);
     let (one, other) = (member(&network, 1), member(&network, 2));

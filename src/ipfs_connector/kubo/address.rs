@@ -192,7 +192,12 @@ impl Serialize for KuboAddress {
 impl<'de> Deserialize<'de> for KuboAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        let address = match &*text {
+            address if address.starts_with('/') || address.contains("://") => address.parse(),
+            // In files the reference expects a multiaddress, and so does its text.
+            other => parse_multiaddr(other).and_then(Self::try_from),
+        };
+        address.map_err(D::Error::custom)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::KuboAddress;
-use crate::config::{ConfigSection, duration};
+use crate::config::{ConfigSection, check, duration, number};
 use crate::error::{Error, Result};
 
 /// Where the daemon is and how long it may take.
@@ -31,6 +31,7 @@ pub struct KuboConfig {
     #[serde(with = "duration")]
     pub repogc_timeout: Duration,
     /// After so many pins and adds the peer sends its metrics at once; zero is never.
+    #[serde(deserialize_with = "number::natural")]
     pub informer_trigger_interval: u64,
     /// Whether unpinning is refused.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -74,6 +75,7 @@ impl Default for KuboConfig {
 impl ConfigSection for KuboConfig {
     const PATH: &'static str = "ipfs_connector.ipfshttp";
     const ENV_PREFIX: &'static str = "CLUSTER_IPFSHTTP_";
+    const REQUIRED_KEYS: &'static [&'static str] = &["node_multiaddress"];
 
     fn validate(&self) -> Result<()> {
         for (key, value) in [
@@ -88,13 +90,19 @@ impl ConfigSection for KuboConfig {
                 )));
             }
         }
-        Ok(())
+        check(
+            number::is_natural(self.informer_trigger_interval),
+            "ipfshttp.informer_trigger_interval is invalid",
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::config::testing::{assert_default_reads_back, changed, refusal, section};
 
     #[test]
     fn the_defaults_are_written_as_the_reference_writes_them() {
@@ -105,20 +113,30 @@ mod tests {
              \"ipfs_request_timeout\":\"5m0s\",\"pin_timeout\":\"2m0s\",\"unpin_timeout\":\"3h0m0s\",\
              \"repogc_timeout\":\"24h0m0s\",\"informer_trigger_interval\":0}"
         );
-        assert_eq!(serde_json::from_str::<KuboConfig>(&text).unwrap(), KuboConfig::default());
-        assert_eq!(serde_json::from_str::<KuboConfig>("{}").unwrap(), KuboConfig::default());
+        assert_default_reads_back::<KuboConfig>();
+        let file = json!({"node_multiaddress": "/ip4/127.0.0.1/tcp/5001"});
+        assert_eq!(section::<KuboConfig>(file), KuboConfig::default());
     }
 
     #[test]
     fn values_that_cannot_work_are_refused_by_their_key() {
-        let refused = |text: &str| {
-            serde_json::from_str::<KuboConfig>(text)
-                .map_err(|error| error.to_string())
-                .and_then(|config| config.validate().map_err(|error| error.to_string()))
-                .unwrap_err()
-        };
-        assert!(refused(r#"{"pin_timeout":"0s"}"#).starts_with("ipfshttp.pin_timeout invalid"));
-        assert!(refused(r#"{"node_multiaddress":"/ip4/1.2.3.4"}"#).contains("a tcp port must follow"));
-        assert!(refused(r#"{"ipfs_request_timeout":"soon"}"#).contains("invalid duration"));
+        let refused = |key: &str, value: Value| refusal::<KuboConfig>(changed::<KuboConfig>(key, value));
+        assert!(refused("/pin_timeout", json!("0s")).starts_with("ipfshttp.pin_timeout invalid"));
+        assert!(refused("/node_multiaddress", json!("/ip4/1.2.3.4")).contains("a tcp port must follow"));
+        assert!(refused("/ipfs_request_timeout", json!("soon")).contains("invalid duration"));
+        assert_eq!(
+            refused("/informer_trigger_interval", json!(-1)),
+            "ipfshttp.informer_trigger_interval is invalid"
+        );
+        for file in [json!({}), json!({"node_multiaddress": ""}), json!({"node_multiaddress": null})] {
+            assert_eq!(refusal::<KuboConfig>(file), "ipfshttp.node_multiaddress not set");
+        }
+        for (wrong, part) in [("x", "\"x\": must begin with /"), ("127.0.0.1:5001", "must begin with /")] {
+            let text = refused("/node_multiaddress", json!(wrong));
+            assert!(
+                text.contains("ipfs_connector.ipfshttp.node_multiaddress: ") && text.contains(part),
+                "{text}"
+            );
+        }
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) down: Option<Arc<str>>,
     /// Why it has not been listed yet.
     pub(super) unlisted: Arc<str>,
+    /// Whether the daemon came back and has not been listed since: it may be another one.
+    pub(super) is_outdated: bool,
     pub(super) is_listing: bool,
     /// Whether somebody wants a listing that starts after they asked.
     pub(super) is_listing_wanted: bool,
@@ -147,13 +149,14 @@ impl Inner {
     pub(super) fn new(config: StatelessConfig, cx: TrackerContext) -> Self {
         let rule = PriorityRule {
             age_max: config.priority_pin_max_age,
-            attempts_max: config.priority_pin_max_retries,
+            attempts_max: u32::try_from(config.priority_pin_max_retries).unwrap_or(u32::MAX),
         };
         let shared = Shared {
             table: Table::new(config.max_pin_queue_size, rule),
             held: Held::new(),
             down: None,
             unlisted: cannot_list("the first listing has not ended yet"),
+            is_outdated: false,
             is_listing: false,
             is_listing_wanted: false,
             waiters: Vec::new(),

@@ -67,12 +67,13 @@ impl Inner {
         self.until_shut_down(answer).await
     }
 
-    /// Returns when it is known what the daemon holds, or when an attempt to learn it failed.
+    /// Returns when it is known what the daemon holds, or when an attempt to learn it failed. What was known of a
+    /// daemon that went away counts for nothing, even if the news of its return is still on the way.
     pub(super) async fn wait_listed(&self) -> Result<()> {
         let mut ended = self.listings_ended.subscribe();
         {
             let mut shared = self.lock();
-            if shared.held.is_complete() {
+            if shared.unknown().is_none() && !shared.is_outdated {
                 return Ok(());
             }
             if !shared.is_listing {
@@ -150,6 +151,9 @@ pub(super) async fn keep_listed(inner: Arc<Inner>, mut availability: BoxStream<'
         ended = Instant::now();
         took = ended - started;
         let result = result.map(Arc::new);
+        if result.is_ok() && !again {
+            inner.lock().is_outdated = false;
+        }
         conclude(&inner, &result, took);
         due = match &result {
             Ok(_) => {
@@ -186,7 +190,9 @@ fn came_back(inner: &Inner, change: Availability) -> bool {
         // Every item the daemon has a say in has another status now.
         inner.announce_resync();
     }
-    was_down && !is_down
+    let came_back = was_down && !is_down;
+    shared.is_outdated |= came_back;
+    came_back
 }
 
 /// Writes down how a listing ended and tells of what it changed.

@@ -27,6 +27,11 @@ impl MessageValidator for Anything {
     }
 }
 
+/// What never comes fails a test instead of stopping it.
+async fn soon<T>(waiting: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(600), waiting).await.expect("this to happen")
+}
+
 fn topic() -> Topic {
     Topic::new("t")
 }
@@ -63,7 +68,7 @@ async fn delays_are_round_trips_for_connecting_opening_and_asking() {
         let mut stream = transports[0].open(&transports[other].local_peer(), &hold()).await.unwrap();
         assert_eq!(start.elapsed(), 2 * round_trip, "connecting, then opening");
         stream.write_u8(7).await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), 7);
+        assert_eq!(soon(stream.read_u8()).await.unwrap(), 7);
         assert_eq!(start.elapsed(), 3 * round_trip);
     }
 }
@@ -78,10 +83,36 @@ async fn a_shorter_way_is_not_held_up_by_a_longer_one() {
     let start = Instant::now();
     transports[0].publish(&topic(), Bytes::from_static(b"slow")).await.unwrap();
     transports[2].publish(&topic(), Bytes::from_static(b"fast")).await.unwrap();
-    assert_eq!(messages.next().await.unwrap().data, b"fast".as_slice());
+    assert_eq!(soon(messages.next()).await.unwrap().data, b"fast".as_slice());
     assert_eq!(start.elapsed(), Duration::from_secs(1));
-    assert_eq!(messages.next().await.unwrap().data, b"slow".as_slice());
+    assert_eq!(soon(messages.next()).await.unwrap().data, b"slow".as_slice());
     assert_eq!(start.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_rejects_a_message_decides_for_all_subscriptions_of_a_peer() {
+    #[derive(Debug)]
+    struct Always(Verdict);
+
+    impl MessageValidator for Always {
+        fn validate(&self, _: &PeerId, _: &[u8]) -> Verdict {
+            self.0
+        }
+    }
+
+    for (other_verdict, given, passed_on) in
+        [(Verdict::Accept, true, true), (Verdict::Ignore, true, false), (Verdict::Reject, false, false)]
+    {
+        let network = MemoryNetwork::new(0);
+        let transports = chain(&network, 3).await;
+        let mut accepting = transports[1].subscribe(&topic(), Arc::new(Always(Verdict::Accept)));
+        let _other = transports[1].subscribe(&topic(), Arc::new(Always(other_verdict)));
+        let mut last = transports[2].subscribe(&topic(), Arc::new(Anything));
+        transports[0].publish(&topic(), Bytes::from_static(b"x")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let came = (accepting.next().now_or_never().is_some(), last.next().now_or_never().is_some());
+        assert_eq!(came, (given, passed_on), "{other_verdict:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,8 +175,8 @@ async fn a_partition_breaks_what_is_there_and_what_is_under_way_until_it_heals()
     assert!((&mut dialling).now_or_never().is_none());
 
     network.partition(peer(1), peer(2));
-    assert!(stream.read_u8().await.is_err());
-    assert_eq!(events.next().await, Some(TransportEvent::Disconnected(peer(1))));
+    assert!(soon(stream.read_u8()).await.is_err());
+    assert_eq!(soon(events.next()).await, Some(TransportEvent::Disconnected(peer(1))));
     assert_eq!(dialling.await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(one.open(&peer(2), &hold()).await.err().unwrap().kind(), ErrorKind::Unavailable);
     assert!(timeout(Duration::from_secs(60), messages.next()).await.is_err());
@@ -153,10 +184,10 @@ async fn a_partition_breaks_what_is_there_and_what_is_under_way_until_it_heals()
     network.heal(peer(2), peer(1));
     let mut stream = one.open(&peer(2), &hold()).await.unwrap();
     stream.write_u8(7).await.unwrap();
-    assert_eq!(stream.read_u8().await.unwrap(), 7);
-    assert_eq!(events.next().await, Some(TransportEvent::Connected(peer(1))));
+    assert_eq!(soon(stream.read_u8()).await.unwrap(), 7);
+    assert_eq!(soon(events.next()).await, Some(TransportEvent::Connected(peer(1))));
     one.publish(&topic(), Bytes::from_static(b"after")).await.unwrap();
-    assert_eq!(messages.next().await.unwrap().data, b"after".as_slice());
+    assert_eq!(soon(messages.next()).await.unwrap().data, b"after".as_slice());
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,9 +215,9 @@ async fn a_peer_that_crashed_is_gone_at_once_and_comes_back_under_its_address() 
 
     network.crash(peer(2));
     network.crash(peer(2));
-    assert!(stream.read_u8().await.is_err());
-    assert_eq!(events.next().await, Some(TransportEvent::Disconnected(peer(2))));
-    assert_eq!(own_events.next().await, None, "a dead peer sees nothing");
+    assert!(soon(stream.read_u8()).await.is_err());
+    assert_eq!(soon(events.next()).await, Some(TransportEvent::Disconnected(peer(2))));
+    assert_eq!(soon(own_events.next()).await, None, "a dead peer sees nothing");
     assert_eq!(crashed.open(&peer(1), &hold()).await.err().unwrap().kind(), ErrorKind::ShutDown);
 
     let back = network.join(peer(2)).unwrap();
@@ -208,7 +239,7 @@ async fn a_dropped_transport_leaves_and_lets_go_of_its_handlers() {
     transports[1].accept(hold(), handler.clone()).unwrap();
     let mut stream = transports[0].open(&peer(2), &hold()).await.unwrap();
     transports.pop();
-    assert!(stream.read_u8().await.is_err());
+    assert!(soon(stream.read_u8()).await.is_err());
     assert!(transports[0].peers().is_empty());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(Arc::strong_count(&handler), 1);
@@ -271,6 +302,6 @@ async fn a_handler_may_shut_its_own_transport_down() {
     let handler = StopsItself(std::sync::Mutex::new(Some(other.clone())));
     other.accept(hold(), Arc::new(handler)).unwrap();
     let mut stream = one.open(&peer(2), &hold()).await.unwrap();
-    assert!(stream.read_u8().await.is_err());
+    assert!(soon(stream.read_u8()).await.is_err());
     other.shutdown().await.unwrap();
 }

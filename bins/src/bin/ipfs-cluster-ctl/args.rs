@@ -18,7 +18,7 @@ const EXIT_UNKNOWN_COMMAND: u8 = 3;
 /// Manage an IPFS Cluster through the REST API of its peers.
 ///
 /// Requests go to the first --host, and to the next ones only when no answer comes. "ipfs-cluster-ctl help
-/// <command>" explains a command.
+/// COMMAND" explains a command.
 #[derive(Debug, Parser)]
 #[command(name = "ipfs-cluster-ctl", disable_version_flag = true, arg_required_else_help = true)]
 pub(crate) struct Cli {

@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_refusals_from_silence_and_from_mistakes() {
-        let refusal: Failure = Error::from(ApiError { code: 404, message: "not found".into() }).into();
+        let refusal: Failure = ApiError { code: 404, message: "not found".into() }.into_error().into();
         let silence: Failure = Error::new(ErrorKind::Unavailable, "connection refused").into();
         let mistake: Failure = Error::invalid_input("bad cid").into();
         let broken: Failure = Error::new(ErrorKind::Corrupt, "bad line").into();

@@ -6,14 +6,16 @@ use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
-use ipfs_cluster::config::sections::{
-    BalancedSection, DiskSection, IpfsHttpSection, PinQueueSection, PubsubMonSection, RestApiSection,
-    SoloSection, StatelessSection, StorageEngine, TagsSection,
-};
+use ipfs_cluster::allocator::BalancedConfig;
+use ipfs_cluster::api::rest::RestApiSection;
 use ipfs_cluster::config::{
-    Addresses, ClusterConfig, ConfigSection, Environment, Identity, Secret, ServiceJson, create_folder,
-    overlay, peerstore, process_environment,
+    Addresses, ClusterSection, ConfigSection, Environment, Identity, Secret, ServiceJson, SoloSection,
+    StorageEngine, create_folder, overlay, peerstore, process_environment,
 };
+use ipfs_cluster::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
+use ipfs_cluster::ipfs_connector::KuboConfig;
+use ipfs_cluster::monitor::MonitorConfig;
+use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
 use ipfs_cluster::{Error, Result as ClusterResult};
 use ipfs_cluster_bins::service::folder::Folder;
@@ -90,31 +92,31 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
 /// What is written, before and after the environment.
 #[derive(Debug)]
 struct Sections {
-    cluster: ClusterConfig,
+    cluster: ClusterSection,
     solo: SoloSection,
     restapi: RestApiSection,
-    ipfshttp: IpfsHttpSection,
-    tracker: StatelessSection,
-    monitor: PubsubMonSection,
-    allocator: BalancedSection,
-    disk: DiskSection,
-    pin_queue: PinQueueSection,
-    tags: TagsSection,
+    ipfshttp: KuboConfig,
+    tracker: StatelessConfig,
+    monitor: MonitorConfig,
+    allocator: BalancedConfig,
+    disk: FreeSpaceConfig,
+    pin_queue: PinQueueConfig,
+    tags: TagsConfig,
 }
 
 impl Sections {
     fn new(storage: StorageEngine) -> Self {
         Self {
-            cluster: ClusterConfig { secret: Secret::generate(), ..Default::default() },
+            cluster: ClusterSection { secret: Secret::generate(), ..Default::default() },
             solo: SoloSection { storage, ..Default::default() },
             restapi: RestApiSection::default(),
-            ipfshttp: IpfsHttpSection::default(),
-            tracker: StatelessSection::default(),
-            monitor: PubsubMonSection::default(),
-            allocator: BalancedSection::default(),
-            disk: DiskSection::default(),
-            pin_queue: PinQueueSection::default(),
-            tags: TagsSection::default(),
+            ipfshttp: KuboConfig::default(),
+            tracker: StatelessConfig::default(),
+            monitor: MonitorConfig::default(),
+            allocator: BalancedConfig::default(),
+            disk: FreeSpaceConfig::default(),
+            pin_queue: PinQueueConfig::default(),
+            tags: TagsConfig::default(),
         }
     }
 

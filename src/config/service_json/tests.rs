@@ -2,15 +2,19 @@ use serde_json::json;
 
 use super::*;
 use crate::ErrorKind;
-use crate::config::ClusterConfig;
-use crate::config::sections::*;
+use crate::allocator::BalancedConfig;
+#[cfg(feature = "api-rest")]
+use crate::api::rest::RestApiSection;
+use crate::config::testing::none;
+use crate::config::{ClusterSection, SERVED_SECTIONS};
+use crate::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
+#[cfg(feature = "connector-kubo")]
+use crate::ipfs_connector::KuboConfig;
+use crate::monitor::MonitorConfig;
+use crate::tracker::StatelessConfig;
 
 /// Written by `ipfs-cluster-service init` of Go ipfs-cluster 1.1.6.
-const GO_FILE: &str = include_str!("testdata/go-1.1.6-service.json");
-
-fn none(_: &str) -> Option<String> {
-    None
-}
+const GO_FILE: &str = include_str!("../testdata/go-1.1.6-service.json");
 
 #[test]
 fn a_go_file_loads_and_is_saved_byte_for_byte() {
@@ -38,38 +42,42 @@ fn every_section_of_a_go_file_equals_our_default_and_has_no_unknown_key() {
         loaded.section
     }
     let file = ServiceJson::parse(GO_FILE).unwrap();
-    let cluster = check::<ClusterConfig>(&file);
+    let cluster = check::<ClusterSection>(&file);
     assert_eq!(
         cluster,
-        ClusterConfig {
+        ClusterSection {
             peername: "peer-a".to_owned(),
             secret: "1".repeat(64).parse().unwrap(),
             ..Default::default()
         }
     );
+    #[cfg(feature = "api-rest")]
     assert_eq!(check::<RestApiSection>(&file), RestApiSection::default());
-    assert_eq!(check::<IpfsHttpSection>(&file), IpfsHttpSection::default());
-    assert_eq!(check::<StatelessSection>(&file), StatelessSection::default());
-    assert_eq!(check::<PubsubMonSection>(&file), PubsubMonSection::default());
-    assert_eq!(check::<BalancedSection>(&file), BalancedSection::default());
-    assert_eq!(check::<DiskSection>(&file), DiskSection::default());
-    assert_eq!(check::<PinQueueSection>(&file), PinQueueSection::default());
-    assert_eq!(check::<TagsSection>(&file), TagsSection::default());
+    #[cfg(feature = "connector-kubo")]
+    assert_eq!(check::<KuboConfig>(&file), KuboConfig::default());
+    assert_eq!(check::<StatelessConfig>(&file), StatelessConfig::default());
+    assert_eq!(check::<MonitorConfig>(&file), MonitorConfig::default());
+    assert_eq!(check::<BalancedConfig>(&file), BalancedConfig::default());
+    assert_eq!(check::<FreeSpaceConfig>(&file), FreeSpaceConfig::default());
+    assert_eq!(check::<PinQueueConfig>(&file), PinQueueConfig::default());
+    assert_eq!(check::<TagsConfig>(&file), TagsConfig::default());
 }
 
 #[test]
 fn our_sections_are_written_as_go_writes_them() {
     let mut file = ServiceJson::parse(GO_FILE).unwrap();
-    let cluster: ClusterConfig = file.read(&none).unwrap().section;
+    let cluster: ClusterSection = file.read(&none).unwrap().section;
     file.write(&cluster).unwrap();
+    #[cfg(feature = "api-rest")]
     file.write(&RestApiSection::default()).unwrap();
-    file.write(&IpfsHttpSection::default()).unwrap();
-    file.write(&StatelessSection::default()).unwrap();
-    file.write(&PubsubMonSection::default()).unwrap();
-    file.write(&BalancedSection::default()).unwrap();
-    file.write(&DiskSection::default()).unwrap();
-    file.write(&PinQueueSection::default()).unwrap();
-    file.write(&TagsSection::default()).unwrap();
+    #[cfg(feature = "connector-kubo")]
+    file.write(&KuboConfig::default()).unwrap();
+    file.write(&StatelessConfig::default()).unwrap();
+    file.write(&MonitorConfig::default()).unwrap();
+    file.write(&BalancedConfig::default()).unwrap();
+    file.write(&FreeSpaceConfig::default()).unwrap();
+    file.write(&PinQueueConfig::default()).unwrap();
+    file.write(&TagsConfig::default()).unwrap();
     let ours = file.to_text().unwrap().replace("    \"ipfs_sync_interval\": \"10m0s\",\n", "");
     assert_eq!(ours, GO_FILE);
 }
@@ -88,8 +96,8 @@ fn a_change_leaves_everything_else_in_its_place() {
     );
     assert_eq!(file.unserved(SERVED_SECTIONS), ["x", "own"]);
     assert!(file.set("own.x", &1).unwrap_err().to_string().contains("\"own\" is not an object"));
-    assert!(file.read_if_present::<TagsSection>(&none).unwrap().is_none());
-    assert!(file.read_if_present::<RestApiSection>(&none).unwrap().is_some());
+    assert!(file.read_if_present::<TagsConfig>(&none).unwrap().is_none());
+    assert!(file.read_if_present::<FreeSpaceConfig>(&none).unwrap().is_some());
 }
 
 #[test]

@@ -1,62 +1,20 @@
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::*;
-use crate::config::sections::*;
-use crate::config::{ClusterConfig, Secret};
-
-fn none(_: &str) -> Option<String> {
-    None
-}
-
-/// Loads a section from a JSON value and variables.
-fn with<T: ConfigSection>(file: Value, variables: &[(&str, &str)]) -> Result<Loaded<T>> {
-    let lookup = |name: &str| {
-        variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
-    };
-    load(Some(&file).filter(|file| !file.is_null()), &lookup)
-}
-
-/// The default of a section with one change.
-fn changed<T: ConfigSection>(pointer: &str, value: Value) -> Value {
-    let mut section = serde_json::to_value(T::default()).unwrap();
-    *section.pointer_mut(pointer).unwrap() = value;
-    section
-}
-
-fn text_of<T: ConfigSection + std::fmt::Debug>(result: Result<Loaded<T>>) -> String {
-    result.unwrap_err().to_string()
-}
-
-fn reads_back<T: ConfigSection + PartialEq + std::fmt::Debug>() {
-    let written = serde_json::to_value(T::default()).unwrap();
-    let loaded: Loaded<T> = load(Some(&written), &none).unwrap();
-    assert_eq!(loaded.section, T::default(), "{}", T::PATH);
-    assert!(loaded.unknown_keys.is_empty());
-    let missing: Loaded<T> = load(None, &none).unwrap();
-    assert_eq!(missing.section, T::default(), "{}", T::PATH);
-}
+use crate::config::testing::{assert_default_reads_back, changed, refusal, text_of, with};
+use crate::config::{ClusterSection, Secret, SoloSection, StorageEngine};
 
 #[test]
 fn every_default_is_valid_and_reads_back_as_it_was_written() {
-    reads_back::<ClusterConfig>();
-    reads_back::<SoloSection>();
-    reads_back::<RestApiSection>();
-    reads_back::<IpfsHttpSection>();
-    reads_back::<StatelessSection>();
-    reads_back::<PubsubMonSection>();
-    reads_back::<BalancedSection>();
-    reads_back::<DiskSection>();
-    reads_back::<PinQueueSection>();
-    reads_back::<TagsSection>();
-    reads_back::<NumPinSection>();
+    assert_default_reads_back::<ClusterSection>();
+    assert_default_reads_back::<SoloSection>();
 }
 
 #[test]
-fn variables_of_nested_keys_lists_maps_and_omitted_keys_are_laid_over() {
-    let cluster = with::<ClusterConfig>(
+fn variables_of_nested_keys_lists_and_omitted_keys_are_laid_over() {
+    let cluster = with::<ClusterSection>(
         Value::Null,
         &[
             ("CLUSTER_PEERNAME", "envname"),
@@ -88,24 +46,6 @@ fn variables_of_nested_keys_lists_maps_and_omitted_keys_are_laid_over() {
     assert_eq!(cluster.peer_addresses.len(), 1);
     assert!(cluster.ipfs_sync_interval.is_zero());
 
-    let rest = with::<RestApiSection>(
-        json!({"http_listen_multiaddress": "/ip4/127.0.0.1/tcp/9094", "headers": {"A": ["b"]}}),
-        &[("CLUSTER_RESTAPI_BASICAUTHCREDENTIALS", "a:b,c:d"), ("CLUSTER_RESTAPI_CORSALLOWEDORIGINS", "x,y")],
-    )
-    .unwrap()
-    .section;
-    let users = BTreeMap::from([("a".to_owned(), "b".to_owned()), ("c".to_owned(), "d".to_owned())]);
-    assert_eq!(rest.basic_auth_credentials.as_ref().unwrap().0, users);
-    assert!(!format!("{rest:?}").contains("\"d\""), "passwords do not show");
-    assert_eq!(rest.cors_allowed_origins, ["x", "y"]);
-    assert_eq!(rest.headers["A"], ["b"]);
-
-    let tags = with::<TagsSection>(Value::Null, &[("CLUSTER_TAGS_TAGS", "group:g1,region:eu")]).unwrap();
-    assert_eq!(tags.section.tags["region"], "eu");
-    let balanced = with::<BalancedSection>(Value::Null, &[("CLUSTER_BALANCED_ALLOCATEBY", "freespace")]);
-    assert_eq!(balanced.unwrap().section.allocate_by, ["freespace"]);
-    let tracker = with::<StatelessSection>(json!({}), &[("CLUSTER_STATELESS_MAXPINQUEUESIZE", "7")]);
-    assert_eq!(tracker.unwrap().section.max_pin_queue_size, 7, "a key that the default does not write");
     let solo = with::<SoloSection>(Value::Null, &[("CLUSTER_SOLO_STORAGE", "redb")]).unwrap().section;
     assert_eq!((solo.storage, solo.folder()), (StorageEngine::Redb, "redb"));
 }
@@ -114,30 +54,30 @@ fn variables_of_nested_keys_lists_maps_and_omitted_keys_are_laid_over() {
 fn a_nested_variable_works_where_the_file_lacks_the_object() {
     let file = json!({"listen_multiaddress": "/ip4/127.0.0.1/tcp/1"});
     let cluster =
-        with::<ClusterConfig>(file, &[("CLUSTER_CONNECTIONMANAGER_LOWWATER", "5")]).unwrap().section;
+        with::<ClusterSection>(file, &[("CLUSTER_CONNECTIONMANAGER_LOWWATER", "5")]).unwrap().section;
     assert_eq!((cluster.connection_manager.low_water, cluster.connection_manager.high_water), (5, 400));
 }
 
 #[test]
 fn an_empty_variable_empties_lists_and_the_secret_and_leaves_text_alone() {
-    let mut file = changed::<ClusterConfig>("/secret", json!("1".repeat(64)));
+    let mut file = changed::<ClusterSection>("/secret", json!("1".repeat(64)));
     file["peer_addresses"] = json!(["/ip4/10.0.0.1/tcp/9096"]);
     file["peername"] = json!("mine");
     file["dial_peer_timeout"] = json!("9s");
     let empty = ["SECRET", "PEERADDRESSES", "PEERNAME", "DIALPEERTIMEOUT", "PEERSTOREFILE"];
     let names: Vec<String> = empty.iter().map(|name| format!("CLUSTER_{name}")).collect();
     let variables: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-    let cluster = with::<ClusterConfig>(file, &variables).unwrap().section;
+    let cluster = with::<ClusterSection>(file, &variables).unwrap().section;
     assert!(!cluster.secret.is_set() && cluster.peer_addresses.is_empty());
     assert_eq!((cluster.peername.as_str(), cluster.dial_peer_timeout), ("mine", Duration::from_secs(9)));
 
-    let number = with::<ClusterConfig>(Value::Null, &[("CLUSTER_CONNECTIONMANAGER_HIGHWATER", "")]);
+    let number = with::<ClusterSection>(Value::Null, &[("CLUSTER_CONNECTIONMANAGER_HIGHWATER", "")]);
     assert!(text_of(number).contains("\"\" is not a whole number"));
 }
 
 #[test]
 fn missing_null_and_empty_values_take_what_the_reference_takes() {
-    let cluster = with::<ClusterConfig>(
+    let cluster = with::<ClusterSection>(
         json!({
             "listen_multiaddress": "/ip4/127.0.0.1/tcp/1",
             "dial_peer_timeout": "",
@@ -149,35 +89,19 @@ fn missing_null_and_empty_values_take_what_the_reference_takes() {
     )
     .unwrap()
     .section;
-    let default = ClusterConfig::default();
+    let default = ClusterSection::default();
     assert!(!cluster.enable_relay_hop && !cluster.disable_repinning, "a missing boolean is false");
     assert_eq!(cluster.dial_peer_timeout, default.dial_peer_timeout);
     assert_eq!(cluster.state_sync_interval, default.state_sync_interval);
     assert_eq!(cluster.connection_manager, default.connection_manager);
     assert_eq!(cluster.replication_factor_min, -1);
     assert_eq!(cluster.peername, default.peername);
-
-    let rest = with::<RestApiSection>(json!({"max_header_bytes": 0, "http_listen_multiaddress": []}), &[]);
-    let rest = rest.unwrap().section;
-    assert_eq!(rest.max_header_bytes, 4096);
-    assert_eq!(rest.http_listen_multiaddress, RestApiSection::default().http_listen_multiaddress);
-    assert!(rest.cors_allowed_origins.is_empty() && !rest.cors_allow_credentials);
-    assert_eq!(rest.idle_timeout, Duration::from_secs(120));
-
-    let zeros = json!({"max_pin_queue_size": 0, "concurrent_pins": 0, "priority_pin_max_retries": 0});
-    assert_eq!(with::<StatelessSection>(zeros, &[]).unwrap().section, StatelessSection::default());
-    assert!(with::<TagsSection>(json!({}), &[]).unwrap().section.tags.is_empty());
-    assert_eq!(with::<PinQueueSection>(json!({}), &[]).unwrap().section.weight_bucket_size, 0);
-    assert_eq!(
-        with::<BalancedSection>(json!({"allocate_by": []}), &[]).unwrap().section.allocate_by.len(),
-        2
-    );
 }
 
 #[test]
 fn a_wrong_value_names_its_key_and_its_variable() {
-    let file = |pointer, value| text_of(with::<ClusterConfig>(changed::<ClusterConfig>(pointer, value), &[]));
-    let variable = |name, value| text_of(with::<ClusterConfig>(Value::Null, &[(name, value)]));
+    let file = |pointer, value| refusal::<ClusterSection>(changed::<ClusterSection>(pointer, value));
+    let variable = |name, value| text_of(with::<ClusterSection>(Value::Null, &[(name, value)]));
     for (found, parts) in [
         (
             file("/dial_peer_timeout", json!("soon")),
@@ -216,38 +140,16 @@ fn a_wrong_value_names_its_key_and_its_variable() {
             ["\"foo\": must begin with /", "(from CLUSTER_LISTEN"],
         ),
         (variable("CLUSTER_RESOURCEMANAGER_MEMORYLIMITBYTES", "-1"), ["memory_limit_bytes: ", "`-1`"]),
-        (text_of(with::<ClusterConfig>(json!("x"), &[])), ["error parsing cluster: ", "string \"x\""]),
+        (refusal::<ClusterSection>(json!("x")), ["error parsing cluster: ", "string \"x\""]),
         (
-            text_of(with::<TagsSection>(Value::Null, &[("CLUSTER_TAGS_TAGS", "foo")])),
-            ["error parsing informer.tags.tags: invalid map item 1", "(from CLUSTER_TAGS_TAGS)"],
-        ),
-        (
-            text_of(with::<DiskSection>(json!({"metric_type": "x"}), &[])),
-            ["disk.metric_type is invalid", "freespace or reposize"],
-        ),
-        (
-            text_of(with::<SoloSection>(json!({"storage": "x"}), &[])),
+            refusal::<SoloSection>(json!({"storage": "x"})),
             ["consensus.solo.storage: ", "expected `fjall` or `redb`"],
-        ),
-        (
-            text_of(with::<IpfsHttpSection>(json!({"node_multiaddress": "x"}), &[])),
-            ["ipfs_connector.ipfshttp.node_multiaddress: ", "\"x\": must begin with /"],
         ),
     ] {
         for part in parts {
             assert!(found.contains(part), "{part} is not in: {found}");
         }
     }
-}
-
-#[test]
-fn credentials_stay_out_of_errors() {
-    let found = with::<RestApiSection>(
-        Value::Null,
-        &[("CLUSTER_RESTAPI_BASICAUTHCREDENTIALS", "u:p,root:hunter2:x")],
-    );
-    let found = text_of(found);
-    assert!(found.contains("invalid map item 2") && !found.contains("hunter2"), "{found}");
 }
 
 #[test]
@@ -259,16 +161,15 @@ fn a_wrong_secret_has_exactly_the_text_of_the_reference() {
             "error loading cluster secret from config: input secret is 2 bytes, cluster secret should be 32",
         ),
     ] {
-        assert_eq!(text_of(with::<ClusterConfig>(Value::Null, &[("CLUSTER_SECRET", secret)])), text);
-        let file = changed::<ClusterConfig>("/secret", json!(secret));
-        assert_eq!(text_of(with::<ClusterConfig>(file, &[])), text);
+        assert_eq!(text_of(with::<ClusterSection>(Value::Null, &[("CLUSTER_SECRET", secret)])), text);
+        let file = changed::<ClusterSection>("/secret", json!(secret));
+        assert_eq!(refusal::<ClusterSection>(file), text);
     }
 }
 
 #[test]
 fn every_validation_has_the_text_of_the_reference() {
-    let cluster =
-        |pointer, value| text_of(with::<ClusterConfig>(changed::<ClusterConfig>(pointer, value), &[]));
+    let cluster = |pointer, value| refusal::<ClusterSection>(changed::<ClusterSection>(pointer, value));
     for (pointer, value, text) in [
         ("/listen_multiaddress", json!([]), "cluster.listen_multiaddress is empty"),
         ("/connection_manager/low_water", json!(0), "cluster.connection_manager.low_water is invalid"),
@@ -310,87 +211,30 @@ fn every_validation_has_the_text_of_the_reference() {
     ] {
         assert_eq!(cluster(pointer, value.clone()), text, "{pointer} {value}");
     }
-    let mut both = changed::<ClusterConfig>("/pin_only_on_trusted_peers", json!(true));
+    let mut both = changed::<ClusterSection>("/pin_only_on_trusted_peers", json!(true));
     both["pin_only_on_untrusted_peers"] = json!(true);
     assert_eq!(
-        text_of(with::<ClusterConfig>(both, &[])),
+        refusal::<ClusterSection>(both),
         "cluster.pin_only_on_trusted_peers and pin_only_on_untrusted_peers cannot both be true"
     );
 
-    for (found, text) in [
-        (
-            text_of(with::<RestApiSection>(json!({"max_header_bytes": 10}), &[])),
-            "restapi.max_header_bytes must be not less then 4096",
-        ),
-        (
-            text_of(with::<RestApiSection>(json!({"basic_auth_credentials": {}}), &[])),
-            "restapi.basic_auth_creds should be null or have at least one entry",
-        ),
-        (
-            text_of(with::<RestApiSection>(json!({"ssl_cert_file": "x"}), &[])),
-            "restapi: missing TLS configuration",
-        ),
-        (
-            text_of(with::<RestApiSection>(json!({"id": "x"}), &[])),
-            "all ID, private_key and libp2p_listen_multiaddress should be set",
-        ),
-        (text_of(with::<IpfsHttpSection>(json!({}), &[])), "ipfshttp.node_multiaddress not set"),
-        (
-            text_of(with::<IpfsHttpSection>(
-                changed::<IpfsHttpSection>("/informer_trigger_interval", json!(-1)),
-                &[],
-            )),
-            "ipfshttp.informer_trigger_interval is invalid",
-        ),
-        (
-            text_of(with::<StatelessSection>(json!({"max_pin_queue_size": -1}), &[])),
-            "statelesstracker.max_pin_queue_size too low",
-        ),
-        (
-            text_of(with::<StatelessSection>(json!({"concurrent_pins": -1}), &[])),
-            "statelesstracker.concurrent_pins is too low",
-        ),
-        (
-            text_of(with::<StatelessSection>(json!({"priority_pin_max_age": "0s"}), &[])),
-            "statelesstracker.priority_pin_max_age is too low",
-        ),
-        (
-            text_of(with::<StatelessSection>(json!({"priority_pin_max_retries": -1}), &[])),
-            "statelesstracker.priority_pin_max_retries is too low",
-        ),
-        (
-            text_of(with::<PubsubMonSection>(json!({"check_interval": "0s"}), &[])),
-            "pubsubmon.check_interval too low",
-        ),
-        (text_of(with::<DiskSection>(json!({"metric_ttl": "0s"}), &[])), "disk.metric_ttl is invalid"),
-        (
-            text_of(with::<PinQueueSection>(json!({"metric_ttl": "0s"}), &[])),
-            "pinqueue.metric_ttl is invalid",
-        ),
-        (
-            text_of(with::<PinQueueSection>(json!({"weight_bucket_size": -1}), &[])),
-            "pinqueue.WeightBucketSize is invalid",
-        ),
-        (text_of(with::<TagsSection>(json!({"metric_ttl": "0s"}), &[])), "tags.metric_ttl is invalid"),
-        (text_of(with::<NumPinSection>(json!({"metric_ttl": "0s"}), &[])), "disk.metric_ttl is invalid"),
-        (
-            text_of(with::<SoloSection>(json!({"max_batch_operations": 0}), &[])),
-            "solo.max_batch_operations is invalid",
-        ),
-    ] {
-        assert_eq!(found, text);
+    for number in [0, -1] {
+        assert_eq!(
+            refusal::<SoloSection>(json!({"max_batch_operations": number})),
+            "solo.max_batch_operations is invalid"
+        );
     }
 }
 
 #[test]
 fn unknown_keys_are_named_with_their_full_path_and_old_ones_are_not() {
-    let mut file = changed::<ClusterConfig>("/leave_on_shutdown", json!(true));
+    let mut file = changed::<ClusterSection>("/leave_on_shutdown", json!(true));
     file["peer_name"] = json!("x");
     file["connection_manager"]["high_watre"] = json!(1);
     file["replication_factor"] = json!(1);
     file["bootstrap"] = json!([]);
     file["id"] = json!("x");
-    let mut unknown = with::<ClusterConfig>(file, &[]).unwrap().unknown_keys;
+    let mut unknown = with::<ClusterSection>(file, &[]).unwrap().unknown_keys;
     unknown.sort();
     assert_eq!(unknown, ["cluster.connection_manager.high_watre", "cluster.peer_name"]);
 }
