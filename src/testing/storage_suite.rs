@@ -740,7 +740,7 @@ pub async fn the_longest_key_is_kept_and_a_longer_one_refused(fixture: impl Fixt
     assert_kind(storage.write(batch, Durability::Synced), ErrorKind::InvalidInput);
 }
 
-/// Four writers in two spaces, two readers: nobody ever sees half a batch, and nothing gets lost.
+/// Four writers in two spaces, readers of snapshots and of single keys: nobody ever sees half a batch, and nothing gets lost.
 pub async fn many_writers_and_readers_see_whole_batches(fixture: impl Fixture) {
     const WRITERS: u32 = 4;
     const BATCHES: u32 = 50;
@@ -756,6 +756,9 @@ pub async fn many_writers_and_readers_see_whole_batches(fixture: impl Fixture) {
                         // The writer's counter stands in both spaces and moves in both at once.
                         batch.put(PINS, key(writer), key(number));
                         batch.put(PINS, key(1_000 + writer * BATCHES + number), value(number));
+                        for filler in 0..50 {
+                            batch.put(LOG, key(1_000 + writer * 50 + filler), value(number));
+                        }
                         batch.put(LOG, key(writer), key(number));
                         let durability =
                             if number % 4 == 0 { Durability::Synced } else { Durability::Buffered };
@@ -790,6 +793,18 @@ pub async fn many_writers_and_readers_see_whole_batches(fixture: impl Fixture) {
                             .unwrap();
                         let last = numbers(&last).first().map(|number| number - 1_000 - writer * BATCHES);
                         assert_eq!(last, pins, "a scan and a read of one snapshot differ");
+                    }
+                }
+            });
+        }
+        for spaces in [[PINS, LOG], [LOG, PINS]] {
+            let (storage, done) = (&storage, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Acquire) {
+                    for writer in 0..WRITERS {
+                        // The other space was read later, so it is as far or further.
+                        let [first, second] = spaces.map(|space| storage.get(space, &key(writer)).unwrap());
+                        assert!(first <= second, "half a batch of writer {writer} in {}", spaces[1]);
                     }
                 }
             });
