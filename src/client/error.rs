@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 /// fn is_unknown_pin(error: &Error) -> bool {
 ///     ApiError::of(error).is_some_and(|refusal| refusal.code == 404)
 /// }
-/// # assert!(is_unknown_pin(&ApiError { code: 404, message: "pin is not part of the pinset".into() }.into()));
+/// # assert!(is_unknown_pin(&ApiError { code: 404, message: "pin is not part of the pinset".into() }.into_error()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({code})")]
