@@ -1,6 +1,7 @@
-//! `kill -9` of the daemon under load: what was acknowledged is there after the restart.
+//! `kill -9` of the daemon under load, and power cuts: what was acknowledged is there after the restart.
 //!
-//! A few rounds on each engine in every run; `IPFS_CLUSTER_TEST_LONG=1` makes it two hundred.
+//! A killed process keeps its page cache; a power cut also takes whatever was not synced. A few rounds of each on each
+//! engine in every run; `IPFS_CLUSTER_TEST_LONG=1` makes it two hundred kills and fifty cuts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -9,10 +10,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
+
 use crate::programs::Peer;
 
-const ROUNDS: u64 = 10;
-const ROUNDS_LONG: u64 = 100;
+/// Kills on each engine, and in the long run.
+const KILLS: (u64, u64) = (10, 100);
+/// Power cuts on each engine, and in the long run.
+const POWER_CUTS: (u64, u64) = (5, 50);
 const CLIENTS: u64 = 16;
 /// CIDs each client pins and unpins; few, so that unpins find something.
 const CIDS_PER_CLIENT: u64 = 200;
@@ -122,16 +127,33 @@ fn pinset(peer: &Peer) -> BTreeSet<String> {
     listed.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-fn rounds() -> u64 {
-    if std::env::var_os("IPFS_CLUSTER_TEST_LONG").is_some() { ROUNDS_LONG } else { ROUNDS }
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Kill,
+    PowerCut,
 }
 
-fn nothing_acknowledged_is_lost(engine: &str) {
+fn nothing_acknowledged_is_lost(engine: &str, end: End) {
     // Nothing listens there: this is about the pinset, not about the daemon.
     let mut peer = Peer::start("/ip4/127.0.0.1/tcp/1", &["--storage", engine], &[]);
+    if end == End::PowerCut {
+        peer.stop();
+        match PowerCut::new(&peer.path().join(engine)) {
+            Ok(power_cut) => peer.power_cut = Some(power_cut),
+            Err(error) if error.kind() == ipfs_cluster::ErrorKind::Unsupported => {
+                eprintln!("skipped: {error}");
+                return;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        peer.resume();
+    }
+    let (few, many) = if end == End::Kill { KILLS } else { POWER_CUTS };
+    let rounds = if std::env::var_os("IPFS_CLUSTER_TEST_LONG").is_some() { many } else { few };
     let known = Mutex::new(BTreeMap::new());
     let (mut acknowledged, mut open) = (0, 0);
-    for round in 0..rounds() {
+    for round in 0..rounds {
         let seed = 0xC0FFEE + round;
         let stop = AtomicBool::new(false);
         let kill_after = Duration::from_millis(20 + Random(seed).below(400));
@@ -141,7 +163,12 @@ fn nothing_acknowledged_is_lost(engine: &str) {
                 scope.spawn(move || client(api, number, seed, known, stop));
             }
             std::thread::sleep(kill_after);
-            peer.kill();
+            match end {
+                End::Kill => peer.kill(),
+                // Every other time some of what was not synced is there all the same, as on a real disk.
+                End::PowerCut if round % 2 == 0 => peer.cut_power(Loss::Everything),
+                End::PowerCut => peer.cut_power(Loss::Some(seed)),
+            }
             stop.store(true, Ordering::Relaxed);
         });
         peer.resume();
@@ -168,18 +195,27 @@ fn nothing_acknowledged_is_lost(engine: &str) {
     }
     assert!(acknowledged > 1_000, "the test saw too little: {acknowledged} acknowledged operations");
     eprintln!(
-        "{engine}: {} kills, {acknowledged} acknowledged operations checked, {open} were open, none lost",
-        rounds()
+        "{engine}: {rounds} times {end:?}, {acknowledged} acknowledged operations checked, {open} were open, none lost"
     );
     assert_eq!(peer.stop(), 0);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9_on_fjall() {
-    nothing_acknowledged_is_lost("fjall");
+    nothing_acknowledged_is_lost("fjall", End::Kill);
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9_on_redb() {
-    nothing_acknowledged_is_lost("redb");
+    nothing_acknowledged_is_lost("redb", End::Kill);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_power_cut_on_fjall() {
+    nothing_acknowledged_is_lost("fjall", End::PowerCut);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_power_cut_on_redb() {
+    nothing_acknowledged_is_lost("redb", End::PowerCut);
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
 use tempfile::TempDir;
 
 /// Longest wait for a fact, on a machine that has other things to do.
@@ -61,6 +62,8 @@ pub(crate) struct Peer {
     pub(crate) api: SocketAddr,
     environment: Vec<(String, String)>,
     child: Option<Child>,
+    /// What its daemon loses when the power is cut; nothing without.
+    pub(crate) power_cut: Option<PowerCut>,
 }
 
 impl Peer {
@@ -85,7 +88,8 @@ impl Peer {
             ("CLUSTER_STATESYNCINTERVAL".to_owned(), "1s".to_owned()),
         ];
         all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let peer = Self { folder: TempDir::new().unwrap(), api, environment: all, child: None };
+        let peer =
+            Self { folder: TempDir::new().unwrap(), api, environment: all, child: None, power_cut: None };
         let mut arguments = vec!["init"];
         arguments.extend(init);
         peer.service(&arguments).ok();
@@ -95,8 +99,11 @@ impl Peer {
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let child = self
-            .service_command(&["daemon"])
+        let mut command = self.service_command(&["daemon"]);
+        if let Some(power_cut) = &self.power_cut {
+            power_cut.env(&mut command);
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(std::fs::File::create(self.folder.path().join("daemon.log")).unwrap()))
@@ -128,6 +135,12 @@ impl Peer {
         let mut child = self.child.take().expect("it does not run");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Ends the daemon and takes from its disk whatever was not synced.
+    pub(crate) fn cut_power(&mut self, loss: Loss) {
+        self.kill();
+        self.power_cut.as_ref().expect("it cannot lose power").restore(loss).unwrap();
     }
 
     pub(crate) fn log(&self) -> String {
