@@ -8,9 +8,9 @@ use ipfs_cluster::ErrorKind;
 use ipfs_cluster::api::rest::{RestApi, RestConfig};
 use tokio::sync::Notify;
 
-use crate::caller::Caller;
-use crate::parts::{Scripted, page};
-use crate::{Peer, soon};
+use super::caller::Caller;
+use super::parts::{Scripted, page};
+use super::{Peer, soon};
 
 const CID: &str = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
 const SHORT: Duration = Duration::from_millis(200);

@@ -10,9 +10,9 @@ use ipfs_cluster::api::rest::{RestConfig, router};
 use ipfs_cluster::types::Pin;
 use ipfs_cluster::{Error, Result};
 
-use crate::caller::Caller;
-use crate::parts::{Scripted, page};
-use crate::{Peer, soon};
+use super::caller::Caller;
+use super::parts::{Scripted, page};
+use super::{Peer, soon};
 
 async fn peer_that_lists(
     config: RestConfig,

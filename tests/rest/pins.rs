@@ -5,7 +5,7 @@ use ipfs_cluster::cluster::{Scope, Until};
 use ipfs_cluster::ipfs_connector::IpfsConnector as _;
 use ipfs_cluster::types::{PinMode, TrackerStatus};
 
-use crate::{Peer, soon};
+use super::{Peer, soon};
 
 #[tokio::test]
 async fn a_pin_lives_from_post_to_delete() {

@@ -10,9 +10,9 @@ use ipfs_cluster::informer::{Tags, TagsConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::caller::{Caller, Received};
-use crate::daemon::RecordedIpfs;
-use crate::soon;
+use super::caller::{Caller, Received};
+use super::daemon::RecordedIpfs;
+use super::soon;
 
 /// The recorded peer and its daemon.
 const PEER: &str = "12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK";

@@ -15,7 +15,7 @@ use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
 use crate::programs::Peer;
 
 /// Kills on each engine, and in the long run.
-const KILLS: (u64, u64) = (10, 100);
+const KILLS: (u64, u64) = (20, 200);
 /// Power cuts on each engine, and in the long run.
 const POWER_CUTS: (u64, u64) = (5, 50);
 const CLIENTS: u64 = 16;

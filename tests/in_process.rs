@@ -1,0 +1,12 @@
+//! Everything that is examined in one process, as one program, because linking is slow: each module is a topic.
+//!
+//! On their own stand `arch`, which only reads the sources, and `powercut`, which starts itself again as its victim.
+
+mod cluster;
+mod consensus;
+mod ipfs_connector;
+mod parts;
+mod rest;
+mod state;
+mod storage;
+mod tracker;
