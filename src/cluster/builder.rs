@@ -241,6 +241,7 @@ impl ClusterBuilder {
         let make_monitor =
             self.monitor.ok_or_else(|| missing("a monitor", "ClusterBuilder::monitor_with"))?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let reachable = self.transport.is_some();
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
@@ -316,6 +317,7 @@ impl ClusterBuilder {
             clock,
             storage,
             transport,
+            reachable,
             consensus,
             state,
             tracker,

@@ -65,6 +65,8 @@ struct Inner {
     clock: Arc<dyn WallClock>,
     storage: Arc<dyn Storage>,
     transport: Arc<dyn PeerTransport>,
+    /// Whether others can reach this peer: nobody can on the network that the builder makes when none is given.
+    reachable: bool,
     consensus: Arc<dyn Consensus>,
     state: Arc<dyn StateReader>,
     tracker: Arc<dyn PinTracker>,

@@ -144,7 +144,11 @@ impl Inner {
         };
         PeerInfo {
             id: self.peer,
-            addresses: Some(addresses_of(&self.peer, self.transport.listen_addresses())),
+            addresses: Some(if self.reachable {
+                addresses_of(&self.peer, self.transport.listen_addresses())
+            } else {
+                Vec::new()
+            }),
             cluster_peers_addresses: Some(
                 others.flat_map(|peer| addresses_of(peer, self.transport.addresses(peer))).collect(),
             ),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -13,6 +14,10 @@ const FORMAT_FILE: &str = "FORMAT";
 const UNFINISHED_FORMAT_FILE: &str = "FORMAT.unfinished";
 /// Held locked while the store is open.
 const LOCK_FILE: &str = "store.lock";
+/// How long a lock is waited for: a store that was just closed stays locked for an instant when this process is
+/// starting another one, which holds a copy of every open file until it runs its program.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Written and removed again to see whether the disk takes anything.
 #[cfg(feature = "storage-fjall")]
 const PROBE_FILE: &str = "probe";
@@ -151,15 +156,23 @@ fn claim(path: &Path, layout: Layout, component: &'static str) -> Result<Folder>
         .truncate(false)
         .open(path.join(LOCK_FILE))
         .map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(Error::new(
-                ErrorKind::Locked,
-                format!("the store in {shown} is open in another process: stop that one first"),
-            ));
+    let mut patience = LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if patience.is_zero() => {
+                return Err(Error::new(
+                    ErrorKind::Locked,
+                    format!("the store in {shown} is open in another process: stop that one first"),
+                ));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let pause = patience.min(LOCK_PAUSE);
+                std::thread::sleep(pause);
+                patience -= pause;
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     let new = match read_start(&path.join(FORMAT_FILE)).map_err(failed)? {
         Some(text) => {

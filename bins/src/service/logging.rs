@@ -8,6 +8,8 @@ use tracing_subscriber::EnvFilter;
 
 /// The level of what nobody named.
 const DEFAULT_LEVEL: &str = "info";
+/// Log targets of storage engines, which only speak up from a warning on unless they are asked to.
+const ENGINES: [&str; 2] = ["fjall", "lsm_tree"];
 
 /// Log targets for each facility of the reference. What has no counterpart here is accepted and does nothing.
 const FACILITIES: &[(&str, &[&str])] = &[
@@ -92,6 +94,12 @@ pub fn directives(levels: &str) -> Result<String> {
             }
         }
     }
+    if overall == DEFAULT_LEVEL {
+        // As the reference's engines: every table they open or write is a line otherwise.
+        for engine in ENGINES {
+            targets.entry(engine.to_owned()).or_insert("warn");
+        }
+    }
     let mut text = overall.to_owned();
     for (target, level) in targets {
         text.push_str(&format!(",{target}={level}"));
@@ -128,17 +136,20 @@ mod tests {
     #[test]
     fn levels_of_the_reference_become_directives() {
         for (levels, expected) in [
-            ("", "info"),
+            ("", "info,fjall=warn,lsm_tree=warn"),
             ("debug", "debug"),
             ("all:warn", "warn"),
             ("ERROR,", "error"),
             (
                 "info,cluster:debug,pintracker:debug",
-                "info,ipfs_cluster::cluster=debug,ipfs_cluster::tracker=debug",
+                "info,fjall=warn,ipfs_cluster::cluster=debug,ipfs_cluster::tracker=debug,lsm_tree=warn",
             ),
-            ("service:fatal", "info,ipfs_cluster_bins=error,ipfs_cluster_service=error"),
-            ("restapilog:debug", "info"),
-            ("my-crate:debug", "info,my_crate=debug"),
+            (
+                "service:fatal,fjall:info",
+                "info,fjall=info,ipfs_cluster_bins=error,ipfs_cluster_service=error,lsm_tree=warn",
+            ),
+            ("restapilog:debug", "info,fjall=warn,lsm_tree=warn"),
+            ("my-crate:debug", "info,fjall=warn,lsm_tree=warn,my_crate=debug"),
         ] {
             assert_eq!(directives(levels).unwrap(), expected, "{levels}");
             EnvFilter::try_new(expected).unwrap();
