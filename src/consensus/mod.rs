@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 
 use crate::clock::WallClock;
 use crate::error::Result;
+use crate::exchange::ExchangeMaker;
 use crate::state::{State, StateReader};
 use crate::storage::Storage;
 use crate::transport::PeerTransport;
@@ -35,10 +36,40 @@ pub struct ConsensusContext {
     pub transport: Arc<dyn PeerTransport>,
     /// The time of day.
     pub clock: Arc<dyn WallClock>,
+    /// How it gets blocks from others and serves its own. None until the peer says how.
+    pub exchange: ExchangeMaker,
+    /// Who lives, for implementations whose members are whoever lives. Only this peer until the peer says.
+    pub alive: Alive,
+    /// What its randomness starts from.
+    pub seed: u64,
+}
+
+type ListPeers = dyn Fn() -> Vec<PeerId> + Send + Sync;
+
+/// The peers that live, as far as this peer can tell.
+#[derive(Clone)]
+pub struct Alive(Arc<ListPeers>);
+
+impl Alive {
+    /// Asks this function, which answers at once.
+    pub fn new(list: impl Fn() -> Vec<PeerId> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(list))
+    }
+
+    /// The peers that live, in any order; this peer need not be among them.
+    pub fn peers(&self) -> Vec<PeerId> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Alive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Alive").field(&self.peers()).finish()
+    }
 }
 
 impl ConsensusContext {
-    /// A context.
+    /// A context without a block exchange, that knows nobody else to live. Set the fields that should be otherwise.
     pub fn new(
         peer: PeerId,
         storage: Arc<dyn Storage>,
@@ -46,7 +77,16 @@ impl ConsensusContext {
         transport: Arc<dyn PeerTransport>,
         clock: Arc<dyn WallClock>,
     ) -> Self {
-        Self { peer, storage, state, transport, clock }
+        Self {
+            peer,
+            storage,
+            state,
+            transport,
+            clock,
+            exchange: ExchangeMaker::none(),
+            alive: Alive::new(Vec::new),
+            seed: 0,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Block, Cid, PeerId};
 
 pub use stream::{BLOCK_BYTES_MAX, BLOCKS_PROTOCOL, StreamExchange, WANTS_MAX};
@@ -46,6 +46,45 @@ pub trait BlockExchange: fmt::Debug + Send + Sync + 'static {
 
     /// Ends every want and stops serving. Idempotent; calls after it are `ShutDown`.
     async fn shutdown(&self) -> Result<()>;
+}
+
+type OpenExchange = dyn Fn(Arc<dyn BlockSource>) -> Result<Arc<dyn BlockExchange>> + Send + Sync;
+
+/// Makes the exchange of a component that has blocks: it is the component that knows them, and the peer that knows how
+/// they travel.
+#[derive(Clone)]
+pub struct ExchangeMaker(Arc<OpenExchange>);
+
+impl ExchangeMaker {
+    /// A maker.
+    pub fn new(
+        open: impl Fn(Arc<dyn BlockSource>) -> Result<Arc<dyn BlockExchange>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(open))
+    }
+
+    /// A maker for peers that exchange no blocks.
+    pub fn none() -> Self {
+        Self::new(|_| {
+            Err(Error::new(ErrorKind::Unsupported, "this peer was made without a block exchange")
+                .component("exchange"))
+        })
+    }
+
+    /// An exchange that serves these blocks.
+    ///
+    /// # Errors
+    /// `Conflict` when another exchange of this peer serves blocks already, `Unsupported` where there is none,
+    /// `ShutDown`.
+    pub fn open(&self, source: Arc<dyn BlockSource>) -> Result<Arc<dyn BlockExchange>> {
+        (self.0)(source)
+    }
+}
+
+impl fmt::Debug for ExchangeMaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExchangeMaker")
+    }
 }
 
 impl<T: BlockSource + ?Sized> BlockSource for Arc<T> {

@@ -27,7 +27,7 @@ use super::{
     TransportEvent,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{Multiaddr, PeerId};
+use crate::types::{Cid, Multiaddr, PeerId};
 
 /// Most streams of one peer that are served at a time; opening waits for one to end.
 pub const STREAMS_PER_PEER_MAX: usize = 256;
@@ -317,11 +317,27 @@ impl PeerTransport for MemoryTransport {
         Ok(())
     }
 
+    fn protect(&self, _peer: &PeerId, _protect: bool) {
+        // There are never too many connections here: nobody is cut off for that.
+    }
+
+    async fn provide(&self, _cid: &Cid) -> Result<()> {
+        Err(no_routing())
+    }
+
+    async fn providers(&self, _cid: &Cid) -> Result<Vec<PeerId>> {
+        Err(no_routing())
+    }
+
     async fn shutdown(&self) -> Result<()> {
         self.network.leave(&self.node);
         self.node.stopped().await;
         Ok(())
     }
+}
+
+fn no_routing() -> Error {
+    Error::new(ErrorKind::Unsupported, "an in-memory network has no directory of content").component(COMPONENT)
 }
 
 #[cfg(test)]

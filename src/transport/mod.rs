@@ -12,11 +12,14 @@ use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Result;
-use crate::types::{Multiaddr, PeerId};
+use crate::types::{Cid, Multiaddr, PeerId};
 
 pub use memory::{
     GOSSIP_BYTES_MAX, MemoryNetwork, MemoryTransport, NETWORK_PEERS_MAX, OPEN_TIMEOUT, STREAMS_PER_PEER_MAX,
 };
+
+/// Most peers in one answer of [`PeerTransport::providers`].
+pub const PROVIDERS_MAX: usize = 20;
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
@@ -161,6 +164,22 @@ pub trait PeerTransport: fmt::Debug + Send + Sync + 'static {
     /// Closes every connection to a peer; none is Ok.
     async fn disconnect(&self, peer: &PeerId) -> Result<()>;
 
+    /// Whether connections to this peer stay when there are too many. Nobody is protected at first.
+    fn protect(&self, peer: &PeerId, protect: bool);
+
+    /// Says to everybody who looks for it that we have this content. The word is forgotten in time, in a day or so:
+    /// whoever keeps content says so again.
+    ///
+    /// # Errors
+    /// `Unsupported` where nobody can be asked for content, `Unavailable`, `Timeout`, `ShutDown`.
+    async fn provide(&self, cid: &Cid) -> Result<()>;
+
+    /// Peers that said they have this content, at most [`PROVIDERS_MAX`], in any order, without us. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`PeerTransport::provide`].
+    async fn providers(&self, cid: &Cid) -> Result<Vec<PeerId>>;
+
     /// Closes everything. Idempotent; calls after it are `ShutDown`.
     async fn shutdown(&self) -> Result<()>;
 }
@@ -204,6 +223,15 @@ impl<T: PeerTransport + ?Sized> PeerTransport for Arc<T> {
     }
     async fn disconnect(&self, peer: &PeerId) -> Result<()> {
         (**self).disconnect(peer).await
+    }
+    fn protect(&self, peer: &PeerId, protect: bool) {
+        (**self).protect(peer, protect);
+    }
+    async fn provide(&self, cid: &Cid) -> Result<()> {
+        (**self).provide(cid).await
+    }
+    async fn providers(&self, cid: &Cid) -> Result<Vec<PeerId>> {
+        (**self).providers(cid).await
     }
     async fn shutdown(&self) -> Result<()> {
         (**self).shutdown().await
