@@ -1,6 +1,6 @@
 //! The pinset in every store through the conformance suite, and what is particular to [`StoreState`].
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::io::Cursor;
 use std::path::Path;
