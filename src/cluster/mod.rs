@@ -4,15 +4,19 @@
 //! applications clone and drive. When the last handle is dropped the peer stops.
 
 mod builder;
+mod closest;
 mod config;
 mod events;
 mod gc;
 mod lifecycle;
+mod merge;
 mod peers;
 mod pin;
 pub mod presets;
 mod recover;
 mod rules;
+mod silence;
+mod spool;
 mod status;
 mod tasks;
 mod wait;
