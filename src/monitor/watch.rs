@@ -180,6 +180,11 @@ impl Known {
         metric.is_usable(self.clock.now())
     }
 
+    #[cfg(test)]
+    pub(super) fn clock_now(&self) -> crate::types::Timestamp {
+        self.clock.now()
+    }
+
     pub(super) fn latest(&self, name: &str) -> Vec<Metric> {
         self.metrics().windows.usable(name, self.clock.now())
     }
