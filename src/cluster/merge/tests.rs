@@ -3,7 +3,6 @@ use std::time::Duration;
 use futures::stream;
 use tokio::time::Instant;
 
-use super::super::silence::until_silent;
 use super::*;
 use crate::types::{Block, Cid, Timestamp, TrackerStatus};
 
@@ -41,6 +40,27 @@ fn down(what: &str) -> Error {
 
 fn failed_status(_: &PeerId, error: &Error) -> PinStatus {
     PinStatus::cluster_error(error, Timestamp::UNIX_EPOCH)
+}
+
+/// As a client reads: an error in place of what does not come in time.
+fn until_silent(
+    pages: BoxStream<'static, Result<Vec<PinInfo>>>,
+    limit: Duration,
+) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+    let stream = async_stream::stream! {
+        let mut pages = pages;
+        loop {
+            match tokio::time::timeout(limit, pages.next()).await {
+                Ok(Some(page)) => yield page,
+                Ok(None) => return,
+                Err(_) => {
+                    yield Err(Error::new(ErrorKind::Timeout, format!("silent for {limit:?}")));
+                    return;
+                }
+            }
+        }
+    };
+    stream.boxed()
 }
 
 async fn merged(members: Vec<Member>) -> Vec<GlobalPinInfo> {
@@ -137,7 +157,6 @@ async fn who_is_silent_is_an_error_after_the_limit_and_what_is_known_comes_befor
         peer: peers[number],
         pages: until_silent(
             stream::iter([page(peers[number], &cids[..1])]).chain(stream::pending()).boxed(),
-            peers[number],
             Duration::from_secs(15),
         ),
     };
@@ -159,7 +178,7 @@ async fn a_reader_that_takes_its_time_makes_nobody_silent() {
     let (cids, peers) = (cids(5_000), peers(2));
     let pages = |peer| {
         let pages: Vec<_> = cids.chunks(10).map(|cids| page(peer, cids)).collect();
-        Member { peer, pages: until_silent(stream::iter(pages).boxed(), peer, Duration::from_secs(15)) }
+        Member { peer, pages: until_silent(stream::iter(pages).boxed(), Duration::from_secs(15)) }
     };
     let mut merged = merge(vec![pages(peers[0]), pages(peers[1])], failed_status);
     let mut lines = 0;
