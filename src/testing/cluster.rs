@@ -32,6 +32,7 @@ use super::{CrashStorage, peer};
 use crate::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason, presets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::MemorySwarm;
+use crate::monitor::MonitorConfig;
 use crate::state::StateCounts;
 use crate::transport::{MemoryNetwork, MemoryTransport, PeerTransport as _};
 use crate::types::{Cid, Multiaddr, PeerId, Timestamp, TrackerStatus};
@@ -297,6 +298,8 @@ impl TestCluster {
             ClusterConfig { peername: format!("peer-{index}"), ..self.config.cluster.clone() };
         let builder = Cluster::builder()
             .preset(presets::Solo)
+            .pubsub_monitor(MonitorConfig::default())
+            .seed(self.random.number())
             .config(config)
             .clock(seat.clock.clone())
             .storage(Arc::clone(&seat.storage))

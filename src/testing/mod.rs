@@ -72,6 +72,7 @@ pub mod planted;
 #[cfg(target_os = "linux")]
 pub mod power_cut;
 pub mod random;
+pub mod sim;
 pub mod state_suite;
 pub mod storage_suite;
 pub mod tracker_suite;

@@ -128,6 +128,44 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The same plan for one peer alone, who gets everything that was asked of any.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        let mut plan = Self {
+            peers: 1,
+            followers: 0,
+            factors: self.factors.clamp((-1, -1), (1, 1)),
+            repinning: false,
+            delays: Vec::new(),
+            ..self.clone()
+        };
+        if plan.factors.0 != plan.factors.1 {
+            plan.factors = (1, 1);
+        }
+        plan.steps.retain(|step| !matches!(step.what, What::Partition { .. }));
+        for step in &mut plan.steps {
+            match &mut step.what {
+                What::Pin { peer, factors, .. } => {
+                    *peer = 0;
+                    *factors = (0, 0);
+                }
+                What::Unpin { peer, .. }
+                | What::Update { peer, .. }
+                | What::Recover { peer }
+                | What::Crash { peer, .. }
+                | What::Stop { peer }
+                | What::Start { peer }
+                | What::DaemonDown { peer }
+                | What::DaemonUp { peer }
+                | What::Skew { peer, .. } => *peer = 0,
+                What::Partition { .. } | What::Heal | What::Loss { .. } => {}
+            }
+        }
+        plan
+    }
+}
+
 fn factors(random: &mut Random, peers: usize) -> (i32, i32) {
     if random.percent(40) {
         return (-1, -1);
