@@ -1,5 +1,7 @@
 //! Agreeing on the pinset.
 
+#[cfg(feature = "consensus-crdt")]
+mod crdt;
 mod solo;
 
 use std::fmt;
