@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
 use super::COMPONENT;
+use super::announce::Outbox;
 use super::batching::Policy;
 use super::heads::Heads;
-use super::ledger::{Head, HeadChange};
+use super::ledger::{Branch, HeadChange};
 use super::node::Node;
 use super::records::{self, META};
 use super::stage::{Memory, Stage, Staged};
@@ -45,7 +46,7 @@ pub(super) enum Work {
     /// Local operations, all or nothing.
     Apply(Vec<LocalOperation>),
     /// Nodes whose blocks were checked, and heads, all or nothing.
-    Merge(Vec<Node>, HeadChange),
+    Merge(Vec<Node>, HeadChange, Option<Vec<Branch>>),
     /// Records of whoever asks.
     Write(Batch),
     /// Forget everything.
@@ -57,7 +58,7 @@ impl Work {
     fn size(&self) -> Option<(usize, usize)> {
         match self {
             Self::Apply(operations) => Some(group::size(operations.iter().map(|local| &local.operation))),
-            Self::Merge(nodes, _) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
+            Self::Merge(nodes, _, _) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
                 (count + node.delta.len() + 1, bytes + 2 * node.block.len())
             })),
             Self::Write(_) | Self::Clean => None,
@@ -74,8 +75,8 @@ pub(super) struct Hooks {
     pub(super) events: EventSender,
     /// The heads, for whoever asks.
     pub(super) heads: Heads,
-    /// The newest head of ours. One that nobody looked at is below the next.
-    pub(super) cut: watch::Sender<Option<Head>>,
+    /// New heads of ours.
+    pub(super) outbox: Arc<Outbox>,
     /// Blocks that are new here. Who asked for one asks again, so some may be lost.
     pub(super) blocks: mpsc::Sender<Vec<Cid>>,
 }
@@ -274,8 +275,8 @@ impl Committer {
         }
         self.hooks.heads.set(&self.memory.heads);
         self.hooks.events.tell_changes(&changes);
-        if cut.is_some() {
-            self.hooks.cut.send_replace(cut);
+        if let Some(head) = cut {
+            self.hooks.outbox.push(head.cid);
         }
         if !blocks.is_empty() {
             // Full: see there.
@@ -299,7 +300,6 @@ impl Committer {
         self.is_stale = false;
         self.memory = Arc::default();
         self.hooks.heads.set(&self.memory.heads);
-        self.hooks.cut.send_replace(None);
         self.hooks.events.tell(StateEvent::Resync);
         Ok(())
     }
@@ -341,9 +341,12 @@ fn stage(
                 }
                 places.push(start..stage.operations());
             }
-            Work::Merge(nodes, heads) => {
+            Work::Merge(nodes, heads, walks) => {
                 nodes.iter().try_for_each(|node| stage.merge(node))?;
                 stage.change_heads(heads)?;
+                if let Some(walks) = walks {
+                    stage.remember_walks(walks)?;
+                }
                 places.push(0..0);
             }
             Work::Write(_) | Work::Clean => {

@@ -8,30 +8,32 @@
 //! that also hold what changes in the pinset, so a crash leaves all of one or nothing. With batching, operations are
 //! acknowledged when they are in a log, and a delta is cut of the log later (`batching`).
 
+mod announce;
 mod batching;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod broadcast;
 mod commit;
 mod config;
 mod delta;
+mod frontier;
 mod heads;
 mod key;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod ledger;
+mod network;
 mod node;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod records;
+mod repair;
 mod set;
+#[cfg(test)]
+mod simulation;
 mod stage;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod store;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod topic;
 mod trust;
 #[cfg(test)]
 mod vectors;
+mod walk;
 mod wire;
 
 use std::sync::Arc;
@@ -39,16 +41,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tracing::{debug, info};
 
+use self::announce::Outbox;
 use self::batching::DELTA_BYTES;
 use self::commit::{Committer, Hooks, LocalOperation, Work, finish_cleaning};
 use self::delta::element_len;
 use self::heads::Heads;
-use self::ledger::Head;
+use self::network::{Network, NetworkParts};
 use self::records::{META, META_CLEANING, META_FORMAT};
 use self::stage::Memory;
 use self::store::{StoreLedger, StoredBlocks};
@@ -60,7 +63,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exchange::BlockExchange;
 use crate::state::{State, StateChange, StateReader, encode_pin_protobuf};
 use crate::storage::{self, Batch, Durability, Storage};
-use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 pub use config::{BatchingConfig, CrdtConfig, CrdtSection};
@@ -80,24 +82,13 @@ const TOLD_BLOCKS_MAX: usize = 1024;
 pub struct Crdt {
     peer: PeerId,
     state: Arc<dyn State>,
-    transport: Arc<dyn PeerTransport>,
     exchange: Arc<dyn BlockExchange>,
     alive: Alive,
     trust: Arc<Trust>,
     desk: Desk<Work, Vec<StateChange>>,
     events: EventSource,
-    #[cfg_attr(not(test), allow(dead_code, reason = "what the network side begins with"))]
-    parts: Parts,
+    network: Network,
     _stop: DropGuard,
-}
-
-/// What the tasks of the network side work with.
-#[derive(Clone, Debug)]
-#[cfg_attr(not(test), allow(dead_code, reason = "what the network side begins with"))]
-struct Parts {
-    ledger: Arc<StoreLedger>,
-    /// The newest head of ours, to be announced.
-    cut: watch::Receiver<Option<Head>>,
 }
 
 impl Crdt {
@@ -109,7 +100,7 @@ impl Crdt {
     /// give and get no blocks would agree with nobody; `Corrupt`, `Io`, `StorageFull`, `ShutDown`.
     pub async fn open(config: CrdtConfig, cx: ConsensusContext) -> Result<Self> {
         config.validate()?;
-        let ConsensusContext { peer, storage, state, transport, exchange, alive, .. } = cx;
+        let ConsensusContext { peer, storage, state, transport, exchange, alive, seed, .. } = cx;
         prepare(&storage, &state).await?;
         let now = Instant::now();
         let memory = storage::run(storage.clone(), move |storage| Memory::load(storage, now)).await?;
@@ -124,19 +115,29 @@ impl Crdt {
         let (desk, mut inbox) = group::desk(COMPONENT, waiting);
         let (sender, events) = events::channel(config.max_buffered_events);
         let heads = Heads::default();
-        let (cut_sender, cut) = watch::channel(None);
+        let outbox = Arc::<Outbox>::default();
         let (blocks, told) = mpsc::channel(TOLD_BLOCKS_MAX);
-        let hooks = Hooks { events: sender, heads: heads.clone(), cut: cut_sender, blocks };
+        let hooks = Hooks { events: sender, heads: heads.clone(), outbox: outbox.clone(), blocks };
         let ended = inbox.on_end();
         let committer = Committer::new(storage.clone(), state.clone(), config.policy(), inbox, hooks, memory);
         tokio::spawn(async move { ended(committer.run().await) });
         tokio::spawn(tell_blocks(exchange.clone(), told));
 
-        let trust = Arc::new(Trust::new(peer, config.trust_all, config.trusted_peers.iter().copied()));
-        trust.trusted().iter().for_each(|peer| transport.protect(peer, true));
+        let trusted = config.trusted_peers.iter().copied();
+        let trust = Arc::new(Trust::new(transport.clone(), config.trust_all, trusted)?);
         let stop = desk.stop_token().drop_guard();
-        let parts = Parts { ledger: Arc::new(StoreLedger { storage, heads, desk: desk.clone() }), cut };
-        Ok(Self { peer, state, transport, exchange, alive, trust, desk, events, parts, _stop: stop })
+        let network = Network::start(NetworkParts {
+            transport,
+            exchange: exchange.clone(),
+            ledger: Arc::new(StoreLedger { storage, heads, desk: desk.clone() }),
+            trust: trust.clone(),
+            outbox,
+            topic: topic::of_cluster(&config.cluster_name),
+            rebroadcast_interval: config.rebroadcast_interval,
+            repair_interval: config.repair_interval,
+            seed,
+        });
+        Ok(Self { peer, state, exchange, alive, trust, desk, events, network, _stop: stop })
     }
 
     async fn apply(&self, operations: Vec<PinOperation>) -> Result<Vec<StateChange>> {
@@ -288,16 +289,12 @@ impl Consensus for Crdt {
 
     async fn trust(&self, peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
-        self.trust.trust(peer)?;
-        self.transport.protect(peer, true);
-        Ok(())
+        self.trust.trust(peer)
     }
 
     async fn distrust(&self, peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
-        self.trust.distrust(peer)?;
-        self.transport.protect(peer, false);
-        Ok(())
+        self.trust.distrust(peer)
     }
 
     async fn clean(&self) -> Result<()> {
@@ -305,6 +302,7 @@ impl Consensus for Crdt {
     }
 
     async fn shutdown(&self) -> Result<()> {
+        self.network.shutdown().await;
         let committed = self.desk.shutdown().await;
         // After the last block was cut, nobody asks us for any more.
         let closed = self.exchange.shutdown().await;

@@ -239,6 +239,20 @@ fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     Some(value)
 }
 
+/// Remembers these walks instead of those before.
+///
+/// # Errors
+/// `InvalidInput` when they are more than a record can hold.
+pub(super) fn put_progress(batch: &mut Batch, mut branches: Vec<Branch>) -> Result<()> {
+    branches.sort_unstable_by_key(|branch| branch.tip);
+    if branches.is_empty() {
+        batch.delete(META, META_PROGRESS);
+    } else {
+        batch.put(META, META_PROGRESS, encode_progress(&branches)?);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::vectors;

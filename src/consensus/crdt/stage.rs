@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::batching::{DELTA_BYTES, Logged, Pending, Policy, Waiting, decode_log, encode_log};
 use super::delta::{DELTA_ENTRIES_MAX, Delta, Element, HEIGHT_MAX, Tombstone, element_len, tombstone_len};
 use super::key::{self, Digest};
-use super::ledger::{Head, HeadChange};
+use super::ledger::{Branch, Head, HeadChange};
 use super::node::{LINKS_MAX, Node};
 use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, NUMBERS, SET, VALUES};
 use super::set::{Elements, Live, Number};
@@ -248,6 +248,11 @@ impl<'a> Stage<'a> {
         }
         heads.extend(change.add.iter().map(|head| (head.cid, head.height)));
         Ok(())
+    }
+
+    /// Walks that are unfinished.
+    pub(super) fn remember_walks(&mut self, walks: &[Branch]) -> Result<()> {
+        records::put_progress(&mut self.batch, walks.to_vec())
     }
 
     /// The operations for the pinset so far.
