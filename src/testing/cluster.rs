@@ -56,6 +56,8 @@ type Assemble = dyn Fn(usize, ClusterBuilder) -> ClusterBuilder + Send + Sync;
 pub struct TestClusterConfig {
     /// How many peers.
     pub peers: usize,
+    /// How many of them, the last ones, are in follower mode.
+    pub followers: usize,
     /// What everything random starts from.
     pub seed: u64,
     /// What each peer is told about itself; it gets a name of its own.
@@ -74,6 +76,7 @@ impl Default for TestClusterConfig {
     fn default() -> Self {
         Self {
             peers: 1,
+            followers: 0,
             seed: 0,
             cluster: ClusterConfig::default(),
             delay: Duration::from_millis(10),
@@ -294,8 +297,11 @@ impl TestCluster {
         let seat = &mut self.seats[index];
         let transport = Arc::new(self.network.join(seat.id)?);
         let link = seat.daemon.link();
-        let config =
-            ClusterConfig { peername: format!("peer-{index}"), ..self.config.cluster.clone() };
+        let config = ClusterConfig {
+            peername: format!("peer-{index}"),
+            follower_mode: index + self.config.followers >= self.config.peers,
+            ..self.config.cluster.clone()
+        };
         let builder = Cluster::builder()
             .preset(presets::Solo)
             .pubsub_monitor(MonitorConfig::default())
