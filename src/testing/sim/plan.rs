@@ -66,7 +66,7 @@ pub enum What {
 }
 
 /// Least and most steps of a run.
-const STEPS: (usize, usize) = (8, 40);
+const STEPS: (usize, usize) = (10, 70);
 /// How wrong clocks get, in milliseconds either way: less than metrics live.
 const SKEW_MAX_MILLISECONDS: usize = 5_000;
 
@@ -108,6 +108,10 @@ impl Plan {
         plan.steps = (0..count)
             .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, writers) })
             .collect();
+        if random.percent(70) {
+            // They have time to hear of each other.
+            plan.steps[0].after += Duration::from_secs(20);
+        }
         plan
     }
 

@@ -369,8 +369,12 @@ impl Run<'_> {
                     continue;
                 }
                 let status = cluster.tracker().status(cid).await.map(|info| info.status.status);
-                let admitted =
-                    matches!(status, Ok(TrackerStatus::PinError | TrackerStatus::UnpinError)) && !all;
+                // What failed to be unpinned because others hold it is shown as `remote`, as in the reference.
+                let admitted = match status {
+                    Ok(TrackerStatus::PinError) => !all || is_refused_downgrade(wanted, &held),
+                    Ok(TrackerStatus::UnpinError | TrackerStatus::Remote) => !all,
+                    Ok(_) | Err(_) => false,
+                };
                 // Nobody remembers over a restart that the daemon was still to let go of something: the tracker stores
                 // nothing, and what else the daemon holds may be its user's own.
                 let is_left_over = wanted.is_none() && self.restarted.contains(&index);
@@ -460,6 +464,11 @@ async fn pinset(cluster: &Cluster) -> Result<Vec<Pin>> {
 
 fn tag_of(pin: &Pin) -> Option<Tag> {
     pin.options.name.strip_prefix(NAME_PREFIX)?.parse().ok()
+}
+
+/// A daemon keeps a recursive pin in preference to a direct one, and says so.
+fn is_refused_downgrade(wanted: Option<PinMode>, held: &[PinMode]) -> bool {
+    wanted == Some(PinMode::Direct) && held == [PinMode::Recursive]
 }
 
 /// Kinds by which a caller knows that nothing happened.
