@@ -25,7 +25,7 @@ mod set;
 mod stage;
 #[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod store;
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests;
 #[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod topic;

@@ -85,11 +85,8 @@ fn insert(peers: &mut BTreeSet<PeerId>, peer: &PeerId) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vectors::peer;
     use super::*;
-
-    fn peer(number: u8) -> PeerId {
-        crate::testing::peer(number.into())
-    }
 
     #[test]
     fn only_peers_that_are_named_are_trusted() {
