@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn everybody_is_a_star_anywhere_in_the_list() {
-        let peer = crate::testing::peer(2);
+        let peer = super::super::vectors::peer(2);
         let config = |list: Value| {
             CrdtConfig::try_from(&section::<CrdtSection>(json!({"trusted_peers": list}))).unwrap()
         };

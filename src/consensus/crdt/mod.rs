@@ -27,7 +27,7 @@ mod set;
 mod simulation;
 mod stage;
 mod store;
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests;
 mod topic;
 mod trust;
