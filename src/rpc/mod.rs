@@ -57,4 +57,6 @@ pub trait RequestHandler: fmt::Debug + Send + Sync + 'static {
 }
 
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod vectors;

@@ -121,7 +121,7 @@ wire_struct! {
 macro_rules! item {
     ($name:ident($inner:ty)) => {
         #[derive(Clone, Debug, Default, PartialEq)]
-        struct $name($inner);
+        pub(super) struct $name($inner);
         impl super::msgpack::Item for $name {
             fn read_item(input: &mut Input<'_>) -> Result<Option<Self>> {
                 <$inner>::read(input).map(|inner| Some(Self(inner)))
