@@ -1,6 +1,6 @@
 //! Consensus components through the conformance suite, and what is particular to each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::path::Path;
 use std::sync::Arc;
