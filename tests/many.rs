@@ -4,16 +4,18 @@
 mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, Until};
+use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, StopReason, Until, presets};
 use ipfs_cluster::ipfs_connector::IpfsConnector as _;
 use ipfs_cluster::rpc::{PeerClient, RPC_PROTOCOL};
 use ipfs_cluster::state::StateQuery;
+use ipfs_cluster::storage::{MemoryStorage, Storage as _};
 use ipfs_cluster::testing::faulty_ipfs::IpfsCall;
 use ipfs_cluster::testing::peer;
-use ipfs_cluster::transport::PeerTransport as _;
+use ipfs_cluster::transport::{PeerStream, PeerTransport as _, Protocol, StreamHandler};
 use ipfs_cluster::types::{
     Block, Cid, GlobalPinInfo, PeerId, Pin, PinInfo, PinMode, PinOperation, PinOptions, PinStatus,
     StatusFilter, TrackerStatus, parse_multiaddr,
@@ -22,7 +24,7 @@ use ipfs_cluster::{Error, ErrorKind};
 use parts::{Foreign, Peers, config, today, until};
 use tokio::time::Instant;
 
-use TrackerStatus::{ClusterError, PinError, Pinned, Remote, Unpinned};
+use TrackerStatus::{ClusterError, PinError, Pinned, Remote};
 
 fn replicas(min: i32, max: i32) -> PinOptions {
     PinOptions { replication_factor_min: min, replication_factor_max: max, ..PinOptions::default() }
@@ -401,7 +403,7 @@ async fn a_peer_that_joins_is_a_member_at_once_and_daemons_find_each_other() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_writes_nothing_and_answers_for_itself_alone() {
     let peers = Peers::start_with(3, |number| ClusterConfig { follower_mode: number == 2, ..config() }).await;
-    let [a, b, follower] = &peers.members[..] else { unreachable!() };
+    let [a, _, follower] = &peers.members[..] else { unreachable!() };
     let cid = a.ipfs.add_sample("content");
     a.cluster
         .pin(cid, PinOptions { expire_at: Some(today() + Duration::from_secs(300)), ..replicas(-1, -1) })
@@ -420,13 +422,12 @@ async fn a_follower_writes_nothing_and_answers_for_itself_alone() {
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!peers.log.take().iter().any(|(by, _)| *by == follower.id));
     assert!(follower.cluster.alerts().is_empty());
-    let _ = b;
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_is_not_trusted_gets_no_answers_and_is_nobodys_choice() {
     let peers = Peers::start(3).await;
-    let [a, b, stranger] = &peers.members[..] else { unreachable!() };
+    let [a, _, stranger] = &peers.members[..] else { unreachable!() };
     let cid = a.ipfs.add_sample("content");
     a.cluster.pin(cid, PinOptions::default()).await.unwrap();
     a.cluster.wait(cid).await.unwrap();
@@ -435,16 +436,15 @@ async fn who_is_not_trusted_gets_no_answers_and_is_nobodys_choice() {
     assert_eq!(statuses(&info), [(stranger.id, Pinned)].into(), "who does not trust us is left out");
     assert_eq!(lines(&stranger.cluster, StatusFilter::ALL).await[0].peer_map.len(), 1);
     assert_eq!(stranger.cluster.peers().await.unwrap().len(), 3, "everybody may ask who they are");
-    assert_eq!(a.cluster.connect_graph().await.unwrap().cluster_trust_links[&stranger.id], false);
+    assert!(!a.cluster.connect_graph().await.unwrap().cluster_trust_links[&stranger.id]);
     assert_eq!(a.cluster.status(&cid, Scope::Global).await.unwrap().peer_map.len(), 3);
-    let _ = b;
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_made_to_call_whom_a_stranger_names() {
     let peers = Peers::start(2).await;
     let [a, b] = &peers.members[..] else { unreachable!() };
-    let stranger = std::sync::Arc::new(peers.network.join(peer(50)).unwrap());
+    let stranger = Arc::new(peers.network.join(peer(50)).unwrap());
     peers.log.distrust(peer(50));
     let client = PeerClient::new(stranger.clone());
     let error = client.peer_add(&a.id, &b.id).await.unwrap_err();
@@ -455,14 +455,47 @@ async fn nobody_is_made_to_call_whom_a_stranger_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_server_on_one_transport_is_refused_and_undone() {
+async fn a_peer_that_cannot_serve_calls_is_undone_and_one_that_stopped_comes_back() {
     let mut peers = Peers::none();
     let first = peers.add(config()).await;
-    let _ = Unpinned;
-    let stop = first.cluster.shutdown().await;
-    assert!(matches!(stop, ipfs_cluster::cluster::StopReason::Requested));
-    // What a peer that stopped served is free again.
+    assert!(matches!(first.cluster.shutdown().await, StopReason::Requested));
     peers.members.clear();
     let again = peers.add(config()).await;
     assert_eq!(again.id, first.id);
+
+    // Somebody else serves the calls already.
+    let transport = Arc::new(peers.network.join(peer(60)).unwrap());
+    #[derive(Debug)]
+    struct Nothing;
+    #[async_trait::async_trait]
+    impl StreamHandler for Nothing {
+        async fn handle(&self, _: PeerId, _: PeerStream) {}
+    }
+    transport.accept(Protocol::new(RPC_PROTOCOL), Arc::new(Nothing)).unwrap();
+    let storage = Arc::new(MemoryStorage::new());
+    let started = Cluster::builder()
+        .preset(presets::InMemory)
+        .transport(Arc::clone(&transport))
+        .storage(Arc::clone(&storage))
+        .start()
+        .await;
+    assert_eq!(started.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(storage.approximate_bytes().unwrap_err().kind(), ErrorKind::ShutDown);
+    let port = transport.accept(Protocol::new("/other"), Arc::new(Nothing));
+    assert_eq!(port.unwrap_err().kind(), ErrorKind::ShutDown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_pinsets_have_equal_digests() {
+    let peers = Peers::start(3).await;
+    let [a, b, c] = &peers.members[..] else { unreachable!() };
+    for member in [a, b, c] {
+        member.cluster.pin(member.ipfs.add_sample("x"), PinOptions::default()).await.unwrap();
+    }
+    let stranger = Arc::new(peers.network.join(peer(50)).unwrap());
+    let client = PeerClient::new(stranger);
+    let digests = [client.pinset_digest(&a.id).await, client.pinset_digest(&b.id).await];
+    let [one, other] = digests.map(|digest| digest.unwrap());
+    assert_eq!((one.count, one.hash), (other.count, other.hash));
+    assert_eq!(one.hash, a.cluster.state().counts().sum.to_be_bytes());
 }
