@@ -20,6 +20,7 @@ pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) program: PathBuf,
     pub(crate) init: &'static [&'static str],
+    pub(crate) reference: bool,
 }
 
 /// A folder with a configuration, and what its daemon must be told.
@@ -27,6 +28,7 @@ pub(crate) struct Peer {
     subject: Subject,
     pub(crate) folder: PathBuf,
     pub(crate) api: SocketAddr,
+    swarm: SocketAddr,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -47,9 +49,19 @@ fn multiaddr(address: SocketAddr) -> String {
 impl Peer {
     /// Writes a configuration for a fresh peer beside a daemon at `kubo`.
     pub(crate) async fn init(subject: &Subject, folder: &Path, kubo: SocketAddr) -> Result<Self> {
+        Self::init_with(subject, folder, kubo, &[]).await
+    }
+
+    /// The same with more `CLUSTER_*` variables.
+    pub(crate) async fn init_with(
+        subject: &Subject,
+        folder: &Path,
+        kubo: SocketAddr,
+        more: &[(&'static str, &str)],
+    ) -> Result<Self> {
         let (api, swarm, proxy, pinsvc) =
             (free_address()?, free_address()?, free_address()?, free_address()?);
-        let environment = vec![
+        let mut environment = vec![
             ("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", multiaddr(api)),
             ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", multiaddr(kubo)),
             ("CLUSTER_IPFSPROXY_LISTENMULTIADDRESS", multiaddr(proxy)),
@@ -60,7 +72,8 @@ impl Peer {
             ("CLUSTER_MONITORPINGINTERVAL", "2s".to_owned()),
             ("CLUSTER_PEERNAME", "bench".to_owned()),
         ];
-        let peer = Self { subject: subject.clone(), folder: folder.to_owned(), api, environment };
+        environment.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let peer = Self { subject: subject.clone(), folder: folder.to_owned(), api, swarm, environment };
         peer.run(subject.init).await?;
         Ok(peer)
     }
@@ -87,8 +100,15 @@ impl Peer {
 
     /// Starts the daemon and returns once `GET path` is answered, with how long that took.
     pub(crate) async fn start(&self, path: &str) -> Result<(Daemon, Duration)> {
+        self.start_with(&[], path).await
+    }
+
+    /// The same, with arguments of the command `daemon`.
+    pub(crate) async fn start_with(&self, arguments: &[String], path: &str) -> Result<(Daemon, Duration)> {
         let started = Instant::now();
-        let mut child = self.command(&["daemon"]).spawn().context("starting the daemon")?;
+        let words: Vec<&str> =
+            std::iter::once("daemon").chain(arguments.iter().map(String::as_str)).collect();
+        let mut child = self.command(&words).spawn().context("starting the daemon")?;
         loop {
             if let Some(status) = child.try_wait()? {
                 bail!("the daemon ended at once: {status}");
@@ -102,6 +122,14 @@ impl Peer {
             ensure!(started.elapsed() < START_TIMEOUT, "the daemon did not answer within {START_TIMEOUT:?}");
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Where other peers reach it, once it runs.
+    pub(crate) async fn address(&self) -> Result<String> {
+        let answer = Connection::open(self.api).await?.request("GET", "/id", true).await?;
+        let id: serde_json::Value = serde_json::from_slice(&answer.body)?;
+        let id = id["id"].as_str().context("an answer to /id without id")?;
+        Ok(format!("{}/p2p/{id}", multiaddr(self.swarm)))
     }
 
     /// Bytes below the folder.

@@ -6,6 +6,7 @@
 mod daemon;
 mod http;
 mod load;
+mod many;
 mod report;
 mod scenarios;
 
@@ -39,7 +40,13 @@ struct Arguments {
     /// Seconds of each run of pin requests.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Only these of `post`, `until-pinned`, `big`.
+    /// Pins posted to a cluster of three.
+    #[arg(long, default_value_t = 100_000)]
+    cluster_pins: u64,
+    /// Pins that a new peer of the reference has to fetch; it is too slow for the big pinset.
+    #[arg(long, default_value_t = 40_000)]
+    go_join_pins: u64,
+    /// Only these of `post`, `until-pinned`, `big`, `cluster`, `join`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the pinsets live while they are measured; a temporary folder without this.
@@ -55,12 +62,14 @@ fn main() -> Result<()> {
 
 async fn run(arguments: &Arguments) -> Result<()> {
     let cores = std::thread::available_parallelism()?;
-    let ours = Subject { name: "ours", program: arguments.service.clone(), init: &["init"] };
+    let ours =
+        Subject { name: "ours", program: arguments.service.clone(), init: &["init"], reference: false };
     let ours = measure(&ours, arguments).await?;
     let reference = match &arguments.go_service {
         None => None,
         Some(program) => {
-            let subject = Subject { name: "reference", program: program.clone(), init: &["init"] };
+            let subject =
+                Subject { name: "reference", program: program.clone(), init: &["init"], reference: true };
             Some(measure(&subject, arguments).await?)
         }
     };
@@ -88,6 +97,15 @@ async fn measure(subject: &Subject, arguments: &Arguments) -> Result<Vec<Row>> {
     if wanted("big") {
         eprintln!("{}: a pinset of {} …", subject.name, arguments.pins);
         rows.extend(scenarios::big(&setup, arguments.pins).await.context("a big pinset")?);
+    }
+    if wanted("cluster") {
+        eprintln!("{}: three peers …", subject.name);
+        rows.extend(many::cluster(&setup, arguments.cluster_pins).await.context("three peers")?);
+    }
+    if wanted("join") {
+        let pins = if subject.reference { arguments.go_join_pins } else { arguments.pins };
+        eprintln!("{}: a peer joins {pins} pins …", subject.name);
+        rows.extend(many::join(&setup, pins).await.context("a peer joins")?);
     }
     Ok(rows)
 }

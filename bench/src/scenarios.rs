@@ -128,14 +128,14 @@ pub(crate) async fn big(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
     ])
 }
 
-struct Listing {
-    elapsed: Duration,
-    first_byte: Duration,
-    growth: u64,
+pub(crate) struct Listing {
+    pub(crate) elapsed: Duration,
+    pub(crate) first_byte: Duration,
+    pub(crate) growth: u64,
 }
 
 /// Reads a listing to its end while watching the daemon's memory.
-async fn list(daemon: &Daemon, target: &'static str, lines: u64) -> Result<Listing> {
+pub(crate) async fn list(daemon: &Daemon, target: &'static str, lines: u64) -> Result<Listing> {
     let before = daemon.resident_bytes()?;
     let mut peak = before;
     let mut connection = Connection::open(daemon.api).await?;
@@ -154,7 +154,7 @@ async fn list(daemon: &Daemon, target: &'static str, lines: u64) -> Result<Listi
 }
 
 /// Pins as the reference exports them.
-fn write_export(path: &Path, pins: u64) -> Result<()> {
+pub(crate) fn write_export(path: &Path, pins: u64) -> Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
     for n in 0..pins {
         writeln!(
@@ -167,7 +167,7 @@ fn write_export(path: &Path, pins: u64) -> Result<()> {
     Ok(())
 }
 
-fn count_lines(path: &Path) -> Result<u64> {
+pub(crate) fn count_lines(path: &Path) -> Result<u64> {
     use std::io::Read as _;
     let mut file = std::fs::File::open(path)?;
     let mut buffer = vec![0; 1 << 20];

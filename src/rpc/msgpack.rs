@@ -14,8 +14,8 @@ use crate::types::{Cid, Multiaddr, PeerId, Timestamp};
 
 /// Deepest nesting of arrays and maps in one object.
 pub(super) const DEPTH_MAX: usize = 64;
-/// Most array elements and map entries in one object, all of its lists together.
-pub(super) const ITEMS_MAX: usize = 262_144;
+/// Most array elements and map entries in one object, all of its lists together, where nothing else is said.
+const ITEMS_MAX: usize = 262_144;
 /// Seconds of Go's zero time, 0001-01-01T00:00:00Z.
 const GO_ZERO_SECONDS: i64 = -62_135_596_800;
 
@@ -122,8 +122,8 @@ pub(super) enum Shape {
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, items: ITEMS_MAX }
+    fn new(bytes: &'a [u8], items_max: usize) -> Self {
+        Self { rest: bytes, items: items_max }
     }
 
     fn head(&mut self) -> Result<Head> {
@@ -143,7 +143,7 @@ impl<'a> Input<'a> {
         self.items = self
             .items
             .checked_sub(items)
-            .ok_or_else(|| malformed(format!("msgpack object with more than {ITEMS_MAX} items")))?;
+            .ok_or_else(|| malformed("msgpack object with more items than any has"))?;
         Ok(items)
     }
 
@@ -281,7 +281,12 @@ pub(super) trait Item: Sized {
 
 /// Reads one object. What follows it is not looked at.
 pub(super) fn decode<T: Wire>(bytes: &[u8]) -> Result<T> {
-    T::read(&mut Input::new(bytes))
+    decode_large(bytes, ITEMS_MAX)
+}
+
+/// The same, with another bound on the number of elements and entries.
+pub(super) fn decode_large<T: Wire>(bytes: &[u8], items_max: usize) -> Result<T> {
+    T::read(&mut Input::new(bytes, items_max))
 }
 
 pub(super) fn encode<T: Wire>(value: &T) -> Vec<u8> {

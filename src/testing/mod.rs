@@ -68,6 +68,7 @@ pub mod faulty_storage;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
+pub mod mutate;
 pub mod planted;
 #[cfg(target_os = "linux")]
 pub mod power_cut;

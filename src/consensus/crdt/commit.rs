@@ -261,7 +261,9 @@ impl Committer {
             stage(storage, &memory, &works[which], policy, now, cut_all)
         })
         .await?;
-        let Staged { operations, batch, after, cut, blocks, unreadable } = staged;
+        #[cfg(feature = "testing")]
+        let removals = staged.removals;
+        let Staged { operations, batch, after, cut, blocks, unreadable, .. } = staged;
         let changes = if operations.is_empty() && batch.is_empty() {
             Vec::new()
         } else {
@@ -275,6 +277,13 @@ impl Committer {
         }
         self.hooks.heads.set(&self.memory.heads);
         self.hooks.events.tell_changes(&changes);
+        #[cfg(feature = "testing")]
+        for cid in removals {
+            // A planted bug: the removal is told though another element keeps the pin in the set.
+            if let Some(pin) = self.state.get(&cid).await? {
+                self.hooks.events.tell(StateEvent::Unpinned(Arc::new(pin)));
+            }
+        }
         if let Some(head) = cut {
             self.hooks.outbox.push(head.cid);
         }

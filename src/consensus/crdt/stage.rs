@@ -16,6 +16,8 @@ use super::wire::corrupt;
 use crate::error::{Error, Result};
 use crate::state::decode_pin_protobuf;
 use crate::storage::{Batch, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, PinOperation};
 
 /// Blocks whose values are kept while a batch is made, when two elements have to be compared.
@@ -45,6 +47,10 @@ impl Memory {
             let sequence = <[u8; 8]>::try_from(&key[..])
                 .map_err(|_| corrupt("the place of an operation in the log is unreadable"))?;
             pending.log.push(u64::from_be_bytes(sequence));
+            #[cfg(feature = "testing")]
+            if is_planted(Planted::LogNotReplayed) {
+                return Ok(());
+            }
             decode_log(record)?.into_iter().for_each(|logged| pending.replay(logged));
             Ok(())
         })?;
@@ -103,6 +109,9 @@ pub(super) struct Staged {
     pub(super) blocks: Vec<Cid>,
     /// Values that count and cannot be read: how many, and one of them.
     pub(super) unreadable: Option<(usize, Cid, Error)>,
+    /// Pins that lost an element, for a planted bug.
+    #[cfg(feature = "testing")]
+    pub(super) removals: Vec<Cid>,
 }
 
 /// A pin's elements while a batch is made.
@@ -142,6 +151,9 @@ pub(super) struct Stage<'a> {
     blocks: Vec<Cid>,
     read: BTreeMap<Number, BTreeMap<Cid, Bytes>>,
     unreadable: Option<(usize, Cid, Error)>,
+    /// Pins that lost an element, for a planted bug.
+    #[cfg(feature = "testing")]
+    removals: Vec<Cid>,
 }
 
 impl<'a> Stage<'a> {
@@ -161,6 +173,8 @@ impl<'a> Stage<'a> {
             blocks: Vec::new(),
             read: BTreeMap::new(),
             unreadable: None,
+            #[cfg(feature = "testing")]
+            removals: Vec::new(),
         }
     }
 
@@ -212,6 +226,10 @@ impl<'a> Stage<'a> {
             if touched.elements.bury(buried) {
                 touched.is_changed = true;
                 self.unshown.insert(*pin);
+                #[cfg(feature = "testing")]
+                if is_planted(Planted::LateRemovalUntracks) {
+                    self.removals.push(*pin);
+                }
             }
         }
         for Element { pin, value } in &node.delta.elements {
@@ -278,7 +296,16 @@ impl<'a> Stage<'a> {
             log,
         };
         let Self { operations, batch, blocks, unreadable, .. } = self;
-        Ok(Staged { operations, batch, after, cut, blocks, unreadable })
+        Ok(Staged {
+            operations,
+            batch,
+            after,
+            cut,
+            blocks,
+            unreadable,
+            #[cfg(feature = "testing")]
+            removals: self.removals,
+        })
     }
 
     /// Brings the pinset up to what the elements say.
