@@ -307,13 +307,13 @@ mod tests {
     fn announcers_are_heard_in_turn_and_nothing_waits_twice() {
         let inbox = Inbox::default();
         inbox.push([announced(1, 1), announced(1, 2), announced(1, 1), announced(2, 3), announced(2, 1)]);
-        let heads = |inbox: &Inbox| std::iter::from_fn(|| inbox.take(|_| true)).map(|next| next.head[0]);
-        assert_eq!(heads(&inbox).collect::<Vec<_>>(), [1, 3, 2]);
+        let heads = || std::iter::from_fn(|| inbox.take(|_| true)).map(|next| next.head[0]).collect::<Vec<_>>();
+        assert_eq!(heads(), [1, 3, 2]);
         assert!(inbox.is_empty());
         inbox.push([announced(1, 1), announced(2, 2)]);
         assert_eq!(inbox.take(|signer| *signer == peer(2)), Some(announced(2, 2)));
         assert_eq!(inbox.take(|signer| *signer == peer(2)), None);
-        assert_eq!(heads(&inbox).collect::<Vec<_>>(), [1]);
+        assert_eq!(heads(), [1]);
     }
 
     #[test]

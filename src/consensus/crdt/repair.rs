@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, info, warn};
 
 use super::COMPONENT;
-use super::key::{Digest, block_cid, block_digest};
+use super::key::{Digest, block_digest};
 use super::ledger::{HeadChange, Ledger};
 use super::node::Node;
 use super::walk::{DirtyCount, Ended, Request, STALL_TIMEOUT};
@@ -195,6 +195,7 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::block_cid;
     use super::*;
 
     #[test]

@@ -701,3 +701,6 @@ impl Complaints {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
