@@ -19,8 +19,8 @@ use crate::types::PeerId;
 pub(super) const WALKS_MAX: usize = 32;
 /// Blocks that are asked for at a time, of all walks.
 pub(super) const WINDOW_BLOCKS: usize = 256;
-/// What each walk may ask for however many there are.
-const WINDOW_BLOCKS_MIN: usize = WINDOW_BLOCKS / WALKS_MAX;
+/// What each walk may ask for however many there are, and beyond that window when others have filled it.
+pub(super) const WINDOW_BLOCKS_MIN: usize = WINDOW_BLOCKS / WALKS_MAX;
 /// Blocks that walks know of and need. With more, merged blocks stand for those they link to: read again later, they
 /// say the same.
 const OPEN_FOLD: usize = 65_536;
@@ -311,13 +311,18 @@ impl Frontier {
         Some(open)
     }
 
-    /// The next blocks to ask for, at most `room`: of all walks in turn, each within its share.
-    pub(super) fn asks(&mut self, mut room: usize) -> Vec<Ask> {
+    /// The next blocks to ask for: each walk's least first, whatever others are waiting for, then at most `room` of all
+    /// walks in turn, each within its share.
+    pub(super) fn asks(&mut self, room: usize, least: usize) -> Vec<Ask> {
+        let mut asks = self.ask_in_turn(usize::MAX, least);
+        let share = (WINDOW_BLOCKS / self.walks.len().max(1)).max(least);
+        let more = self.ask_in_turn(room.saturating_sub(asks.len()), share);
+        asks.extend(more);
+        asks
+    }
+
+    fn ask_in_turn(&mut self, mut room: usize, share: usize) -> Vec<Ask> {
         let mut asks = Vec::new();
-        if self.walks.is_empty() {
-            return asks;
-        }
-        let share = (WINDOW_BLOCKS / self.walks.len()).max(WINDOW_BLOCKS_MIN);
         let mut idle = 0;
         while room > 0 && idle < self.walks.len() {
             let next = self.walks.range(self.served + 1..).next().or_else(|| self.walks.first_key_value());

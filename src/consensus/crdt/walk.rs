@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::announce::{Announced, Inbox};
-use super::frontier::{Ask, Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, Walk, WalkId};
+use super::frontier::{Ask, Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, WINDOW_BLOCKS_MIN, Walk, WalkId};
 use super::key::{Digest, block_cid, block_digest};
 use super::ledger::{Branch, Ledger};
 use super::node::{BLOCK_BYTES_MAX, Node};
@@ -256,23 +256,23 @@ impl Walker {
         for block in self.frontier.unfold() {
             self.unfold(block);
         }
-        for ask in self.frontier.asks(self.room()) {
-            self.fetch(ask);
+        // What waits for the disk keeps everybody from asking, what others wait for does not.
+        if let Some(room) = self.room() {
+            for ask in self.frontier.asks(room, WINDOW_BLOCKS_MIN) {
+                self.fetch(ask);
+            }
         }
         self.start_merge();
     }
 
-    /// How many more blocks may be asked for.
-    fn room(&self) -> usize {
+    /// How many more blocks may be asked for; none when enough wait to be merged.
+    fn room(&self) -> Option<usize> {
         let waiting = self.ready_bytes + self.merging.as_ref().map_or(0, |merging| merging.bytes);
-        if self.ready.len() >= READY_BLOCKS_MAX {
-            return 0;
+        if self.ready.len() >= READY_BLOCKS_MAX || waiting >= WINDOW_BYTES {
+            return None;
         }
-        let asked = self.frontier.asked();
-        let by_bytes = WINDOW_BYTES.saturating_sub(waiting) / self.block_bytes.max(1);
-        // A block that is larger than all expectations still gets through.
-        let window = WINDOW_BLOCKS.min(by_bytes.max(usize::from(waiting == 0)));
-        window.saturating_sub(asked)
+        let by_bytes = (WINDOW_BYTES - waiting) / self.block_bytes.max(1);
+        Some(WINDOW_BLOCKS.min(by_bytes).saturating_sub(self.frontier.asked()))
     }
 
     fn take_heads(&mut self) {
