@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::delta::Delta;
+use crate::types::PeerId;
 
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Vector {
@@ -79,4 +80,10 @@ pub(super) fn mutate_bytes(seeds: Vec<Vec<u8>>, mut decode: impl FnMut(Vec<u8>))
         }
         decode(bytes);
     }
+}
+
+/// A peer, the same for the same number.
+pub(super) fn peer(number: u8) -> PeerId {
+    let key = libp2p_identity::Keypair::ed25519_from_bytes([number; 32]).unwrap();
+    key.public().to_peer_id()
 }

@@ -495,17 +495,9 @@ impl Walker {
         } else {
             let walks = changes_records.then(|| records.clone());
             let heads = outcome.heads.clone();
-            let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
-            let cids: Vec<Cid> = nodes.iter().map(|node| node.cid).collect();
-            let merge = async move {
-                ledger.merge(nodes, heads, walks).await?;
-                // Who asked us for them gets them now.
-                if let Err(error) = exchange.announce(&cids).await {
-                    debug!(%error, "new blocks are not offered to others");
-                }
-                Ok(())
-            };
-            self.merge = Some(merge.boxed());
+            let ledger = self.cx.ledger.clone();
+            self.merge =
+                Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
         }
         if changes_records {
             self.recorded = Some(records);

@@ -33,7 +33,7 @@ async fn a_chain_is_merged_at_a_round_trip_a_block_with_few_merges() {
     let (_network, one, other) = pair(&chain.nodes, chain.tip()).await;
     one.ledger.state().delay = Duration::from_millis(15);
     let start = Instant::now();
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until_heads(&[chain.tip()]).await;
     assert!(chain.nodes.iter().all(|node| one.has(node)));
     assert_eq!(one.exchange.fetched(), LENGTH);
@@ -53,7 +53,7 @@ async fn a_wide_dag_is_fetched_many_blocks_at_a_time() {
     let (_network, one, other) =
         pair(wide.iter().chain(&bottom.nodes).chain([&top]), &top).await;
     let start = Instant::now();
-    other.say(&top);
+    other.say(&top).await;
     one.until_heads(&[&top]).await;
     assert_eq!(one.exchange.fetched(), 4_002);
     assert!(wide.iter().all(|node| one.has(node)));
@@ -70,7 +70,7 @@ async fn a_diamond_is_fetched_once_and_has_one_head() {
     let all: Vec<Node> =
         [bottom.nodes, left.nodes, right.nodes, vec![top.clone()]].into_iter().flatten().collect();
     let (_network, one, other) = pair(&all, &top).await;
-    other.say(&top);
+    other.say(&top).await;
     one.until_heads(&[&top]).await;
     assert_eq!(one.exchange.fetched(), all.len());
     assert!(all.iter().all(|node| one.has(node)));
@@ -84,11 +84,11 @@ async fn two_heads_share_what_is_below_them_and_their_join_replaces_both() {
     let join = node("join", &[left.tip(), right.tip()]);
     let all: Vec<Node> = [&bottom.nodes[..], &left.nodes, &right.nodes].concat();
     let (_network, one, other) = pair(all.iter().chain([&join]), &join).await;
-    other.say(left.tip());
-    other.say(right.tip());
+    other.say(left.tip()).await;
+    other.say(right.tip()).await;
     one.until_heads(&[left.tip(), right.tip()]).await;
     assert_eq!(one.exchange.fetched(), all.len(), "some came twice");
-    other.say(&join);
+    other.say(&join).await;
     one.until_heads(&[&join]).await;
     assert_eq!(one.exchange.fetched(), all.len() + 1);
 }
@@ -101,13 +101,13 @@ async fn a_head_on_top_of_one_that_is_being_walked_covers_it() {
     let own = Chain::new(1, "own");
     one.ledger.put(&own.nodes, true);
     one.ledger.set_heads([own.tip().clone()]);
-    other.say(&chain.nodes[1_900]);
+    other.say(&chain.nodes[1_900]).await;
     one.until("half of it", |state| state.processed.len() > 900).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until_heads(&[own.tip(), chain.tip()]).await;
     assert_eq!(one.exchange.fetched(), 2_000);
     // In the other order: an old head that comes late changes nothing.
-    other.say(&chain.nodes[1_000]);
+    other.say(&chain.nodes[1_000]).await;
     sleep(Duration::from_secs(10)).await;
     one.until_heads(&[own.tip(), chain.tip()]).await;
     assert_eq!(one.exchange.fetched(), 2_000);
@@ -119,17 +119,17 @@ async fn an_old_branch_that_is_announced_late_is_merged_and_becomes_a_head_of_it
     let new = Chain::on(&[bottom.tip()], 300, "new");
     let old = Chain::on(&[&bottom.nodes[4]], 40, "old");
     let (network, one, other) = pair(bottom.nodes.iter().chain(&new.nodes), new.tip()).await;
-    other.say(new.tip());
+    other.say(new.tip()).await;
     one.until_heads(&[new.tip()]).await;
     let late = Member::having(&network, 3, bottom.nodes.iter().chain(&old.nodes), &[old.tip()]);
     one.connect(&late).await;
-    late.say(old.tip());
+    late.say(old.tip()).await;
     one.until_heads(&[new.tip(), old.tip()]).await;
     assert!(old.nodes.iter().all(|node| one.has(node)));
     // And one on top of ours replaces ours alone.
     let next = node("next", &[new.tip()]);
     other.ledger.put([&next], true);
-    other.say(&next);
+    other.say(&next).await;
     one.until_heads(&[&next, old.tip()]).await;
 }
 
@@ -137,7 +137,7 @@ async fn an_old_branch_that_is_announced_late_is_merged_and_becomes_a_head_of_it
 async fn whoever_has_no_heads_builds_upon_the_first_one_at_once() {
     let chain = Chain::new(1_000, "x");
     let (_network, one, other) = pair(&chain.nodes, chain.tip()).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until("a head", |state| !state.heads.is_empty()).await;
     assert_eq!(one.heads(), [chain.tip().cid]);
     assert!(one.ledger.state().processed.len() < 100, "it was not at once");
@@ -153,11 +153,11 @@ async fn whoever_has_no_heads_builds_upon_the_first_one_at_once() {
 async fn a_head_that_nobody_has_is_forgotten_and_got_when_it_can_be() {
     let chain = Chain::new(3, "x");
     let (_network, one, other) = pair(&[], Chain::new(1, "other").tip()).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     sleep(STALL_TIMEOUT + Duration::from_secs(30)).await;
     assert!(one.heads().is_empty() && !one.ledger.state().dirty);
     other.ledger.put(&chain.nodes, true);
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until_heads(&[chain.tip()]).await;
 }
 
@@ -167,7 +167,7 @@ async fn when_the_announcer_dies_half_way_another_serves_the_rest() {
     let (network, one, other) = pair(&chain.nodes, chain.tip()).await;
     let another = Member::having(&network, 3, &chain.nodes, &[]);
     one.connect(&another).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until("half of it", |state| state.processed.len() > 1_500).await;
     network.crash(other.peer);
     one.until_heads(&[chain.tip()]).await;
@@ -182,13 +182,13 @@ async fn a_walk_that_nobody_can_go_on_with_is_remembered_until_somebody_can() {
     let own = Chain::new(1, "own");
     one.ledger.put(&own.nodes, true);
     one.ledger.set_heads([own.tip().clone()]);
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until("dirty", |state| state.dirty).await;
     assert_eq!(one.heads(), [own.tip().cid], "half a branch became a head");
     assert!(one.has(chain.tip()));
     let another = Member::having(&network, 3, &chain.nodes[..200], &[]);
     one.connect(&another).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until_heads(&[own.tip(), chain.tip()]).await;
     assert_eq!(one.exchange.fetched(), 1_000, "some came twice");
     // The repair finds nothing to do.
@@ -202,7 +202,7 @@ async fn a_restart_half_way_goes_on_without_getting_anything_twice() {
     let top = node("top", &[chain.tip(), side.tip()]);
     let all: Vec<&Node> = chain.nodes.iter().chain(&side.nodes).chain([&top]).collect();
     let (network, mut one, other) = pair(all.iter().copied(), &top).await;
-    other.say(&top);
+    other.say(&top).await;
     let mut fetched = 0;
     for stop in [10, 700, 2_500] {
         one.until("some", |state| state.processed.len() > stop).await;
@@ -232,9 +232,9 @@ async fn a_walk_that_is_covered_stays_so_over_a_restart() {
     let own = Chain::new(1, "own");
     one.ledger.put(&own.nodes, true);
     one.ledger.set_heads([own.tip().clone()]);
-    other.say(&chain.nodes[998]);
+    other.say(&chain.nodes[998]).await;
     one.until("some", |state| state.processed.len() > 100).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until("the upper head", |state| state.heads.contains_key(&chain.tip().cid)).await;
     let ledger = one.stop().await;
     assert!(ledger.state().processed.len() < 900);
@@ -249,7 +249,7 @@ async fn a_disk_that_is_full_for_a_while_loses_nothing() {
     let chain = Chain::new(400, "x");
     let (_network, one, other) = pair(&chain.nodes, chain.tip()).await;
     one.ledger.state().failures = 3;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until_heads(&[chain.tip()]).await;
     assert!(chain.nodes.iter().all(|node| one.has(node)));
 }
@@ -259,8 +259,8 @@ async fn a_block_that_cannot_be_merged_ends_its_walk_and_no_other() {
     let (bad, good) = (Chain::new(200, "bad"), Chain::new(200, "good"));
     let (_network, one, other) = pair(bad.nodes.iter().chain(&good.nodes), good.tip()).await;
     one.ledger.state().poison.insert(bad.nodes[150].cid);
-    other.say(bad.tip());
-    other.say(good.tip());
+    other.say(bad.tip()).await;
+    other.say(good.tip()).await;
     one.until("the good head", |state| {
         state.heads.contains_key(&good.tip().cid) && state.progress.is_empty()
     })
@@ -274,7 +274,7 @@ async fn a_block_that_cannot_be_merged_ends_its_walk_and_no_other() {
 async fn a_shut_down_store_ends_the_walk() {
     let chain = Chain::new(1_000, "x");
     let (_network, one, other) = pair(&chain.nodes, chain.tip()).await;
-    other.say(chain.tip());
+    other.say(chain.tip()).await;
     one.until("some", |state| state.processed.len() > 100).await;
     one.ledger.state().is_shut_down = true;
     sleep(Duration::from_secs(1)).await;
@@ -304,9 +304,9 @@ async fn is_survived(blocks: Vec<(Cid, Bytes)>, tip: &Node) -> (MemoryNetwork, M
     hostile.ledger.put([tip], false);
     one.connect(&hostile).await;
     let start = Instant::now();
-    hostile.say(tip);
+    hostile.say(tip).await;
     sleep(Duration::from_millis(20)).await;
-    other.say(honest.tip());
+    other.say(honest.tip()).await;
     one.until("the honest head", |state| state.heads.contains_key(&honest.tip().cid)).await;
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     one.until("the end of the hostile walk", |state| state.dirty || state.processed.len() == 301).await;
@@ -333,7 +333,7 @@ async fn a_head_of_garbage_is_forgotten() {
     tip.block = b"garbage".to_vec().into();
     tip.cid = key::cid_of(&tip.block);
     hostile.ledger.put([&tip], false);
-    hostile.say(&tip);
+    hostile.say(&tip).await;
     sleep(Duration::from_secs(10)).await;
     assert!(one.heads().is_empty() && one.ledger.state().processed.is_empty());
     assert!(!one.ledger.state().dirty);
@@ -378,13 +378,13 @@ async fn a_flood_of_heads_that_nobody_has_keeps_nobody_from_anything() {
         let member = Member::start(&network, number, TestLedger::default());
         one.connect(&member).await;
         for head in 0..40 {
-            member.say(&node(&format!("{number} {head}"), &[]));
+            member.say(&node(&format!("{number} {head}"), &[])).await;
         }
         hostile.push(member);
     }
     sleep(Duration::from_secs(1)).await;
     let start = Instant::now();
-    other.say(honest.tip());
+    other.say(honest.tip()).await;
     one.until("the honest head", |state| state.processed.len() == 100).await;
     assert!(start.elapsed() < 2 * STALL_TIMEOUT_WHEN_FULL, "{:?}", start.elapsed());
 }
@@ -439,7 +439,7 @@ async fn a_repair_that_lacks_a_block_is_tried_again() {
 async fn heads_of_peers_that_are_not_trusted_are_not_walked() {
     let chain = Chain::new(3, "x");
     let (_network, one, other) = pair(&chain.nodes, chain.tip()).await;
-    let trust = Arc::new(Trust::new(one.transport.clone(), false, []).unwrap());
+    let trust = Arc::new(Trust::new(one.peer, false, []));
     let inbox = Arc::<Inbox>::default();
     let (_requests, requests) = mpsc::channel(1);
     let cancel = CancellationToken::new();
