@@ -140,10 +140,6 @@ pub(super) struct Frontier {
 }
 
 impl Frontier {
-    pub(super) fn walk(&self, walk: WalkId) -> Option<&Walk> {
-        self.walks.get(&walk)
-    }
-
     pub(super) fn walks(&self) -> impl Iterator<Item = (WalkId, &Walk)> {
         self.walks.iter().map(|(id, walk)| (*id, walk))
     }
@@ -560,12 +556,6 @@ impl Frontier {
         let is_its = |open: &&Open| open.owners.iter().any(|owner| owner.walk == id);
         let open = self.blocks.iter().filter(|(_, open)| is_its(open)).map(|(block, _)| block_cid(block));
         Some(Branch { tip: Head { cid: block_cid(&walk.tip), height: walk.height }, open: open.collect(), met })
-    }
-
-    /// The records of all walks of which some is merged.
-    pub(super) fn all_records(&self) -> Vec<Branch> {
-        let none = BTreeSet::new();
-        self.records(&BTreeSet::new(), &none, &BTreeSet::new(), &none)
     }
 
     /// The merge is on disk. Gives the walks that are done.
