@@ -27,7 +27,8 @@ mod set;
 mod simulation;
 mod stage;
 mod store;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests;
 mod topic;
 mod trust;

@@ -112,7 +112,7 @@ pub(super) struct WalkerContext {
 }
 
 enum Fetched {
-    Node(Node),
+    Node(Box<Node>),
     /// It was merged before.
     Known,
     /// It could not be got.
@@ -383,14 +383,18 @@ impl Walker {
                     self.look_up(check);
                 }
                 Fetched::Known => {}
+                Fetched::Lost(error) if error.kind() == ErrorKind::ShutDown => return Err(error),
                 Fetched::Lost(error) | Fetched::Broken(error) => {
                     for walk in self.frontier.owners(&block) {
                         self.give_up(walk, Ended::Missing, &error.to_string()).await?;
                     }
                 }
             },
+            Looked::Failed(_, error) if error.kind() == ErrorKind::ShutDown => return Err(error),
             Looked::Failed(blocks, error) => {
-                for walk in blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>() {
+                for walk in
+                    blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>()
+                {
                     self.give_up(walk, Ended::Missing, &error.to_string()).await?;
                 }
             }
@@ -420,7 +424,7 @@ impl Walker {
                     self.block_bytes = bytes.max(self.block_bytes - self.block_bytes / 16);
                     self.ready_bytes += bytes;
                     self.ready_since.get_or_insert_with(Instant::now);
-                    self.ready.push_back(node);
+                    self.ready.push_back(*node);
                 }
                 self.look_up(arrival.check);
                 for (walk, why) in arrival.failed {
@@ -496,8 +500,7 @@ impl Walker {
             let walks = changes_records.then(|| records.clone());
             let heads = outcome.heads.clone();
             let ledger = self.cx.ledger.clone();
-            self.merge =
-                Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
+            self.merge = Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
         }
         if changes_records {
             self.recorded = Some(records);
@@ -605,8 +608,7 @@ impl Walker {
         }
         if self.ticks.is_multiple_of(PROGRESS_TICKS) {
             if self.merged - self.merged_before >= 1_000 {
-                let height =
-                    self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
+                let height = self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
                 info!(merged = self.merged, walks = self.frontier.len(), height, "walking down the dag");
             }
             self.merged_before = self.merged;
@@ -648,7 +650,7 @@ async fn fetch(
 
 fn parse(cid: Cid, data: bytes::Bytes) -> Fetched {
     debug_assert!(data.len() <= 2 * BLOCK_BYTES_MAX, "an exchange bounds its blocks");
-    Node::parse(cid, data).map_or_else(Fetched::Broken, Fetched::Node)
+    Node::parse(cid, data).map_or_else(Fetched::Broken, |node| Fetched::Node(Box::new(node)))
 }
 
 async fn ended(merge: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
