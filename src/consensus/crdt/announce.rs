@@ -1,6 +1,6 @@
 //! Telling others about our heads, and hearing about theirs.
 //!
-//! Three tasks: one publishes what the committer puts into the [`Outbox`], one listens and fills the [`Inbox`] that the
+//! Three tasks: one publishes what the committer cuts, one listens and fills the [`Inbox`] that the
 //! walker empties, one says our heads again when nobody has said them for a while. Every loss is healed by the last.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::broadcast;
 use super::key::{Digest, block_digest};
-use super::ledger::Ledger;
+use super::ledger::{Head, Ledger};
 use super::trust::Trust;
 use crate::error::ErrorKind;
 use crate::transport::{GossipMessage, MessageValidator, PeerTransport, Topic, Verdict};
@@ -24,8 +24,6 @@ use crate::types::{Cid, PeerId};
 
 /// Heads in one message: far below what gossip carries, so that the message gets through everywhere.
 const MESSAGE_HEADS_MAX: usize = 1024;
-/// Our heads that wait to be published. Newer ones link to older ones, so the oldest can go.
-const OUTBOX_HEADS_MAX: usize = 64;
 /// Heads of one announcer that wait for the walker.
 const INBOX_HEADS_MAX: usize = 1024;
 /// Announcers whose heads wait for the walker.
@@ -60,40 +58,6 @@ impl MessageValidator for Validator {
                 debug!(%signer, %error, "an announcement that cannot be read");
                 Verdict::Reject
             }
-        }
-    }
-}
-
-/// Heads of ours that are to be published.
-#[derive(Debug, Default)]
-pub(super) struct Outbox {
-    heads: Mutex<VecDeque<Cid>>,
-    filled: Notify,
-}
-
-impl Outbox {
-    /// Publishes a head soon. Never waits. Called after the head is on disk.
-    pub(super) fn push(&self, head: Cid) {
-        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        if heads.len() == OUTBOX_HEADS_MAX {
-            heads.pop_front();
-        }
-        heads.push_back(head);
-        drop(heads);
-        self.filled.notify_one();
-    }
-
-    fn take(&self) -> Vec<Cid> {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
-    }
-
-    async fn next(&self) -> Vec<Cid> {
-        loop {
-            let heads = self.take();
-            if !heads.is_empty() {
-                return heads;
-            }
-            self.filled.notified().await;
         }
     }
 }
@@ -186,7 +150,6 @@ pub(super) struct Announcing {
     pub(super) topic: Topic,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) outbox: Arc<Outbox>,
     /// Heads that anybody said since our last rebroadcast, us included.
     seen: Mutex<BTreeSet<Digest>>,
 }
@@ -197,9 +160,8 @@ impl Announcing {
         topic: Topic,
         ledger: Arc<dyn Ledger>,
         inbox: Arc<Inbox>,
-        outbox: Arc<Outbox>,
     ) -> Self {
-        Self { transport, topic, ledger, inbox, outbox, seen: Mutex::default() }
+        Self { transport, topic, ledger, inbox, seen: Mutex::default() }
     }
 
     fn saw(&self, heads: &[Cid]) {
@@ -208,11 +170,14 @@ impl Announcing {
         seen.extend(heads.iter().filter_map(block_digest).take(room));
     }
 
-    /// Publishes what is put into the outbox, for ever.
-    pub(super) async fn publish(&self) {
-        loop {
-            let heads = self.outbox.next().await;
-            if !self.say(&heads).await {
+    /// Publishes each new head of ours, until the committer is gone.
+    pub(super) async fn publish(&self, mut cut: watch::Receiver<Option<Head>>) {
+        while cut.changed().await.is_ok() {
+            let head = *cut.borrow_and_update();
+            // One that came and went in between is below this one.
+            if let Some(head) = head
+                && !self.say(&[head.cid]).await
+            {
                 return;
             }
         }
@@ -307,13 +272,14 @@ mod tests {
     fn announcers_are_heard_in_turn_and_nothing_waits_twice() {
         let inbox = Inbox::default();
         inbox.push([announced(1, 1), announced(1, 2), announced(1, 1), announced(2, 3), announced(2, 1)]);
-        let heads = |inbox: &Inbox| std::iter::from_fn(|| inbox.take(|_| true)).map(|next| next.head[0]);
-        assert_eq!(heads(&inbox).collect::<Vec<_>>(), [1, 3, 2]);
+        let heads =
+            || std::iter::from_fn(|| inbox.take(|_| true)).map(|next| next.head[0]).collect::<Vec<_>>();
+        assert_eq!(heads(), [1, 3, 2]);
         assert!(inbox.is_empty());
         inbox.push([announced(1, 1), announced(2, 2)]);
         assert_eq!(inbox.take(|signer| *signer == peer(2)), Some(announced(2, 2)));
         assert_eq!(inbox.take(|signer| *signer == peer(2)), None);
-        assert_eq!(heads(&inbox).collect::<Vec<_>>(), [1]);
+        assert_eq!(heads(), [1]);
     }
 
     #[test]
@@ -347,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn only_readable_messages_of_trusted_signers_pass() {
         let transport = Arc::new(MemoryNetwork::new(0).join(peer(1)).unwrap());
-        let validator = Validator::new(Arc::new(Trust::new(transport, false, [peer(2)]).unwrap()));
+        let validator = Validator::new(Arc::new(Trust::new(transport.local_peer(), false, [peer(2)])));
         let message = broadcast::encode(&[Chain::new(1, "x").tip().cid]);
         assert_eq!(validator.validate(&peer(2), &message), Verdict::Accept);
         assert_eq!(validator.validate(&peer(1), &message), Verdict::Accept);
@@ -361,22 +327,25 @@ mod tests {
         let (one, two) = (Arc::new(network.join(peer(1)).unwrap()), network.join(peer(2)).unwrap());
         one.connect(&two.listen_addresses()[0]).await.unwrap();
         let topic = Topic::new("heads");
-        let trust = Arc::new(Trust::new(one.clone(), true, []).unwrap());
+        let trust = Arc::new(Trust::new(one.local_peer(), true, []));
         let mut heard = two.subscribe(&topic, Arc::new(Validator::new(trust.clone())));
         let ledger = Arc::new(TestLedger::default());
-        let announcing =
-            Announcing::new(one.clone(), topic.clone(), ledger.clone(), Arc::default(), Arc::default());
+        let announcing = Announcing::new(one.clone(), topic.clone(), ledger.clone(), Arc::default());
         let messages = one.subscribe(&topic, Arc::new(Validator::new(trust)));
         let chain = Chain::new(3, "x");
         let interval = Duration::from_secs(60);
-        let outbox = announcing.outbox.clone();
+        let (cut, cuts) = watch::channel(None);
         let tasks = async {
-            tokio::join!(announcing.listen(messages), announcing.publish(), announcing.rebroadcast(interval, 1));
+            tokio::join!(
+                announcing.listen(messages),
+                announcing.publish(cuts),
+                announcing.rebroadcast(interval, 1)
+            );
         };
         let script = async {
             let start = Instant::now();
             ledger.set_heads([chain.nodes[1].clone()]);
-            outbox.push(chain.nodes[1].cid);
+            cut.send_replace(Some(Head { cid: chain.nodes[1].cid, height: 2 }));
             let next = heard.next().await.unwrap();
             assert_eq!(broadcast::decode(&next.data).unwrap(), [chain.nodes[1].cid]);
             assert!(start.elapsed() < Duration::from_millis(10));
@@ -388,9 +357,8 @@ mod tests {
             for _ in 0..20 {
                 let said = broadcast::encode(&[chain.nodes[1].cid]).into();
                 two.publish(&topic, said).await.unwrap();
-                let ours = timeout(interval / 2, async {
-                    while heard.next().await.unwrap().signer == peer(2) {}
-                });
+                let ours =
+                    timeout(interval / 2, async { while heard.next().await.unwrap().signer == peer(2) {} });
                 assert!(ours.await.is_err());
             }
             let announced = announcing.inbox.take(|_| true).unwrap();
@@ -399,9 +367,13 @@ mod tests {
             ledger.set_heads([]);
             assert!(timeout(10 * interval, heard.next()).await.is_err());
             two.publish(&topic, broadcast::encode(&[chain.tip().cid]).into()).await.unwrap();
-            announcing.inbox.filled().await;
-            let queued = || std::iter::from_fn(|| announcing.inbox.take(|_| true)).last().unwrap();
-            assert!(queued().at_once);
+            let at_once = loop {
+                announcing.inbox.filled().await;
+                if let Some(announced) = std::iter::from_fn(|| announcing.inbox.take(|_| true)).last() {
+                    break announced.at_once;
+                }
+            };
+            assert!(at_once);
         };
         tokio::select! {
             () = tasks => panic!("the tasks ended"),
@@ -414,12 +386,13 @@ mod tests {
         let network = MemoryNetwork::new(0);
         let one = Arc::new(network.join(peer(1)).unwrap());
         let topic = Topic::new("heads");
-        let trust = Arc::new(Trust::new(one.clone(), true, []).unwrap());
+        let trust = Arc::new(Trust::new(one.local_peer(), true, []));
         let mut heard = one.subscribe(&topic, Arc::new(Validator::new(trust)));
         let ledger = Arc::new(TestLedger::default());
-        let heads: Vec<_> = (0..2_500).map(|number| Chain::new(1, &number.to_string()).tip().clone()).collect();
+        let heads: Vec<_> =
+            (0..2_500).map(|number| Chain::new(1, &number.to_string()).tip().clone()).collect();
         ledger.set_heads(heads);
-        let announcing = Announcing::new(one, topic, ledger.clone(), Arc::default(), Arc::default());
+        let announcing = Announcing::new(one, topic, ledger.clone(), Arc::default());
         let mut said = Vec::new();
         tokio::select! {
             () = announcing.rebroadcast(Duration::from_secs(60), 1) => panic!("it ended"),

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
 use super::COMPONENT;
-use super::announce::Outbox;
 use super::batching::Policy;
 use super::heads::Heads;
-use super::ledger::{Branch, HeadChange};
+use super::ledger::{Branch, Head, HeadChange};
 use super::node::Node;
 use super::records::{self, META};
 use super::stage::{Memory, Stage, Staged};
@@ -23,6 +22,8 @@ use crate::consensus::group::{self, Call, Inbox, Reply};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{State, StateChange};
 use crate::storage::{self, Batch, Durability, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, PinOperation};
 
 /// Most operations and entries of deltas of several callers that share one batch. A single call may have more.
@@ -45,7 +46,7 @@ pub(super) struct LocalOperation {
 pub(super) enum Work {
     /// Local operations, all or nothing.
     Apply(Vec<LocalOperation>),
-    /// Nodes whose blocks were checked, and heads, all or nothing.
+    /// Nodes whose blocks were checked, heads, and which walks are unfinished then, all or nothing.
     Merge(Vec<Node>, HeadChange, Option<Vec<Branch>>),
     /// Records of whoever asks.
     Write(Batch),
@@ -58,7 +59,7 @@ impl Work {
     fn size(&self) -> Option<(usize, usize)> {
         match self {
             Self::Apply(operations) => Some(group::size(operations.iter().map(|local| &local.operation))),
-            Self::Merge(nodes, _, _) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
+            Self::Merge(nodes, ..) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
                 (count + node.delta.len() + 1, bytes + 2 * node.block.len())
             })),
             Self::Write(_) | Self::Clean => None,
@@ -75,8 +76,8 @@ pub(super) struct Hooks {
     pub(super) events: EventSender,
     /// The heads, for whoever asks.
     pub(super) heads: Heads,
-    /// New heads of ours.
-    pub(super) outbox: Arc<Outbox>,
+    /// The newest head of ours. One that nobody looked at is below the next.
+    pub(super) cut: watch::Sender<Option<Head>>,
     /// Blocks that are new here. Who asked for one asks again, so some may be lost.
     pub(super) blocks: mpsc::Sender<Vec<Cid>>,
 }
@@ -256,14 +257,14 @@ impl Committer {
             self.hooks.heads.set(&memory.heads);
             (self.memory, self.is_stale) = (Arc::new(memory), false);
         }
+        #[cfg(feature = "testing")]
+        let removals = planted_removals(&works[which.clone()]);
         let (memory, policy) = (self.memory.clone(), self.policy);
         let (staged, places) = storage::run(self.storage.clone(), move |storage| {
             stage(storage, &memory, &works[which], policy, now, cut_all)
         })
         .await?;
-        #[cfg(feature = "testing")]
-        let removals = staged.removals;
-        let Staged { operations, batch, after, cut, blocks, unreadable, .. } = staged;
+        let Staged { operations, batch, after, cut, blocks, unreadable } = staged;
         let changes = if operations.is_empty() && batch.is_empty() {
             Vec::new()
         } else {
@@ -279,13 +280,12 @@ impl Committer {
         self.hooks.events.tell_changes(&changes);
         #[cfg(feature = "testing")]
         for cid in removals {
-            // A planted bug: the removal is told though another element keeps the pin in the set.
             if let Some(pin) = self.state.get(&cid).await? {
                 self.hooks.events.tell(StateEvent::Unpinned(Arc::new(pin)));
             }
         }
-        if let Some(head) = cut {
-            self.hooks.outbox.push(head.cid);
+        if cut.is_some() {
+            self.hooks.cut.send_replace(cut);
         }
         if !blocks.is_empty() {
             // Full: see there.
@@ -309,6 +309,7 @@ impl Committer {
         self.is_stale = false;
         self.memory = Arc::default();
         self.hooks.heads.set(&self.memory.heads);
+        self.hooks.cut.send_replace(None);
         self.hooks.events.tell(StateEvent::Resync);
         Ok(())
     }
@@ -326,6 +327,19 @@ pub(super) async fn finish_cleaning(storage: &Arc<dyn Storage>, state: &Arc<dyn 
         storage.write(batch, Durability::Synced)
     })
     .await
+}
+
+/// Pins that a planted bug says are gone, whatever else keeps them in the set.
+#[cfg(feature = "testing")]
+fn planted_removals(works: &[Work]) -> Vec<Cid> {
+    if !is_planted(Planted::LateRemovalUntracks) {
+        return Vec::new();
+    }
+    let nodes = works.iter().flat_map(|work| match work {
+        Work::Merge(merge) => merge.nodes.as_slice(),
+        _ => &[],
+    });
+    nodes.flat_map(|node| &node.delta.tombstones).map(|tombstone| tombstone.pin).collect()
 }
 
 /// What has to be written, and where the operations of each work are.
@@ -350,12 +364,9 @@ fn stage(
                 }
                 places.push(start..stage.operations());
             }
-            Work::Merge(nodes, heads, walks) => {
+            Work::Merge(nodes, heads, _) => {
                 nodes.iter().try_for_each(|node| stage.merge(node))?;
                 stage.change_heads(heads)?;
-                if let Some(walks) = walks {
-                    stage.remember_walks(walks)?;
-                }
                 places.push(0..0);
             }
             Work::Write(_) | Work::Clean => {
@@ -363,5 +374,13 @@ fn stage(
             }
         }
     }
-    Ok((stage.finish(policy, now, cut_all)?, places))
+    let mut staged = stage.finish(policy, now, cut_all)?;
+    let walks = works.iter().rev().find_map(|work| match work {
+        Work::Merge(_, _, walks) => walks.clone(),
+        _ => None,
+    });
+    if let Some(walks) = walks {
+        records::put_progress(&mut staged.batch, walks)?;
+    }
+    Ok((staged, places))
 }

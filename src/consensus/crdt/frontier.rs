@@ -19,8 +19,8 @@ use crate::types::PeerId;
 pub(super) const WALKS_MAX: usize = 32;
 /// Blocks that are asked for at a time, of all walks.
 pub(super) const WINDOW_BLOCKS: usize = 256;
-/// What each walk may ask for however many there are.
-const WINDOW_BLOCKS_MIN: usize = WINDOW_BLOCKS / WALKS_MAX;
+/// What each walk may ask for however many there are, and beyond that window when others have filled it.
+pub(super) const WINDOW_BLOCKS_MIN: usize = WINDOW_BLOCKS / WALKS_MAX;
 /// Blocks that walks know of and need. With more, merged blocks stand for those they link to: read again later, they
 /// say the same.
 const OPEN_FOLD: usize = 65_536;
@@ -140,10 +140,6 @@ pub(super) struct Frontier {
 }
 
 impl Frontier {
-    pub(super) fn walk(&self, walk: WalkId) -> Option<&Walk> {
-        self.walks.get(&walk)
-    }
-
     pub(super) fn walks(&self) -> impl Iterator<Item = (WalkId, &Walk)> {
         self.walks.iter().map(|(id, walk)| (*id, walk))
     }
@@ -311,13 +307,18 @@ impl Frontier {
         Some(open)
     }
 
-    /// The next blocks to ask for, at most `room`: of all walks in turn, each within its share.
-    pub(super) fn asks(&mut self, mut room: usize) -> Vec<Ask> {
+    /// The next blocks to ask for: each walk's least first, whatever others are waiting for, then at most `room` of all
+    /// walks in turn, each within its share.
+    pub(super) fn asks(&mut self, room: usize, least: usize) -> Vec<Ask> {
+        let mut asks = self.ask_in_turn(usize::MAX, least);
+        let share = (WINDOW_BLOCKS / self.walks.len().max(1)).max(least);
+        let more = self.ask_in_turn(room.saturating_sub(asks.len()), share);
+        asks.extend(more);
+        asks
+    }
+
+    fn ask_in_turn(&mut self, mut room: usize, share: usize) -> Vec<Ask> {
         let mut asks = Vec::new();
-        if self.walks.is_empty() {
-            return asks;
-        }
-        let share = (WINDOW_BLOCKS / self.walks.len()).max(WINDOW_BLOCKS_MIN);
         let mut idle = 0;
         while room > 0 && idle < self.walks.len() {
             let next = self.walks.range(self.served + 1..).next().or_else(|| self.walks.first_key_value());
@@ -465,7 +466,9 @@ impl Frontier {
 
     /// Whether a merge of everything that is here would end a walk or make a head.
     pub(super) fn is_urgent(&self) -> bool {
-        self.walks.values().any(|walk| walk.open == walk.arrived || (walk.at_once && !walk.begun && walk.height > 0))
+        self.walks
+            .values()
+            .any(|walk| walk.open == walk.arrived || (walk.at_once && !walk.begun && walk.height > 0))
     }
 
     /// Whether a block that came is still to be merged.
@@ -519,7 +522,8 @@ impl Frontier {
         begun: &BTreeSet<WalkId>,
         covered: &BTreeSet<Digest>,
     ) -> Vec<Branch> {
-        let is_recorded = |id: &WalkId, walk: &Walk| (walk.begun || begun.contains(id)) && !without.contains(id);
+        let is_recorded =
+            |id: &WalkId, walk: &Walk| (walk.begun || begun.contains(id)) && !without.contains(id);
         let mut branches: BTreeMap<WalkId, Branch> = BTreeMap::new();
         for (id, walk) in self.walks.iter().filter(|(id, walk)| is_recorded(id, walk)) {
             let mut met: Vec<_> = walk.met.iter().map(block_cid).collect();
@@ -554,17 +558,20 @@ impl Frontier {
         }
         let is_its = |open: &&Open| open.owners.iter().any(|owner| owner.walk == id);
         let open = self.blocks.iter().filter(|(_, open)| is_its(open)).map(|(block, _)| block_cid(block));
-        Some(Branch { tip: Head { cid: block_cid(&walk.tip), height: walk.height }, open: open.collect(), met })
-    }
-
-    /// The records of all walks of which some is merged.
-    pub(super) fn all_records(&self) -> Vec<Branch> {
-        let none = BTreeSet::new();
-        self.records(&BTreeSet::new(), &none, &BTreeSet::new(), &none)
+        Some(Branch {
+            tip: Head { cid: block_cid(&walk.tip), height: walk.height },
+            open: open.collect(),
+            met,
+        })
     }
 
     /// The merge is on disk. Gives the walks that are done.
-    pub(super) fn merged(&mut self, group: &[Digest], outcome: &Outcome, now: Instant) -> Vec<(WalkId, Walk)> {
+    pub(super) fn merged(
+        &mut self,
+        group: &[Digest],
+        outcome: &Outcome,
+        now: Instant,
+    ) -> Vec<(WalkId, Walk)> {
         for block in group {
             let Some(open) = self.blocks.get(block) else { continue };
             for owner in &open.owners {

@@ -27,7 +27,8 @@ mod set;
 mod simulation;
 mod stage;
 mod store;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests;
 mod topic;
 mod trust;
@@ -41,16 +42,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tracing::{debug, info};
 
-use self::announce::Outbox;
 use self::batching::DELTA_BYTES;
 use self::commit::{Committer, Hooks, LocalOperation, Work, finish_cleaning};
 use self::delta::element_len;
 use self::heads::Heads;
+use self::ledger::Head;
 use self::network::{Network, NetworkParts};
 use self::records::{META, META_CLEANING, META_FORMAT};
 use self::stage::Memory;
@@ -63,6 +64,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exchange::BlockExchange;
 use crate::state::{State, StateChange, StateReader, encode_pin_protobuf};
 use crate::storage::{self, Batch, Durability, Storage};
+use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 pub use config::{BatchingConfig, CrdtConfig, CrdtSection};
@@ -82,13 +84,28 @@ const TOLD_BLOCKS_MAX: usize = 1024;
 pub struct Crdt {
     peer: PeerId,
     state: Arc<dyn State>,
+    transport: Arc<dyn PeerTransport>,
     exchange: Arc<dyn BlockExchange>,
     alive: Alive,
     trust: Arc<Trust>,
     desk: Desk<Work, Vec<StateChange>>,
     events: EventSource,
-    network: Network,
+    parts: Parts,
+    /// The tasks that deal with other peers; none once they have been stopped for good.
+    network: Mutex<Option<Network>>,
     _stop: DropGuard,
+}
+
+/// What the tasks of the network side work with.
+#[derive(Clone, Debug)]
+struct Parts {
+    /// What the tests drive as the network side does.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the network side has its own handle"))]
+    ledger: Arc<StoreLedger>,
+    /// The newest head of ours, to be announced.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the network side has its own handle"))]
+    cut: watch::Receiver<Option<Head>>,
+    network: NetworkParts,
 }
 
 impl Crdt {
@@ -115,29 +132,32 @@ impl Crdt {
         let (desk, mut inbox) = group::desk(COMPONENT, waiting);
         let (sender, events) = events::channel(config.max_buffered_events);
         let heads = Heads::default();
-        let outbox = Arc::<Outbox>::default();
+        let (cut_sender, cut) = watch::channel(None);
         let (blocks, told) = mpsc::channel(TOLD_BLOCKS_MAX);
-        let hooks = Hooks { events: sender, heads: heads.clone(), outbox: outbox.clone(), blocks };
+        let hooks = Hooks { events: sender, heads: heads.clone(), cut: cut_sender, blocks };
         let ended = inbox.on_end();
         let committer = Committer::new(storage.clone(), state.clone(), config.policy(), inbox, hooks, memory);
         tokio::spawn(async move { ended(committer.run().await) });
         tokio::spawn(tell_blocks(exchange.clone(), told));
 
-        let trusted = config.trusted_peers.iter().copied();
-        let trust = Arc::new(Trust::new(transport.clone(), config.trust_all, trusted)?);
+        let trust = Arc::new(Trust::new(peer, config.trust_all, config.trusted_peers.iter().copied()));
+        trust.trusted().iter().for_each(|peer| transport.protect(peer, true));
         let stop = desk.stop_token().drop_guard();
-        let network = Network::start(NetworkParts {
-            transport,
+        let ledger = Arc::new(StoreLedger { storage, heads, desk: desk.clone() });
+        let network = NetworkParts {
+            transport: transport.clone(),
             exchange: exchange.clone(),
-            ledger: Arc::new(StoreLedger { storage, heads, desk: desk.clone() }),
+            ledger: ledger.clone(),
             trust: trust.clone(),
-            outbox,
+            cut: cut.clone(),
             topic: topic::of_cluster(&config.cluster_name),
             rebroadcast_interval: config.rebroadcast_interval,
             repair_interval: config.repair_interval,
             seed,
-        });
-        Ok(Self { peer, state, exchange, alive, trust, desk, events, network, _stop: stop })
+        };
+        let parts = Parts { ledger, cut, network: network.clone() };
+        let network = Mutex::new(Some(Network::start(network)));
+        Ok(Self { peer, state, transport, exchange, alive, trust, desk, events, parts, network, _stop: stop })
     }
 
     async fn apply(&self, operations: Vec<PinOperation>) -> Result<Vec<StateChange>> {
@@ -289,20 +309,35 @@ impl Consensus for Crdt {
 
     async fn trust(&self, peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
-        self.trust.trust(peer)
+        self.trust.trust(peer)?;
+        self.transport.protect(peer, true);
+        Ok(())
     }
 
     async fn distrust(&self, peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
-        self.trust.distrust(peer)
+        self.trust.distrust(peer)?;
+        self.transport.protect(peer, false);
+        Ok(())
     }
 
     async fn clean(&self) -> Result<()> {
-        self.desk.call(Work::Clean).await.map(drop)
+        // Walks go on from what is there, so they begin anew.
+        let mut network = self.network.lock().await;
+        if let Some(network) = network.take() {
+            network.shutdown().await;
+        }
+        let cleaned = self.desk.call(Work::Clean).await.map(drop);
+        if self.desk.check_open().is_ok() {
+            *network = Some(Network::start(self.parts.network.clone()));
+        }
+        cleaned
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.network.shutdown().await;
+        if let Some(network) = self.network.lock().await.take() {
+            network.shutdown().await;
+        }
         let committed = self.desk.shutdown().await;
         // After the last block was cut, nobody asks us for any more.
         let closed = self.exchange.shutdown().await;

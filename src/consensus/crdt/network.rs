@@ -2,7 +2,7 @@
 //!
 //! | task | wakes up for | does |
 //! |---|---|---|
-//! | publish | a new head of ours ([`Outbox`]) | says it |
+//! | publish | a new head of ours | says it |
 //! | listen | a message of a trusted peer | puts its heads into the inbox |
 //! | rebroadcast | its interval, 30 % more or less | says heads of ours that nobody said |
 //! | walk | the inbox, blocks, merges | see `walk.rs` |
@@ -11,12 +11,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::announce::{Announcing, Inbox, Outbox, Validator};
-use super::ledger::Ledger;
+use super::announce::{Announcing, Inbox, Validator};
+use super::ledger::{Head, Ledger};
 use super::repair::RepairContext;
 use super::trust::Trust;
 use super::walk::{DirtyCount, REQUESTS_MAX, Walker, WalkerContext};
@@ -24,17 +24,17 @@ use crate::exchange::BlockExchange;
 use crate::transport::{PeerTransport, Topic};
 
 /// What the tasks are made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct NetworkParts {
     pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) exchange: Arc<dyn BlockExchange>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) trust: Arc<Trust>,
-    /// What the committer fills.
-    pub(super) outbox: Arc<Outbox>,
+    /// The newest head of ours.
+    pub(super) cut: watch::Receiver<Option<Head>>,
     pub(super) topic: Topic,
     pub(super) rebroadcast_interval: Duration,
-    /// Zero: no repairs.
+    /// Zero: at the start only.
     pub(super) repair_interval: Duration,
     pub(super) seed: u64,
 }
@@ -49,14 +49,14 @@ pub(super) struct Network {
 impl Network {
     /// Subscribes, and starts the tasks.
     pub(super) fn start(parts: NetworkParts) -> Self {
-        let NetworkParts { transport, exchange, ledger, trust, outbox, topic, .. } = parts;
+        let NetworkParts { transport, exchange, ledger, trust, cut, topic, .. } = parts;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (walker, requests) = mpsc::channel(REQUESTS_MAX);
         let (inbox, dirty) = (Arc::<Inbox>::default(), Arc::<DirtyCount>::default());
 
         // Before anything runs, so that nothing is missed.
         let messages = transport.subscribe(&topic, Arc::new(Validator::new(trust.clone())));
-        let announcing = Announcing::new(transport, topic, ledger.clone(), inbox.clone(), outbox);
+        let announcing = Announcing::new(transport, topic, ledger.clone(), inbox.clone());
         let announcing = Arc::new(announcing);
         let spawn = |task: futures::future::BoxFuture<'static, ()>| {
             let cancel = cancel.clone();
@@ -69,7 +69,7 @@ impl Network {
             });
         };
         let (publishing, listening, repeating) = (announcing.clone(), announcing.clone(), announcing);
-        spawn(Box::pin(async move { publishing.publish().await }));
+        spawn(Box::pin(async move { publishing.publish(cut).await }));
         spawn(Box::pin(async move { listening.listen(messages).await }));
         let (every, seed) = (parts.rebroadcast_interval, parts.seed);
         spawn(Box::pin(async move { repeating.rebroadcast(every, seed).await }));
@@ -84,7 +84,8 @@ impl Network {
         // It stops by itself: a merge that has begun is waited for.
         let cancelled = cancel.clone();
         tasks.spawn(
-            Walker::new(WalkerContext { ledger, exchange, trust, inbox, requests, dirty, cancel: cancelled }).run(),
+            Walker::new(WalkerContext { ledger, exchange, trust, inbox, requests, dirty, cancel: cancelled })
+                .run(),
         );
         tasks.close();
         Self { cancel, tasks }

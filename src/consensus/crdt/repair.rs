@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, info, warn};
 
 use super::COMPONENT;
-use super::key::{Digest, block_cid, block_digest};
+use super::key::{Digest, block_digest};
 use super::ledger::{HeadChange, Ledger};
 use super::node::Node;
 use super::walk::{DirtyCount, Ended, Request, STALL_TIMEOUT};
@@ -27,6 +27,8 @@ const WIDTH_MAX: usize = 65_536;
 const HOLES_MAX: usize = 8;
 /// Blocks between two times that others get their turn.
 const BLOCKS_A_TURN: u64 = 64;
+/// An interval that nobody waits for.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// How often a long repair says how far it is.
 const PROGRESS: Duration = Duration::from_secs(60);
 
@@ -53,12 +55,9 @@ pub(super) struct Report {
 
 impl RepairContext {
     /// Repairs at once and at every interval when the store is marked dirty, until the store is shut down. An interval of
-    /// zero: never, as in the reference.
+    /// zero: only at once.
     pub(super) async fn run(&self, every: Duration) {
-        if every.is_zero() {
-            return;
-        }
-        let mut ticks = interval(every);
+        let mut ticks = interval(if every.is_zero() { NEVER } else { every });
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -145,7 +144,7 @@ impl RepairContext {
                     // It was caught up without its block.
                     let block = block?;
                     let node = Node::parse(*cid, block.data.clone())?;
-                    self.ledger.merge(vec![node], HeadChange::none(), None).await?;
+                    self.ledger.merge(vec![node], HeadChange::none()).await?;
                     block.data
                 }
                 Err(_) => {
@@ -195,6 +194,7 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::block_cid;
     use super::*;
 
     #[test]

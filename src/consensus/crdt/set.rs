@@ -154,7 +154,9 @@ impl Elements {
             [] => return Ok(()),
             [only] => *only,
             #[cfg(feature = "testing")]
-            several if is_planted(Planted::LastArrivalWins) => several.iter().copied().max().unwrap_or(several[0]),
+            [first, others @ ..] if is_planted(Planted::LastArrivalWins) => {
+                others.iter().fold(*first, |last, other| last.max(*other))
+            }
             [first, others @ ..] => {
                 let mut best = (*first, value(*first)?);
                 for &other in others {

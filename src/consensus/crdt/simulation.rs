@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::announce::Outbox;
+use super::broadcast;
 use super::delta::{Delta, Element};
 use super::ledger::{Branch, Head, HeadChange, Ledger};
 use super::network::{Network, NetworkParts};
@@ -110,8 +111,7 @@ impl TestLedger {
     /// A store that has what this one has, as after a restart.
     pub(super) fn reopened(&self) -> Self {
         let state = self.state();
-        let (heads, blocks, processed) =
-            (state.heads.clone(), state.blocks.clone(), state.processed.clone());
+        let (heads, blocks, processed) = (state.heads.clone(), state.blocks.clone(), state.processed.clone());
         let (dirty, progress) = (state.dirty, state.progress.clone());
         let state = TestState { heads, blocks, processed, dirty, progress, ..Default::default() };
         Self { state: Mutex::new(state) }
@@ -136,7 +136,12 @@ impl Ledger for TestLedger {
         Ok(self.state().blocks.get(cid).cloned())
     }
 
-    async fn merge(&self, nodes: Vec<Node>, heads: HeadChange, walks: Option<Vec<Branch>>) -> Result<()> {
+    async fn merge_on_walks(
+        &self,
+        nodes: Vec<Node>,
+        heads: HeadChange,
+        walks: Option<Vec<Branch>>,
+    ) -> Result<()> {
         let delay = self.state().delay;
         if !delay.is_zero() {
             sleep(delay).await;
@@ -206,7 +211,6 @@ pub(super) struct Member {
     pub(super) transport: Arc<MemoryTransport>,
     pub(super) exchange: Arc<Counting>,
     pub(super) ledger: Arc<TestLedger>,
-    pub(super) outbox: Arc<Outbox>,
     pub(super) network: Network,
 }
 
@@ -263,19 +267,19 @@ impl Member {
         let ledger = Arc::new(ledger);
         let exchange = StreamExchange::new(transport.clone(), Arc::new(Served(ledger.clone()))).unwrap();
         let exchange = Counting { exchange, ledger: ledger.clone(), fetched: Mutex::default() };
-        let (exchange, outbox) = (Arc::new(exchange), Arc::<Outbox>::default());
+        let exchange = Arc::new(exchange);
         let network = Network::start(NetworkParts {
             transport: transport.clone(),
             exchange: exchange.clone(),
             ledger: ledger.clone(),
-            trust: Arc::new(Trust::new(transport.clone(), true, []).unwrap()),
-            outbox: outbox.clone(),
+            trust: Arc::new(Trust::new(peer(number), true, [])),
+            cut: watch::channel(None).1,
             topic: topic(),
             rebroadcast_interval: Duration::from_secs(60),
             repair_interval: Duration::from_secs(3_600),
             seed: number,
         });
-        Self { peer: peer(number), transport, exchange, ledger, outbox, network }
+        Self { peer: peer(number), transport, exchange, ledger, network }
     }
 
     /// A member that has these blocks below this head already.
@@ -296,8 +300,8 @@ impl Member {
     }
 
     /// Says a head, whatever it may be.
-    pub(super) fn say(&self, head: &Node) {
-        self.outbox.push(head.cid);
+    pub(super) async fn say(&self, head: &Node) {
+        self.transport.publish(&topic(), broadcast::encode(&[head.cid]).into()).await.unwrap();
     }
 
     pub(super) fn heads(&self) -> Vec<Cid> {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::batching::{DELTA_BYTES, Logged, Pending, Policy, Waiting, decode_log, encode_log};
 use super::delta::{DELTA_ENTRIES_MAX, Delta, Element, HEIGHT_MAX, Tombstone, element_len, tombstone_len};
 use super::key::{self, Digest};
-use super::ledger::{Branch, Head, HeadChange};
+use super::ledger::{Head, HeadChange};
 use super::node::{LINKS_MAX, Node};
 use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, NUMBERS, SET, VALUES};
 use super::set::{Elements, Live, Number};
@@ -109,9 +109,6 @@ pub(super) struct Staged {
     pub(super) blocks: Vec<Cid>,
     /// Values that count and cannot be read: how many, and one of them.
     pub(super) unreadable: Option<(usize, Cid, Error)>,
-    /// Pins that lost an element, for a planted bug.
-    #[cfg(feature = "testing")]
-    pub(super) removals: Vec<Cid>,
 }
 
 /// A pin's elements while a batch is made.
@@ -151,9 +148,6 @@ pub(super) struct Stage<'a> {
     blocks: Vec<Cid>,
     read: BTreeMap<Number, BTreeMap<Cid, Bytes>>,
     unreadable: Option<(usize, Cid, Error)>,
-    /// Pins that lost an element, for a planted bug.
-    #[cfg(feature = "testing")]
-    removals: Vec<Cid>,
 }
 
 impl<'a> Stage<'a> {
@@ -173,8 +167,6 @@ impl<'a> Stage<'a> {
             blocks: Vec::new(),
             read: BTreeMap::new(),
             unreadable: None,
-            #[cfg(feature = "testing")]
-            removals: Vec::new(),
         }
     }
 
@@ -226,10 +218,6 @@ impl<'a> Stage<'a> {
             if touched.elements.bury(buried) {
                 touched.is_changed = true;
                 self.unshown.insert(*pin);
-                #[cfg(feature = "testing")]
-                if is_planted(Planted::LateRemovalUntracks) {
-                    self.removals.push(*pin);
-                }
             }
         }
         for Element { pin, value } in &node.delta.elements {
@@ -268,11 +256,6 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Walks that are unfinished.
-    pub(super) fn remember_walks(&mut self, walks: &[Branch]) -> Result<()> {
-        records::put_progress(&mut self.batch, walks.to_vec())
-    }
-
     /// The operations for the pinset so far.
     pub(super) fn operations(&self) -> usize {
         self.operations.len()
@@ -296,16 +279,7 @@ impl<'a> Stage<'a> {
             log,
         };
         let Self { operations, batch, blocks, unreadable, .. } = self;
-        Ok(Staged {
-            operations,
-            batch,
-            after,
-            cut,
-            blocks,
-            unreadable,
-            #[cfg(feature = "testing")]
-            removals: self.removals,
-        })
+        Ok(Staged { operations, batch, after, cut, blocks, unreadable })
     }
 
     /// Brings the pinset up to what the elements say.

@@ -63,7 +63,12 @@ impl Ledger for StoreLedger {
         self.read(move |storage| storage.get(BLOCKS, &digest)).await
     }
 
-    async fn merge(&self, nodes: Vec<Node>, heads: HeadChange, walks: Option<Vec<Branch>>) -> Result<()> {
+    async fn merge_on_walks(
+        &self,
+        nodes: Vec<Node>,
+        heads: HeadChange,
+        walks: Option<Vec<Branch>>,
+    ) -> Result<()> {
         self.desk.call(Work::Merge(nodes, heads, walks)).await.map(drop)
     }
 

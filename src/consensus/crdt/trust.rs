@@ -1,112 +1,112 @@
-//! Whose announcements count.
+//! Whose word counts.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
-use super::COMPONENT;
 use crate::error::{Error, ErrorKind, Result};
-use crate::transport::PeerTransport;
 use crate::types::PeerId;
 
-/// Most peers that are trusted by name. Whoever needs more trusts everybody.
+/// Most peers that are trusted, or not trusted, by name.
 pub(super) const TRUSTED_PEERS_MAX: usize = 65_536;
 
-/// The peers whose heads are taken. Only announcements are signed: whatever a trusted head links to is taken too,
-/// from whoever has it.
+/// The peers whose announcements are followed and whose requests are served.
 #[derive(Debug)]
 pub(super) struct Trust {
     own: PeerId,
-    everybody: bool,
-    peers: RwLock<BTreeSet<PeerId>>,
-    connections: Connections,
+    /// Everybody but those that were named as not trusted.
+    is_for_all: bool,
+    named: RwLock<Named>,
 }
 
-/// Trusted peers keep their connections when there are too many.
-struct Connections(Arc<dyn PeerTransport>);
-
-impl fmt::Debug for Connections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connections")
-    }
+#[derive(Clone, Debug, Default)]
+struct Named {
+    trusted: BTreeSet<PeerId>,
+    distrusted: BTreeSet<PeerId>,
 }
 
 impl Trust {
-    /// Trusts ourselves, these peers, and everybody where the configuration says so (`"*"`).
-    ///
-    /// # Errors
-    /// As [`Trust::trust`].
-    pub(super) fn new(
-        transport: Arc<dyn PeerTransport>,
-        everybody: bool,
-        peers: impl IntoIterator<Item = PeerId>,
-    ) -> Result<Self> {
-        let own = transport.local_peer();
-        let trust = Self { own, everybody, peers: RwLock::default(), connections: Connections(transport) };
-        peers.into_iter().try_for_each(|peer| trust.trust(&peer))?;
-        Ok(trust)
+    pub(super) fn new(own: PeerId, is_for_all: bool, trusted: impl IntoIterator<Item = PeerId>) -> Self {
+        let named = Named { trusted: trusted.into_iter().collect(), distrusted: BTreeSet::new() };
+        Self { own, is_for_all, named: RwLock::new(named) }
     }
 
-    /// Whether this peer may change our state.
+    /// Whether this peer's word counts. Ours always does.
     pub(super) fn is_trusted(&self, peer: &PeerId) -> bool {
-        self.everybody
-            || *peer == self.own
-            || self.peers.read().unwrap_or_else(PoisonError::into_inner).contains(peer)
+        if *peer == self.own {
+            return true;
+        }
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        named.trusted.contains(peer) || (self.is_for_all && !named.distrusted.contains(peer))
     }
 
-    /// Trusts a peer from now on.
+    /// The peers trusted by name.
+    pub(super) fn trusted(&self) -> Vec<PeerId> {
+        self.named.read().unwrap_or_else(PoisonError::into_inner).trusted.iter().copied().collect()
+    }
+
+    /// Trusts from now on.
     ///
     /// # Errors
-    /// `QueueFull` after [`TRUSTED_PEERS_MAX`].
+    /// `QueueFull` beyond [`TRUSTED_PEERS_MAX`].
     pub(super) fn trust(&self, peer: &PeerId) -> Result<()> {
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        named.distrusted.remove(peer);
         if *peer == self.own {
             return Ok(());
         }
-        {
-            let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-            if !peers.contains(peer) && peers.len() >= TRUSTED_PEERS_MAX {
-                let text = format!("{TRUSTED_PEERS_MAX} peers are trusted already; trust everybody with \"*\"");
-                return Err(Error::new(ErrorKind::QueueFull, text).component(COMPONENT));
-            }
-            peers.insert(*peer);
-        }
-        self.connections.0.protect(peer, true);
-        Ok(())
+        insert(&mut named.trusted, peer)
     }
 
-    /// Stops trusting a peer. Where everybody is trusted, that stays so, as in the reference.
+    /// Stops trusting, also where everybody else is trusted.
     ///
     /// # Errors
-    /// `InvalidInput` for ourselves.
+    /// `InvalidInput` for ourselves; `QueueFull` beyond [`TRUSTED_PEERS_MAX`].
     pub(super) fn distrust(&self, peer: &PeerId) -> Result<()> {
         if *peer == self.own {
-            return Err(Error::invalid_input("a peer cannot stop trusting itself").component(COMPONENT));
+            return Err(
+                Error::invalid_input("a peer cannot stop trusting itself").component(super::COMPONENT)
+            );
         }
-        let was_trusted = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(peer);
-        if was_trusted {
-            self.connections.0.protect(peer, false);
-        }
-        Ok(())
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        named.trusted.remove(peer);
+        if self.is_for_all { insert(&mut named.distrusted, peer) } else { Ok(()) }
     }
+}
+
+fn insert(peers: &mut BTreeSet<PeerId>, peer: &PeerId) -> Result<()> {
+    if peers.len() >= TRUSTED_PEERS_MAX && !peers.contains(peer) {
+        let message =
+            format!("{TRUSTED_PEERS_MAX} peers are named already; name fewer, or trust all of them");
+        return Err(Error::new(ErrorKind::QueueFull, message).component(super::COMPONENT));
+    }
+    peers.insert(*peer);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulation::peer;
+    use super::super::vectors::peer;
     use super::*;
-    use crate::transport::MemoryNetwork;
 
-    #[tokio::test]
-    async fn only_we_and_those_named_are_trusted_until_told_otherwise() {
-        let transport = Arc::new(MemoryNetwork::new(0).join(peer(1)).unwrap());
-        let trust = Trust::new(transport.clone(), false, [peer(2)]).unwrap();
-        assert_eq!([1, 2, 3].map(|number| trust.is_trusted(&peer(number))), [true, true, false]);
+    #[test]
+    fn only_peers_that_are_named_are_trusted() {
+        let trust = Trust::new(peer(1), false, [peer(2)]);
+        assert!(trust.is_trusted(&peer(1)) && trust.is_trusted(&peer(2)) && !trust.is_trusted(&peer(3)));
         trust.trust(&peer(3)).unwrap();
         trust.distrust(&peer(2)).unwrap();
-        trust.distrust(&peer(9)).unwrap();
-        assert_eq!([1, 2, 3].map(|number| trust.is_trusted(&peer(number))), [true, false, true]);
+        assert!(!trust.is_trusted(&peer(2)) && trust.is_trusted(&peer(3)));
+        assert_eq!(trust.trusted(), [peer(3)]);
         assert_eq!(trust.distrust(&peer(1)).unwrap_err().kind(), ErrorKind::InvalidInput);
-        let trust = Trust::new(transport, true, []).unwrap();
-        assert!(trust.is_trusted(&peer(7)));
+        assert!(trust.is_trusted(&peer(1)));
+    }
+
+    #[test]
+    fn where_all_are_trusted_one_can_be_left_out_and_taken_back() {
+        let trust = Trust::new(peer(1), true, []);
+        assert!(trust.is_trusted(&peer(2)));
+        trust.distrust(&peer(2)).unwrap();
+        assert!(!trust.is_trusted(&peer(2)) && trust.is_trusted(&peer(3)));
+        trust.trust(&peer(2)).unwrap();
+        assert!(trust.is_trusted(&peer(2)));
     }
 }

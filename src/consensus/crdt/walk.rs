@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::announce::{Announced, Inbox};
-use super::frontier::{Ask, Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, Walk, WalkId};
+use super::frontier::{Ask, Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, WINDOW_BLOCKS_MIN, Walk, WalkId};
 use super::key::{Digest, block_cid, block_digest};
 use super::ledger::{Branch, Ledger};
 use super::node::{BLOCK_BYTES_MAX, Node};
@@ -112,7 +112,7 @@ pub(super) struct WalkerContext {
 }
 
 enum Fetched {
-    Node(Node),
+    Node(Box<Node>),
     /// It was merged before.
     Known,
     /// It could not be got.
@@ -256,23 +256,23 @@ impl Walker {
         for block in self.frontier.unfold() {
             self.unfold(block);
         }
-        for ask in self.frontier.asks(self.room()) {
-            self.fetch(ask);
+        // What waits for the disk keeps everybody from asking, what others wait for does not.
+        if let Some(room) = self.room() {
+            for ask in self.frontier.asks(room, WINDOW_BLOCKS_MIN) {
+                self.fetch(ask);
+            }
         }
         self.start_merge();
     }
 
-    /// How many more blocks may be asked for.
-    fn room(&self) -> usize {
+    /// How many more blocks may be asked for; none when enough wait to be merged.
+    fn room(&self) -> Option<usize> {
         let waiting = self.ready_bytes + self.merging.as_ref().map_or(0, |merging| merging.bytes);
-        if self.ready.len() >= READY_BLOCKS_MAX {
-            return 0;
+        if self.ready.len() >= READY_BLOCKS_MAX || waiting >= WINDOW_BYTES {
+            return None;
         }
-        let asked = self.frontier.asked();
-        let by_bytes = WINDOW_BYTES.saturating_sub(waiting) / self.block_bytes.max(1);
-        // A block that is larger than all expectations still gets through.
-        let window = WINDOW_BLOCKS.min(by_bytes.max(usize::from(waiting == 0)));
-        window.saturating_sub(asked)
+        let by_bytes = (WINDOW_BYTES - waiting) / self.block_bytes.max(1);
+        Some(WINDOW_BLOCKS.min(by_bytes).saturating_sub(self.frontier.asked()))
     }
 
     fn take_heads(&mut self) {
@@ -383,14 +383,18 @@ impl Walker {
                     self.look_up(check);
                 }
                 Fetched::Known => {}
+                Fetched::Lost(error) if error.kind() == ErrorKind::ShutDown => return Err(error),
                 Fetched::Lost(error) | Fetched::Broken(error) => {
                     for walk in self.frontier.owners(&block) {
                         self.give_up(walk, Ended::Missing, &error.to_string()).await?;
                     }
                 }
             },
+            Looked::Failed(_, error) if error.kind() == ErrorKind::ShutDown => return Err(error),
             Looked::Failed(blocks, error) => {
-                for walk in blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>() {
+                for walk in
+                    blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>()
+                {
                     self.give_up(walk, Ended::Missing, &error.to_string()).await?;
                 }
             }
@@ -420,7 +424,7 @@ impl Walker {
                     self.block_bytes = bytes.max(self.block_bytes - self.block_bytes / 16);
                     self.ready_bytes += bytes;
                     self.ready_since.get_or_insert_with(Instant::now);
-                    self.ready.push_back(node);
+                    self.ready.push_back(*node);
                 }
                 self.look_up(arrival.check);
                 for (walk, why) in arrival.failed {
@@ -495,17 +499,8 @@ impl Walker {
         } else {
             let walks = changes_records.then(|| records.clone());
             let heads = outcome.heads.clone();
-            let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
-            let cids: Vec<Cid> = nodes.iter().map(|node| node.cid).collect();
-            let merge = async move {
-                ledger.merge(nodes, heads, walks).await?;
-                // Who asked us for them gets them now.
-                if let Err(error) = exchange.announce(&cids).await {
-                    debug!(%error, "new blocks are not offered to others");
-                }
-                Ok(())
-            };
-            self.merge = Some(merge.boxed());
+            let ledger = self.cx.ledger.clone();
+            self.merge = Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
         }
         if changes_records {
             self.recorded = Some(records);
@@ -613,8 +608,7 @@ impl Walker {
         }
         if self.ticks.is_multiple_of(PROGRESS_TICKS) {
             if self.merged - self.merged_before >= 1_000 {
-                let height =
-                    self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
+                let height = self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
                 info!(merged = self.merged, walks = self.frontier.len(), height, "walking down the dag");
             }
             self.merged_before = self.merged;
@@ -656,7 +650,7 @@ async fn fetch(
 
 fn parse(cid: Cid, data: bytes::Bytes) -> Fetched {
     debug_assert!(data.len() <= 2 * BLOCK_BYTES_MAX, "an exchange bounds its blocks");
-    Node::parse(cid, data).map_or_else(Fetched::Broken, Fetched::Node)
+    Node::parse(cid, data).map_or_else(Fetched::Broken, |node| Fetched::Node(Box::new(node)))
 }
 
 async fn ended(merge: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
@@ -701,3 +695,6 @@ impl Complaints {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,9 @@ impl Case<'_> {
             Answer::Unknown => true,
             Answer::Unpinned { .. } | Answer::Refused => false,
         };
-        may_expire && (expired == tag || !self.followers(expired).contains(&tag))
+        // Written once more by a peer that did not know better, what expires may be the last word after all.
+        let may_count = expired == tag || self.circumstances.repinning || !self.followers(expired).contains(&tag);
+        may_expire && may_count
     }
 
     /// Pins that surely beat this one where both are.
