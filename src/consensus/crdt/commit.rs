@@ -336,7 +336,7 @@ fn planted_removals(works: &[Work]) -> Vec<Cid> {
         return Vec::new();
     }
     let nodes = works.iter().flat_map(|work| match work {
-        Work::Merge(merge) => merge.nodes.as_slice(),
+        Work::Merge(nodes, ..) => nodes.as_slice(),
         _ => &[],
     });
     nodes.flat_map(|node| &node.delta.tombstones).map(|tombstone| tombstone.pin).collect()
