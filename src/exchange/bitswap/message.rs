@@ -704,7 +704,7 @@ mod tests {
                     // What was read says the same when it is written.
                     let again = read_all(&written(&message, Dialect::Presences)).await.unwrap();
                     let expected = Message { pending_bytes: message.pending_bytes.max(0), ..message };
-                    assert_eq!(again, [expected.clone()]);
+                    assert_eq!(again, std::slice::from_ref(&expected));
                     for block in expected.blocks {
                         let _ = block.block();
                     }
