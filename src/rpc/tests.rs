@@ -241,7 +241,8 @@ async fn exchange(transport: &MemoryTransport, bytes: &[u8]) -> Vec<u8> {
     let mut stream = open(transport).await;
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
+    let ended = timeout(Duration::from_secs(700), stream.read_to_end(&mut answer)).await;
+    let _ = ended.expect("an end");
     answer
 }
 
@@ -582,6 +583,21 @@ async fn blocks_that_cannot_be_stored_or_sent_say_why() {
     // A block as large as may be.
     let largest = stream::iter([Ok(Block::raw(vec![0; BLOCK_BYTES_MAX]))]);
     peers.client().put_blocks(&peer(1), largest.boxed()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_while_it_still_writes_gets_to_read_why() {
+    let peers = peers();
+    let mut stream = open(&peers.stranger).await;
+    stream.write_all(&header("IPFSConnector", "BlockStream")).await.unwrap();
+    // The refusal is on its way; a stream that were dropped now would take it back on some transports.
+    sleep(Duration::from_secs(1)).await;
+    stream.write_all(&vec![0; 1 << 20]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    let response: wire::Response = msgpack::decode(&bytes).unwrap();
+    assert_eq!(response.error_type, 3);
 }
 
 /// Answers every call with the same bytes, again and again where it is endless.
