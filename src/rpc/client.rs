@@ -321,7 +321,10 @@ impl PeerClient {
             write.flush().await
         };
         written.await.map_err(|error| call.broke(error))?;
-        Ok((write, Replies { call, reader: ObjectReader::new(read), header_read: false }))
+        Ok((
+            write,
+            Replies { call, reader: ObjectReader::new(read), header_read: false, fine_header: Vec::new() },
+        ))
     }
 
     async fn call<T: Wire>(&self, peer: &PeerId, request: Request, limit: Duration) -> Result<T> {
@@ -461,17 +464,27 @@ struct Replies {
     call: Call,
     reader: ObjectReader<ReadHalf<PeerStream>>,
     header_read: bool,
+    /// The last header that was fine: in a listing they are all alike.
+    fine_header: Vec<u8>,
 }
 
 impl Replies {
+    fn check(&mut self, header: &[u8]) -> Result<()> {
+        if header != self.fine_header {
+            self.call.check(header)?;
+            self.fine_header = header.to_vec();
+        }
+        self.header_read = true;
+        Ok(())
+    }
+
     /// The next item; none at the end. Cancel-safe.
     async fn next(&mut self, bytes_max: usize) -> Result<Option<Bytes>> {
         let call = self.call;
         if !self.header_read {
             let header = self.reader.next(HEADER_BYTES_MAX).await.map_err(|error| call.broke(error))?;
             let Some(header) = header else { return Ok(None) };
-            call.check(&header)?;
-            self.header_read = true;
+            self.check(&header)?;
         }
         let item = self.reader.next(bytes_max).await.map_err(|error| call.broke(error))?;
         let item = item.ok_or_else(|| call.error(ErrorKind::Unavailable, "it broke off within a reply"))?;
@@ -485,8 +498,7 @@ impl Replies {
         if !self.header_read {
             let header = self.reader.next_arrived(HEADER_BYTES_MAX).map_err(|error| call.broke(error))?;
             let Some(header) = header else { return Ok(None) };
-            call.check(&header)?;
-            self.header_read = true;
+            self.check(&header)?;
         }
         let item = self.reader.next_arrived(bytes_max).map_err(|error| call.broke(error))?;
         let Some(item) = item else { return Ok(None) };

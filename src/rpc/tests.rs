@@ -100,9 +100,10 @@ impl RequestHandler for Handler {
         match request {
             Request::Id => Ok(Reply::Peer(Box::new(peer_info(peer(1))))),
             Request::PeerAdd(id) => {
-                assert_eq!(from, id);
+                assert!([peer(2), peer(3)].contains(&from));
                 Ok(Reply::Peer(Box::new(peer_info(id))))
             }
+            Request::PeerRemove(_) | Request::RecoverLocal(_) => Err(Error::internal("not here")),
             Request::Version => Ok(Reply::Version(Version { version: "1.1.6".to_owned() })),
             Request::Status(cid) | Request::Sync(cid) => Ok(Reply::Pin(Box::new(info(cid)))),
             Request::RepoStat => Err(Error::new(ErrorKind::Unavailable, "the daemon is down")),
@@ -240,7 +241,8 @@ async fn exchange(transport: &MemoryTransport, bytes: &[u8]) -> Vec<u8> {
     let mut stream = open(transport).await;
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
+    let ended = timeout(Duration::from_secs(700), stream.read_to_end(&mut answer)).await;
+    let _ = ended.expect("an end");
     answer
 }
 
@@ -583,6 +585,21 @@ async fn blocks_that_cannot_be_stored_or_sent_say_why() {
     peers.client().put_blocks(&peer(1), largest.boxed()).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_while_it_still_writes_gets_to_read_why() {
+    let peers = peers();
+    let mut stream = open(&peers.stranger).await;
+    stream.write_all(&header("IPFSConnector", "BlockStream")).await.unwrap();
+    // The refusal is on its way; a stream that were dropped now would take it back on some transports.
+    sleep(Duration::from_secs(1)).await;
+    stream.write_all(&vec![0; 1 << 20]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    let response: wire::Response = msgpack::decode(&bytes).unwrap();
+    assert_eq!(response.error_type, 3);
+}
+
 /// Answers every call with the same bytes, again and again where it is endless.
 #[derive(Debug)]
 struct Says {
@@ -762,4 +779,61 @@ async fn a_broken_connection_is_an_error_at_once_and_ends_the_work() {
     assert_eq!(calling.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     peers.handler.work.wait(0).await;
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+/// The bytes of whole streams of the reference.
+#[cfg(feature = "testing")]
+fn recorded(group: &str) -> Vec<Vec<u8>> {
+    let file: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/data/wire-vectors.json")).unwrap();
+    let vectors = file["vectors"].as_array().unwrap().iter();
+    let of_group = vectors.filter(|vector| vector["name"].as_str().unwrap().starts_with(group));
+    of_group.map(|vector| hex::decode(vector["hex"].as_str().unwrap()).unwrap()).collect()
+}
+
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn broken_calls_and_broken_answers_come_to_an_end() {
+    const COUNT: usize = 3_000;
+    let mut broken = Vec::new();
+    let mut mutator = crate::testing::mutate::Mutator::new(0x2024);
+    let mut originals = recorded("rpc-request/");
+    originals.extend(Method::ALL.map(|method| {
+        let (service, name) = method.name();
+        [header(service, name), encode(&Some(cid(1)))].concat()
+    }));
+    for index in 0..COUNT {
+        let other = mutator.below(originals.len());
+        broken.push(mutator.mutate(&originals[index % originals.len()], &originals[other]));
+    }
+    let peers = peers();
+    for bytes in broken {
+        let mut stream = open(&peers.trusted).await;
+        // It may have been told to go away before it has all of it.
+        if stream.write_all(&bytes).await.is_ok() {
+            let _ = stream.shutdown().await;
+        }
+        let mut answer = Vec::new();
+        // An endless listing is the only answer of this size.
+        let reading = async { (&mut stream).take(1 << 20).read_to_end(&mut answer).await };
+        let ended = timeout(Duration::from_secs(700), reading).await;
+        assert!(ended.is_ok(), "{}", hex::encode(&bytes));
+    }
+    peers.client().id(&peer(1)).await.unwrap();
+
+    let originals = recorded("rpc-response/");
+    for index in 0..COUNT {
+        let other = mutator.below(originals.len());
+        let bytes = mutator.mutate(&originals[index % originals.len()], &originals[other]);
+        let (client, _server) = client_of(Says { bytes, endless: false }).await;
+        let one = peer(1);
+        let start = Instant::now();
+        match index % 4 {
+            0 => drop(client.id(&one).await),
+            1 => drop(client.status(&one, &cid(1)).await),
+            2 => drop(client.peers(&one).collect::<Vec<_>>().await),
+            _ => drop(collect(client.status_all(&one, StatusFilter::ALL)).await),
+        }
+        assert!(start.elapsed() <= CALL_TIMEOUT + Duration::from_secs(2), "{:?}", start.elapsed());
+    }
 }

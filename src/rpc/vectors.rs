@@ -754,6 +754,20 @@ fn lengths_that_lie_and_depths_without_end_take_nothing() {
 }
 
 #[test]
+fn a_cid_or_a_peer_id_with_something_after_it_is_none() {
+    let cid = types::Block::raw("x").cid;
+    for (bytes, good) in
+        [(cid.to_bytes(), true), ([cid.to_bytes(), vec![0]].concat(), false), (vec![], false)]
+    {
+        assert_eq!(decode::<Option<Cid>>(&encode(&Bytes::from(bytes))).is_ok(), good);
+    }
+    let peer = other_peer().to_bytes();
+    for (bytes, good) in [(peer.clone(), true), ([peer, vec![0]].concat(), false), (vec![], false)] {
+        assert_eq!(decode::<Option<PeerId>>(&encode(&Bytes::from(bytes))).is_ok(), good);
+    }
+}
+
+#[test]
 fn an_object_in_pieces_is_found_where_it_ends() {
     for vector in group("msgpack/") {
         let bytes = [&vector.bytes[..], &[0x93, 0x01]].concat();
