@@ -42,6 +42,7 @@ pub(super) fn config(plan: &Plan) -> TestClusterConfig {
 #[cfg(feature = "consensus-crdt")]
 fn assemble(plan: &Plan, builder: ClusterBuilder) -> ClusterBuilder {
     use crate::consensus::{Crdt, CrdtConfig};
+    use crate::exchange::Bitswap;
 
     let mut config = CrdtConfig {
         trust_all: plan.trust_everybody,
@@ -53,7 +54,8 @@ fn assemble(plan: &Plan, builder: ClusterBuilder) -> ClusterBuilder {
     if let Some((operations, age)) = plan.batching {
         (config.batching.max_batch_size, config.batching.max_batch_age) = (operations, age);
     }
-    builder.consensus_with(move |cx| Crdt::open(config, cx))
+    let builder = builder.consensus_with(move |cx| Crdt::open(config, cx));
+    if plan.bitswap { builder.exchange_with(Bitswap::new) } else { builder }
 }
 
 #[cfg(not(feature = "consensus-crdt"))]

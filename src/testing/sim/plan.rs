@@ -16,6 +16,8 @@ pub struct Plan {
     pub followers: usize,
     /// Whether everybody trusts everybody, or only whom they name.
     pub trust_everybody: bool,
+    /// Whether blocks travel by bitswap, or as they do between our own peers.
+    pub bitswap: bool,
     /// How many operations and how much time make a batch; none without batching.
     pub batching: Option<(usize, Duration)>,
     /// The replication factors of pins that do not say.
@@ -90,6 +92,7 @@ impl Plan {
             peers,
             followers,
             trust_everybody: followers == 0 && random.percent(50),
+            bitswap: random.percent(50),
             batching: random
                 .percent(50)
                 .then(|| (random.between(2, 12), random.time(Duration::from_millis(100), Duration::from_secs(8)))),
@@ -277,11 +280,12 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} peers ({} follow), trust {}, batching {:?}, factors {:?}, repinning {}, {} CIDs",
+            "seed {}: {} peers ({} follow), trust {}, blocks by {}, batching {:?}, factors {:?}, repinning {}, {} CIDs",
             self.seed,
             self.peers,
             self.followers,
             if self.trust_everybody { "everybody" } else { "by name" },
+            if self.bitswap { "bitswap" } else { "streams" },
             self.batching,
             self.factors,
             self.repinning,
