@@ -199,7 +199,10 @@ impl TestCluster {
 
     /// The running peers, with their indices.
     pub fn running(&self) -> impl Iterator<Item = (usize, &Cluster)> {
-        self.seats.iter().enumerate().filter_map(|(index, seat)| Some((index, &seat.running.as_ref()?.cluster)))
+        self.seats
+            .iter()
+            .enumerate()
+            .filter_map(|(index, seat)| Some((index, &seat.running.as_ref()?.cluster)))
     }
 
     /// A peer's id, running or not.

@@ -46,7 +46,9 @@ fn assemble(plan: &Plan, builder: ClusterBuilder) -> ClusterBuilder {
 
     let mut config = CrdtConfig {
         trust_all: plan.trust_everybody,
-        trusted_peers: (0..plan.peers - plan.followers).map(|peer| crate::testing::peer(peer as u64 + 1)).collect(),
+        trusted_peers: (0..plan.peers - plan.followers)
+            .map(|peer| crate::testing::peer(peer as u64 + 1))
+            .collect(),
         repair_interval: REPAIR_INTERVAL,
         rebroadcast_interval: REBROADCAST_INTERVAL,
         ..CrdtConfig::default()

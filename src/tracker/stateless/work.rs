@@ -148,7 +148,8 @@ async fn perform(inner: &Inner, started: &Started, cid: Cid, found: &mut Option<
     }
     let step = step(started.kind, wish);
     #[cfg(feature = "testing")]
-    let step = if is_planted(Planted::LateRemovalUntracks) && started.kind.unpins() { Step::Unpin } else { step };
+    let step =
+        if is_planted(Planted::LateRemovalUntracks) && started.kind.unpins() { Step::Unpin } else { step };
     match (step, pin) {
         (Step::Pin, Some(pin)) => {
             if started.unpin_first && pin.mode() == PinMode::Direct {
