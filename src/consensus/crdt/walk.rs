@@ -158,6 +158,8 @@ pub(super) struct Walker {
     waiting: BTreeMap<WalkId, oneshot::Sender<Ended>>,
     /// What the ledger remembers of unfinished walks; none when that is uncertain.
     recorded: Option<Vec<Branch>>,
+    /// A walk that has begun was given up, so that record is not right any more.
+    forgot: bool,
     complaints: Complaints,
     /// About how large blocks are.
     block_bytes: usize,
@@ -187,6 +189,7 @@ impl Walker {
             resumed: BTreeSet::new(),
             waiting: BTreeMap::new(),
             recorded: None,
+            forgot: false,
             complaints: Complaints::default(),
             block_bytes: WINDOW_BYTES / WINDOW_BLOCKS,
             ticks: 0,
@@ -462,7 +465,7 @@ impl Walker {
         }
         let is_due = self.ready_since.is_some_and(|since| since + MERGE_LINGER <= now);
         let is_much = self.ready.len() >= MERGE_BLOCKS || self.ready_bytes >= MERGE_BYTES;
-        if !is_due && !is_much && !self.frontier.is_urgent() {
+        if !is_due && !is_much && !self.frontier.is_urgent() && !self.forgot {
             return;
         }
         let most = if self.singly > 0 { 1 } else { MERGE_BLOCKS_MAX };
@@ -481,9 +484,10 @@ impl Walker {
         self.singly = self.singly.saturating_sub(1);
         self.ready_since = (!self.ready.is_empty()).then_some(now);
         let outcome = self.frontier.merging(&group);
-        if group.is_empty() && outcome.done.is_empty() {
+        if group.is_empty() && outcome.done.is_empty() && !self.forgot {
             return;
         }
+        self.forgot = false;
         let mut records = outcome.unfinished.clone();
         records.extend(self.parked.iter().map(|(tip, branch)| {
             let mut branch = branch.clone();
@@ -578,6 +582,7 @@ impl Walker {
         if !walk.begun {
             return Ok(());
         }
+        self.forgot = true;
         self.cx.dirty.0.fetch_add(1, Ordering::SeqCst);
         self.cx.ledger.set_dirty(true).await?;
         if how == Ended::Missing

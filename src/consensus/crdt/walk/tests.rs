@@ -323,6 +323,19 @@ async fn garbage_below_a_head_ends_its_walk() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_walk_that_can_never_be_finished_is_not_gone_on_with_after_a_restart() {
+    let (cid, data, bottom) = above(b"garbage".to_vec(), 7);
+    let chain = Chain::on(&[&bottom], 300, "x");
+    let (_network, one, other) = pair(chain.nodes.iter().chain([&bottom]), chain.tip()).await;
+    other.ledger.state().blocks.insert(cid, data);
+    other.say(chain.tip()).await;
+    one.until("dirty", |state| state.dirty).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(one.ledger.state().progress.is_empty());
+    assert!(one.has(chain.tip()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_head_of_garbage_is_forgotten() {
     let network = slow_network();
     let (one, hostile) = (
