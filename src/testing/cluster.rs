@@ -72,7 +72,8 @@ pub struct TestClusterConfig {
 }
 
 impl Default for TestClusterConfig {
-    /// One peer on good hardware, alone.
+    /// One peer on good hardware, alone. With the feature `consensus-crdt` more of them agree by the CRDT and trust each
+    /// other; without it each is a cluster of its own.
     fn default() -> Self {
         Self {
             peers: 1,
@@ -81,9 +82,20 @@ impl Default for TestClusterConfig {
             cluster: ClusterConfig::default(),
             delay: Duration::from_millis(10),
             daemons: DaemonManners::default(),
-            assemble: Arc::new(|_, builder| builder),
+            assemble: Arc::new(|_, builder| agreeing(builder)),
         }
     }
+}
+
+#[cfg(feature = "consensus-crdt")]
+fn agreeing(builder: ClusterBuilder) -> ClusterBuilder {
+    use crate::consensus::{Crdt, CrdtConfig};
+    builder.consensus_with(|cx| Crdt::open(CrdtConfig::default(), cx))
+}
+
+#[cfg(not(feature = "consensus-crdt"))]
+fn agreeing(builder: ClusterBuilder) -> ClusterBuilder {
+    builder
 }
 
 impl fmt::Debug for TestClusterConfig {
