@@ -333,10 +333,13 @@ impl Run<'_> {
             for index in 1..self.peers.len() {
                 let others = keys(index, space);
                 if others != of_first {
-                    let (missing, more) =
-                        (of_first.difference(&others).count(), others.difference(&of_first).count());
+                    let shown = |keys: BTreeSet<&Bytes>| {
+                        keys.iter().map(|key| hex::encode(&key[..key.len().min(4)])).collect::<Vec<_>>()
+                    };
+                    let missing = shown(of_first.difference(&others).collect());
+                    let more = shown(others.difference(&of_first).collect());
                     return Some(format!(
-                        "peer {index} lacks {missing} {what} of peer 0 and has {more} others"
+                        "peer {index} lacks the {what} {missing:?} of peer 0 and has {more:?} that it has not"
                     ));
                 }
             }
