@@ -11,7 +11,9 @@ use crate::testing::cluster::{DaemonManners, TestClusterConfig};
 pub(super) const SKEW_MAX: Duration = Duration::from_secs(5);
 /// Often, so that runs are short.
 const STATE_SYNC_INTERVAL: Duration = Duration::from_secs(20);
+#[cfg(feature = "consensus-crdt")]
 const REBROADCAST_INTERVAL: Duration = Duration::from_secs(20);
+#[cfg(feature = "consensus-crdt")]
 const REPAIR_INTERVAL: Duration = Duration::from_secs(120);
 /// Rarely: what only this would repair should be seen.
 const PIN_RECOVER_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
