@@ -17,6 +17,8 @@ use super::{Cluster, ClusterConfig, Inner, peers};
 use crate::allocator::PinAllocator;
 use crate::clock::{SystemClock, WallClock};
 use crate::consensus::{Alive, Consensus, ConsensusContext, Solo, SoloConfig};
+#[cfg(feature = "consensus-crdt")]
+use crate::consensus::{Crdt, CrdtConfig};
 use crate::error::{Error, Result};
 use crate::exchange::{BlockExchange, BlockSource, ExchangeMaker, StreamExchange};
 use crate::informer::{Gauge, Informer, InformerContext};
@@ -149,6 +151,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn solo(self, config: SoloConfig) -> Self {
         self.consensus_with(move |cx| Solo::open(config, cx))
+    }
+
+    /// Peers that agree by a Merkle-CRDT, as those of the reference do.
+    #[cfg(feature = "consensus-crdt")]
+    #[must_use]
+    pub fn crdt(self, config: CrdtConfig) -> Self {
+        self.consensus_with(move |cx| Crdt::open(config, cx))
     }
 
     /// A finished tracker.
