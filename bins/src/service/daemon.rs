@@ -183,7 +183,7 @@ fn builder(
             builder.solo(SoloConfig::from(section)).local_monitor(config.monitor.clone())
         }
         ConsensusSection::Crdt(section) => {
-            let mut crdt = CrdtConfig::from(section);
+            let mut crdt = CrdtConfig::try_from(section)?;
             if !options.no_trust {
                 crdt.trusted_peers.extend(options.bootstrap.iter().filter_map(peer_of));
             }

@@ -113,7 +113,7 @@ async fn log_all(
     cx.exchange = ExchangeMaker::new(move |source| {
         Ok(Arc::new(StreamExchange::new(nowhere.clone(), source)?) as _)
     });
-    let mut settings = CrdtConfig::from(section);
+    let mut settings = CrdtConfig::try_from(section)?;
     // What is logged at once is a batch already.
     settings.batching = BatchingConfig::default();
     let crdt = Crdt::open(settings, cx).await?;
