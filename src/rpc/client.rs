@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::try_stream;
+use bytes::Bytes;
 use futures::future::Either;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use super::frame::ObjectReader;
 use super::method::Method;
-use super::msgpack::{Empty, List, Wire, decode, malformed};
+use super::msgpack::{Empty, List, Wire, decode, decode_large, malformed};
 use super::request::{PinsetDigest, Request, encode_block, encode_service};
 use super::server::BLOCK_BYTES_MAX;
 use super::wire;
@@ -35,7 +36,11 @@ pub const FAN_OUT_PEERS_MAX: usize = 64;
 /// Most peers in one answer of [`PeerClient::peers`].
 const PEERS_MAX: usize = 10_000;
 /// Longest reply, in bytes.
-const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest list of blocks that garbage collection removed, in bytes: it comes in one piece.
+const REPO_GC_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most blocks and their fields in that list.
+const REPO_GC_ITEMS_MAX: usize = 2 * 1024 * 1024;
 /// Longest item of a stream of replies, in bytes.
 const ITEM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest header of a reply, in bytes: it has the text of an error.
@@ -205,8 +210,8 @@ impl PeerClient {
     /// # Errors
     /// As at the type.
     pub async fn repo_gc(&self, peer: &PeerId) -> Result<RepoGc> {
-        let gc: wire::RepoGc = self.call(peer, Request::RepoGcLocal, REPO_GC_TIMEOUT).await?;
-        Ok(gc.said_by(*peer))
+        let gc = self.reply(peer, Request::RepoGcLocal, REPO_GC_TIMEOUT, REPO_GC_BYTES_MAX).await?;
+        Ok(decode_large::<wire::RepoGc>(&gc, REPO_GC_ITEMS_MAX)?.said_by(*peer))
     }
 
     /// Disk use of a peer's daemon.
@@ -316,15 +321,29 @@ impl PeerClient {
             write.flush().await
         };
         written.await.map_err(|error| call.broke(error))?;
-        Ok((write, Replies { call, reader: ObjectReader::new(read), header_read: false }))
+        Ok((
+            write,
+            Replies { call, reader: ObjectReader::new(read), header_read: false, fine_header: Vec::new() },
+        ))
     }
 
     async fn call<T: Wire>(&self, peer: &PeerId, request: Request, limit: Duration) -> Result<T> {
+        decode(&self.reply(peer, request, limit, REPLY_BYTES_MAX).await?)
+    }
+
+    /// The bytes that answer a call.
+    async fn reply(
+        &self,
+        peer: &PeerId,
+        request: Request,
+        limit: Duration,
+        bytes_max: usize,
+    ) -> Result<Bytes> {
         let call = Call { peer: *peer, method: request.method() };
         let (mut write, reply) = call
             .within(limit, async {
                 let (write, mut replies) = self.begin(call, &request).await?;
-                let reply = replies.next(REPLY_BYTES_MAX).await?;
+                let reply = replies.next(bytes_max).await?;
                 Ok((write, reply))
             })
             .await?;
@@ -344,6 +363,7 @@ impl PeerClient {
         U: Send + 'static,
     {
         let (client, call) = (self.clone(), Call { peer: *peer, method: request.method() });
+        let read = move |item: &[u8]| convert(decode(item)?);
         let pages = try_stream! {
             let mut replies = call
                 .within(CALL_TIMEOUT, async {
@@ -354,11 +374,11 @@ impl PeerClient {
                 })
                 .await?;
             while let Some(first) = call.within(CALL_TIMEOUT, replies.next(ITEM_BYTES_MAX)).await? {
-                let first = convert(first)?;
+                let first = read(&first)?;
                 let mut page = vec![first];
                 let mut failed = None;
                 while page.len() < PAGE_ITEMS_MAX {
-                    match replies.next_arrived(ITEM_BYTES_MAX).and_then(|item| item.map(&convert).transpose()) {
+                    match replies.next_arrived(ITEM_BYTES_MAX).and_then(|item| item.map(|item| read(&item)).transpose()) {
                         Ok(Some(item)) => page.push(item),
                         Ok(None) => break,
                         Err(error) => {
@@ -444,42 +464,51 @@ struct Replies {
     call: Call,
     reader: ObjectReader<ReadHalf<PeerStream>>,
     header_read: bool,
+    /// The last header that was fine: in a listing they are all alike.
+    fine_header: Vec<u8>,
 }
 
 impl Replies {
+    fn check(&mut self, header: &[u8]) -> Result<()> {
+        if header != self.fine_header {
+            self.call.check(header)?;
+            self.fine_header = header.to_vec();
+        }
+        self.header_read = true;
+        Ok(())
+    }
+
     /// The next item; none at the end. Cancel-safe.
-    async fn next<T: Wire>(&mut self, bytes_max: usize) -> Result<Option<T>> {
+    async fn next(&mut self, bytes_max: usize) -> Result<Option<Bytes>> {
         let call = self.call;
         if !self.header_read {
             let header = self.reader.next(HEADER_BYTES_MAX).await.map_err(|error| call.broke(error))?;
             let Some(header) = header else { return Ok(None) };
-            call.check(&header)?;
-            self.header_read = true;
+            self.check(&header)?;
         }
         let item = self.reader.next(bytes_max).await.map_err(|error| call.broke(error))?;
         let item = item.ok_or_else(|| call.error(ErrorKind::Unavailable, "it broke off within a reply"))?;
         self.header_read = false;
-        decode(&item).map(Some)
+        Ok(Some(item))
     }
 
     /// The next item, if all of it is here.
-    fn next_arrived<T: Wire>(&mut self, bytes_max: usize) -> Result<Option<T>> {
+    fn next_arrived(&mut self, bytes_max: usize) -> Result<Option<Bytes>> {
         let call = self.call;
         if !self.header_read {
             let header = self.reader.next_arrived(HEADER_BYTES_MAX).map_err(|error| call.broke(error))?;
             let Some(header) = header else { return Ok(None) };
-            call.check(&header)?;
-            self.header_read = true;
+            self.check(&header)?;
         }
         let item = self.reader.next_arrived(bytes_max).map_err(|error| call.broke(error))?;
         let Some(item) = item else { return Ok(None) };
         self.header_read = false;
-        decode(&item).map(Some)
+        Ok(Some(item))
     }
 
     /// Waits for the end of a call without replies.
     async fn end(&mut self) -> Result<()> {
-        match self.next::<Empty>(ITEM_BYTES_MAX).await? {
+        match self.next(HEADER_BYTES_MAX).await? {
             None => Ok(()),
             Some(_) => Err(self.call.error(ErrorKind::Corrupt, "a reply where there is none")),
         }

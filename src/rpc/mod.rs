@@ -50,8 +50,13 @@ pub trait RequestHandler: fmt::Debug + Send + Sync + 'static {
     /// reads, and dropped when the caller goes away; an error in it ends it.
     async fn stream(&self, from: PeerId, request: Request) -> Result<BoxStream<'static, Result<Page>>>;
 
-    /// Stores blocks. Each was checked against its CID. They are read from the caller only as they are taken from the
+    /// Stores blocks. Each was checked against its CID where its hash function is known here. They are read from the caller only as they are taken from the
     /// stream, so that whoever is slow here slows down the caller; an error in the stream is the caller's fault, or
     /// that it went away, and what came before it was complete.
     async fn put_blocks(&self, from: PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()>;
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -297,6 +297,11 @@ impl PinInfo {
 
 impl From<&types::PeerInfo> for Peer {
     fn from(info: &types::PeerInfo) -> Self {
+        let error = match (info.ipfs.id, info.ipfs.error.as_str()) {
+            // The reference's `health graph` breaks on a daemon that has neither an id nor an error.
+            (None, "") if info.error.is_empty() => "the id of the daemon is not known",
+            (_, error) => error,
+        };
         Self {
             id: Some(info.id),
             addresses: List(info.addresses.clone()),
@@ -309,7 +314,7 @@ impl From<&types::PeerInfo> for Peer {
             ipfs: IpfsId {
                 id: info.ipfs.id,
                 addresses: List(info.ipfs.addresses.clone()),
-                error: info.ipfs.error.clone(),
+                error: error.to_owned(),
             },
             peername: info.peername.clone(),
         }

@@ -67,6 +67,7 @@ pub mod faulty_storage;
 pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
+pub mod mutate;
 #[cfg(target_os = "linux")]
 pub mod power_cut;
 pub mod state_suite;
