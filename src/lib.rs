@@ -42,7 +42,7 @@
 //! | [`informer::Informer`] | measures a peer | free space, pin queue, number of pins, tags |
 //! | [`monitor::Monitor`] | shares metrics, notices those that stop | [`monitor::LocalMonitor`] |
 //! | [`transport::PeerTransport`] | bytes between peers | [`transport::MemoryNetwork`] |
-//! | [`exchange::BlockExchange`] | blocks between peers | [`exchange::StreamExchange`] |
+//! | [`exchange::BlockExchange`] | blocks between peers | [`exchange::Bitswap`], [`exchange::StreamExchange`] |
 //!
 //! An implementation of yours runs the conformance suite of its contract with one macro line (feature `testing`).
 //!

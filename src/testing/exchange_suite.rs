@@ -74,6 +74,8 @@ conformance_suite!($ exchange_suite, exchange_conformance, run_case, [
     bytes_that_are_not_the_block_are_never_given,
     a_source_that_fails_is_an_error_for_us_and_no_block_for_others,
     both_sides_ask_at_the_same_time,
+    a_peer_that_stops_in_the_middle_costs_only_time,
+    a_flood_of_wants_disturbs_nobody,
     a_shutdown_ends_waiting_and_serving,
     every_shutdown_returns_and_calls_after_it_are_refused,
 ]);
@@ -345,6 +347,49 @@ pub async fn both_sides_ask_at_the_same_time(fixture: impl Fixture) {
     }
     for got in join_all(members.iter().map(|member| member.get_many(&all, None))).await {
         assert_eq!(got, cids(&all));
+    }
+}
+
+/// What it had not sent yet comes from another.
+pub async fn a_peer_that_stops_in_the_middle_costs_only_time(fixture: impl Fixture) {
+    let (_guard, [one, other, third]) = members(&fixture).await;
+    let all = blocks(500);
+    for block in &all {
+        other.blocks.put(block);
+        third.blocks.put(block);
+    }
+    let mut many = one.exchange.get_many(cids(&all), Some(other.peer));
+    let mut got = Vec::new();
+    for _ in 0..50 {
+        got.push(within("a block", many.next()).await.unwrap().unwrap().cid);
+    }
+    within("shutting down", other.exchange.shutdown()).await.unwrap();
+    let rest = within("the rest", many.collect::<Vec<_>>()).await;
+    got.extend(rest.into_iter().map(|block| block.unwrap().cid));
+    got.sort();
+    assert_eq!(got, cids(&all));
+}
+
+/// Not even when all of them are for what nobody has.
+pub async fn a_flood_of_wants_disturbs_nobody(fixture: impl Fixture) {
+    let (_guard, [flooded, flooding, third]) = members(&fixture).await;
+    let wanted = block(1);
+    flooded.blocks.put(&wanted);
+    let flood = join_all((0..30_u32).map(|call| {
+        let cids = (0..500).map(|number| block(1_000 + call * 500 + number).cid).collect();
+        flooding.exchange.get_many(cids, Some(flooded.peer)).collect::<Vec<_>>()
+    }));
+    let others = async {
+        sleep(A_WHILE).await;
+        assert_eq!(third.get(&wanted, Some(flooded.peer)).await.unwrap(), wanted);
+        flooded.blocks.put(&block(2));
+        flooded.exchange.announce(&[block(2).cid]).await.unwrap();
+        assert_eq!(third.get(&block(2), None).await.unwrap(), block(2));
+        within("shutting down", flooding.exchange.shutdown()).await.unwrap();
+    };
+    let (flood, ()) = tokio::join!(flood, others);
+    for got in flood.into_iter().flatten() {
+        assert_eq!(got.unwrap_err().kind(), ErrorKind::ShutDown);
     }
 }
 

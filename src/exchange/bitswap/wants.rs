@@ -33,6 +33,8 @@ pub(super) const BROADCAST_PEERS_MAX: usize = 64;
 const BROADCAST_WANTS: usize = 16;
 /// Most peers that a session asks directly.
 const SESSION_PEERS_MAX: usize = 32;
+/// After so many wants a large session asks everybody about one more block.
+const PROBE_WANTS: u32 = 255;
 /// How often in a row a peer may have nothing for a session before it is not asked directly any more (as in Go).
 const MISSES_MAX: u32 = 16;
 /// Blocks nobody asked for that a peer may send between good ones.
@@ -59,6 +61,8 @@ pub(super) struct Wants {
     /// Peers whose outbox got something since it was last asked.
     stirred: BTreeSet<PeerId>,
     recent: Recent,
+    /// What sessions ask everybody about.
+    probed: BTreeSet<(Cid, SessionId)>,
     next_id: u64,
 }
 
@@ -71,7 +75,7 @@ struct Want {
     since: Instant,
     /// Whether everybody was asked.
     everybody: bool,
-    /// When they are asked again, and how long after that once more.
+    /// When they are asked again if no block came, and how long after that once more.
     again: (Instant, Duration),
     /// When to look up who provides it.
     search: Instant,
@@ -100,8 +104,18 @@ struct Session {
     broadcasts: BTreeSet<Cid>,
     /// Asked of nobody yet.
     held: BTreeSet<Cid>,
-    /// Whether everybody is still to be asked about one block, to learn who else can be asked for the others.
-    probe: bool,
+    /// After how many more wants everybody is asked about one block, to learn who else can be asked for the others.
+    probe_in: Option<u32>,
+    /// That block: who says that it has it does so perhaps after it came.
+    probed: Option<Cid>,
+}
+
+impl Session {
+    fn add_peer(&mut self, peer: PeerId) {
+        if self.peers.len() < SESSION_PEERS_MAX || self.peers.contains_key(&peer) {
+            self.peers.insert(peer, 0);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -158,12 +172,16 @@ impl Wants {
     pub(super) fn begin(&mut self, hint: Option<PeerId>, many: bool) -> SessionId {
         self.next_id += 1;
         let peers = hint.into_iter().map(|hint| (hint, 0)).collect();
-        self.sessions.insert(self.next_id, Session { peers, probe: many, ..Session::default() });
+        self.sessions
+            .insert(self.next_id, Session { peers, probe_in: many.then_some(0), ..Session::default() });
         self.next_id
     }
 
     pub(super) fn end(&mut self, session: SessionId) {
-        self.sessions.remove(&session);
+        let ended = self.sessions.remove(&session);
+        if let Some(probed) = ended.and_then(|session| session.probed) {
+            self.probed.remove(&(probed, session));
+        }
     }
 
     /// Wants a block.
@@ -222,6 +240,9 @@ impl Wants {
     /// A peer said whether it has a block.
     pub(super) fn answered(&mut self, peer: PeerId, cid: Cid, has: bool, now: Instant) {
         let distrusted = !self.listens_to(&peer, now);
+        if !self.wants.contains_key(&cid) && has && !distrusted {
+            self.has_what_was_probed(&cid, peer);
+        }
         let Some(want) = self.wants.get_mut(&cid) else { return };
         let Some(asked) = want.asked.get_mut(&peer) else { return };
         if distrusted {
@@ -259,6 +280,7 @@ impl Wants {
             return Arrived::Wanted(self.take_back(cid, Some(from)));
         }
         if self.recent.cids.contains(cid) {
+            self.has_what_was_probed(cid, from);
             return Arrived::Late;
         }
         let peer = self.peers.entry(from).or_default();
@@ -391,7 +413,7 @@ impl Wants {
         let Some(want) = self.wants.get_mut(&cid) else { return };
         if stuck && !want.everybody {
             self.ask_everybody(cid, now);
-        } else if want.again.0 <= now {
+        } else if stuck && want.again.0 <= now {
             let interval = (want.again.1 * 2).min(ASK_AGAIN_LAST);
             want.again = (now + interval, interval);
             self.ask_again(cid, now);
@@ -458,11 +480,19 @@ impl Wants {
         }
         let Some(known) = self.sessions.get_mut(&session) else { return };
         if best.is_some() {
-            if std::mem::take(&mut known.probe) {
-                self.ask_everybody(cid, now);
+            match known.probe_in {
+                None => {}
+                Some(0) => {
+                    known.probe_in = Some(PROBE_WANTS);
+                    if let Some(before) = known.probed.replace(cid) {
+                        self.probed.remove(&(before, session));
+                    }
+                    self.probed.insert((cid, session));
+                    self.ask_everybody(cid, now);
+                }
+                Some(wants) => known.probe_in = Some(wants - 1),
             }
         } else if known.broadcasts.len() < BROADCAST_WANTS {
-            known.probe = false;
             known.broadcasts.insert(cid);
             self.ask_everybody(cid, now);
         } else {
@@ -585,13 +615,21 @@ impl Wants {
         let sessions: Vec<SessionId> = want.waiters.values().map(|waiter| waiter.session).collect();
         for id in sessions {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if session.peers.len() < SESSION_PEERS_MAX || session.peers.contains_key(&peer) {
-                session.peers.insert(peer, 0);
-            }
+            session.add_peer(peer);
             for held in std::mem::take(&mut session.held) {
                 if held != *cid && self.wants.get(&held).is_some_and(|want| want.fetching.is_none()) {
                     self.start(id, held, now);
                 }
+            }
+        }
+    }
+
+    /// The peer has a block that came from elsewhere meanwhile.
+    fn has_what_was_probed(&mut self, cid: &Cid, peer: PeerId) {
+        let sessions = self.probed.range((*cid, SessionId::MIN)..=(*cid, SessionId::MAX));
+        for (_, session) in sessions {
+            if let Some(session) = self.sessions.get_mut(session) {
+                session.add_peer(peer);
             }
         }
     }
