@@ -5,6 +5,7 @@
 mod cluster;
 mod consensus;
 mod ipfs_connector;
+mod many;
 mod parts;
 mod rest;
 mod state;

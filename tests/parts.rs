@@ -15,7 +15,7 @@ use ipfs_cluster::informer::{
     PinQueue, PinQueueConfig, Tags, TagsConfig,
 };
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
-use ipfs_cluster::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
+use ipfs_cluster::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext, PubSubMonitor};
 use ipfs_cluster::testing::{
     allocator_suite, exchange_suite, informer_suite, monitor_suite, peer, transport_suite,
 };
@@ -77,6 +77,30 @@ impl monitor_suite::Fixture for Local {
 }
 
 ipfs_cluster::monitor_conformance!(local_monitor, Local);
+
+struct PubSub;
+
+#[async_trait]
+impl monitor_suite::Fixture for PubSub {
+    /// Another peer, which the monitor tells and which goes away at the end of the case.
+    type Guard = (MemoryNetwork, PubSubMonitor);
+
+    async fn monitor(&self, clock: Arc<dyn WallClock>) -> (Self::Guard, Arc<dyn Monitor>) {
+        let network = MemoryNetwork::new(0);
+        let join = |number| Arc::new(network.join(peer(number)).unwrap());
+        // The suite publishes in the name of this peer.
+        let (own, other) = (join(1), join(77));
+        own.connect(&other.listen_addresses()[0]).await.unwrap();
+        let monitor = |transport: Arc<MemoryTransport>| {
+            let cx = MonitorContext::new(transport.local_peer(), transport, Arc::clone(&clock));
+            PubSubMonitor::new(MonitorConfig::default(), cx).unwrap()
+        };
+        let other = monitor(other);
+        ((network.clone(), other), Arc::new(monitor(own)))
+    }
+}
+
+ipfs_cluster::monitor_conformance!(pubsub_monitor, PubSub);
 
 struct InMemory {
     delay: Duration,

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::handler::Handler;
 use super::lifecycle::{self, Life};
 use super::presets::Preset;
+use super::repin::Witnesses;
 use super::spool::SpoolRoom;
 use super::tasks::{self, Subscriptions, Wakes};
 use super::{Cluster, ClusterConfig, Inner, peers};
@@ -411,6 +412,7 @@ impl Parts {
             informers: informers?,
             alerts: peers::AlertLog::default(),
             last_ipfs: Mutex::default(),
+            witnesses: Witnesses::default(),
             wakes: Wakes::default(),
             life,
         });

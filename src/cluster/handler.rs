@@ -9,7 +9,8 @@ use futures::stream::{self, BoxStream};
 
 use super::{Inner, Scope};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rpc::{Authorizer, Page, Reply, Request, RequestHandler};
+use crate::rpc::{Authorizer, Page, PinsetDigest, Reply, Request, RequestHandler};
+use crate::state::StateCounts;
 use crate::types::{Block, PeerId, Version};
 
 /// Answers the calls of other peers by what this one does for its own callers.
@@ -94,8 +95,9 @@ impl RequestHandler for Handler {
                 Reply::Empty
             }
             Request::PinsetDigest => {
-                return Err(Error::new(ErrorKind::Unsupported, "this peer keeps no digest of its pinset")
-                    .component("cluster"));
+                let StateCounts { pins, sum, .. } = inner.state.counts();
+                // What heads a history has, if it has any, is the consensus' own business.
+                Reply::Digest(PinsetDigest { count: pins, hash: sum.to_be_bytes(), heads: Vec::new() })
             }
             Request::IdStream
             | Request::Peers

@@ -87,6 +87,7 @@ struct Inner {
     alerts: peers::AlertLog,
     /// The daemon, as it last was.
     last_ipfs: Mutex<Option<Arc<IpfsId>>>,
+    witnesses: repin::Witnesses,
     wakes: tasks::Wakes,
     life: Arc<lifecycle::Life>,
 }

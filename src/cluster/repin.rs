@@ -2,12 +2,12 @@
 //!
 //! When a peer's ping stops coming, every pin it holds may have too few living copies. Of the trusted peers that live,
 //! the one closest to the CID gives such a pin new allocations without the dead ones; a pin that still has its minimum
-//! of living holders stays as it is. As in the reference, with three differences: each walk looks for the pins of every
-//! peer that is dead by now, so that nothing is lost when two die together and the one who should have acted is among
-//! them; what could not be done is tried again; and alerts go on.
+//! of living holders stays as it is. As in the reference, with differences: each walk looks for the pins of every peer
+//! that is dead by now, so that nothing is lost when two die together and the one who should have acted is among them;
+//! what could not be done is tried again, by those who saw the peer die; and alerts go on.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use tracing::{debug, info, warn};
@@ -16,11 +16,14 @@ use super::Inner;
 use super::closest::Closest;
 use super::pin::Metrics;
 use crate::error::Result;
+use crate::monitor::PEERS_MAX;
 use crate::state::StateQuery;
 use crate::types::{PeerId, Pin, PinOperation, ReplicationFactor};
 
 /// Pins with new allocations that are logged as one batch.
 const REPIN_BATCH: usize = 1024;
+/// Combinations of dead peers for which is remembered who looks after their pins.
+const CLOSEST_CACHED_MAX: usize = 256;
 
 /// What a walk over the pinset did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,35 @@ pub(super) struct Repinned {
     pub(super) moved: u64,
     /// Pins that have too few living holders and could not be given more.
     pub(super) left: u64,
+}
+
+/// Who saw which peer die: whoever starts later does not know that it is gone, and cannot look after its pins.
+#[derive(Debug, Default)]
+pub(super) struct Witnesses(Mutex<BTreeMap<PeerId, Arc<BTreeSet<PeerId>>>>);
+
+impl Witnesses {
+    /// Notes that a peer died before the eyes of these.
+    fn died(&self, peer: PeerId, living: &Arc<BTreeSet<PeerId>>) {
+        let mut deaths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The latest death counts; as many are kept as peers are known.
+        if deaths.len() < PEERS_MAX || deaths.contains_key(&peer) {
+            deaths.insert(peer, Arc::clone(living));
+        }
+    }
+
+    /// Forgets those that live.
+    fn forget(&self, living: &BTreeSet<PeerId>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|peer, _| !living.contains(peer));
+    }
+
+    /// Those of the living that saw every one of these die.
+    fn of(&self, dead: &[PeerId], living: &BTreeSet<PeerId>) -> Vec<PeerId> {
+        let deaths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let saw = |peer: &PeerId| {
+            dead.iter().all(|dead| deaths.get(dead).is_none_or(|witnesses| witnesses.contains(peer)))
+        };
+        living.iter().copied().filter(saw).collect()
+    }
 }
 
 /// The holders of a pin that are dead.
@@ -40,34 +72,53 @@ fn dead_holders(pin: &Pin, mut is_dead: impl FnMut(&PeerId) -> bool) -> Vec<Peer
 }
 
 impl Inner {
+    /// Notes that the ping of a peer stopped coming.
+    pub(super) async fn saw_die(&self, peer: PeerId) -> Result<()> {
+        let living = self.consensus.peers().await?.into_iter().filter(|living| *living != peer);
+        self.witnesses.died(peer, &Arc::new(living.collect()));
+        Ok(())
+    }
+
     /// Gives new allocations to the pins of dead peers that are this peer's to look after.
-    pub(super) async fn repin_from_dead(self: &Arc<Self>) -> Result<Repinned> {
-        let closest = self.closest().await?;
+    pub(super) async fn repin_from_dead(&self) -> Result<Repinned> {
+        let living = self.trusted_members().await?;
+        self.witnesses.forget(&living);
         let now = self.clock.now();
         let is_dead = |peer: &PeerId| {
             // Who never pinged may only be about to start.
             *peer != self.peer
                 && self.monitor.latest_for("ping", peer).is_some_and(|ping| ping.is_expired(now))
         };
-        self.repin(is_dead, |pin| closest.is_own(&pin.cid)).await
+        let mut closest = BTreeMap::new();
+        let is_ours = move |pin: &Pin, dead: &[PeerId]| {
+            if closest.len() >= CLOSEST_CACHED_MAX && !closest.contains_key(dead) {
+                closest.clear();
+            }
+            let witnesses = || Closest::new(&self.peer, self.witnesses.of(dead, &living));
+            closest.entry(dead.to_vec()).or_insert_with(witnesses).is_own(&pin.cid)
+        };
+        self.repin(is_dead, is_ours).await
     }
 
     /// Gives new allocations to every pin of a peer that is about to leave.
-    pub(super) async fn vacate(self: &Inner, leaving: &PeerId) -> Result<()> {
-        self.repin(|peer| peer == leaving, |_| true).await.map(|_| ())
+    pub(super) async fn vacate(&self, leaving: &PeerId) -> Result<()> {
+        self.repin(|peer| peer == leaving, |_, _| true).await.map(|_| ())
+    }
+
+    async fn trusted_members(&self) -> Result<BTreeSet<PeerId>> {
+        let members = self.consensus.peers().await?;
+        Ok(members.into_iter().filter(|peer| self.consensus.is_trusted(peer)).collect())
     }
 
     /// Who of the trusted members that live looks after what one peer is enough for.
     pub(super) async fn closest(&self) -> Result<Closest> {
-        let members = self.consensus.peers().await?;
-        let trusted = members.into_iter().filter(|peer| self.consensus.is_trusted(peer));
-        Ok(Closest::new(&self.peer, trusted))
+        Ok(Closest::new(&self.peer, self.trusted_members().await?))
     }
 
     async fn repin(
         &self,
         is_dead: impl Fn(&PeerId) -> bool,
-        is_ours: impl Fn(&Pin) -> bool,
+        mut is_ours: impl FnMut(&Pin, &[PeerId]) -> bool,
     ) -> Result<Repinned> {
         let mut done = Repinned::default();
         let mut batch = Vec::new();
@@ -78,7 +129,8 @@ impl Inner {
             let mut metrics = None;
             for listed in page? {
                 let mut is_dead = |peer: &PeerId| *known.entry(*peer).or_insert_with(|| is_dead(peer));
-                if dead_holders(&listed, &mut is_dead).is_empty() || !is_ours(&listed) {
+                let dead = dead_holders(&listed, &mut is_dead);
+                if dead.is_empty() || !is_ours(&listed, &dead) {
                     continue;
                 }
                 // It may have been changed or removed since the page was read.
@@ -147,10 +199,31 @@ mod tests {
         let (dead, alive) = (PeerId::random(), PeerId::random());
         let mut pin = Pin::new(Block::raw("x").cid, PinOptions::default());
         pin.allocations = vec![dead, alive];
+        pin.options.replication_factor_min = -1;
+        pin.options.replication_factor_max = -1;
         assert!(dead_holders(&pin, |peer| *peer == dead).is_empty(), "everywhere");
         pin.options.replication_factor_min = 1;
         pin.options.replication_factor_max = 2;
         assert_eq!(dead_holders(&pin, |peer| *peer == dead), [dead]);
         assert!(dead_holders(&pin, |_| false).is_empty());
+    }
+
+    #[test]
+    fn only_who_saw_all_of_them_die_looks_after_their_pins() {
+        let peers: Vec<_> = (0..4).map(|_| PeerId::random()).collect();
+        let of = |numbers: &[usize]| numbers.iter().map(|number| peers[*number]).collect::<BTreeSet<_>>();
+        let witnesses = Witnesses::default();
+        witnesses.died(peers[0], &Arc::new(of(&[1, 2])));
+        witnesses.died(peers[1], &Arc::new(of(&[2, 3])));
+        let living = of(&[2, 3]);
+        let who = |dead: &[usize]| {
+            let dead: Vec<_> = dead.iter().map(|number| peers[*number]).collect();
+            witnesses.of(&dead, &living).into_iter().collect::<BTreeSet<_>>()
+        };
+        assert_eq!(who(&[0]), of(&[2]));
+        assert_eq!(who(&[1]), of(&[2, 3]));
+        assert_eq!(who(&[0, 1]), of(&[2]));
+        witnesses.forget(&of(&[0]));
+        assert_eq!(who(&[0]), of(&[2, 3]), "nothing is known of its death");
     }
 }

@@ -284,9 +284,12 @@ async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
     while let Some(alert) = alerts.next().await {
         warn!(metric = alert.metric.name, peer = %alert.metric.peer, "a metric stopped coming");
         if !inner.config.follower_mode {
-            let is_ping = alert.metric.name == "ping";
+            let dead = (alert.metric.name == "ping").then_some(alert.metric.peer);
             inner.alerts.push(alert);
-            if is_ping && !inner.config.disable_repinning {
+            if let Some(dead) = dead.filter(|_| !inner.config.disable_repinning) {
+                if let Err(error) = inner.saw_die(dead).await {
+                    debug!(%error, "could not look who saw it");
+                }
                 inner.wakes.repin.notify_one();
             }
         }

@@ -148,9 +148,11 @@ impl GlobalPinInfo {
     }
 
     /// Adds what one peer says. The header comes from the last answer that is not `cluster_error`, as in the
-    /// reference, because a peer that could not ask its pinset knows none of it.
+    /// reference, because a peer that could not ask its pinset knows none of it; and only from one that has the pin,
+    /// once there is one.
     pub fn add(&mut self, info: PinInfo) {
-        if info.status.status != TrackerStatus::ClusterError || self.created.is_none() {
+        let knows = info.status.status != TrackerStatus::ClusterError && info.created.is_some();
+        if knows || self.created.is_none() {
             self.name = info.name;
             self.allocations = info.allocations;
             self.origins = info.origins;
