@@ -23,7 +23,7 @@ use crate::types::{Block, PeerId};
 
 /// How long a caller may take to send a header and its argument.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Most calls that anybody may make and that are served at a time.
+/// Most calls of peers that are not trusted that are served at a time.
 pub const OPEN_CALLS_MAX: usize = 256;
 /// Most calls of trusted peers that are served at a time.
 pub const TRUSTED_CALLS_MAX: usize = 1024;
@@ -175,9 +175,10 @@ impl Inner {
             Found::Method(method) if self.refused.contains(&method) => Access::Local,
             Found::Method(method) => method.access(),
         };
+        // Strangers take turns among themselves, so that no number of them keeps out those who are trusted.
         let calls = match access {
+            Access::Open | Access::Trusted if self.authorizer.is_trusted(&from) => Some(&self.trusted_calls),
             Access::Open => Some(&self.open_calls),
-            Access::Trusted if self.authorizer.is_trusted(&from) => Some(&self.trusted_calls),
             Access::Trusted | Access::Local => None,
         };
         let (Some(calls), Found::Method(method)) = (calls, found) else {

@@ -732,7 +732,9 @@ async fn strangers_cannot_take_the_turns_of_those_who_are_trusted() {
         }
     }
     handler.work.wait(OPEN_CALLS_MAX).await;
-    client(2).status(&peer(1), &cid(1)).await.unwrap();
+    let trusted = client(2);
+    trusted.status(&peer(1), &cid(1)).await.unwrap();
+    trusted.id(&peer(1)).await.unwrap();
     let mut refused = 0;
     for call in calls {
         let error = call.await.unwrap().unwrap_err();
@@ -754,6 +756,7 @@ impl RequestHandler for Stuck {
     async fn call(&self, _: PeerId, request: Request) -> Result<Reply> {
         match request {
             Request::Status(cid) => Ok(Reply::Pin(Box::new(info(cid)))),
+            Request::Id => Ok(Reply::Peer(Box::new(peer_info(peer(1))))),
             _ => {
                 let _working = self.work.begin();
                 std::future::pending().await
