@@ -23,11 +23,11 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stream is kept when there is nothing to say.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Entries of a wantlist in one message.
-const MESSAGE_ENTRIES: usize = 512;
+pub(super) const MESSAGE_ENTRIES: usize = 512;
 /// Bytes of blocks in one message, unless a single one is larger.
 pub(super) const MESSAGE_BLOCK_BYTES: usize = 512 * 1024;
 /// Wants that are looked up for one message.
-const MESSAGE_ANSWERS: usize = 1_024;
+pub(super) const MESSAGE_ANSWERS: usize = 1_024;
 /// Largest block that is sent to who asks only whether it is there, in bytes (as in Go).
 pub(super) const SMALL_BLOCK_BYTES: usize = 1_024;
 
@@ -98,7 +98,7 @@ impl Link<'_> {
                 Answer::Block(block) => {
                     self.inner.state().ledgers.forget(&self.peer, &cid);
                     if bytes > 0 && bytes + block.data.len() > MESSAGE_BLOCK_BYTES {
-                        // At most 4 MiB.
+                        // What Go says is all that waits; what is not read yet has no size here.
                         message.pending_bytes = block.data.len() as i32;
                         self.left_over = Some(block);
                         break;

@@ -31,8 +31,8 @@ use crate::types::{Block, Cid};
 
 /// Longest message, in bytes (as in Go).
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Largest block that is sent, in bytes: a message with it alone.
-pub const BITSWAP_BLOCK_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1024;
+/// Largest block that is sent, in bytes; the rest of its message is for what else is to be said.
+pub const BITSWAP_BLOCK_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 256 * 1024;
 /// Most entries, blocks or presences of one message.
 const ITEMS_MAX: usize = 65_536;
 /// Longest binary CID, in bytes (as in Go).

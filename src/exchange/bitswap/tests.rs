@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::link::{IDLE_TIMEOUT, MESSAGE_BLOCK_BYTES, SMALL_BLOCK_BYTES};
-use super::message::{Entry, EntryKind, Message, MessageReader, Payload};
+use super::link::{IDLE_TIMEOUT, MESSAGE_ANSWERS, MESSAGE_BLOCK_BYTES, MESSAGE_ENTRIES, SMALL_BLOCK_BYTES};
+use super::message::{Entry, EntryKind, MESSAGE_BYTES_MAX, Message, MessageReader, Payload};
 use super::*;
 use crate::transport::{
     GossipMessage, MemoryNetwork, MemoryTransport, MessageValidator, PeerStream, StreamHandler, Topic,
@@ -482,6 +482,23 @@ async fn blocks_of_any_possible_size_travel_and_larger_ones_do_not() {
     }
     let got = timeout(Duration::from_secs(60), one.exchange.get(&too_large.cid, Some(other.peer))).await;
     assert!(got.is_err());
+}
+
+#[test]
+fn the_longest_message_is_one_that_others_read() {
+    let longest = cid::multihash::Multihash::wrap(u64::MAX >> 1, &[7; 64]).unwrap();
+    let cid = Cid::new_v1(u64::MAX >> 1, longest);
+    let entry = Entry { cid, priority: -1, kind: HAVE_OR_NOT };
+    let message = Message {
+        full: true,
+        entries: vec![entry; MESSAGE_ENTRIES],
+        blocks: vec![Payload::of(&Block { cid, data: vec![1; BITSWAP_BLOCK_BYTES_MAX].into() })],
+        presences: vec![(cid, false); MESSAGE_ANSWERS],
+        pending_bytes: i32::MAX,
+    };
+    let mut bytes = BytesMut::new();
+    message.write(Dialect::Presences, &mut bytes);
+    assert!(bytes.len() <= MESSAGE_BYTES_MAX, "{}", bytes.len());
 }
 
 #[tokio::test(start_paused = true)]
