@@ -48,12 +48,36 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What the methods ask for.
 pub(super) enum Command {
-    Open { peer: PeerId, open: Open },
-    Connect { address: Multiaddr, reply: oneshot::Sender<Result<PeerId>> },
-    Disconnect { peer: PeerId, reply: oneshot::Sender<Result<()>> },
-    Publish { topic: Topic, data: Bytes, reply: oneshot::Sender<Result<()>> },
-    Provide { key: Vec<u8>, reply: oneshot::Sender<Result<()>> },
-    Providers { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>>> },
+    Open {
+        peer: PeerId,
+        open: Open,
+    },
+    Connect {
+        address: Multiaddr,
+        reply: oneshot::Sender<Result<PeerId>>,
+    },
+    Disconnect {
+        peer: PeerId,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Publish {
+        topic: Topic,
+        data: Bytes,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// From the local network.
+    Found {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    },
+    Provide {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Providers {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<Vec<PeerId>>>,
+    },
 }
 
 /// A connection.
@@ -251,6 +275,7 @@ impl Task {
                 }
                 let _ = reply.send(result);
             }
+            Command::Found { peer, addresses } => self.found_nearby(peer, addresses),
             Command::Provide { key, reply } => self.ask_about(key, Answer::Told(reply)),
             Command::Providers { key, reply } => self.ask_about(key, Answer::Found(reply)),
         }
