@@ -10,6 +10,7 @@ mod dials;
 mod directory;
 mod filters;
 mod gossip;
+mod mdns;
 mod reach;
 mod routing;
 #[cfg(feature = "tls")]
@@ -75,10 +76,13 @@ impl Libp2pTransport {
         config.validate()?;
         let shared = Shared::new(identity.id());
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let dial_timeout = config.dial_timeout;
+        let (dial_timeout, mdns) = (config.dial_timeout, config.mdns);
         let mut task = Task::new(identity.keypair(), config, shared.clone(), receiver)?;
         task.listen().await?;
         shared.tasks.spawn(task.run());
+        if mdns {
+            shared.tasks.spawn(mdns::run(shared.clone(), commands.clone()));
+        }
         Ok(Self { shared, commands, dial_timeout })
     }
 

@@ -108,6 +108,11 @@ impl Book {
         entry.retry_at = Some(now + interval.saturating_mul(1 << doublings).min(longest));
     }
 
+    /// Whether a peer is known and has not failed to answer a moment ago.
+    pub(super) fn is_due(&self, peer: &PeerId, now: Instant) -> bool {
+        self.peers.get(peer).is_some_and(|entry| entry.retry_at.is_none_or(|at| at <= now))
+    }
+
     /// Whom to dial now, most important first: the operator's, then who has been known for longest.
     pub(super) fn to_dial(
         &self,

@@ -149,7 +149,8 @@ mod tests {
     fn the_defaults_are_valid_and_values_that_cannot_work_are_named() {
         Libp2pConfig::default().validate().unwrap();
         Libp2pConfig::loopback(Secret::NONE).validate().unwrap();
-        let broken: [(fn(&mut Libp2pConfig), &str); 4] = [
+        type Breaks = fn(&mut Libp2pConfig);
+        let broken: [(Breaks, &str); 4] = [
             (|config| config.listen.clear(), "listen_multiaddress"),
             (|config| config.connections.low_water = 500, "greater than high_water"),
             (|config| config.gossip.history_gossip = 7, "history_gossip"),

@@ -158,6 +158,23 @@ impl Task {
         }
     }
 
+    /// Dials a peer that somebody on the local network named, unless that failed a moment ago.
+    pub(super) fn found_nearby(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let is_busy = self.dials.len() >= DIALS_MAX || self.dials.contains_key(&peer);
+        if peer == self.shared.peer || is_busy || self.swarm.is_connected(&peer) {
+            return;
+        }
+        let is_due = {
+            let mut state = self.shared.state();
+            state.book.add(peer, addresses);
+            state.book.is_due(&peer, Instant::now())
+        };
+        if is_due {
+            self.dials.entry(peer).or_default();
+            self.dial_known(peer);
+        }
+    }
+
     /// A connection to a peer is there, whoever wanted it.
     pub(super) fn dial_succeeded(&mut self, id: ConnectionId, peer: PeerId) {
         if let Some((_, reply)) = self.unknown_dials.remove(&id) {

@@ -48,6 +48,8 @@ pub(super) fn behaviour(peer: PeerId, name: StreamProtocol) -> Directory {
         .set_provider_publication_interval(None)
         .set_publication_interval(None)
         .set_replication_interval(None)
+        // Done by the task, which knows whether there is anybody to ask.
+        .set_periodic_bootstrap_interval(None)
         .set_kbucket_inserts(libp2p::kad::BucketInserts::Manual);
     let mut behaviour = Behaviour::with_config(peer, Providers::new(peer), config);
     behaviour.set_mode(Some(if is_lan { Mode::Server } else { Mode::Client }));

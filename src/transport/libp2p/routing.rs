@@ -86,6 +86,15 @@ impl Task {
         asked
     }
 
+    pub(super) fn refresh_directories(&mut self) {
+        for which in BOTH {
+            if let Some(directory) = self.directory(which) {
+                // Nobody to ask is fine.
+                let _ = directory.bootstrap();
+            }
+        }
+    }
+
     /// Asks the directories about content, or tells them.
     pub(super) fn ask_about(&mut self, key: Vec<u8>, reply: Answer) {
         let key = RecordKey::from(key);

@@ -78,3 +78,100 @@ fn sockets_and_names()
     };
     names.or_transport(sockets())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use futures::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Cursor};
+    use libp2p_identity::PublicKey;
+
+    use super::*;
+    use crate::config::Identity;
+
+    fn vectors(group: &str) -> Vec<serde_json::Value> {
+        let file: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/data/wire-vectors.json")).unwrap();
+        let vectors = file["vectors"].as_array().unwrap().iter();
+        vectors.filter(|vector| vector["name"].as_str().unwrap().starts_with(group)).cloned().collect()
+    }
+
+    fn bytes(text: &serde_json::Value) -> Vec<u8> {
+        hex::decode(text.as_str().unwrap()).unwrap()
+    }
+
+    /// The other side has said everything already and does not listen.
+    struct Recorded(Cursor<Vec<u8>>);
+
+    impl AsyncRead for Recorded {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Recorded {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buffer.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_private_network_of_the_reference_is_understood() {
+        let vectors = vectors("pnet/");
+        for vector in &vectors {
+            let decoded = &vector["decoded"];
+            let key: [u8; 32] = bytes(&decoded["psk_hex"]).try_into().unwrap();
+            let carrier = Recorded(Cursor::new(bytes(&vector["hex"])));
+            let mut private = PnetConfig::new(PreSharedKey::new(key))
+                .handshake(carrier)
+                .await
+                .map_err(io::Error::other)
+                .unwrap();
+            let mut text = String::new();
+            private.read_to_string(&mut text).await.unwrap();
+            let writes = decoded["plaintext_writes"].as_array().unwrap();
+            assert_eq!(text, writes.iter().map(|write| write.as_str().unwrap()).collect::<String>());
+        }
+        assert_eq!(vectors.len(), 1);
+    }
+
+    #[test]
+    fn identities_of_the_reference_are_understood() {
+        let vectors = vectors("identity/");
+        let seeded = |seed: u8| Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        for vector in &vectors {
+            let expected = bytes(&vector["hex"]);
+            match vector["name"].as_str().unwrap() {
+                "identity/privkey-protobuf" => {
+                    let identity =
+                        Identity::from_json(vector["decoded"]["identity_json"].as_str().unwrap()).unwrap();
+                    assert_eq!(identity.keypair().to_protobuf_encoding().unwrap(), expected);
+                    assert_eq!(seeded(1).to_protobuf_encoding().unwrap(), expected);
+                    assert_eq!(identity.id(), seeded(1).public().to_peer_id());
+                }
+                "identity/pubkey-protobuf" => {
+                    assert_eq!(seeded(1).public().encode_protobuf(), expected);
+                    assert_eq!(PublicKey::try_decode_protobuf(&expected).unwrap(), seeded(1).public());
+                }
+                name => {
+                    let seed = name.strip_prefix("identity/peer-id-").unwrap().parse().unwrap();
+                    let peer = seeded(seed).public().to_peer_id();
+                    assert_eq!(peer.to_bytes(), expected);
+                    assert_eq!(peer.to_string(), vector["decoded"].as_str().unwrap());
+                }
+            }
+        }
+        assert_eq!(vectors.len(), 5);
+    }
+}

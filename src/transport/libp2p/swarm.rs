@@ -1,18 +1,21 @@
 //! The task that owns the swarm.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use libp2p::core::transport::ListenerId;
+use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::kad::QueryId;
 use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
 use libp2p::{autonat, gossipsub, identify, ping};
 use libp2p_identity::Keypair;
+use multiaddr::Protocol as Part;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{debug, info, warn};
 
 use super::behaviour::{Host, HostEvent, swarm};
@@ -36,6 +39,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pings in a row without an answer after which a connection is dead.
 const PING_FAILURES_MAX: u32 = 2;
+/// How often the tables of the directories are brought up to date.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// What a peer speaks that relays for others.
 const RELAY_HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
 /// Between attempts to reach a peer when known peers are not dialled again by themselves.
@@ -43,12 +48,36 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What the methods ask for.
 pub(super) enum Command {
-    Open { peer: PeerId, open: Open },
-    Connect { address: Multiaddr, reply: oneshot::Sender<Result<PeerId>> },
-    Disconnect { peer: PeerId, reply: oneshot::Sender<Result<()>> },
-    Publish { topic: Topic, data: Bytes, reply: oneshot::Sender<Result<()>> },
-    Provide { key: Vec<u8>, reply: oneshot::Sender<Result<()>> },
-    Providers { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>>> },
+    Open {
+        peer: PeerId,
+        open: Open,
+    },
+    Connect {
+        address: Multiaddr,
+        reply: oneshot::Sender<Result<PeerId>>,
+    },
+    Disconnect {
+        peer: PeerId,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Publish {
+        topic: Topic,
+        data: Bytes,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// From the local network.
+    Found {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    },
+    Provide {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Providers {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<Vec<PeerId>>>,
+    },
 }
 
 /// A connection.
@@ -84,6 +113,14 @@ pub(super) struct Task {
 /// How long to wait at least before a peer that could not be reached is dialled again.
 pub(super) fn retry_interval(config: &Libp2pConfig) -> Duration {
     if config.redial_interval.is_zero() { RETRY_INTERVAL } else { config.redial_interval }
+}
+
+/// Listening itself does not notice another listener on the same port, because it shares ports for hole punching.
+fn is_free(address: &Multiaddr) -> io::Result<()> {
+    match (filters::ip_of(address), address.iter().nth(1)) {
+        (Some(ip), Some(Part::Tcp(port))) if port != 0 => TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
 }
 
 impl Task {
@@ -140,7 +177,8 @@ impl Task {
                 failures.push(format!("{address}: QUIC is not spoken by any peer"));
                 continue;
             }
-            match self.swarm.listen_on(address.clone()) {
+            let free = is_free(&address).map_err(TransportError::Other);
+            match free.and_then(|()| self.swarm.listen_on(address.clone())) {
                 Ok(listener) => drop(self.listeners.insert(listener)),
                 Err(error) => {
                     warn!(%address, %error, "cannot listen on this address");
@@ -178,6 +216,8 @@ impl Task {
         let shared = self.shared.clone();
         let mut maintenance = interval(MAINTENANCE_INTERVAL);
         maintenance.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refresh = interval_at(Instant::now() + REFRESH_INTERVAL, REFRESH_INTERVAL);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut redial = interval(retry_interval(&self.config));
         redial.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -188,6 +228,7 @@ impl Task {
                 Some(command) = self.commands.recv() => self.on_command(command),
                 () = shared.changed.notified() => self.apply_changes(),
                 _ = maintenance.tick() => self.maintain(),
+                _ = refresh.tick() => self.refresh_directories(),
                 _ = redial.tick(), if !self.config.redial_interval.is_zero() => self.redial(),
             }
         }
@@ -234,6 +275,7 @@ impl Task {
                 }
                 let _ = reply.send(result);
             }
+            Command::Found { peer, addresses } => self.found_nearby(peer, addresses),
             Command::Provide { key, reply } => self.ask_about(key, Answer::Told(reply)),
             Command::Providers { key, reply } => self.ask_about(key, Answer::Found(reply)),
         }
