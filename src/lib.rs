@@ -40,7 +40,7 @@
 //! | [`ipfs_connector::IpfsConnector`] | talks to one IPFS daemon | [`ipfs_connector::MemoryIpfs`], Kubo |
 //! | [`allocator::PinAllocator`] | orders candidates for a pin | [`allocator::BalancedAllocator`] |
 //! | [`informer::Informer`] | measures a peer | free space, pin queue, number of pins, tags |
-//! | [`monitor::Monitor`] | shares metrics, notices those that stop | [`monitor::LocalMonitor`] |
+//! | [`monitor::Monitor`] | shares metrics, notices those that stop | [`monitor::LocalMonitor`], [`monitor::PubSubMonitor`] |
 //! | [`transport::PeerTransport`] | bytes between peers | [`transport::MemoryNetwork`] |
 //! | [`exchange::BlockExchange`] | blocks between peers | [`exchange::Bitswap`], [`exchange::StreamExchange`] |
 //!

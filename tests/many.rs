@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, StopReason, Until, presets};
 use ipfs_cluster::ipfs_connector::IpfsConnector as _;
-use ipfs_cluster::rpc::{PeerClient, RPC_PROTOCOL};
+use ipfs_cluster::rpc::{Method, PeerClient, RPC_PROTOCOL};
 use ipfs_cluster::state::StateQuery;
 use ipfs_cluster::storage::{MemoryStorage, Storage as _};
 use ipfs_cluster::testing::faulty_ipfs::IpfsCall;
@@ -498,4 +498,39 @@ async fn equal_pinsets_have_equal_digests() {
     let [one, other] = digests.map(|digest| digest.unwrap());
     assert_eq!((one.count, one.hash), (other.count, other.hash));
     assert_eq!(one.hash, a.cluster.state().counts().sum.to_be_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_members_are_removed_their_pins_go_first_and_then_they_stop() {
+    let leaving = |number| ClusterConfig { leave_on_shutdown: number == 2, ..config() };
+    let mut peers = Peers::none();
+    peers.log.call_the_roll((0..4).map(peer));
+    for number in 0..4 {
+        peers.add(leaving(number)).await;
+    }
+    peers.meet().await;
+    let first = peers.members[0].cluster.clone();
+    pin_many(&peers, 20, replicas(2, 2)).await;
+    let removed = &peers.members[3];
+    assert_eq!(holds(&first, removed.id).await, 10);
+    first.remove_peer(&removed.id).await.unwrap();
+    assert_eq!(holds(&first, removed.id).await, 0, "while it still could be asked");
+    assert!(matches!(removed.cluster.stopped().await, StopReason::Removed));
+    assert_eq!(first.peers().await.unwrap().len(), 3);
+
+    peers.members[2].cluster.shutdown().await;
+    assert_eq!(first.peers().await.unwrap().len(), 2, "it left");
+    peers.members[1].cluster.shutdown().await;
+    assert_eq!(first.peers().await.unwrap().len(), 2, "it only stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_refuses_the_calls_it_was_told_to() {
+    let mut peers = Peers::none();
+    let first = peers.add(config()).await;
+    let closed = peers.add_built(config(), |builder| builder.refuse_calls([Method::RepoGcLocal])).await;
+    peers.meet().await;
+    let gc = first.cluster.repo_gc(Scope::Global).await.unwrap();
+    assert_eq!(gc.peer_map.keys().collect::<Vec<_>>(), [&first.id], "left out as who does not trust us");
+    assert_eq!(closed.cluster.repo_gc(Scope::Global).await.unwrap().peer_map.len(), 2);
 }

@@ -25,7 +25,7 @@ use crate::exchange::{Bitswap, BlockExchange, BlockSource, ExchangeMaker};
 use crate::informer::{Gauge, Informer, InformerContext};
 use crate::ipfs_connector::IpfsConnector;
 use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext, PubSubMonitor};
-use crate::rpc::{PeerClient, RpcServer};
+use crate::rpc::{Method, PeerClient, RpcServer};
 use crate::state::StoreState;
 use crate::storage::Storage;
 use crate::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerContext};
@@ -55,6 +55,7 @@ pub struct ClusterBuilder {
     monitor: Option<Maker<MonitorContext, dyn Monitor>>,
     exchange: Option<ExchangeOver>,
     seed: Option<u64>,
+    refused_calls: Vec<Method>,
     informers: Vec<InformerMaker>,
 }
 
@@ -233,6 +234,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Closes these calls to every other peer, trusted or not; a follower's daemon may collect no garbage for others.
+    #[must_use]
+    pub fn refuse_calls(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.refused_calls.extend(methods);
+        self
+    }
+
     /// What the randomness of the peer starts from, so that a test can have the same again; the system's without this.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -315,6 +323,7 @@ impl ClusterBuilder {
             make_monitor,
             make_consensus,
             make_tracker,
+            refused_calls: self.refused_calls,
             make_exchange: self.exchange.unwrap_or_else(|| Box::new(bitswap)),
             informers: self.informers,
         };
@@ -341,6 +350,7 @@ struct Parts {
     clock: Arc<dyn WallClock>,
     reachable: bool,
     seed: u64,
+    refused_calls: Vec<Method>,
     allocator: Arc<dyn PinAllocator>,
     make_monitor: Maker<MonitorContext, dyn Monitor>,
     make_consensus: Maker<ConsensusContext, dyn Consensus>,
@@ -418,7 +428,8 @@ impl Parts {
         });
         // From here on others may call; whatever they change, the subscriptions hear of.
         let handler = Arc::new(Handler::new(&inner));
-        RpcServer::new(Arc::clone(&handler) as _, handler).accept_on(&*inner.transport)?;
+        RpcServer::refusing(Arc::clone(&handler) as _, handler, self.refused_calls)
+            .accept_on(&*inner.transport)?;
         let tasks = tasks::all(&inner, subscriptions);
         tokio::spawn(lifecycle::supervise(Arc::clone(&inner), tasks));
         Ok(Cluster { inner, _alive: Arc::new(alive) })

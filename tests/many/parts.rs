@@ -37,6 +37,8 @@ struct Shared {
     /// Who logged what, in order.
     logged: Vec<(PeerId, PinOperation)>,
     distrusted: BTreeSet<PeerId>,
+    /// Where members are added and removed: who is one.
+    roll: Option<BTreeSet<PeerId>>,
 }
 
 impl SharedLog {
@@ -50,6 +52,15 @@ impl SharedLog {
     /// Who logged what since this was last asked.
     pub(crate) fn take(&self) -> Vec<(PeerId, PinOperation)> {
         std::mem::take(&mut self.0.lock().unwrap().logged)
+    }
+
+    /// Members are added and removed from now on; these are.
+    pub(crate) fn call_the_roll(&self, members: impl IntoIterator<Item = PeerId>) {
+        self.0.lock().unwrap().roll = Some(members.into_iter().collect());
+    }
+
+    fn roll(&self) -> Option<BTreeSet<PeerId>> {
+        self.0.lock().unwrap().roll.clone()
     }
 
     /// Nobody trusts this peer from now on.
@@ -87,6 +98,7 @@ impl Consensus for Shares {
     fn capabilities(&self) -> ConsensusCapabilities {
         let mut can = ConsensusCapabilities::default();
         can.trust = true;
+        can.membership_changes = self.log.roll().is_some();
         can
     }
     async fn ready(&self) -> Result<()> {
@@ -114,13 +126,30 @@ impl Consensus for Shares {
         self.own.events()
     }
     async fn peers(&self) -> Result<Vec<PeerId>> {
+        if let Some(roll) = self.log.roll() {
+            return Ok(roll.into_iter().collect());
+        }
         let members: BTreeSet<_> = self.alive.peers().into_iter().chain([self.peer]).collect();
         Ok(members.into_iter().collect())
     }
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
+        match &mut self.log.0.lock().unwrap().roll {
+            Some(roll) => {
+                roll.insert(*peer);
+                return Ok(());
+            }
+            None => {}
+        }
         self.own.add_peer(peer).await
     }
     async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
+        match &mut self.log.0.lock().unwrap().roll {
+            Some(roll) => {
+                roll.remove(peer);
+                return Ok(());
+            }
+            None => {}
+        }
         self.own.remove_peer(peer).await
     }
     async fn leader(&self) -> Result<Option<PeerId>> {
