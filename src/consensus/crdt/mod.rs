@@ -25,7 +25,8 @@ mod set;
 mod stage;
 #[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod store;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests;
 #[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod topic;

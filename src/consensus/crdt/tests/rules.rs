@@ -94,6 +94,23 @@ async fn of_equal_heights_the_greater_bytes_win() {
 }
 
 #[tokio::test]
+async fn of_several_values_in_one_block_the_greatest_bytes_count() {
+    let (low, high) = (named(1, "a"), named(1, "b"));
+    for pins in [[low.clone(), high.clone()], [high.clone(), low.clone()]] {
+        let twice = node(&[], &pins, &[]);
+        let crdt = memory(AT_ONCE).await;
+        merge(&crdt, &[&twice], HeadChange::none()).await;
+        assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(high.clone()));
+        // And when they are read from the block later, because something above it went.
+        let above = node(&[&twice], &[named(1, "above")], &[]);
+        let removed = node(&[&above], &[], &[(&low, &above)]);
+        merge(&crdt, &[&above], HeadChange::none()).await;
+        merge(&crdt, &[&removed], tip(&removed)).await;
+        assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(high.clone()));
+    }
+}
+
+#[tokio::test]
 async fn a_value_that_counts_and_is_no_pin_is_no_entry() {
     let crdt = memory(AT_ONCE).await;
     let good = node(&[], &[pin(1)], &[]);
