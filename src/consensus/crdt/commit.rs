@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::COMPONENT;
 use super::batching::Policy;
 use super::heads::Heads;
-use super::ledger::{Head, HeadChange};
+use super::ledger::{Branch, Head, HeadChange};
 use super::node::Node;
 use super::records::{self, META};
 use super::stage::{Memory, Stage, Staged};
@@ -44,8 +44,8 @@ pub(super) struct LocalOperation {
 pub(super) enum Work {
     /// Local operations, all or nothing.
     Apply(Vec<LocalOperation>),
-    /// Nodes whose blocks were checked, and heads, all or nothing.
-    Merge(Vec<Node>, HeadChange),
+    /// Nodes whose blocks were checked, heads, and which walks are unfinished then, all or nothing.
+    Merge(Vec<Node>, HeadChange, Option<Vec<Branch>>),
     /// Records of whoever asks.
     Write(Batch),
     /// Forget everything.
@@ -57,7 +57,7 @@ impl Work {
     fn size(&self) -> Option<(usize, usize)> {
         match self {
             Self::Apply(operations) => Some(group::size(operations.iter().map(|local| &local.operation))),
-            Self::Merge(nodes, _) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
+            Self::Merge(nodes, ..) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
                 (count + node.delta.len() + 1, bytes + 2 * node.block.len())
             })),
             Self::Write(_) | Self::Clean => None,
@@ -341,7 +341,7 @@ fn stage(
                 }
                 places.push(start..stage.operations());
             }
-            Work::Merge(nodes, heads) => {
+            Work::Merge(nodes, heads, _) => {
                 nodes.iter().try_for_each(|node| stage.merge(node))?;
                 stage.change_heads(heads)?;
                 places.push(0..0);
@@ -351,5 +351,13 @@ fn stage(
             }
         }
     }
-    Ok((stage.finish(policy, now, cut_all)?, places))
+    let mut staged = stage.finish(policy, now, cut_all)?;
+    let walks = works.iter().rev().find_map(|work| match work {
+        Work::Merge(_, _, walks) => walks.clone(),
+        _ => None,
+    });
+    if let Some(walks) = walks {
+        records::put_progress(&mut staged.batch, walks)?;
+    }
+    Ok((staged, places))
 }

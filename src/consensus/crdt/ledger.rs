@@ -68,7 +68,18 @@ pub(super) trait Ledger: Debug + Send + Sync + 'static {
     /// of calls. Idempotent: a node that is processed already only changes heads. On disk and visible when it returns.
     ///
     /// Not cancel-safe: a dropped call may still be done.
-    async fn merge(&self, nodes: Vec<Node>, heads: HeadChange) -> Result<()>;
+    async fn merge(&self, nodes: Vec<Node>, heads: HeadChange) -> Result<()> {
+        self.merge_on_walks(nodes, heads, None).await
+    }
+
+    /// [`Ledger::merge`]; the walks, if given, replace those remembered in the same batch, as
+    /// [`Ledger::set_progress`] does.
+    async fn merge_on_walks(
+        &self,
+        nodes: Vec<Node>,
+        heads: HeadChange,
+        walks: Option<Vec<Branch>>,
+    ) -> Result<()>;
 
     /// Whether some of the DAG may be missing below the heads.
     async fn dirty(&self) -> Result<bool>;
@@ -83,5 +94,6 @@ pub(super) trait Ledger: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `InvalidInput` when it is more than a record can hold (about 400,000 open blocks).
+    #[cfg_attr(not(test), allow(dead_code, reason = "a merge carries them; a repair of the store would not"))]
     async fn set_progress(&self, branches: Vec<Branch>) -> Result<()>;
 }

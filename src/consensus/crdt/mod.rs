@@ -8,31 +8,33 @@
 //! that also hold what changes in the pinset, so a crash leaves all of one or nothing. With batching, operations are
 //! acknowledged when they are in a log, and a delta is cut of the log later (`batching`).
 
+mod announce;
 mod batching;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod broadcast;
 mod commit;
 mod config;
 mod delta;
+mod frontier;
 mod heads;
 mod key;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod ledger;
+mod network;
 mod node;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod records;
+mod repair;
 mod set;
+#[cfg(test)]
+mod simulation;
 mod stage;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod store;
 #[cfg(test)]
 #[cfg(feature = "testing")]
 mod tests;
-#[cfg_attr(not(test), allow(dead_code, reason = "the network side uses it"))]
 mod topic;
 mod trust;
 #[cfg(test)]
 mod vectors;
+mod walk;
 mod wire;
 
 use std::sync::Arc;
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tracing::{debug, info};
@@ -50,6 +52,7 @@ use self::commit::{Committer, Hooks, LocalOperation, Work, finish_cleaning};
 use self::delta::element_len;
 use self::heads::Heads;
 use self::ledger::Head;
+use self::network::{Network, NetworkParts};
 use self::records::{META, META_CLEANING, META_FORMAT};
 use self::stage::Memory;
 use self::store::{StoreLedger, StoredBlocks};
@@ -87,18 +90,22 @@ pub struct Crdt {
     trust: Arc<Trust>,
     desk: Desk<Work, Vec<StateChange>>,
     events: EventSource,
-    #[cfg_attr(not(test), allow(dead_code, reason = "what the network side begins with"))]
     parts: Parts,
+    /// The tasks that deal with other peers; none once they have been stopped for good.
+    network: Mutex<Option<Network>>,
     _stop: DropGuard,
 }
 
 /// What the tasks of the network side work with.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(test), allow(dead_code, reason = "what the network side begins with"))]
 struct Parts {
+    /// What the tests drive as the network side does.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the network side has its own handle"))]
     ledger: Arc<StoreLedger>,
     /// The newest head of ours, to be announced.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the network side has its own handle"))]
     cut: watch::Receiver<Option<Head>>,
+    network: NetworkParts,
 }
 
 impl Crdt {
@@ -110,7 +117,7 @@ impl Crdt {
     /// give and get no blocks would agree with nobody; `Corrupt`, `Io`, `StorageFull`, `ShutDown`.
     pub async fn open(config: CrdtConfig, cx: ConsensusContext) -> Result<Self> {
         config.validate()?;
-        let ConsensusContext { peer, storage, state, transport, exchange, alive, .. } = cx;
+        let ConsensusContext { peer, storage, state, transport, exchange, alive, seed, .. } = cx;
         prepare(&storage, &state).await?;
         let now = Instant::now();
         let memory = storage::run(storage.clone(), move |storage| Memory::load(storage, now)).await?;
@@ -136,8 +143,21 @@ impl Crdt {
         let trust = Arc::new(Trust::new(peer, config.trust_all, config.trusted_peers.iter().copied()));
         trust.trusted().iter().for_each(|peer| transport.protect(peer, true));
         let stop = desk.stop_token().drop_guard();
-        let parts = Parts { ledger: Arc::new(StoreLedger { storage, heads, desk: desk.clone() }), cut };
-        Ok(Self { peer, state, transport, exchange, alive, trust, desk, events, parts, _stop: stop })
+        let ledger = Arc::new(StoreLedger { storage, heads, desk: desk.clone() });
+        let network = NetworkParts {
+            transport: transport.clone(),
+            exchange: exchange.clone(),
+            ledger: ledger.clone(),
+            trust: trust.clone(),
+            cut: cut.clone(),
+            topic: topic::of_cluster(&config.cluster_name),
+            rebroadcast_interval: config.rebroadcast_interval,
+            repair_interval: config.repair_interval,
+            seed,
+        };
+        let parts = Parts { ledger, cut, network: network.clone() };
+        let network = Mutex::new(Some(Network::start(network)));
+        Ok(Self { peer, state, transport, exchange, alive, trust, desk, events, parts, network, _stop: stop })
     }
 
     async fn apply(&self, operations: Vec<PinOperation>) -> Result<Vec<StateChange>> {
@@ -302,10 +322,22 @@ impl Consensus for Crdt {
     }
 
     async fn clean(&self) -> Result<()> {
-        self.desk.call(Work::Clean).await.map(drop)
+        // Walks go on from what is there, so they begin anew.
+        let mut network = self.network.lock().await;
+        if let Some(network) = network.take() {
+            network.shutdown().await;
+        }
+        let cleaned = self.desk.call(Work::Clean).await.map(drop);
+        if self.desk.check_open().is_ok() {
+            *network = Some(Network::start(self.parts.network.clone()));
+        }
+        cleaned
     }
 
     async fn shutdown(&self) -> Result<()> {
+        if let Some(network) = self.network.lock().await.take() {
+            network.shutdown().await;
+        }
         let committed = self.desk.shutdown().await;
         // After the last block was cut, nobody asks us for any more.
         let closed = self.exchange.shutdown().await;

@@ -202,6 +202,20 @@ fn put_name(record: &mut Vec<u8>, cid: &Cid) -> Result<()> {
     Ok(())
 }
 
+/// Remembers these walks instead of those before.
+///
+/// # Errors
+/// As [`encode_progress`].
+pub(super) fn put_progress(batch: &mut Batch, mut branches: Vec<Branch>) -> Result<()> {
+    branches.sort_unstable_by_key(|branch| branch.tip);
+    if branches.is_empty() {
+        batch.delete(META, META_PROGRESS);
+    } else {
+        batch.put(META, META_PROGRESS, encode_progress(&branches)?);
+    }
+    Ok(())
+}
+
 /// The walks of a record.
 pub(super) fn decode_progress(record: &[u8]) -> Result<Vec<Branch>> {
     read_progress(record).ok_or_else(|| corrupt("the record of unfinished walks is unreadable"))

@@ -63,8 +63,13 @@ impl Ledger for StoreLedger {
         self.read(move |storage| storage.get(BLOCKS, &digest)).await
     }
 
-    async fn merge(&self, nodes: Vec<Node>, heads: HeadChange) -> Result<()> {
-        self.desk.call(Work::Merge(nodes, heads)).await.map(drop)
+    async fn merge_on_walks(
+        &self,
+        nodes: Vec<Node>,
+        heads: HeadChange,
+        walks: Option<Vec<Branch>>,
+    ) -> Result<()> {
+        self.desk.call(Work::Merge(nodes, heads, walks)).await.map(drop)
     }
 
     async fn dirty(&self) -> Result<bool> {
@@ -89,14 +94,9 @@ impl Ledger for StoreLedger {
         .await
     }
 
-    async fn set_progress(&self, mut branches: Vec<Branch>) -> Result<()> {
-        branches.sort_unstable_by_key(|branch| branch.tip);
+    async fn set_progress(&self, branches: Vec<Branch>) -> Result<()> {
         let mut batch = Batch::new();
-        if branches.is_empty() {
-            batch.delete(META, META_PROGRESS);
-        } else {
-            batch.put(META, META_PROGRESS, records::encode_progress(&branches)?);
-        }
+        records::put_progress(&mut batch, branches)?;
         self.write(batch).await
     }
 }

@@ -2,6 +2,7 @@
 
 mod convergence;
 mod durability;
+mod network;
 mod reference;
 mod rules;
 
