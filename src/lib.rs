@@ -71,6 +71,7 @@ pub mod exchange;
 pub mod informer;
 pub mod ipfs_connector;
 pub mod monitor;
+pub mod rpc;
 pub mod state;
 pub mod storage;
 pub mod tracker;
