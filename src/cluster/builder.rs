@@ -2,23 +2,28 @@
 
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tracing::warn;
 
+use super::handler::Handler;
 use super::lifecycle::{self, Life};
 use super::presets::Preset;
-use super::tasks::{self, Subscriptions};
+use super::spool::SpoolRoom;
+use super::tasks::{self, Subscriptions, Wakes};
 use super::{Cluster, ClusterConfig, Inner, peers};
 use crate::allocator::PinAllocator;
 use crate::clock::{SystemClock, WallClock};
-use crate::consensus::{Consensus, ConsensusContext, Solo, SoloConfig};
+use crate::consensus::{Alive, Consensus, ConsensusContext, Solo, SoloConfig};
 use crate::error::{Error, Result};
+use crate::exchange::{BlockExchange, BlockSource, ExchangeMaker, StreamExchange};
 use crate::informer::{Gauge, Informer, InformerContext};
 use crate::ipfs_connector::IpfsConnector;
-use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext};
-use crate::state::{State, StoreState};
+use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext, PubSubMonitor};
+use crate::rpc::{PeerClient, RpcServer};
+use crate::state::StoreState;
 use crate::storage::Storage;
 use crate::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerContext};
 use crate::transport::{MemoryNetwork, PeerTransport};
@@ -26,6 +31,8 @@ use crate::types::PeerId;
 
 type Made<T> = Pin<Box<dyn Future<Output = Result<Arc<T>>> + Send>>;
 type Maker<Cx, T> = Box<dyn FnOnce(Cx) -> Made<T> + Send>;
+type ExchangeOver =
+    Box<dyn Fn(Arc<dyn PeerTransport>, Arc<dyn BlockSource>) -> Result<Arc<dyn BlockExchange>> + Send + Sync>;
 type InformerMaker = Box<dyn FnOnce(InformerContext) -> Result<Arc<dyn Informer>> + Send>;
 
 /// Assembles a peer: finished components by `x(…)`, components that need the running peer by `x_with(|cx| …)`.
@@ -43,6 +50,8 @@ pub struct ClusterBuilder {
     consensus: Option<Maker<ConsensusContext, dyn Consensus>>,
     tracker: Option<Maker<TrackerContext, dyn PinTracker>>,
     monitor: Option<Maker<MonitorContext, dyn Monitor>>,
+    exchange: Option<ExchangeOver>,
+    seed: Option<u64>,
     informers: Vec<InformerMaker>,
 }
 
@@ -196,6 +205,31 @@ impl ClusterBuilder {
         self.monitor_with(move |cx| async move { LocalMonitor::new(config, cx) })
     }
 
+    /// The monitor that tells this peer's metrics to the others.
+    #[must_use]
+    pub fn pubsub_monitor(self, config: MonitorConfig) -> Self {
+        self.monitor_with(move |cx| async move { PubSubMonitor::new(config, cx) })
+    }
+
+    /// How blocks travel between peers, for a consensus that has blocks: it calls this with those it serves. Without
+    /// this, over streams of the transport, which only peers of this crate understand.
+    #[must_use]
+    pub fn exchange_with<E, F>(mut self, make: F) -> Self
+    where
+        E: BlockExchange,
+        F: Fn(Arc<dyn PeerTransport>, Arc<dyn BlockSource>) -> Result<E> + Send + Sync + 'static,
+    {
+        self.exchange = Some(Box::new(move |transport, source| Ok(Arc::new(make(transport, source)?) as _)));
+        self
+    }
+
+    /// What the randomness of the peer starts from, so that a test can have the same again; the system's without this.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
     /// One more finished informer.
     #[must_use]
     pub fn informer(self, informer: impl Informer) -> Self {
@@ -261,18 +295,74 @@ impl ClusterBuilder {
             config.peername = peer.to_string();
         }
 
-        let undo = Undo { transport: &transport, ipfs: &ipfs, storage: &storage };
-        let pinset: Result<Arc<dyn State>> =
-            StoreState::open(Arc::clone(&storage)).await.map(|state| Arc::new(state) as _);
-        let pinset = undo.on_error(pinset, None).await?;
-        let consensus_cx = ConsensusContext::new(
+        let mut started = Started { storage, ipfs, transport, consensus: None, tracker: None, monitor: None };
+        let parts = Parts {
+            config,
+            clock,
+            reachable,
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one("seed")),
+            allocator,
+            make_monitor,
+            make_consensus,
+            make_tracker,
+            make_exchange: self.exchange.unwrap_or_else(|| Box::new(exchange_over_streams)),
+            informers: self.informers,
+        };
+        match parts.assemble(peer, &mut started).await {
+            Ok(cluster) => Ok(cluster),
+            Err(error) => {
+                started.undo().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn exchange_over_streams(
+    transport: Arc<dyn PeerTransport>,
+    source: Arc<dyn BlockSource>,
+) -> Result<Arc<dyn BlockExchange>> {
+    Ok(Arc::new(StreamExchange::new(transport, source)?))
+}
+
+/// What a peer is made of, when nothing is missing.
+struct Parts {
+    config: ClusterConfig,
+    clock: Arc<dyn WallClock>,
+    reachable: bool,
+    seed: u64,
+    allocator: Arc<dyn PinAllocator>,
+    make_monitor: Maker<MonitorContext, dyn Monitor>,
+    make_consensus: Maker<ConsensusContext, dyn Consensus>,
+    make_tracker: Maker<TrackerContext, dyn PinTracker>,
+    make_exchange: ExchangeOver,
+    informers: Vec<InformerMaker>,
+}
+
+impl Parts {
+    async fn assemble(self, peer: PeerId, started: &mut Started) -> Result<Cluster> {
+        let Started { storage, ipfs, transport, .. } = &*started;
+        let (storage, ipfs, transport) = (Arc::clone(storage), Arc::clone(ipfs), Arc::clone(transport));
+        let Self { config, clock, .. } = self;
+
+        // First who lives, because that is who the members are for some kinds of consensus.
+        let monitor_cx = MonitorContext::new(peer, Arc::clone(&transport), Arc::clone(&clock));
+        let monitor = Arc::clone(started.monitor.insert((self.make_monitor)(monitor_cx).await?));
+        let pinset = Arc::new(StoreState::open(Arc::clone(&storage)).await?);
+        let mut consensus_cx = ConsensusContext::new(
             peer,
             Arc::clone(&storage),
             pinset,
             Arc::clone(&transport),
             Arc::clone(&clock),
         );
-        let consensus = undo.on_error(make_consensus(consensus_cx).await, None).await?;
+        let (pings, streams) = (Arc::clone(&monitor), Arc::clone(&transport));
+        consensus_cx.alive =
+            Alive::new(move || pings.latest("ping").into_iter().map(|ping| ping.peer).collect());
+        consensus_cx.exchange =
+            ExchangeMaker::new(move |source| (self.make_exchange)(Arc::clone(&streams), source));
+        consensus_cx.seed = self.seed;
+        let consensus = Arc::clone(started.consensus.insert((self.make_consensus)(consensus_cx).await?));
         let state = consensus.state();
         let tracker_cx = TrackerContext::new(
             peer,
@@ -282,16 +372,8 @@ impl ClusterBuilder {
             Arc::clone(&clock),
         );
         // Subscribe before anything can change the pinset through us.
-        let state_events = consensus.events();
-        let tracker = undo.on_error(make_tracker(tracker_cx).await, Some(&consensus)).await?;
-        let monitor_cx = MonitorContext::new(peer, Arc::clone(&transport), Arc::clone(&clock));
-        let monitor = match make_monitor(monitor_cx).await {
-            Ok(monitor) => monitor,
-            Err(error) => {
-                stop_quietly("tracker", tracker.shutdown()).await;
-                return undo.on_error(Err(error), Some(&consensus)).await;
-            }
-        };
+        let subscriptions = Subscriptions { state: consensus.events(), alerts: monitor.alerts() };
+        let tracker = Arc::clone(started.tracker.insert((self.make_tracker)(tracker_cx).await?));
         let mut informer_cx = InformerContext::new(peer, Arc::clone(&ipfs), Arc::clone(&clock));
         let queue = Arc::clone(&tracker);
         informer_cx.queue_length = Gauge::new(move || queue.counts().queued());
@@ -299,15 +381,6 @@ impl ClusterBuilder {
         informer_cx.pin_count = Gauge::new(move || pins.counts().pins);
         let informers: Result<Vec<_>> =
             self.informers.into_iter().map(|make| make(informer_cx.clone())).collect();
-        let informers = match informers {
-            Ok(informers) => informers,
-            Err(error) => {
-                stop_quietly("monitor", monitor.shutdown()).await;
-                stop_quietly("tracker", tracker.shutdown()).await;
-                return undo.on_error(Err(error), Some(&consensus)).await;
-            }
-        };
-        let subscriptions = Subscriptions { state: state_events, alerts: monitor.alerts() };
 
         let life = Arc::new(Life::new());
         let alive = life.cancel.clone().drop_guard();
@@ -315,43 +388,57 @@ impl ClusterBuilder {
             peer,
             config,
             clock,
+            client: PeerClient::new(Arc::clone(&transport)),
+            spools: SpoolRoom::new(Arc::clone(&storage)),
             storage,
             transport,
-            reachable,
+            reachable: self.reachable,
             consensus,
             state,
             tracker,
-            allocator,
+            allocator: self.allocator,
             monitor,
             ipfs,
+            informers: informers?,
             alerts: peers::AlertLog::default(),
+            last_ipfs: Mutex::default(),
+            wakes: Wakes::default(),
             life,
         });
-        let tasks = tasks::all(&inner, subscriptions, informers);
+        // From here on others may call; whatever they change, the subscriptions hear of.
+        let handler = Arc::new(Handler::new(&inner));
+        RpcServer::new(Arc::clone(&handler) as _, handler).accept_on(&*inner.transport)?;
+        let tasks = tasks::all(&inner, subscriptions);
         tokio::spawn(lifecycle::supervise(Arc::clone(&inner), tasks));
         Ok(Cluster { inner, _alive: Arc::new(alive) })
     }
 }
 
-/// Stops what was started before a component failed.
-struct Undo<'a> {
-    transport: &'a Arc<dyn PeerTransport>,
-    ipfs: &'a Arc<dyn IpfsConnector>,
-    storage: &'a Arc<dyn Storage>,
+/// What was started, to be stopped again when something after it fails.
+struct Started {
+    storage: Arc<dyn Storage>,
+    ipfs: Arc<dyn IpfsConnector>,
+    transport: Arc<dyn PeerTransport>,
+    consensus: Option<Arc<dyn Consensus>>,
+    tracker: Option<Arc<dyn PinTracker>>,
+    monitor: Option<Arc<dyn Monitor>>,
 }
 
-impl Undo<'_> {
-    async fn on_error<T>(&self, made: Result<T>, consensus: Option<&Arc<dyn Consensus>>) -> Result<T> {
-        if made.is_err() {
-            if let Some(consensus) = consensus {
-                stop_quietly("consensus", consensus.shutdown()).await;
-            }
-            stop_quietly("connector", self.ipfs.shutdown()).await;
-            stop_quietly("transport", self.transport.shutdown()).await;
-            let close = crate::storage::run(Arc::clone(self.storage), |storage| storage.close());
-            stop_quietly("storage", close).await;
+impl Started {
+    /// Stops everything, in the order of a peer that stops.
+    async fn undo(self) {
+        if let Some(tracker) = self.tracker {
+            stop_quietly("tracker", tracker.shutdown()).await;
         }
-        made
+        if let Some(consensus) = self.consensus {
+            stop_quietly("consensus", consensus.shutdown()).await;
+        }
+        if let Some(monitor) = self.monitor {
+            stop_quietly("monitor", monitor.shutdown()).await;
+        }
+        stop_quietly("connector", self.ipfs.shutdown()).await;
+        stop_quietly("transport", self.transport.shutdown()).await;
+        stop_quietly("storage", crate::storage::run(self.storage, |storage| storage.close())).await;
     }
 }
 

@@ -21,6 +21,12 @@ pub struct ClusterConfig {
     pub pin_recover_interval: Duration,
     /// How often this peer says that it lives; its ping is true for twice as long.
     pub monitor_ping_interval: Duration,
+    /// How often this peer looks whether it still is a member, where members are added and removed.
+    pub peer_watch_interval: Duration,
+    /// How long after the start the daemons of all peers are connected with each other.
+    pub connect_swarms_delay: Duration,
+    /// End the membership when this peer stops, where members are added and removed. Its data stays.
+    pub leave_on_shutdown: bool,
     /// Refuse writes, and answer about this peer only.
     pub follower_mode: bool,
     /// Leave a pin's allocations alone when one of its peers dies.
@@ -40,6 +46,9 @@ impl Default for ClusterConfig {
             state_sync_interval: Duration::from_secs(5 * 60),
             pin_recover_interval: Duration::from_secs(12 * 60),
             monitor_ping_interval: Duration::from_secs(15),
+            peer_watch_interval: Duration::from_secs(5),
+            connect_swarms_delay: Duration::from_secs(30),
+            leave_on_shutdown: false,
             follower_mode: false,
             disable_repinning: true,
             pin_only_on_trusted_peers: false,
@@ -59,6 +68,7 @@ impl ClusterConfig {
             (self.state_sync_interval, "cluster.state_sync_interval is invalid"),
             (self.pin_recover_interval, "cluster.pin_recover_interval is invalid"),
             (self.monitor_ping_interval, "cluster.monitoring_interval is invalid"),
+            (self.peer_watch_interval, "cluster.peer_watch_interval is invalid"),
         ] {
             if interval.is_zero() {
                 return Err(
@@ -86,6 +96,10 @@ impl From<&ClusterSection> for ClusterConfig {
             state_sync_interval: section.state_sync_interval,
             pin_recover_interval: section.pin_recover_interval,
             monitor_ping_interval: section.monitor_ping_interval,
+            peer_watch_interval: section.peer_watch_interval,
+            // A key of the connector's section in the reference; the host of the peer takes it from there.
+            connect_swarms_delay: Self::default().connect_swarms_delay,
+            leave_on_shutdown: section.leave_on_shutdown,
             follower_mode: section.follower_mode,
             disable_repinning: section.disable_repinning,
             pin_only_on_trusted_peers: section.pin_only_on_trusted_peers,

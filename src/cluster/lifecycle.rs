@@ -202,12 +202,25 @@ async fn drain(running: &mut JoinSet<()>, names: &BTreeMap<tokio::task::Id, &'st
 
 /// Stops every component, each within a deadline; one that fails is logged and the rest still stop.
 async fn stop_components(inner: &Inner) {
+    if inner.config.leave_on_shutdown {
+        step("membership", leave(inner)).await;
+    }
     step("tracker", inner.tracker.shutdown()).await;
     step("consensus", inner.consensus.shutdown()).await;
     step("monitor", inner.monitor.shutdown()).await;
     step("connector", inner.ipfs.shutdown()).await;
     step("transport", inner.transport.shutdown()).await;
     step("storage", close(inner)).await;
+}
+
+/// Ends the membership where that is done by a call. Elsewhere a peer is a member while it lives, and there is nothing to
+/// do; the reference then wipes its data, which is no reason to do so here.
+async fn leave(inner: &Inner) -> Result<()> {
+    if !inner.consensus.capabilities().membership_changes {
+        debug!("nothing to leave: peers are members while they live");
+        return Ok(());
+    }
+    inner.consensus.remove_peer(&inner.peer).await
 }
 
 async fn close(inner: &Inner) -> Result<()> {

@@ -4,21 +4,26 @@
 //! applications clone and drive. When the last handle is dropped the peer stops.
 
 mod builder;
+mod closest;
 mod config;
 mod events;
 mod gc;
+mod handler;
 mod lifecycle;
+mod merge;
 mod peers;
 mod pin;
 pub mod presets;
 mod recover;
+mod repin;
 mod rules;
+mod spool;
 mod status;
 mod tasks;
 mod wait;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::DropGuard;
 
@@ -32,13 +37,15 @@ use crate::allocator::PinAllocator;
 use crate::clock::WallClock;
 use crate::consensus::Consensus;
 use crate::error::{Error, ErrorKind, Result};
+use crate::informer::Informer;
 use crate::ipfs_connector::IpfsConnector;
 use crate::monitor::Monitor;
+use crate::rpc::PeerClient;
 use crate::state::StateReader;
 use crate::storage::Storage;
 use crate::tracker::PinTracker;
 use crate::transport::PeerTransport;
-use crate::types::PeerId;
+use crate::types::{IpfsId, PeerId};
 
 /// Which peers an answer is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +80,14 @@ struct Inner {
     allocator: Arc<dyn PinAllocator>,
     monitor: Arc<dyn Monitor>,
     ipfs: Arc<dyn IpfsConnector>,
+    /// For the calls of others.
+    client: PeerClient,
+    informers: Vec<Arc<dyn Informer>>,
+    spools: spool::SpoolRoom,
     alerts: peers::AlertLog,
+    /// The daemon, as it last was.
+    last_ipfs: Mutex<Option<Arc<IpfsId>>>,
+    wakes: tasks::Wakes,
     life: Arc<lifecycle::Life>,
 }
 

@@ -1,22 +1,34 @@
 //! Who is in the cluster, and how they are.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use multiaddr::Protocol;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, info, warn};
 
 use super::{Cluster, Inner};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{Alert, ConnectGraph, IpfsId, Metric, Multiaddr, PeerId, PeerInfo};
+use crate::rpc::{RPC_PROTOCOL, fan_out};
+use crate::types::{
+    Alert, ConnectGraph, IpfsId, Metric, Multiaddr, PeerId, PeerInfo, parse_multiaddr, parse_peer,
+};
 
-/// The protocol of calls between peers, as the reference names it.
-pub(super) const RPC_PROTOCOL: &str = "/ipfscluster/1.0/rpc";
+/// How long all members together may take to say who they are.
+const PEERS_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the daemon may take to say who it is, before an answer of ours does without.
 const IPFS_ID_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the daemon may take to connect to one address of another.
+const SWARM_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Addresses of one daemon that are tried.
+const SWARM_ADDRESSES_MAX: usize = 32;
 /// Alerts kept to be asked for.
 const ALERTS_MAX: usize = 1000;
+/// Members that one peer may list in its part of the graph; more are cut off.
+const GRAPH_PEERS_MAX: usize = 4096;
 
 /// The value of a ping metric: fields in the reference's order, each left out when it is empty.
 #[derive(Serialize)]
@@ -27,6 +39,33 @@ struct PingValue<'a> {
     ipfs_id: Option<PeerId>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ipfs_addresses: Vec<&'a Multiaddr>,
+}
+
+/// What a peer's last ping says of it; empty where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ping {
+    pub(super) peername: String,
+    pub(super) ipfs_id: Option<PeerId>,
+    pub(super) ipfs_addresses: Vec<Multiaddr>,
+}
+
+impl Ping {
+    /// What cannot be read is left out: it was made by another peer.
+    fn read(value: &str) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Raw {
+            peer_name: String,
+            ipfs_id: String,
+            ipfs_addresses: Vec<String>,
+        }
+        let raw: Raw = serde_json::from_str(value).unwrap_or_default();
+        Self {
+            peername: raw.peer_name,
+            ipfs_id: parse_peer(&raw.ipfs_id).ok(),
+            ipfs_addresses: raw.ipfs_addresses.iter().flat_map(|text| parse_multiaddr(text)).collect(),
+        }
+    }
 }
 
 /// The latest alerts.
@@ -53,38 +92,60 @@ impl Cluster {
         self.inner.id().await
     }
 
-    /// Every member. A peer that cannot be asked is an item with its error.
+    /// Every member, in order of their ids, after 15 s at most. A peer that cannot be asked is an item with its error.
     ///
     /// # Errors
     /// When the members are not known.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>> {
-        let mut infos = Vec::new();
-        for peer in self.inner.consensus.peers().await? {
-            infos.push(if peer == self.inner.peer {
-                self.inner.id().await
-            } else {
-                self.inner.unreachable(peer)
-            });
-        }
-        Ok(infos)
+        self.inner.peers().await
     }
 
-    /// Makes a peer a member.
+    /// Makes a peer a member, and gives what it says of itself. Where members are whoever lives there is nothing to
+    /// make of it, and it is only asked.
     ///
     /// # Errors
-    /// As [`Consensus::add_peer`](crate::consensus::Consensus::add_peer).
-    pub async fn add_peer(&self, peer: &PeerId) -> Result<()> {
+    /// As [`Consensus::add_peer`](crate::consensus::Consensus::add_peer); when it cannot be asked; `ReadOnly` in
+    /// follower mode.
+    pub async fn add_peer(&self, peer: &PeerId) -> Result<PeerInfo> {
         self.inner.check_writable()?;
-        self.inner.consensus.add_peer(peer).await
+        self.inner.add_peer(peer).await
     }
 
-    /// Ends a membership.
+    /// Ends a membership, after pinning elsewhere what only the peer held (unless repinning is disabled).
     ///
     /// # Errors
     /// As [`Consensus::remove_peer`](crate::consensus::Consensus::remove_peer).
     pub async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
         self.inner.check_writable()?;
-        self.inner.consensus.remove_peer(peer).await
+        self.inner.remove_peer(peer).await
+    }
+
+    /// Joins the cluster of the peers at these addresses, and gives those that were reached. They are members for this
+    /// peer at once, and this peer tells everybody that it lives and how it is.
+    ///
+    /// Every address is tried; Ok when one peer was reached, or when there are no addresses but this peer's own.
+    ///
+    /// # Errors
+    /// Why the last one was not reached; `ShutDown`.
+    pub async fn join(&self, addresses: &[Multiaddr]) -> Result<Vec<PeerId>> {
+        let inner = &self.inner;
+        let mut joined = Vec::new();
+        let mut failure = None;
+        for address in addresses {
+            inner.check_alive()?;
+            match inner.join(address).await {
+                Ok(Some(peer)) => joined.push(peer),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(%address, %error, "could not join there");
+                    failure = Some(error.context(format_args!("joining through {address}")));
+                }
+            }
+        }
+        match failure {
+            Some(error) if joined.is_empty() => Err(error),
+            _ => Ok(joined),
+        }
     }
 
     /// Names of all metrics seen.
@@ -102,24 +163,13 @@ impl Cluster {
         self.inner.alerts.newest_first()
     }
 
-    /// Who is connected to whom, as this peer sees it.
+    /// Who sees whom: each member's view of the members, and its daemon's connections. A member that cannot be asked
+    /// has no links.
     ///
     /// # Errors
     /// When the members are not known.
     pub async fn connect_graph(&self) -> Result<ConnectGraph> {
-        let inner = &self.inner;
-        let mut graph = ConnectGraph { cluster_id: Some(inner.peer), ..ConnectGraph::default() };
-        for peer in inner.consensus.peers().await? {
-            graph.cluster_links.insert(peer, Vec::new());
-            graph.cluster_trust_links.insert(peer, inner.consensus.is_trusted(&peer));
-        }
-        graph.id_to_peername.insert(inner.peer, inner.config.peername.clone());
-        graph.cluster_links.insert(inner.peer, inner.transport.peers());
-        if let Ok(IpfsId { id: Some(daemon), .. }) = inner.ipfs_id().await {
-            graph.cluster_to_ipfs.insert(inner.peer, daemon);
-            graph.ipfs_links.insert(daemon, inner.ipfs.swarm_peers().await.unwrap_or_default());
-        }
-        Ok(graph)
+        self.inner.connect_graph().await
     }
 }
 
@@ -159,39 +209,197 @@ impl Inner {
             error,
             ipfs: match self.ipfs_id().await {
                 Ok(id) => id,
+                // Go's clients need the error: an answer with neither id nor error breaks their graph.
                 Err(error) => IpfsId { id: None, addresses: None, error: error.to_string() },
             },
             peername: self.config.peername.clone(),
         }
     }
 
-    /// A member that this peer cannot call.
-    fn unreachable(&self, peer: PeerId) -> PeerInfo {
-        PeerInfo {
-            id: peer,
-            addresses: None,
-            cluster_peers: None,
-            cluster_peers_addresses: None,
-            version: String::new(),
-            commit: String::new(),
-            rpc_protocol_version: String::new(),
-            error: format!(
-                "no calls to {peer}: this consensus has members, but peers do not call each other yet"
-            ),
-            ipfs: IpfsId::default(),
-            peername: String::new(),
+    pub(super) async fn peers(&self) -> Result<Vec<PeerInfo>> {
+        let members = self.consensus.peers().await?;
+        let deadline = Instant::now() + PEERS_TIMEOUT;
+        let others = members.iter().copied().filter(|peer| *peer != self.peer);
+        let asked = fan_out(others, |peer| async move {
+            timeout_at(deadline, self.client.id_stream(&peer)).await.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {PEERS_TIMEOUT:?}")))
+            })
+        });
+        let (own, answers) = tokio::join!(self.id(), asked.collect::<BTreeMap<_, _>>());
+        let mut infos = BTreeMap::from([(self.peer, own)]);
+        for (peer, answer) in answers {
+            match answer {
+                Ok(info) => infos.insert(peer, info),
+                Err(error) if error.kind() == ErrorKind::Unauthorized => None,
+                Err(error) => infos.insert(peer, not_asked(peer, &error)),
+            };
+        }
+        Ok(infos.into_values().collect())
+    }
+
+    /// Makes a peer a member and asks it who it is. Where members are whoever lives, nothing has to be made.
+    pub(super) async fn add_peer(&self, peer: &PeerId) -> Result<PeerInfo> {
+        if *peer == self.peer {
+            return Ok(self.id().await);
+        }
+        let by_liveness = {
+            let can = self.consensus.capabilities();
+            can.trust && !can.membership_changes
+        };
+        if !by_liveness {
+            self.consensus.add_peer(peer).await?;
+            info!(%peer, "added a member");
+        }
+        let mut info = self.client.id(peer).await?;
+        let members = info.cluster_peers.get_or_insert_default();
+        if !members.contains(&self.peer) {
+            members.push(self.peer);
+        }
+        Ok(info)
+    }
+
+    pub(super) async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
+        if self.consensus.capabilities().membership_changes && !self.config.disable_repinning {
+            // Afterwards nobody would know whose pins these were.
+            self.vacate(peer).await?;
+        }
+        self.consensus.remove_peer(peer).await
+    }
+
+    /// Joins through the peer at an address, if it is another one.
+    async fn join(&self, address: &Multiaddr) -> Result<Option<PeerId>> {
+        if address.iter().any(|part| part == Protocol::P2p(self.peer)) {
+            return Ok(None);
+        }
+        let peer = self.transport.connect(address).await?;
+        if peer == self.peer {
+            return Ok(None);
+        }
+        self.client.peer_add(&peer, &self.peer).await?;
+        // It lives, as we just saw; what it says of itself comes with its next ping.
+        let is_known = self.monitor.latest_for("ping", &peer);
+        if !is_known.is_some_and(|ping| ping.is_usable(self.clock.now())) {
+            self.monitor.record(self.ping_metric(peer, String::new())).await?;
+        }
+        for informer in &self.informers {
+            if let Err(error) = self.measure(&**informer).await {
+                debug!(informer = informer.name(), %error, "could not measure");
+            }
+        }
+        self.publish_ping().await?;
+        self.wakes.joined.notify_waiters();
+        info!(%peer, "joined a cluster");
+        Ok(Some(peer))
+    }
+
+    async fn connect_graph(&self) -> Result<ConnectGraph> {
+        let mut graph = ConnectGraph { cluster_id: Some(self.peer), ..ConnectGraph::default() };
+        let members = self.consensus.peers().await?;
+        for peer in &members {
+            graph.cluster_trust_links.insert(*peer, self.consensus.is_trusted(peer));
+        }
+        let views = fan_out(members, |peer| self.view_of(peer)).collect::<BTreeMap<_, _>>().await;
+        let mut daemons = BTreeMap::new();
+        for (member, view) in views {
+            let links = graph.cluster_links.entry(member).or_default();
+            let view = match view {
+                Ok(view) => view,
+                Err(error) => {
+                    debug!(peer = %member, %error, "does not say whom it sees");
+                    continue;
+                }
+            };
+            let mut own = None;
+            for info in view.into_iter().filter(|info| info.error.is_empty()) {
+                if info.id == member { own = Some(info) } else { links.push(info.id) }
+            }
+            let Some(own) = own else { continue };
+            graph.id_to_peername.insert(member, own.peername);
+            if let IpfsId { id: Some(daemon), error, .. } = own.ipfs
+                && error.is_empty()
+            {
+                daemons.insert(member, daemon);
+            }
+        }
+        let swarms = fan_out(daemons.keys().copied(), |peer| self.swarm_of(peer));
+        for (member, swarm) in swarms.collect::<BTreeMap<_, _>>().await {
+            let Some(daemon) = daemons.get(&member) else { continue };
+            graph.cluster_to_ipfs.insert(member, *daemon);
+            graph.ipfs_links.insert(*daemon, swarm.unwrap_or_default());
+        }
+        Ok(graph)
+    }
+
+    /// The members as one of them sees them.
+    async fn view_of(&self, member: PeerId) -> Result<Vec<PeerInfo>> {
+        if member == self.peer {
+            return self.peers().await;
+        }
+        let mut infos = Vec::new();
+        let mut peers = self.client.peers(&member).take(GRAPH_PEERS_MAX);
+        while let Some(info) = peers.next().await {
+            infos.push(info?);
+        }
+        Ok(infos)
+    }
+
+    /// Whom the daemon of a member is connected to.
+    async fn swarm_of(&self, member: PeerId) -> Result<Vec<PeerId>> {
+        if member == self.peer {
+            self.ipfs.swarm_peers().await
+        } else {
+            self.client.swarm_peers(&member).await
+        }
+    }
+
+    /// Connects this peer's daemon with those of the other members, so that they find each other's content.
+    pub(super) async fn connect_swarms(&self) -> Result<()> {
+        for info in self.peers().await?.into_iter().filter(|info| info.id != self.peer) {
+            let addresses = info.ipfs.addresses.unwrap_or_default();
+            for address in addresses.into_iter().take(SWARM_ADDRESSES_MAX) {
+                match tokio::time::timeout(SWARM_CONNECT_TIMEOUT, self.ipfs.swarm_connect(&address)).await {
+                    Ok(Ok(())) => debug!(peer = %info.id, %address, "connected the daemons"),
+                    Ok(Err(error)) => {
+                        debug!(peer = %info.id, %address, %error, "could not connect the daemons")
+                    }
+                    Err(_) => debug!(peer = %info.id, %address, "connecting the daemons took too long"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that this peer lives.
+    pub(super) async fn publish_ping(&self) -> Result<()> {
+        let value = self.ping_value().await;
+        self.monitor.publish(self.ping_metric(self.peer, value)).await
+    }
+
+    fn ping_metric(&self, peer: PeerId, value: String) -> Metric {
+        let now = self.clock.now();
+        Metric {
+            name: "ping".to_owned(),
+            peer,
+            value,
+            expire: (now + self.config.monitor_ping_interval.max(super::tasks::PERIOD_MIN) * 2)
+                .unix_nanoseconds(),
+            valid: true,
+            weight: 0,
+            partitionable: false,
+            received_at: now.unix_nanoseconds(),
         }
     }
 
     /// The ping metric's value, as the reference writes it.
-    pub(super) async fn ping_value(&self, last: &mut Option<IpfsId>) -> String {
+    async fn ping_value(&self) -> String {
         // While the daemon is down the last good value is repeated, so that peers still know whose it is.
         if let Ok(id) = self.ipfs_id().await {
-            *last = Some(id);
+            *self.last_ipfs.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(id));
         }
+        let last = self.last_ipfs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut value =
             PingValue { peer_name: &self.config.peername, ipfs_id: None, ipfs_addresses: Vec::new() };
-        if let Some(id) = last {
+        if let Some(id) = &last {
             value.ipfs_id = id.id;
             value.ipfs_addresses = public_addresses(id).collect();
         }
@@ -199,18 +407,25 @@ impl Inner {
         serde_json::to_string(&value).unwrap_or_default()
     }
 
-    /// Peer, name and daemon, for the status lines of each peer.
-    pub(super) fn names(&self) -> BTreeMap<PeerId, String> {
-        let mut names: BTreeMap<PeerId, String> = BTreeMap::new();
-        for metric in self.monitor.latest("ping") {
-            if let Ok(serde_json::Value::Object(value)) = serde_json::from_str(&metric.value)
-                && let Some(serde_json::Value::String(name)) = value.get("peer_name")
-            {
-                names.insert(metric.peer, name.clone());
-            }
-        }
-        names.insert(self.peer, self.config.peername.clone());
-        names
+    /// What a peer last said of itself.
+    pub(super) fn ping_of(&self, peer: &PeerId) -> Ping {
+        self.monitor.latest_for("ping", peer).map(|metric| Ping::read(&metric.value)).unwrap_or_default()
+    }
+}
+
+/// A member that could not be asked.
+fn not_asked(peer: PeerId, error: &Error) -> PeerInfo {
+    PeerInfo {
+        id: peer,
+        addresses: None,
+        cluster_peers: None,
+        cluster_peers_addresses: None,
+        version: String::new(),
+        commit: String::new(),
+        rpc_protocol_version: String::new(),
+        error: error.to_string(),
+        ipfs: IpfsId::default(),
+        peername: String::new(),
     }
 }
 
@@ -239,4 +454,23 @@ fn public_addresses(id: &IpfsId) -> impl Iterator<Item = &Multiaddr> {
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
         _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_is_read_as_far_as_it_can_be() {
+        let id = PeerId::random();
+        let value = format!(
+            r#"{{"peer_name":"a","ipfs_id":"{id}","ipfs_addresses":["/ip4/1.2.3.4/tcp/1","nonsense"],"more":1}}"#
+        );
+        let ping = Ping::read(&value);
+        assert_eq!((ping.peername.as_str(), ping.ipfs_id), ("a", Some(id)));
+        assert_eq!(ping.ipfs_addresses, [parse_multiaddr("/ip4/1.2.3.4/tcp/1").unwrap()]);
+        for value in ["", "{}", "[]", "\"x\"", r#"{"ipfs_id":"x"}"#] {
+            assert_eq!(Ping::read(value), Ping::default(), "{value}");
+        }
+    }
 }

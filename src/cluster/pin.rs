@@ -8,10 +8,13 @@ use super::rules::{self, DefaultFactors, NOT_PINNED, Prepared};
 use super::{Cluster, Inner};
 use crate::allocator::{Plan, PlanInput, TrustRule, plan};
 use crate::error::{Error, Result};
-use crate::types::{Cid, IpfsPath, PeerId, Pin, PinOperation, PinOptions, PinType};
+use crate::types::{Cid, IpfsPath, Metric, PeerId, Pin, PinOperation, PinOptions, PinType};
 
 /// Most shards a sharded pin may list; more is taken for damage.
 const SHARDS_MAX: usize = crate::consensus::OPERATIONS_MAX - 2;
+
+/// Usable metrics of all peers.
+pub(super) type Metrics = Vec<Metric>;
 
 /// The error that says that a CID has no entry.
 pub(super) fn not_pinned() -> Error {
@@ -90,26 +93,32 @@ impl Inner {
             rules::prepare(pin, existing.as_ref(), defaults, self.clock.now())?;
         if pin.pin_type != PinType::Meta && pin.allocations.is_empty() {
             let held = existing.map(|existing| existing.allocations).unwrap_or_default();
-            pin.allocations = self.allocate(&pin, factor, &held, &[]).await?;
+            pin.allocations = self.allocate(&pin, factor, &held, &[], &self.allocation_metrics()).await?;
         }
         self.consensus.log_pin(pin.clone()).await?;
         Ok(pin)
     }
 
+    /// What the allocator decides by, as it is known now.
+    pub(super) fn allocation_metrics(&self) -> Metrics {
+        self.allocator.metrics().iter().flat_map(|name| self.monitor.latest(name)).collect()
+    }
+
     /// Chooses the peers that hold a pin.
-    async fn allocate(
+    pub(super) async fn allocate(
         &self,
         pin: &Pin,
         factor: crate::types::ReplicationFactor,
         held: &[PeerId],
         blacklist: &[PeerId],
+        metrics: &Metrics,
     ) -> Result<Vec<PeerId>> {
         let names = self.allocator.metrics();
         let input = PlanInput {
             existing: held,
             factor,
             names,
-            metrics: names.iter().flat_map(|name| self.monitor.latest(name)).collect(),
+            metrics: metrics.clone(),
             user_allocations: &pin.options.user_allocations,
             blacklist,
             trust: TrustRule::new(
@@ -142,7 +151,7 @@ impl Inner {
     }
 
     /// Removes sharded content as one batch: the shards that its cluster DAG lists, the DAG and the root.
-    async fn unpin_sharded(&self, meta: &Pin) -> Result<()> {
+    pub(super) async fn unpin_sharded(&self, meta: &Pin) -> Result<()> {
         let mut operations = Vec::new();
         if let Some(dag) = meta.reference {
             let block = self.ipfs.get_block(&dag).await.map_err(|error| {

@@ -4,11 +4,14 @@
 //! |---|---|---|
 //! | `ready` | once | waits for consensus and daemon, retries what failed before the start |
 //! | `state_events` | changes of the pinset | tracks and untracks; on `Resync` compares state and daemon |
-//! | `state_sync` | `state_sync_interval` | removes expired pins |
-//! | `pin_recover` | ready, then `pin_recover_interval`, and the daemon coming back | retries pins in error |
+//! | `state_sync` | `state_sync_interval` | removes expired pins that are this peer's to look after |
+//! | `pin_recover` | ready, then `pin_recover_interval`, joining, and the daemon coming back | retries pins in error |
 //! | `ping` | ready, then `monitor_ping_interval` | says that this peer lives |
-//! | one informer each | half its time to live | measures and publishes |
-//! | `alerts` | metrics that expire | remembers alerts |
+//! | one informer each | half its time to live, and blocks that were stored | measures and publishes |
+//! | `alerts` | metrics that expire | remembers alerts, wakes `repin` |
+//! | `repin` | a peer's ping that expired; while pins are left, `state_sync_interval` | pins elsewhere what dead peers held |
+//! | `swarms` | `connect_swarms_delay` after ready, `monitor_ping_interval` after joining | connects the daemons of all peers |
+//! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
 //!
 //! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
 //! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits.
@@ -19,6 +22,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use super::Inner;
@@ -28,12 +32,26 @@ use crate::error::{Error, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::state::StateQuery;
-use crate::types::{Alert, Metric, PinOperation};
+use crate::types::{Alert, PinOperation, PinType};
 
 /// Shortest time between two runs of anything periodic, so that a metric's tiny time to live cannot spin.
-const PERIOD_MIN: Duration = Duration::from_millis(100);
+pub(super) const PERIOD_MIN: Duration = Duration::from_millis(100);
 /// Expired pins removed as one batch.
 const EXPIRED_BATCH: usize = 1024;
+
+/// Shortest time between two measurements of an informer that is woken.
+const MEASURE_PERIOD_MIN: Duration = Duration::from_secs(1);
+
+/// What wakes tasks, besides time.
+#[derive(Debug, Default)]
+pub(super) struct Wakes {
+    /// This peer joined a cluster.
+    pub(super) joined: Notify,
+    /// Something was stored on the daemon.
+    pub(super) metrics: Notify,
+    /// A peer may be dead.
+    pub(super) repin: Notify,
+}
 
 /// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
 pub(super) struct Subscriptions {
@@ -42,11 +60,7 @@ pub(super) struct Subscriptions {
 }
 
 /// Makes every task of a peer.
-pub(super) fn all(
-    inner: &Arc<Inner>,
-    subscriptions: Subscriptions,
-    informers: Vec<Arc<dyn Informer>>,
-) -> Vec<Task> {
+pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task> {
     let mut tasks = vec![
         task("ready", inner, ready(Arc::clone(inner))),
         task("state_events", inner, state_events(Arc::clone(inner), subscriptions.state)),
@@ -54,9 +68,13 @@ pub(super) fn all(
         task("pin_recover", inner, pin_recover(Arc::clone(inner))),
         task("ping", inner, ping(Arc::clone(inner))),
         task("alerts", inner, alerts(Arc::clone(inner), subscriptions.alerts)),
+        task("repin", inner, repin(Arc::clone(inner))),
+        task("swarms", inner, swarms(Arc::clone(inner))),
+        task("watch_peers", inner, watch_peers(Arc::clone(inner))),
     ];
+    let informers = inner.informers.iter();
     tasks.extend(
-        informers.into_iter().map(|informer| task("informer", inner, inform(Arc::clone(inner), informer))),
+        informers.map(|informer| task("informer", inner, inform(Arc::clone(inner), Arc::clone(informer)))),
     );
     tasks
 }
@@ -146,6 +164,7 @@ async fn pin_recover(inner: Arc<Inner>) {
         tokio::select! {
             biased;
             () = tokio::time::sleep(inner.config.pin_recover_interval.max(PERIOD_MIN)) => {}
+            () = inner.wakes.joined.notified() => info!("joined a cluster; pinning what is missing here"),
             () = came_back(&mut availability) => info!("the IPFS daemon is back; retrying what failed meanwhile"),
         }
     }
@@ -181,14 +200,33 @@ async fn state_sync(inner: Arc<Inner>) {
     }
 }
 
+/// Removes the expired pins that this peer looks after. One peer is enough for each; others would do no harm.
 async fn unpin_expired(inner: &Inner) -> Result<u64> {
     let now = inner.clock.now();
+    let closest = inner.closest().await?;
     let mut removed = 0;
     let mut pages = inner.state.list(StateQuery::default());
     let mut expired = Vec::new();
     while let Some(page) = pages.next().await {
-        expired
-            .extend(page?.iter().filter(|pin| pin.is_expired(now)).map(|pin| PinOperation::Unpin(pin.cid)));
+        for listed in page? {
+            if !listed.is_expired(now) || !closest.is_own(&listed.cid) {
+                continue;
+            }
+            // It may have been given more time since the page was read.
+            let Some(pin) = inner.state.get(&listed.cid).await?.filter(|pin| pin.is_expired(now)) else {
+                continue;
+            };
+            match pin.pin_type {
+                PinType::Data => expired.push(PinOperation::Unpin(pin.cid)),
+                PinType::Meta => match inner.unpin_sharded(&pin).await {
+                    Ok(()) => removed += 1,
+                    // One whose shards cannot be found must not keep the others.
+                    Err(error) => warn!(cid = %pin.cid, %error, "could not remove expired sharded content"),
+                },
+                // They go with their root.
+                PinType::Shard | PinType::ClusterDag => {}
+            }
+        }
         if expired.len() >= EXPIRED_BATCH {
             removed += expired.len() as u64;
             inner.consensus.log_many(std::mem::take(&mut expired)).await?;
@@ -203,23 +241,8 @@ async fn unpin_expired(inner: &Inner) -> Result<u64> {
 
 async fn ping(inner: Arc<Inner>) {
     let interval = inner.config.monitor_ping_interval.max(PERIOD_MIN);
-    let mut last = None;
     loop {
-        let value = inner.ping_value(&mut last).await;
-        let now = inner.clock.now();
-        let outcome = inner
-            .monitor
-            .publish(Metric {
-                name: "ping".to_owned(),
-                peer: inner.peer,
-                value,
-                expire: (now + interval * 2).unix_nanoseconds(),
-                valid: true,
-                weight: 0,
-                partitionable: false,
-                received_at: now.unix_nanoseconds(),
-            })
-            .await;
+        let outcome = inner.publish_ping().await;
         if let Err(error) = &outcome {
             warn!(%error, "could not publish our ping");
         }
@@ -230,30 +253,98 @@ async fn ping(inner: Arc<Inner>) {
 
 async fn inform(inner: Arc<Inner>, informer: Arc<dyn Informer>) {
     loop {
-        let outcome = measure(&inner, &*informer).await;
+        let outcome = inner.measure(&*informer).await;
         if let Err(error) = &outcome {
             debug!(informer = informer.name(), %error, "could not measure");
         }
         inner.life.board.ran("informer", &outcome);
         // Half of its life after a measurement, a quarter after a failure, as in the reference.
-        let wait = informer.ttl() / if outcome.is_ok() { 2 } else { 4 };
-        tokio::time::sleep(wait.max(PERIOD_MIN)).await;
+        let wait = (informer.ttl() / if outcome.is_ok() { 2 } else { 4 }).max(PERIOD_MIN);
+        let rest = wait.min(MEASURE_PERIOD_MIN);
+        tokio::time::sleep(rest).await;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(wait - rest) => {}
+            () = inner.wakes.metrics.notified() => {}
+        }
     }
 }
 
-async fn measure(inner: &Inner, informer: &dyn Informer) -> Result<()> {
-    for metric in informer.metrics().await? {
-        inner.monitor.publish(metric).await.map_err(|error: Error| error.context(informer.name()))?;
+impl Inner {
+    /// Measures and publishes.
+    pub(super) async fn measure(&self, informer: &dyn Informer) -> Result<()> {
+        for metric in informer.metrics().await? {
+            self.monitor.publish(metric).await.map_err(|error: Error| error.context(informer.name()))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
     while let Some(alert) = alerts.next().await {
         warn!(metric = alert.metric.name, peer = %alert.metric.peer, "a metric stopped coming");
         if !inner.config.follower_mode {
+            let is_ping = alert.metric.name == "ping";
             inner.alerts.push(alert);
+            if is_ping && !inner.config.disable_repinning {
+                inner.wakes.repin.notify_one();
+            }
         }
         inner.life.board.ran("alerts", &Ok(()));
+    }
+}
+
+async fn repin(inner: Arc<Inner>) {
+    let mut is_all_done = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = inner.wakes.repin.notified() => {}
+            () = tokio::time::sleep(inner.config.state_sync_interval.max(PERIOD_MIN)), if !is_all_done => {}
+        }
+        let outcome = inner.repin_from_dead().await;
+        if let Err(error) = &outcome {
+            warn!(%error, "could not pin elsewhere what dead peers held; trying again later");
+        }
+        is_all_done = outcome.as_ref().is_ok_and(|repinned| repinned.left == 0);
+        inner.life.board.ran("repin", &outcome);
+    }
+}
+
+async fn swarms(inner: Arc<Inner>) {
+    until_ready(&inner).await;
+    tokio::time::sleep(inner.config.connect_swarms_delay).await;
+    loop {
+        let joined = inner.wakes.joined.notified();
+        let outcome = inner.connect_swarms().await;
+        if let Err(error) = &outcome {
+            debug!(%error, "could not connect the daemons");
+        }
+        inner.life.board.ran("swarms", &outcome);
+        joined.await;
+        // By then those that were there have told us of themselves.
+        tokio::time::sleep(inner.config.monitor_ping_interval.max(PERIOD_MIN)).await;
+    }
+}
+
+async fn watch_peers(inner: Arc<Inner>) {
+    if !inner.consensus.capabilities().membership_changes {
+        return rest().await;
+    }
+    let mut was_member = false;
+    loop {
+        tokio::time::sleep(inner.config.peer_watch_interval.max(PERIOD_MIN)).await;
+        let members = inner.consensus.peers().await;
+        match &members {
+            Ok(members) if members.contains(&inner.peer) => was_member = true,
+            // One that is not a member yet is about to join.
+            Ok(_) if was_member => {
+                info!("this peer is no longer a member");
+                inner.life.stop(StopReason::Removed);
+            }
+            Ok(_) => {}
+            Err(error) => debug!(%error, "could not look who the members are"),
+        }
+        inner.life.board.ran("watch_peers", &members);
     }
 }

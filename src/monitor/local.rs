@@ -1,58 +1,23 @@
 //! A monitor that sends nothing: for a cluster of one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt as _};
-use tokio::runtime::Handle;
-use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use futures::stream::BoxStream;
 
-use super::failure::Failures;
-use super::window::Windows;
+use super::watch::Watch;
 use super::{Monitor, MonitorConfig, MonitorContext};
-use crate::clock::WallClock;
-use crate::config::ConfigSection as _;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::types::{Alert, Metric, PeerId};
-
-/// Alerts that wait for a slow reader; the oldest are dropped.
-pub const ALERTS_BUFFERED_MAX: usize = 256;
-
-const COMPONENT: &str = "monitor";
 
 /// Keeps metrics of this peer and of whoever else they are recorded for, and raises alerts.
 ///
-/// Publishing only records: with more than one peer, metrics have to travel, which is the work of a monitor over
-/// the context's transport.
+/// Publishing only records: with more than one peer metrics have to travel, which is the work of a
+/// [`PubSubMonitor`](super::PubSubMonitor).
 ///
 /// When as many peers are known as can be, those whose metrics all expired and were alerted make room for new ones,
 /// the longest gone first.
 #[derive(Debug)]
 pub struct LocalMonitor {
-    inner: Arc<Inner>,
-    tasks: TaskTracker,
-    _stop: DropGuard,
-}
-
-#[derive(Debug)]
-struct Inner {
-    known: Mutex<Known>,
-    clock: Arc<dyn WallClock>,
-    cancel: CancellationToken,
-}
-
-#[derive(Debug)]
-struct Known {
-    windows: Windows,
-    failures: Failures,
-    /// Nobody is gone, as of the last look; looking again before the next check would find nobody either.
-    nobody_gone: bool,
-    /// None after the shutdown, which ends the streams.
-    alerts: Option<broadcast::Sender<Alert>>,
+    watch: Watch,
 }
 
 impl LocalMonitor {
@@ -61,152 +26,48 @@ impl LocalMonitor {
     /// # Errors
     /// `InvalidInput` naming the key; `Internal` outside of a tokio runtime.
     pub fn new(config: MonitorConfig, cx: MonitorContext) -> Result<Self> {
-        config.validate()?;
-        let runtime = Handle::try_current().map_err(|source| {
-            Error::internal("a monitor needs a tokio runtime to run its checks")
-                .component(COMPONENT)
-                .with_source(source)
-        })?;
-        let inner = Arc::new(Inner {
-            known: Mutex::new(Known {
-                windows: Windows::default(),
-                failures: Failures::default(),
-                nobody_gone: false,
-                alerts: Some(broadcast::channel(ALERTS_BUFFERED_MAX).0),
-            }),
-            clock: cx.clock,
-            cancel: CancellationToken::new(),
-        });
-        let tasks = TaskTracker::new();
-        tasks.spawn_on(check_until_cancelled(inner.clone(), config.check_interval), &runtime);
-        tasks.close();
-        Ok(Self { tasks, _stop: inner.cancel.clone().drop_guard(), inner })
+        Ok(Self { watch: Watch::new(&config, cx.clock)? })
     }
 
     /// What is kept of one peer under one name, latest first: at most
     /// [`WINDOW_METRICS_MAX`](super::WINDOW_METRICS_MAX).
     pub fn history(&self, name: &str, peer: &PeerId) -> Vec<Metric> {
-        self.inner.known().windows.history(name, peer)
-    }
-}
-
-async fn check_until_cancelled(inner: Arc<Inner>, every: Duration) {
-    let mut ticks = interval_at(Instant::now() + every, every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = inner.cancel.cancelled() => return,
-            _ = ticks.tick() => inner.check(),
-        }
-    }
-}
-
-impl Inner {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Nothing panics half way through a change of it.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check(&self) {
-        let now = self.clock.now();
-        let mut known = self.known();
-        let Known { windows, failures, alerts, nobody_gone } = &mut *known;
-        *nobody_gone = false;
-        for alert in failures.check(windows.all_latest(), now) {
-            tracing::warn!(metric = alert.metric.name, peer = %alert.metric.peer, "metric expired");
-            if let Some(alerts) = alerts {
-                // Nobody listening is fine.
-                let _ = alerts.send(alert);
-            }
-        }
-    }
-
-    fn record(&self, mut metric: Metric) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            return Err(Error::shut_down(COMPONENT));
-        }
-        let now = self.clock.now();
-        metric.received_at = now.unix_nanoseconds();
-        let mut known = self.known();
-        known.failures.received(&metric, now);
-        loop {
-            match known.windows.add(metric.clone()) {
-                Err(error) if error.kind() == ErrorKind::QueueFull && known.forget_one_gone() => {}
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Known {
-    /// Makes room, if there is somebody who was alerted for everything.
-    fn forget_one_gone(&mut self) -> bool {
-        if self.nobody_gone {
-            return false;
-        }
-        let gone = self.windows.longest_gone(|metric| self.failures.has_alerted(metric));
-        match gone {
-            Some(peer) => self.forget(&peer),
-            None => self.nobody_gone = true,
-        }
-        gone.is_some()
-    }
-
-    fn forget(&mut self, peer: &PeerId) {
-        self.windows.forget(peer);
-        self.failures.forget(peer);
+        self.watch.known.history(name, peer)
     }
 }
 
 #[async_trait]
 impl Monitor for LocalMonitor {
     async fn publish(&self, metric: Metric) -> Result<()> {
-        self.inner.record(metric)
+        self.watch.known.record(metric)
     }
 
     async fn record(&self, metric: Metric) -> Result<()> {
-        self.inner.record(metric)
+        self.watch.known.record(metric)
     }
 
     fn latest(&self, name: &str) -> Vec<Metric> {
-        self.inner.known().windows.usable(name, self.inner.clock.now())
+        self.watch.known.latest(name)
     }
 
     fn latest_for(&self, name: &str, peer: &PeerId) -> Option<Metric> {
-        self.inner.known().windows.latest_for(name, peer).cloned()
+        self.watch.known.latest_for(name, peer)
     }
 
     fn names(&self) -> Vec<String> {
-        self.inner.known().windows.names()
+        self.watch.known.names()
     }
 
     fn alerts(&self) -> BoxStream<'static, Alert> {
-        let Some(receiver) = self.inner.known().alerts.as_ref().map(broadcast::Sender::subscribe) else {
-            return stream::empty().boxed();
-        };
-        let next = |mut receiver: broadcast::Receiver<Alert>| async move {
-            loop {
-                match receiver.recv().await {
-                    Ok(alert) => return Some((alert, receiver)),
-                    Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "alerts dropped for a slow reader")
-                    }
-                    Err(RecvError::Closed) => return None,
-                }
-            }
-        };
-        stream::unfold(receiver, next).boxed()
+        self.watch.alerts()
     }
 
     fn forget(&self, peer: &PeerId) {
-        self.inner.known().forget(peer);
+        self.watch.known.forget(peer);
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.inner.cancel.cancel();
-        self.inner.known().alerts = None;
-        self.tasks.wait().await;
+        self.watch.shutdown().await;
         Ok(())
     }
 }
@@ -214,9 +75,15 @@ impl Monitor for LocalMonitor {
 #[cfg(test)]
 mod tests {
     use super::super::window::tests::{metric, peer};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures::StreamExt as _;
+
     use super::super::{PEERS_MAX, WINDOW_METRICS_MAX};
     use super::*;
     use crate::clock::TokioClock;
+    use crate::error::ErrorKind;
     use crate::transport::MemoryNetwork;
     use crate::types::Timestamp;
 
@@ -274,7 +141,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_monitor_that_is_dropped_ends_its_checks_and_streams() {
         let monitor = monitor();
-        let (mut alerts, tasks) = (monitor.alerts(), monitor.tasks.clone());
+        let (mut alerts, tasks) = (monitor.alerts(), monitor.watch.tasks.clone());
         drop(monitor);
         tasks.wait().await;
         assert_eq!(alerts.next().await, None);

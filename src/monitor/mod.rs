@@ -3,6 +3,8 @@
 mod config;
 mod failure;
 mod local;
+mod pubsub;
+mod watch;
 mod window;
 
 use std::fmt;
@@ -17,7 +19,9 @@ use crate::transport::PeerTransport;
 use crate::types::{Alert, Metric, PeerId};
 
 pub use config::MonitorConfig;
-pub use local::{ALERTS_BUFFERED_MAX, LocalMonitor};
+pub use local::LocalMonitor;
+pub use pubsub::{METRICS_TOPIC, PubSubMonitor};
+pub use watch::ALERTS_BUFFERED_MAX;
 pub use window::{
     METRIC_NAME_BYTES_MAX, METRIC_VALUE_BYTES_MAX, NAMES_MAX, PEERS_MAX, SERIES_MAX, WINDOW_BYTES_MAX,
     WINDOW_METRICS_MAX,

@@ -150,7 +150,8 @@ impl Windows {
     }
 }
 
-fn validate(metric: &Metric) -> Result<()> {
+/// Refuses what can never be taken in.
+pub(super) fn validate(metric: &Metric) -> Result<()> {
     let wrong = |text: String| Err(Error::invalid_input(text).component("monitor"));
     if metric.name.is_empty() {
         return wrong(format!("a metric of {} has no name", metric.peer));

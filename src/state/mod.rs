@@ -8,7 +8,7 @@ mod index;
 pub mod lines;
 mod list;
 mod replace;
-mod sort;
+pub(crate) mod sort;
 mod store;
 
 use std::fmt;

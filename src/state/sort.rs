@@ -20,7 +20,7 @@ const FILE_NAME_TRIES: usize = 1000;
 
 /// Takes keys that are not empty in any order and gives them back in ascending order; of equal keys the one pushed last.
 #[derive(Debug)]
-pub(super) struct Sorter {
+pub(crate) struct Sorter {
     /// Where runs go; none keeps everything in memory.
     folder: Option<PathBuf>,
     run_bytes_max: usize,
@@ -31,7 +31,7 @@ pub(super) struct Sorter {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     start: usize,
     key: u32,
     value: u32,
@@ -48,12 +48,12 @@ struct Spool {
 
 impl Sorter {
     /// A sorter that holds at most about `run_bytes_max` in memory and puts the rest into a file in `folder`.
-    pub(super) fn on_disk(folder: &Path, run_bytes_max: usize) -> Self {
+    pub(crate) fn on_disk(folder: &Path, run_bytes_max: usize) -> Self {
         Self::new(Some(folder.to_owned()), run_bytes_max)
     }
 
     /// A sorter that touches no disk and holds everything.
-    pub(super) fn in_memory() -> Self {
+    pub(crate) fn in_memory() -> Self {
         Self::new(None, usize::MAX)
     }
 
@@ -61,7 +61,7 @@ impl Sorter {
         Self { folder, run_bytes_max, bytes: Vec::new(), slots: Vec::new(), spool: None }
     }
 
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let too_long =
             |_| Error::invalid_input("an entry of the pinset is longer than 4 GiB").component("state");
         let slot = Slot {
@@ -77,7 +77,7 @@ impl Sorter {
     }
 
     /// The entries in order.
-    pub(super) fn into_sorted(mut self) -> Result<Sorted> {
+    pub(crate) fn into_sorted(mut self) -> Result<Sorted> {
         if self.spool.is_some() {
             self.spill()?;
         }
@@ -180,7 +180,7 @@ fn failed(doing: &str, path: &Path, source: std::io::Error) -> Error {
 
 /// Entries in ascending order of their keys, each key once. Ends after its first error.
 #[derive(Debug)]
-pub(super) enum Sorted {
+pub(crate) enum Sorted {
     Memory { bytes: Bytes, slots: Vec<Slot>, next: usize },
     Disk(Box<Merge>),
 }
@@ -202,7 +202,7 @@ impl Iterator for Sorted {
 }
 
 #[derive(Debug)]
-pub(super) struct Merge {
+pub(crate) struct Merge {
     spool: Spool,
     runs: Vec<Run>,
     heap: BinaryHeap<Candidate>,

@@ -1,7 +1,7 @@
 //! Making the IPFS daemon hold what the pinset says this peer holds.
 
 mod held;
-mod key;
+pub(crate) mod key;
 mod operation;
 mod queue;
 mod stateless;

@@ -205,15 +205,11 @@ impl Api {
             .map_err(|_| ApiError::bad_request("error decoding request body"))?;
         let peer = parse_peer(&asked.peer_id).map_err(|_| ApiError::bad_request("error decoding peer_id"))?;
         // A member is not added again: some kinds of consensus cannot add any.
-        let mut member = self.member(&peer).await?;
-        if member.is_none() {
-            self.cluster.add_peer(&peer).await?;
-            member = self.member(&peer).await?;
-        }
-        match member {
-            Some(info) => Ok(answer::json(&info)),
-            None => Err(ApiError::new(500, format!("{peer} is not a member after it was added"))),
-        }
+        let info = match self.member(&peer).await? {
+            Some(info) => info,
+            None => self.cluster.add_peer(&peer).await?,
+        };
+        Ok(answer::json(&info))
     }
 
     async fn member(&self, peer: &PeerId) -> Result<Option<PeerInfo>, ApiError> {
