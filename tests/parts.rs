@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ipfs_cluster::Result;
 use ipfs_cluster::allocator::{BalancedAllocator, PinAllocator};
 use ipfs_cluster::clock::WallClock;
-use ipfs_cluster::exchange::{BlockExchange, BlockSource, StreamExchange};
+use ipfs_cluster::exchange::{Bitswap, BlockExchange, BlockSource, StreamExchange};
 use ipfs_cluster::informer::{
     DiskMetric, FreeSpace, FreeSpaceConfig, Gauge, Informer, InformerContext, NumPins, NumPinsConfig,
     PinQueue, PinQueueConfig, Tags, TagsConfig,
@@ -97,12 +97,16 @@ impl transport_suite::Fixture for InMemory {
 ipfs_cluster::transport_conformance!(memory_transport, InMemory { delay: Duration::ZERO });
 ipfs_cluster::transport_conformance!(slow_memory_transport, InMemory { delay: Duration::from_millis(1) });
 
-struct OverStreams {
+/// Makes an exchange of a transport and what it serves.
+type MakeExchange = fn(Arc<MemoryTransport>, Arc<dyn BlockSource>) -> Arc<dyn BlockExchange>;
+
+struct InOneNetwork {
     delay: Duration,
+    make: MakeExchange,
 }
 
 #[async_trait]
-impl exchange_suite::Fixture for OverStreams {
+impl exchange_suite::Fixture for InOneNetwork {
     type Guard = ();
 
     async fn exchanges(
@@ -119,12 +123,19 @@ impl exchange_suite::Fixture for OverStreams {
             }
         }
         let exchange = |(transport, source): (Arc<MemoryTransport>, _)| {
-            let peer = transport.local_peer();
-            (peer, Arc::new(StreamExchange::new(transport, source).unwrap()) as _)
+            (transport.local_peer(), (self.make)(transport, source))
         };
         ((), transports.into_iter().zip(sources).map(exchange).collect())
     }
 }
 
-ipfs_cluster::exchange_conformance!(stream_exchange, OverStreams { delay: Duration::ZERO });
-ipfs_cluster::exchange_conformance!(slow_stream_exchange, OverStreams { delay: Duration::from_millis(2) });
+const OVER_STREAMS: MakeExchange =
+    |transport, source| Arc::new(StreamExchange::new(transport, source).unwrap());
+const BITSWAP: MakeExchange = |transport, source| Arc::new(Bitswap::new(transport, source).unwrap());
+const FAST: Duration = Duration::ZERO;
+const SLOW: Duration = Duration::from_millis(2);
+
+ipfs_cluster::exchange_conformance!(stream_exchange, InOneNetwork { delay: FAST, make: OVER_STREAMS });
+ipfs_cluster::exchange_conformance!(slow_stream_exchange, InOneNetwork { delay: SLOW, make: OVER_STREAMS });
+ipfs_cluster::exchange_conformance!(bitswap, InOneNetwork { delay: FAST, make: BITSWAP });
+ipfs_cluster::exchange_conformance!(slow_bitswap, InOneNetwork { delay: SLOW, make: BITSWAP });

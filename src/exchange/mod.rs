@@ -1,5 +1,6 @@
 //! Blocks by CID between peers.
 
+mod bitswap;
 mod stream;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use futures::stream::BoxStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Block, Cid, PeerId};
 
+pub use bitswap::{BITSWAP_BLOCK_BYTES_MAX, BITSWAP_PROTOCOLS, BITSWAP_WANTS_MAX, Bitswap};
 pub use stream::{BLOCK_BYTES_MAX, BLOCKS_PROTOCOL, StreamExchange, WANTS_MAX};
 
 /// The blocks this peer has and serves to others.
