@@ -116,6 +116,9 @@ impl GoConfig {
                 "trusted_peers": ["*"],
                 "rebroadcast_interval": "1s",
             },
+            "disk": { "metric_ttl": "4s" },
+            "tags": { "metric_ttl": "4s" },
+            "pinqueue": { "metric_ttl": "4s" },
         }))
     }
 

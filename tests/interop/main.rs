@@ -8,8 +8,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test has nothing better to do with a failure than to panic.
 
+mod blocks;
 mod gopeer;
+mod hosts;
+mod metrics;
+mod ours;
 mod reference;
+mod rpc;
 
 /// The program, or the end of the test.
 macro_rules! program {
