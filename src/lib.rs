@@ -95,5 +95,5 @@ pub const COMPATIBLE_VERSION: &str = "1.1.6";
 /// The examples of the README, so that they are compiled.
 #[cfg(all(doctest, feature = "connector-kubo", feature = "storage-fjall"))]
 #[doc = include_str!("../README.md")]
-#[allow(missing_debug_implementations)]
+#[allow(missing_debug_implementations)] // It only exists while examples are compiled.
 pub struct ReadmeExamples;

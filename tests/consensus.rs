@@ -1,17 +1,23 @@
 //! Consensus components through the conformance suite, and what is particular to each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt};
 use ipfs_cluster::clock::SystemClock;
+#[cfg(feature = "consensus-crdt")]
+use ipfs_cluster::consensus::Alive;
 use ipfs_cluster::consensus::{Consensus, ConsensusContext, Solo, SoloConfig, StateEvent};
+#[cfg(feature = "consensus-crdt")]
+use ipfs_cluster::consensus::{Crdt, CrdtConfig};
 use ipfs_cluster::error::{Error, ErrorKind, Result};
+#[cfg(feature = "consensus-crdt")]
+use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::StoreState;
 use ipfs_cluster::storage::{
     FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage, VALUE_BYTES_MAX,
@@ -25,6 +31,11 @@ use tempfile::TempDir;
 
 const EVENTS: usize = 64;
 
+/// Opens the component under test in a store.
+type Open = fn(Arc<dyn Storage>) -> BoxFuture<'static, Arc<dyn Consensus>>;
+
+const SOLO: Open = |storage| solo(storage).boxed();
+
 async fn context(storage: Arc<dyn Storage>) -> ConsensusContext {
     let transport = MemoryNetwork::new(0).join(peer(1)).unwrap();
     let state = Arc::new(StoreState::open(Arc::clone(&storage)).await.unwrap());
@@ -37,8 +48,74 @@ async fn solo(storage: Arc<dyn Storage>) -> Arc<dyn Consensus> {
     Arc::new(Solo::open(config, context(storage).await).await.unwrap())
 }
 
+#[cfg(feature = "consensus-crdt")]
+mod crdt {
+    use super::*;
+
+    pub(super) async fn context(storage: Arc<dyn Storage>) -> ConsensusContext {
+        let mut cx = super::context(storage).await;
+        let transport = cx.transport.clone();
+        cx.exchange =
+            ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(transport.clone(), source)?)));
+        cx
+    }
+
+    async fn open(storage: Arc<dyn Storage>, operations: usize, age: Duration) -> Arc<dyn Consensus> {
+        let mut config = CrdtConfig::default();
+        config.max_buffered_events = EVENTS;
+        config.batching.max_batch_size = operations;
+        config.batching.max_batch_age = age;
+        Arc::new(Crdt::open(config, context(storage).await).await.unwrap())
+    }
+
+    /// As the reference by default.
+    pub(super) const AT_ONCE: Open = |storage| open(storage, 0, Duration::ZERO).boxed();
+    /// So large that nothing is cut by age in a test, and some by size.
+    pub(super) const BATCHED: Open = |storage| open(storage, 70, Duration::from_secs(600)).boxed();
+    /// Something is cut by age all the time.
+    pub(super) const HASTY: Open = |storage| open(storage, 1_000_000, Duration::from_millis(2)).boxed();
+
+    ipfs_cluster::consensus_conformance!(crdt_power_cut, PowerCut(crdt::AT_ONCE));
+    ipfs_cluster::consensus_conformance!(crdt_power_cut_batched, PowerCut(crdt::BATCHED));
+    ipfs_cluster::consensus_conformance!(crdt_power_cut_hasty, PowerCut(crdt::HASTY));
+    ipfs_cluster::consensus_conformance!(crdt_memory, InMemory(crdt::AT_ONCE));
+    ipfs_cluster::consensus_conformance!(crdt_memory_batched, InMemory(crdt::BATCHED));
+    ipfs_cluster::consensus_conformance!(crdt_fjall, OnDisk::fjall(crdt::AT_ONCE));
+    ipfs_cluster::consensus_conformance!(crdt_fjall_batched, OnDisk::fjall(crdt::BATCHED));
+    ipfs_cluster::consensus_conformance!(crdt_redb, OnDisk::redb(crdt::AT_ONCE));
+    ipfs_cluster::consensus_conformance!(crdt_redb_batched, OnDisk::redb(crdt::BATCHED));
+
+    #[tokio::test]
+    async fn without_a_block_exchange_it_does_not_open() {
+        let cx = super::context(Arc::new(MemoryStorage::new())).await;
+        let error = Crdt::open(CrdtConfig::default(), cx).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("block exchange"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_pinset_of_somebody_else_is_not_taken_over() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let solo = solo(storage.clone()).await;
+        solo.log_pin(pin(1)).await.unwrap();
+        solo.shutdown().await.unwrap();
+        let error = Crdt::open(CrdtConfig::default(), context(storage).await).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+    }
+
+    #[tokio::test]
+    async fn members_are_those_who_live() {
+        let mut cx = context(Arc::new(MemoryStorage::new())).await;
+        cx.alive = Alive::new(|| vec![peer(3), peer(1), peer(2), peer(3)]);
+        let crdt = Crdt::open(CrdtConfig::default(), cx).await.unwrap();
+        let mut members = vec![peer(1), peer(2), peer(3)];
+        members.sort();
+        assert_eq!(crdt.peers().await.unwrap(), members);
+    }
+}
+
 /// On a store that loses what was not synced.
-struct PowerCut;
+struct PowerCut(Open);
 
 #[async_trait]
 impl Fixture for PowerCut {
@@ -46,18 +123,18 @@ impl Fixture for PowerCut {
 
     async fn create(&self) -> (Self::Guard, Arc<dyn Consensus>) {
         let storage = Arc::new(CrashStorage::new());
-        (storage.clone(), solo(storage).await)
+        (storage.clone(), (self.0)(storage).await)
     }
 
     async fn reopen(&self, storage: &mut Self::Guard, _: Arc<dyn Consensus>) -> Option<Arc<dyn Consensus>> {
         storage.close().unwrap();
         *storage = Arc::new(storage.crash());
-        Some(solo(storage.clone()).await)
+        Some((self.0)(storage.clone()).await)
     }
 
     async fn crash(&self, storage: &mut Self::Guard, _: Arc<dyn Consensus>) -> Option<Arc<dyn Consensus>> {
         *storage = Arc::new(storage.crash());
-        Some(solo(storage.clone()).await)
+        Some((self.0)(storage.clone()).await)
     }
 
     fn peer(&self) -> PeerId {
@@ -69,9 +146,9 @@ impl Fixture for PowerCut {
     }
 }
 
-ipfs_cluster::consensus_conformance!(solo_power_cut, PowerCut);
+ipfs_cluster::consensus_conformance!(solo_power_cut, PowerCut(SOLO));
 
-struct InMemory;
+struct InMemory(Open);
 
 #[async_trait]
 impl Fixture for InMemory {
@@ -79,11 +156,11 @@ impl Fixture for InMemory {
 
     async fn create(&self) -> (Self::Guard, Arc<dyn Consensus>) {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        (storage.clone(), solo(storage).await)
+        (storage.clone(), (self.0)(storage).await)
     }
 
     async fn reopen(&self, storage: &mut Self::Guard, _: Arc<dyn Consensus>) -> Option<Arc<dyn Consensus>> {
-        Some(solo(storage.clone()).await)
+        Some((self.0)(storage.clone()).await)
     }
 
     fn peer(&self) -> PeerId {
@@ -95,14 +172,28 @@ impl Fixture for InMemory {
     }
 }
 
-ipfs_cluster::consensus_conformance!(solo_memory, InMemory);
+ipfs_cluster::consensus_conformance!(solo_memory, InMemory(SOLO));
 
 /// On an engine that keeps its store in a folder.
-struct OnDisk(fn(&Path) -> Arc<dyn Storage>);
+struct OnDisk {
+    engine: fn(&Path) -> Arc<dyn Storage>,
+    open: Open,
+}
 
 impl OnDisk {
-    const FJALL: Self = Self(|path| Arc::new(FjallStorage::open(path, FjallConfig::default()).unwrap()));
-    const REDB: Self = Self(|path| Arc::new(RedbStorage::open(path, RedbConfig::default()).unwrap()));
+    fn fjall(open: Open) -> Self {
+        let engine = |path: &Path| -> Arc<dyn Storage> {
+            Arc::new(FjallStorage::open(path, FjallConfig::default()).unwrap())
+        };
+        Self { engine, open }
+    }
+
+    fn redb(open: Open) -> Self {
+        let engine = |path: &Path| -> Arc<dyn Storage> {
+            Arc::new(RedbStorage::open(path, RedbConfig::default()).unwrap())
+        };
+        Self { engine, open }
+    }
 }
 
 #[async_trait]
@@ -111,8 +202,8 @@ impl Fixture for OnDisk {
 
     async fn create(&self) -> (Self::Guard, Arc<dyn Consensus>) {
         let folder = TempDir::new().unwrap();
-        let storage = (self.0)(&folder.path().join("store"));
-        ((storage.clone(), folder), solo(storage).await)
+        let storage = (self.engine)(&folder.path().join("store"));
+        ((storage.clone(), folder), (self.open)(storage).await)
     }
 
     async fn reopen(
@@ -121,8 +212,8 @@ impl Fixture for OnDisk {
         _: Arc<dyn Consensus>,
     ) -> Option<Arc<dyn Consensus>> {
         storage.close().unwrap();
-        *storage = (self.0)(&folder.path().join("store"));
-        Some(solo(storage.clone()).await)
+        *storage = (self.engine)(&folder.path().join("store"));
+        Some((self.open)(storage.clone()).await)
     }
 
     fn peer(&self) -> PeerId {
@@ -134,8 +225,8 @@ impl Fixture for OnDisk {
     }
 }
 
-ipfs_cluster::consensus_conformance!(solo_fjall, OnDisk::FJALL);
-ipfs_cluster::consensus_conformance!(solo_redb, OnDisk::REDB);
+ipfs_cluster::consensus_conformance!(solo_fjall, OnDisk::fjall(SOLO));
+ipfs_cluster::consensus_conformance!(solo_redb, OnDisk::redb(SOLO));
 
 async fn solo_on(storage: Arc<dyn Storage>) -> Arc<Solo> {
     Arc::new(Solo::open(SoloConfig::default(), context(storage).await).await.unwrap())

@@ -1,5 +1,5 @@
 //! The REST API over real sockets, with a caller that sees every header and trailer.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 // In a folder, because files directly in `tests/` would be test programs of their own.
 #[path = "rest/caller.rs"]

@@ -1,6 +1,6 @@
 //! The pinset in every store through the conformance suite, and what is particular to [`StoreState`].
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -211,7 +211,7 @@ async fn a_pinset_of_a_newer_program_is_refused() {
     write(&*storage, META, b"head", Some(&head));
     let error = StoreState::open(storage).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("has format 2"), "{error}");
+    assert!(error.to_string().contains("has format 3"), "{error}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `ipfs-cluster-service` as its users meet it: files, texts and exit codes.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::fs;
 use std::io::Write as _;

@@ -9,6 +9,8 @@ use crate::error::Result;
 pub const SERVED_SECTIONS: &[&str] = &[
     "cluster",
     "consensus.solo",
+    #[cfg(feature = "consensus-crdt")]
+    "consensus.crdt",
     "api.restapi",
     "ipfs_connector.ipfshttp",
     "pin_tracker.stateless",

@@ -1,5 +1,9 @@
 //! Agreeing on the pinset.
 
+#[cfg(feature = "consensus-crdt")]
+mod crdt;
+mod events;
+mod group;
 mod solo;
 
 use std::fmt;
@@ -16,6 +20,8 @@ use crate::storage::Storage;
 use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
+#[cfg(feature = "consensus-crdt")]
+pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

@@ -7,13 +7,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use futures::stream::BoxStream;
 use tracing::{error, warn};
 
+use super::events::{self, EventSender, EventSource};
+use super::group::{self, Call, Desk, Inbox, Reply};
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
 use crate::config::SoloSection;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,11 +78,8 @@ impl From<&SoloSection> for SoloConfig {
 pub struct Solo {
     peer: PeerId,
     state: Arc<dyn State>,
-    queue: mpsc::Sender<Call>,
-    events: broadcast::WeakSender<StateEvent>,
-    stop: CancellationToken,
-    /// What the committer ended with, once it did.
-    stopped: watch::Receiver<Option<Result<()>>>,
+    desk: Desk<Work, Vec<StateChange>>,
+    events: EventSource,
 }
 
 impl Solo {
@@ -95,34 +90,20 @@ impl Solo {
     pub async fn open(config: SoloConfig, cx: ConsensusContext) -> Result<Self> {
         config.validate()?;
         let state = cx.state;
-        let (queue, calls) = mpsc::channel(QUEUED_CALLS_MAX);
-        let (events, _) = broadcast::channel(config.max_buffered_events);
-        let (ended, stopped) = watch::channel(None);
-        let stop = CancellationToken::new();
-        let weak_events = events.downgrade();
-        let committer =
-            Committer { config, state: state.clone(), calls, events, stop: stop.clone(), next: None };
-        tokio::spawn(async move {
-            let result = committer.run().await;
-            ended.send_replace(Some(result));
-        });
-        Ok(Self { peer: cx.peer, state, queue, events: weak_events, stop, stopped })
+        let (desk, mut inbox) = group::desk(COMPONENT, QUEUED_CALLS_MAX);
+        let (events, source) = events::channel(config.max_buffered_events);
+        let ended = inbox.on_end();
+        let committer = Committer { config, state: state.clone(), inbox, events };
+        tokio::spawn(async move { ended(committer.run().await) });
+        Ok(Self { peer: cx.peer, state, desk, events: source })
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.stop.is_cancelled() { Err(Error::shut_down(COMPONENT)) } else { Ok(()) }
+        self.desk.check_open()
     }
 
     async fn call(&self, work: Work) -> Result<Vec<StateChange>> {
-        self.check_open()?;
-        let (reply, answer) = oneshot::channel();
-        // What the committer has not taken in when it stops was not accepted.
-        self.queue.send(Call { work, reply }).await.map_err(|_| Error::shut_down(COMPONENT))?;
-        answer.await.unwrap_or_else(|source| {
-            Err(Error::internal("the committer ended before it answered")
-                .component(COMPONENT)
-                .with_source(source))
-        })
+        self.desk.call(work).await
     }
 
     fn unsupported(what: &str) -> Error {
@@ -168,16 +149,7 @@ impl Consensus for Solo {
     }
 
     fn events(&self) -> BoxStream<'static, StateEvent> {
-        // The committer has the sender, so that streams end with it.
-        let Some(events) = self.events.upgrade() else { return stream::empty().boxed() };
-        stream::unfold(events.subscribe(), |mut events| async move {
-            match events.recv().await {
-                Ok(event) => Some((event, events)),
-                Err(RecvError::Lagged(_)) => Some((StateEvent::Resync, events)),
-                Err(RecvError::Closed) => None,
-            }
-        })
-        .boxed()
+        self.events.stream()
     }
 
     async fn peers(&self) -> Result<Vec<PeerId>> {
@@ -219,14 +191,7 @@ impl Consensus for Solo {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.stop.cancel();
-        let mut stopped = self.stopped.clone();
-        match stopped.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or(Ok(())),
-            Err(source) => Err(Error::internal("the committer ended before its time")
-                .component(COMPONENT)
-                .with_source(source)),
-        }
+        self.desk.shutdown().await
     }
 }
 
@@ -236,61 +201,36 @@ enum Work {
     Clean,
 }
 
-#[derive(Debug)]
-struct Call {
-    work: Work,
-    reply: oneshot::Sender<Result<Vec<StateChange>>>,
-}
-
 /// A call that becomes part of a batch.
 struct Part {
     operations: Vec<PinOperation>,
-    reply: oneshot::Sender<Result<Vec<StateChange>>>,
+    reply: Reply<Vec<StateChange>>,
 }
 
 struct Committer {
     config: SoloConfig,
     state: Arc<dyn State>,
-    calls: mpsc::Receiver<Call>,
-    events: broadcast::Sender<StateEvent>,
-    stop: CancellationToken,
-    /// Taken from the queue, but did not fit into the batch.
-    next: Option<Call>,
+    inbox: Inbox<Work, Vec<StateChange>>,
+    events: EventSender,
 }
 
 impl Committer {
     /// Works until it is stopped and everything accepted is done. An error is what kept some of that from being done.
     async fn run(mut self) -> Result<()> {
-        let stop = self.stop.clone();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                call = self.take() => match call {
-                    // Its own caller is told.
-                    Some(call) => drop(self.serve(call).await),
-                    None => return Ok(()),
-                },
-            }
+        while let Some(call) = self.inbox.take().await {
+            // Its own caller is told.
+            drop(self.serve(call).await);
         }
-        self.calls.close();
+        self.inbox.close();
         let mut result = Ok(());
-        while let Some(call) = self.take().await {
+        while let Some(call) = self.inbox.drain().await {
             result = result.and(self.serve(call).await);
         }
         result
     }
 
-    /// Cancel-safe.
-    async fn take(&mut self) -> Option<Call> {
-        match self.next.take() {
-            Some(call) => Some(call),
-            None => self.calls.recv().await,
-        }
-    }
-
     /// Serves a call, and with it those that wait and fit into its batch.
-    async fn serve(&mut self, call: Call) -> Result<()> {
+    async fn serve(&mut self, call: Call<Work, Vec<StateChange>>) -> Result<()> {
         let Call { work, reply } = call;
         match work {
             Work::Apply(operations) => {
@@ -300,27 +240,27 @@ impl Committer {
             Work::Clean => {
                 let result = self.state.clear().await;
                 if result.is_ok() {
-                    self.tell(StateEvent::Resync);
+                    self.events.tell(StateEvent::Resync);
                 }
-                answer(reply, result.clone().map(|()| Vec::new()));
+                reply.send(result.clone().map(|()| Vec::new()));
                 result
             }
         }
     }
 
     fn gather(&mut self, first: Part) -> Vec<Part> {
-        let (mut operations, mut bytes) = size(&first.operations);
+        let (mut operations, mut bytes) = group::size(&first.operations);
         let mut parts = vec![first];
-        while let Ok(call) = self.calls.try_recv() {
+        while let Some(call) = self.inbox.take_now() {
             let Work::Apply(more) = &call.work else {
-                self.next = Some(call);
+                self.inbox.put_back(call);
                 break;
             };
-            let (more_operations, more_bytes) = size(more);
+            let (more_operations, more_bytes) = group::size(more);
             operations += more_operations;
             bytes += more_bytes;
             if operations > self.config.max_batch_operations || bytes > self.config.max_batch_bytes {
-                self.next = Some(call);
+                self.inbox.put_back(call);
                 break;
             }
             if let Call { work: Work::Apply(operations), reply } = call {
@@ -349,7 +289,7 @@ impl Committer {
                     result = result.and(applied.as_ref().map(drop).map_err(Error::clone));
                     match applied {
                         Ok(changes) => self.done(vec![part], changes),
-                        Err(error) => answer(part.reply, Err(error)),
+                        Err(error) => part.reply.send(Err(error)),
                     }
                 }
                 result
@@ -357,7 +297,7 @@ impl Committer {
             Err(error) => {
                 error!(%error, calls = parts.len(), "a batch of operations was not written");
                 for part in parts {
-                    answer(part.reply, Err(error.clone()));
+                    part.reply.send(Err(error.clone()));
                 }
                 Err(error)
             }
@@ -366,45 +306,10 @@ impl Committer {
 
     /// Everything is on disk and visible: tell the world, then those who asked for it.
     fn done(&self, parts: Vec<Part>, changes: Vec<StateChange>) {
-        for change in &changes {
-            match change {
-                StateChange::Pinned(pin) => self.tell(StateEvent::Pinned(pin.clone())),
-                StateChange::Unpinned(pin) => self.tell(StateEvent::Unpinned(pin.clone())),
-                StateChange::Unchanged => {}
-            }
-        }
+        self.events.tell_changes(&changes);
         let mut changes = changes.into_iter();
         for part in parts {
-            answer(part.reply, Ok(changes.by_ref().take(part.operations.len()).collect()));
+            part.reply.send(Ok(changes.by_ref().take(part.operations.len()).collect()));
         }
     }
-
-    fn tell(&self, event: StateEvent) {
-        // Nobody listening is fine.
-        let _ = self.events.send(event);
-    }
-}
-
-fn answer(reply: oneshot::Sender<Result<Vec<StateChange>>>, result: Result<Vec<StateChange>>) {
-    // A caller that was dropped does not want to know.
-    let _ = reply.send(result);
-}
-
-/// How many operations, and about how many bytes they take in a batch.
-fn size(operations: &[PinOperation]) -> (usize, usize) {
-    /// What every operation takes: key, fixed fields and index entries.
-    const OPERATION_BYTES: usize = 300;
-    /// A peer, a CID or an address.
-    const ITEM_BYTES: usize = 40;
-    let bytes = operations.iter().map(|operation| match operation {
-        PinOperation::Unpin(_) => OPERATION_BYTES,
-        PinOperation::Pin(pin) => {
-            let options = &pin.options;
-            let metadata: usize =
-                options.metadata.iter().map(|(key, value)| key.len() + value.len() + 2 * ITEM_BYTES).sum();
-            let items = pin.allocations.len() + 2 * options.origins.len();
-            OPERATION_BYTES + 2 * options.name.len() + metadata + items * ITEM_BYTES
-        }
-    });
-    (operations.len(), bytes.sum())
 }

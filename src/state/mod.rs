@@ -10,6 +10,7 @@ mod list;
 mod replace;
 pub(crate) mod sort;
 mod store;
+mod sum;
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,6 +79,11 @@ pub struct StateQuery {
 pub struct StateCounts {
     /// Entries of the pinset.
     pub pins: u64,
+    /// The sum, modulo 2^128, of a hash of each entry: two pinsets with the same number of entries and the same sum are
+    /// equal, but for a chance nobody meets. It does not depend on order, history or the version of the store. It is
+    /// no proof against somebody who makes entries to fit. The hash of an entry is the first 16 bytes, big-endian,
+    /// of the SHA-256 of its binary CID followed by [`encode_pin_protobuf`].
+    pub sum: u128,
 }
 
 /// What one operation did.

@@ -7,10 +7,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tracing::warn;
 
-use super::codec;
 use super::index::{self, Index};
 use super::sort::Sorter;
 use super::store::{Head, Inner, Spaces};
+use super::{codec, sum};
 use crate::error::Result;
 use crate::storage::{self, Storage};
 use crate::types::{Cid, Pin};
@@ -47,13 +47,13 @@ pub(super) async fn replace(
         let generation = old.generation.wrapping_add(1);
         let spaces = Spaces::of(generation);
         spaces.remove(storage)?;
-        let count = load(&inner, storage, spaces, records).inspect_err(|_| {
+        let (count, sum) = load(&inner, storage, spaces, records).inspect_err(|_| {
             if let Err(error) = spaces.remove(storage) {
                 warn!(%error, "a pinset that could not be loaded takes room until the next start");
             }
         })?;
         // When this fails, the switch may have happened on disk: both generations stay until the next open decides.
-        inner.flip(storage, old, Head { generation, pins: count })?;
+        inner.flip(storage, old, Head { generation, pins: count, sum })?;
         Ok(count)
     })
     .await
@@ -64,8 +64,9 @@ fn sorter(inner: &Inner, run_bytes_max: usize) -> Sorter {
     if inner.storage.blocks() { Sorter::on_disk(folder, run_bytes_max) } else { Sorter::in_memory() }
 }
 
-/// Fills the spaces of a generation and returns how many pins there are.
-fn load(inner: &Inner, storage: &dyn Storage, spaces: Spaces, records: Sorter) -> Result<u64> {
+/// Fills the spaces of a generation and returns how many pins there are, and their sum.
+fn load(inner: &Inner, storage: &dyn Storage, spaces: Spaces, records: Sorter) -> Result<(u64, u128)> {
+    let mut sum: u128 = 0;
     let mut keys = Index::ALL.map(|index| (index, sorter(inner, INDEX_RUN_BYTES_MAX)));
     let mut records = records.into_sorted()?.map(|entry| {
         let (key, record) = entry?;
@@ -73,6 +74,7 @@ fn load(inner: &Inner, storage: &dyn Storage, spaces: Spaces, records: Sorter) -
         let cid = Cid::try_from(&key[..])
             .map_err(|source| crate::Error::internal("a sorted key is no cid").with_source(source))?;
         let pin = codec::decode_record(&cid, &key, &record)?;
+        sum = sum.wrapping_add(sum::of_pin(&pin));
         for (index, key) in index::entries(&pin) {
             for (sorted, sorter) in &mut keys {
                 if *sorted == index {
@@ -87,5 +89,5 @@ fn load(inner: &Inner, storage: &dyn Storage, spaces: Spaces, records: Sorter) -
     for (index, sorter) in keys {
         storage.bulk_load(spaces.index(index), &mut sorter.into_sorted()?)?;
     }
-    Ok(count)
+    Ok((count, sum))
 }

@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | `pins` | binary CID | record, see `codec` |
 //! | `pins-by-name`, `pins-by-meta`, `pins-by-created` | see `index` | nothing |
-//! | `state-meta` | `head` | format version, generation of the four spaces above, number of pins |
+//! | `state-meta` | `head` | format version, generation of the four spaces above, number of pins, their sum |
 //!
-//! Every write goes with a new head, so number and generation are always those of the records.
+//! Every write goes with a new head, so number, sum and generation are always those of the records.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,9 +19,11 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::index::{self, Index};
-use super::{State, StateChange, StateCounts, StateQuery, StateReader, codec, list, replace};
+use super::{
+    PAGE_ITEMS_MAX, State, StateChange, StateCounts, StateQuery, StateReader, codec, list, replace, sum,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{self, Batch, Durability, KeyRange, Snapshot, Space, Storage};
+use crate::storage::{self, Batch, Direction, Durability, KeyRange, Snapshot, Space, Storage};
 use crate::types::{Cid, Pin, PinOperation};
 
 const PINS: Space = Space::new("pins");
@@ -32,7 +34,9 @@ const META: Space = Space::new("state-meta");
 const HEAD: &[u8] = b"head";
 
 /// How records, indexes and head are laid out. A change that older programs cannot read raises it.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// The format that knew no sum; it is brought up to date when it is opened.
+const WITHOUT_SUM: u8 = 1;
 
 /// The pinset in a store, with its secondary indexes.
 ///
@@ -99,7 +103,8 @@ impl StateReader for StoreState {
     }
 
     fn counts(&self) -> StateCounts {
-        StateCounts { pins: self.inner.head().pins }
+        let head = self.inner.head();
+        StateCounts { pins: head.pins, sum: head.sum }
     }
 }
 
@@ -138,7 +143,7 @@ impl State for StoreState {
         storage::run(inner.storage.clone(), move |storage| {
             let _writing = writing;
             let head = Head::of(storage)?;
-            let empty = Head { generation: head.generation.wrapping_add(1), pins: 0 };
+            let empty = Head { generation: head.generation.wrapping_add(1), pins: 0, sum: 0 };
             Spaces::of(empty.generation).remove(storage)?;
             inner.flip(storage, head, empty)
         })
@@ -204,59 +209,82 @@ impl Spaces {
 pub(super) struct Head {
     pub(super) generation: u32,
     pub(super) pins: u64,
+    pub(super) sum: u128,
+}
+
+/// What is read of a head record.
+enum Record {
+    Absent,
+    Current(Head),
+    WithoutSum(Head),
 }
 
 impl Head {
     /// What the store says now.
     pub(super) fn of(storage: &dyn Storage) -> Result<Self> {
-        Self::read(|key| storage.get(META, key))?.ok_or_else(headless)
+        Self::opened(Self::read(|key| storage.get(META, key))?)
     }
 
-    /// Reads it; none in a store that never had one.
-    fn read(get: impl FnOnce(&[u8]) -> Result<Option<Bytes>>) -> Result<Option<Self>> {
-        let Some(record) = get(HEAD)? else { return Ok(None) };
-        match (record.first(), record.get(1..)) {
-            (Some(&FORMAT), Some(&[g0, g1, g2, g3, p0, p1, p2, p3, p4, p5, p6, p7])) => Ok(Some(Self {
-                generation: u32::from_be_bytes([g0, g1, g2, g3]),
-                pins: u64::from_be_bytes([p0, p1, p2, p3, p4, p5, p6, p7]),
-            })),
-            (Some(&version), _) if version > FORMAT => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "the stored pinset has format {version}, this program reads up to {FORMAT}; run the newer one"
-                ),
-            )
-            .component("state")),
-            _ => Err(damaged("its head record is unreadable")),
+    /// The head of a store that was opened, which brought it to the current format.
+    fn opened(record: Record) -> Result<Self> {
+        match record {
+            Record::Current(head) => Ok(head),
+            Record::WithoutSum(_) => Err(damaged("its head record went back to an older format")),
+            Record::Absent => Err(damaged("its head record is missing")),
         }
     }
 
+    fn read(get: impl FnOnce(&[u8]) -> Result<Option<Bytes>>) -> Result<Record> {
+        let Some(record) = get(HEAD)? else { return Ok(Record::Absent) };
+        let number =
+            |at: usize| -> Option<u64> { record.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes) };
+        let head = || {
+            let generation = u32::from_be_bytes(record.get(1..5)?.try_into().ok()?);
+            Some(Self { generation, pins: number(5)?, sum: 0 })
+        };
+        let sum = || record.get(13..29)?.try_into().ok().map(u128::from_be_bytes);
+        let read = match (record.first(), record.len()) {
+            (Some(&WITHOUT_SUM), 13) => head().map(Record::WithoutSum),
+            (Some(&FORMAT), 29) => head().zip(sum()).map(|(head, sum)| Record::Current(Self { sum, ..head })),
+            (Some(&version), _) if version > FORMAT => return Err(newer(version)),
+            _ => None,
+        };
+        read.ok_or_else(|| damaged("its head record is unreadable"))
+    }
+
     fn write(self, batch: &mut Batch) {
-        let mut record = Vec::with_capacity(13);
+        let mut record = Vec::with_capacity(29);
         record.push(FORMAT);
         record.extend(self.generation.to_be_bytes());
         record.extend(self.pins.to_be_bytes());
+        record.extend(self.sum.to_be_bytes());
         batch.put(META, HEAD, record);
     }
 }
 
 /// The spaces that a frozen view shows.
 pub(super) fn spaces_in(snapshot: &dyn Snapshot) -> Result<Spaces> {
-    let head = Head::read(|key| snapshot.get(META, key))?.ok_or_else(headless)?;
+    let head = Head::opened(Head::read(|key| snapshot.get(META, key))?)?;
     Ok(Spaces::of(head.generation))
 }
 
 fn open(storage: &dyn Storage) -> Result<Head> {
-    let Some(head) = Head::read(|key| storage.get(META, key))? else {
-        let head = Head { generation: 0, pins: 0 };
-        let page = storage.snapshot()?.scan(PINS, KeyRange::all(), Default::default(), 0)?;
-        if page.more {
-            return Err(damaged("there are pins, but its head record is missing"));
+    let head = match Head::read(|key| storage.get(META, key))? {
+        Record::Current(head) => head,
+        Record::WithoutSum(head) => {
+            let head = Head { sum: sum_all(storage, head.generation)?, ..head };
+            write_head(storage, head)?;
+            head
         }
-        let mut batch = Batch::new();
-        head.write(&mut batch);
-        storage.write(batch, Durability::Synced)?;
-        return Ok(head);
+        Record::Absent => {
+            let page = storage.snapshot()?.scan(PINS, KeyRange::all(), Direction::Forward, 0)?;
+            if page.more {
+                return Err(damaged("there are pins, but its head record is missing"));
+            }
+            let head = Head { generation: 0, pins: 0, sum: 0 };
+            write_head(storage, head)?;
+            return Ok(head);
+        }
     };
     for leftover in [head.generation.wrapping_sub(1), head.generation.wrapping_add(1)] {
         Spaces::of(leftover).remove(storage)?;
@@ -264,8 +292,42 @@ fn open(storage: &dyn Storage) -> Result<Head> {
     Ok(head)
 }
 
-fn headless() -> Error {
-    damaged("its head record is missing")
+fn write_head(storage: &dyn Storage, head: Head) -> Result<()> {
+    let mut batch = Batch::new();
+    head.write(&mut batch);
+    storage.write(batch, Durability::Synced)
+}
+
+/// Reads every entry: once in the life of a store that was begun before there was a sum, and after damage.
+fn sum_all(storage: &dyn Storage, generation: u32) -> Result<u128> {
+    let space = Spaces::of(generation).pins();
+    let mut range = KeyRange::all();
+    let mut sum: u128 = 0;
+    loop {
+        // A snapshot for each page, because none may be kept for as long as all of them might take.
+        let page = storage.snapshot()?.scan(space, range.clone(), Direction::Forward, PAGE_ITEMS_MAX)?;
+        for (key, record) in &page.entries {
+            // What is damaged adds nothing, neither here nor when it is replaced.
+            let cid = Cid::try_from(&key[..]).ok();
+            if let Some(pin) = cid.and_then(|cid| codec::decode_record(&cid, key, record).ok()) {
+                sum = sum.wrapping_add(sum::of_pin(&pin));
+            }
+        }
+        match page.entries.last() {
+            Some((key, _)) if page.more => range = range.after(key.clone()),
+            _ => return Ok(sum),
+        }
+    }
+}
+
+fn newer(version: u8) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "the stored pinset has format {version}, this program reads up to {FORMAT}; run the newer one"
+        ),
+    )
+    .component("state")
 }
 
 fn damaged(what: &str) -> Error {
@@ -343,6 +405,10 @@ fn stage(storage: &dyn Storage, mut head: Head, operations: Vec<PinOperation>) -
         });
     }
 
+    if touched.iter().any(|entry| matches!(entry.before, Before::Damaged)) {
+        // What a damaged entry added to the sum nobody knows any more.
+        head.sum = sum_all(storage, head.generation)?;
+    }
     let mut batch = Batch::new();
     for entry in touched {
         let was_there = !matches!(entry.before, Before::Absent);
@@ -351,7 +417,7 @@ fn stage(storage: &dyn Storage, mut head: Head, operations: Vec<PinOperation>) -
             (true, false) => head.pins = head.pins.saturating_sub(1),
             _ => {}
         }
-        write_entry(&mut batch, spaces, entry);
+        head.sum = head.sum.wrapping_add(write_entry(&mut batch, spaces, entry));
     }
     if !batch.is_empty() {
         head.write(&mut batch);
@@ -371,14 +437,15 @@ fn read_before(storage: &dyn Storage, spaces: Spaces, cid: &Cid, key: &Bytes) ->
     }
 }
 
-fn write_entry(batch: &mut Batch, spaces: Spaces, entry: Touched) {
+/// Writes what changed of an entry, and gives what that adds to the sum.
+fn write_entry(batch: &mut Batch, spaces: Spaces, entry: Touched) -> u128 {
     let before = match &entry.before {
         Before::Present(pin) => Some(&**pin),
         Before::Absent | Before::Damaged => None,
     };
     let now = entry.now.as_deref();
     if before == now && !matches!(entry.before, Before::Damaged) {
-        return;
+        return 0;
     }
     let old = before.map(index::entries).unwrap_or_default();
     let new = now.map(index::entries).unwrap_or_default();
@@ -396,4 +463,6 @@ fn write_entry(batch: &mut Batch, spaces: Spaces, entry: Touched) {
         Some(pin) => batch.put(spaces.pins(), entry.key, codec::encode_record(pin)),
         None => batch.delete(spaces.pins(), entry.key),
     }
+    let sum = |pin: Option<&Pin>| pin.map_or(0, sum::of_pin);
+    sum(now).wrapping_sub(sum(before))
 }

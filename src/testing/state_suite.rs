@@ -35,6 +35,7 @@ use multihash_codetable::{Code, MultihashDigest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{
     NAME_ORDER_BYTES_MAX, PAGE_ITEMS_MAX, Selection, State, StateChange, StateQuery, StateReader,
+    encode_pin_protobuf,
 };
 use crate::storage::Batch;
 use crate::types::{Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter, Timestamp};
@@ -213,6 +214,18 @@ impl Model {
         }
     }
 
+    /// What every peer with this pinset must agree on, see [`StateCounts::sum`](crate::state::StateCounts::sum).
+    pub fn sum(&self) -> u128 {
+        self.0
+            .iter()
+            .map(|(key, pin)| {
+                let entry = [key.as_slice(), &encode_pin_protobuf(pin)].concat();
+                let digest = Code::Sha2_256.digest(&entry);
+                u128::from_be_bytes(digest.digest()[..16].try_into().unwrap())
+            })
+            .fold(0, u128::wrapping_add)
+    }
+
     /// The listing of a selection.
     pub fn list(&self, selection: &Selection) -> Vec<Pin> {
         let mut pins: Vec<Pin> = self.0.values().filter(|pin| matches(selection, pin)).cloned().collect();
@@ -243,6 +256,7 @@ fn matches(selection: &Selection, pin: &Pin) -> bool {
 /// When they differ.
 pub async fn assert_same(state: &dyn StateReader, model: &Model) {
     assert_eq!(state.counts().pins, model.0.len() as u64, "the number of pins");
+    assert_eq!(state.counts().sum, model.sum(), "the sum of the pinset");
     for selection in selections(model) {
         let listed = list(state, query(selection.clone())).await.unwrap();
         let expected = model.list(&selection);

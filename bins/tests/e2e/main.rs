@@ -2,7 +2,7 @@
 //!
 //! Needs Kubo in `IPFS_CLUSTER_TEST_KUBO`, which `cargo xtask test` sets; without it each test says that it was
 //! skipped.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod crash;
 mod kubo;

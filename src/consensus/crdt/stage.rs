@@ -1,0 +1,539 @@
+//! What has to be written for some operations and nodes: reads the records they touch, decides, writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::batching::{DELTA_BYTES, Logged, Pending, Policy, Waiting, decode_log, encode_log};
+use super::delta::{DELTA_ENTRIES_MAX, Delta, Element, HEIGHT_MAX, Tombstone, element_len, tombstone_len};
+use super::key::{self, Digest};
+use super::ledger::{Branch, Head, HeadChange};
+use super::node::{LINKS_MAX, Node};
+use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, NUMBERS, SET, VALUES};
+use super::set::{Elements, Live, Number};
+use super::wire::corrupt;
+use crate::error::{Error, Result};
+use crate::state::decode_pin_protobuf;
+use crate::storage::{Batch, Storage};
+use crate::types::{Cid, PinOperation};
+
+/// Blocks whose values are kept while a batch is made, when two elements have to be compared.
+const READ_BLOCKS_MAX: usize = 16;
+
+/// What the committer knows without asking the store. It is what the store says; see [`Memory::load`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// Heads and their heights.
+    pub(super) heads: BTreeMap<Cid, u64>,
+    /// Operations without a delta.
+    pub(super) pending: Pending,
+    next_number: Number,
+    next_log: u64,
+}
+
+impl Memory {
+    /// What the store says.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`, `ShutDown`.
+    pub(super) fn load(storage: &dyn Storage, now: Instant) -> Result<Self> {
+        let snapshot = storage.snapshot()?;
+        let heads = records::heads(&*snapshot)?.into_iter().map(|head| (head.cid, head.height)).collect();
+        let mut pending = Pending::default();
+        records::for_each(&*snapshot, LOG, |key, record| {
+            let sequence = <[u8; 8]>::try_from(&key[..])
+                .map_err(|_| corrupt("the place of an operation in the log is unreadable"))?;
+            pending.log.push(u64::from_be_bytes(sequence));
+            decode_log(record)?.into_iter().for_each(|logged| pending.replay(logged));
+            Ok(())
+        })?;
+        if pending.operations > 0 {
+            pending.since = Some(now);
+        }
+        let next_log = pending.log.last().map_or(0, |last| last + 1);
+        Ok(Self { heads, pending, next_number: records::next_number(&*snapshot)?, next_log })
+    }
+
+    /// What was staged is on disk.
+    pub(super) fn update(&mut self, after: After, now: Instant) {
+        if let Some(heads) = after.heads {
+            self.heads = heads;
+        }
+        self.next_number = after.next_number;
+        if after.is_cut {
+            self.pending = Pending::default();
+            return;
+        }
+        for (pin, waiting) in after.waiting {
+            self.pending.set(pin, waiting);
+        }
+        self.next_log += after.log.len() as u64;
+        self.pending.log.extend(after.log);
+        self.pending.operations += after.operations;
+        if self.pending.operations > 0 {
+            self.pending.since.get_or_insert(now);
+        }
+    }
+}
+
+/// How [`Memory`] changes once the batch is on disk.
+#[derive(Debug)]
+pub(super) struct After {
+    heads: Option<BTreeMap<Cid, u64>>,
+    next_number: Number,
+    is_cut: bool,
+    waiting: BTreeMap<Cid, Waiting>,
+    operations: usize,
+    log: Vec<u64>,
+}
+
+/// A batch that was made and not written.
+#[derive(Debug)]
+pub(super) struct Staged {
+    /// For the pinset, in order.
+    pub(super) operations: Vec<PinOperation>,
+    /// Beside it.
+    pub(super) batch: Batch,
+    /// For the committer's memory.
+    pub(super) after: After,
+    /// The head that was cut, if one was.
+    pub(super) cut: Option<Head>,
+    /// Blocks that are new here.
+    pub(super) blocks: Vec<Cid>,
+    /// Values that count and cannot be read: how many, and one of them.
+    pub(super) unreadable: Option<(usize, Cid, Error)>,
+}
+
+/// A pin's elements while a batch is made.
+#[derive(Debug)]
+struct Touched {
+    elements: Elements,
+    /// The element whose value the pinset has (or would have, did nothing wait for this pin).
+    shown: Option<Number>,
+    is_changed: bool,
+    /// Values of elements that came with this batch.
+    values: Vec<(Number, Bytes)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    id: BlockId,
+    is_new: bool,
+    is_changed: bool,
+}
+
+/// A batch in the making.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    storage: &'a dyn Storage,
+    memory: &'a Memory,
+    batch: Batch,
+    names: BTreeMap<Digest, Named>,
+    pins: BTreeMap<Cid, Touched>,
+    /// Pins whose elements changed since the pinset was last told.
+    unshown: BTreeSet<Cid>,
+    /// What waits, where it differs from memory.
+    waiting: BTreeMap<Cid, Waiting>,
+    logged: Vec<Logged>,
+    heads: Option<BTreeMap<Cid, u64>>,
+    next_number: Number,
+    operations: Vec<PinOperation>,
+    blocks: Vec<Cid>,
+    read: BTreeMap<Number, BTreeMap<Cid, Bytes>>,
+    unreadable: Option<(usize, Cid, Error)>,
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(storage: &'a dyn Storage, memory: &'a Memory) -> Self {
+        Self {
+            storage,
+            memory,
+            batch: Batch::new(),
+            names: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            unshown: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            logged: Vec::new(),
+            heads: None,
+            next_number: memory.next_number,
+            operations: Vec::new(),
+            blocks: Vec::new(),
+            read: BTreeMap::new(),
+            unreadable: None,
+        }
+    }
+
+    /// A local operation, with the bytes of its value. It is exactly one operation for the pinset.
+    pub(super) fn log(&mut self, operation: &PinOperation, value: &Bytes) -> Result<()> {
+        // What nodes did before is seen before.
+        self.show()?;
+        match operation {
+            PinOperation::Pin(pin) => {
+                self.waiting(&pin.cid).pin(value.clone());
+                self.logged.push(Logged::Pin { pin: pin.cid, value: value.clone() });
+            }
+            PinOperation::Unpin(cid) => {
+                let live = self.touch(cid)?.elements.live().to_vec();
+                let digests = live.iter().map(|live| self.digest(live.number)).collect::<Result<Vec<_>>>()?;
+                let touched = self.touch(cid)?;
+                for live in &live {
+                    touched.is_changed |= touched.elements.bury(live.number);
+                }
+                touched.shown = None;
+                let waiting = self.waiting(cid);
+                // Nobody has to be told that what nobody knows is gone.
+                if waiting.value.is_some() || !digests.is_empty() {
+                    waiting.unpin(&digests);
+                    self.logged.push(Logged::Unpin { pin: *cid, elements: digests });
+                }
+            }
+        }
+        self.operations.push(operation.clone());
+        Ok(())
+    }
+
+    /// A node whose block was checked. One that is processed changes nothing.
+    pub(super) fn merge(&mut self, node: &Node) -> Result<()> {
+        let digest = key::block_digest(&node.cid).ok_or_else(|| not_a_block(&node.cid))?;
+        let named = self.name(&digest)?;
+        if named.id.is_processed {
+            return Ok(());
+        }
+        named.id.is_processed = true;
+        named.id.height = node.delta.priority;
+        named.is_changed = true;
+        let number = named.id.number;
+        self.batch.put(BLOCKS, Bytes::copy_from_slice(&digest), node.block.clone());
+        self.blocks.push(node.cid);
+        for Tombstone { pin, block } in &node.delta.tombstones {
+            let buried = self.name(block)?.id.number;
+            let touched = self.touch(pin)?;
+            if touched.elements.bury(buried) {
+                touched.is_changed = true;
+                self.unshown.insert(*pin);
+            }
+        }
+        for Element { pin, value } in &node.delta.elements {
+            let touched = self.touch(pin)?;
+            let is_new = touched.elements.add(Live { number, priority: node.delta.priority });
+            match touched.values.last_mut() {
+                // One block may say several things of a pin: the greatest counts.
+                Some((last, before)) if *last == number => {
+                    if value > before {
+                        *before = value.clone();
+                    }
+                }
+                _ => touched.values.push((number, value.clone())),
+            }
+            if is_new {
+                touched.is_changed = true;
+                self.unshown.insert(*pin);
+            }
+        }
+        Ok(())
+    }
+
+    /// Heads appear and go.
+    pub(super) fn change_heads(&mut self, change: &HeadChange) -> Result<()> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        if let Some(head) = change.add.iter().find(|head| key::block_digest(&head.cid).is_none()) {
+            return Err(not_a_block(&head.cid));
+        }
+        let heads = self.heads.get_or_insert_with(|| self.memory.heads.clone());
+        for cid in &change.remove {
+            heads.remove(cid);
+        }
+        heads.extend(change.add.iter().map(|head| (head.cid, head.height)));
+        Ok(())
+    }
+
+    /// Walks that are unfinished.
+    pub(super) fn remember_walks(&mut self, walks: &[Branch]) -> Result<()> {
+        records::put_progress(&mut self.batch, walks.to_vec())
+    }
+
+    /// The operations for the pinset so far.
+    pub(super) fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// The whole batch; with a delta of all that waits if that is due, or wanted.
+    pub(super) fn finish(mut self, policy: Policy, now: Instant, cut_all: bool) -> Result<Staged> {
+        self.show()?;
+        let pending = &self.memory.pending;
+        let operations = pending.operations + self.logged.len();
+        let is_cut =
+            operations > 0 && (cut_all || policy.is_due(operations, self.waiting_bytes(), pending.age(now)));
+        let (cut, log) = if is_cut { (self.cut()?, Vec::new()) } else { (None, self.put_log()) };
+        self.put_records()?;
+        let after = After {
+            heads: self.heads,
+            next_number: self.next_number,
+            is_cut,
+            waiting: self.waiting,
+            operations: self.logged.len(),
+            log,
+        };
+        let Self { operations, batch, blocks, unreadable, .. } = self;
+        Ok(Staged { operations, batch, after, cut, blocks, unreadable })
+    }
+
+    /// Brings the pinset up to what the elements say.
+    pub(super) fn show(&mut self) -> Result<()> {
+        for pin in std::mem::take(&mut self.unshown) {
+            self.settle(&pin)?;
+            let touched = self.touch(&pin)?;
+            let winner = touched.elements.winner();
+            if winner == touched.shown {
+                continue;
+            }
+            touched.shown = winner;
+            // What waits will be above everything that is there now.
+            if self.current(&pin).is_some_and(|waiting| waiting.value.is_some()) {
+                continue;
+            }
+            let operation = match winner {
+                None => PinOperation::Unpin(pin),
+                Some(number) => {
+                    let value = self.value(&pin, number)?;
+                    match decode_pin_protobuf(&pin, &value) {
+                        Ok(pin) => PinOperation::Pin(pin.into()),
+                        Err(error) => {
+                            let (count, ..) = self.unreadable.get_or_insert((0, pin, error));
+                            *count += 1;
+                            PinOperation::Unpin(pin)
+                        }
+                    }
+                }
+            };
+            self.operations.push(operation);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, pin: &Cid) -> Result<()> {
+        // Taken out, because values are read meanwhile.
+        let touched = self.touch(pin)?;
+        let (mut elements, shown) = (std::mem::take(&mut touched.elements), touched.shown);
+        let settled = elements.settle(shown, |number| self.value(pin, number));
+        self.touch(pin)?.elements = elements;
+        settled
+    }
+
+    /// Makes nodes of all that waits, on top of the heads.
+    fn cut(&mut self) -> Result<Option<Head>> {
+        let mut all: BTreeMap<Cid, Waiting> = self.memory.pending.pins.clone();
+        all.append(&mut self.waiting);
+        let heads = self.heads.take().unwrap_or_else(|| self.memory.heads.clone());
+        let mut height = heads.values().copied().max().unwrap_or(0);
+        for (pin, _) in all.iter().filter(|(_, waiting)| waiting.value.is_some()) {
+            // Nodes of a walk that is under way are above the heads, and what they said was seen and replaced.
+            height = height.max(self.touch(pin)?.elements.top_priority());
+        }
+        for sequence in &self.memory.pending.log {
+            self.batch.delete(LOG, Bytes::copy_from_slice(&sequence.to_be_bytes()));
+        }
+        let mut links: Vec<Cid> = heads.keys().take(LINKS_MAX).copied().collect();
+        let mut after = heads.clone();
+        let mut cut = None;
+        for mut delta in deltas(&all) {
+            height = (height + 1).min(HEIGHT_MAX);
+            delta.priority = height;
+            let node = Node::build(links, delta);
+            let digest = key::block_digest(&node.cid).ok_or_else(|| not_a_block(&node.cid))?;
+            self.merge(&node)?;
+            let number = self.name(&digest)?.id.number;
+            for element in &node.delta.elements {
+                // The pinset has it since it was logged.
+                self.touch(&element.pin)?.shown = Some(number);
+            }
+            for link in &node.links {
+                after.remove(link);
+            }
+            after.insert(node.cid, height);
+            links = vec![node.cid];
+            cut = Some(Head { cid: node.cid, height });
+        }
+        // Without a delta, all that waited were pins that went before anybody heard of them.
+        self.heads = Some(after);
+        // Nothing waits any more, so what the elements say is what is seen.
+        self.waiting = all.into_keys().map(|pin| (pin, Waiting::default())).collect();
+        self.show()?;
+        Ok(cut)
+    }
+
+    fn put_log(&mut self) -> Vec<u64> {
+        let records = encode_log(&self.logged);
+        let sequences = self.memory.next_log..self.memory.next_log + records.len() as u64;
+        for (sequence, record) in sequences.clone().zip(records) {
+            self.batch.put(LOG, Bytes::copy_from_slice(&sequence.to_be_bytes()), record);
+        }
+        sequences.collect()
+    }
+
+    fn put_records(&mut self) -> Result<()> {
+        for (pin, touched) in self.pins.iter().filter(|(_, touched)| touched.is_changed) {
+            if touched.elements.is_empty() {
+                self.batch.delete(SET, pin.to_bytes());
+            } else {
+                self.batch.put(SET, pin.to_bytes(), touched.elements.encode());
+            }
+        }
+        for (digest, named) in &self.names {
+            let digest = Bytes::copy_from_slice(digest);
+            if named.is_new {
+                self.batch.put(NUMBERS, records::number_key(named.id.number)?, digest.clone());
+            }
+            if named.is_new || named.is_changed {
+                self.batch.put(IDS, digest, named.id.encode());
+            }
+        }
+        let Some(heads) = &self.heads else { return Ok(()) };
+        let before = &self.memory.heads;
+        for cid in before.keys().filter(|cid| !heads.contains_key(cid)) {
+            let digest = key::block_digest(cid).ok_or_else(|| not_a_block(cid))?;
+            self.batch.delete(HEADS, Bytes::copy_from_slice(&digest));
+        }
+        for (cid, height) in heads.iter().filter(|(cid, height)| before.get(cid) != Some(height)) {
+            let digest = key::block_digest(cid).ok_or_else(|| not_a_block(cid))?;
+            records::put_head(&mut self.batch, &digest, *height);
+        }
+        Ok(())
+    }
+
+    /// The elements of a pin; one look-up for each pin of a batch.
+    fn touch(&mut self, pin: &Cid) -> Result<&mut Touched> {
+        use std::collections::btree_map::Entry;
+        match self.pins.entry(*pin) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let record = self.storage.get(SET, &pin.to_bytes())?;
+                let elements = record
+                    .map(|record| Elements::decode(&record).map_err(|error| error.context(pin)))
+                    .transpose()?
+                    .unwrap_or_default();
+                let shown = elements.winner();
+                Ok(entry.insert(Touched { elements, shown, is_changed: false, values: Vec::new() }))
+            }
+        }
+    }
+
+    /// What stands for a block; a new number if nothing named it yet.
+    fn name(&mut self, digest: &Digest) -> Result<&mut Named> {
+        use std::collections::btree_map::Entry;
+        match self.names.entry(*digest) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let named = match records::block_id(self.storage, digest)? {
+                    Some(id) => Named { id, is_new: false, is_changed: false },
+                    None => {
+                        let id = BlockId { number: self.next_number, height: 0, is_processed: false };
+                        self.next_number += 1;
+                        Named { id, is_new: true, is_changed: false }
+                    }
+                };
+                Ok(entry.insert(named))
+            }
+        }
+    }
+
+    /// The block that a number stands for.
+    fn digest(&self, number: Number) -> Result<Digest> {
+        if number >= self.memory.next_number {
+            let mut names = self.names.iter();
+            if let Some((digest, _)) = names.find(|(_, named)| named.id.number == number) {
+                return Ok(*digest);
+            }
+        }
+        let digest = self.storage.get(NUMBERS, &records::number_key(number)?)?;
+        digest.map_or_else(
+            || Err(corrupt("an element belongs to a block that nobody knows")),
+            |digest| records::digest_of(&digest),
+        )
+    }
+
+    /// The value of an element.
+    fn value(&mut self, pin: &Cid, number: Number) -> Result<Bytes> {
+        if let Some(touched) = self.pins.get(pin)
+            && let Some((_, value)) = touched.values.iter().find(|(came_with, _)| *came_with == number)
+        {
+            return Ok(value.clone());
+        }
+        if !self.read.contains_key(&number) {
+            let digest = self.digest(number)?;
+            let Some(block) = self.storage.get(BLOCKS, &digest)? else {
+                let value = self.storage.get(VALUES, &records::value_key(pin, number)?)?;
+                return value.ok_or_else(|| missing(pin));
+            };
+            let mut values: BTreeMap<Cid, Bytes> = BTreeMap::new();
+            for Element { pin, value } in Node::parse(key::block_cid(&digest), block)?.delta.elements {
+                let greatest = values.entry(pin).or_default();
+                if value > *greatest {
+                    *greatest = value;
+                }
+            }
+            if self.read.len() >= READ_BLOCKS_MAX {
+                self.read.pop_first();
+            }
+            self.read.insert(number, values);
+        }
+        self.read.get(&number).and_then(|values| values.get(pin)).cloned().ok_or_else(|| missing(pin))
+    }
+
+    /// What waits for a pin, to be changed.
+    fn waiting(&mut self, pin: &Cid) -> &mut Waiting {
+        let before = &self.memory.pending.pins;
+        self.waiting.entry(*pin).or_insert_with(|| before.get(pin).cloned().unwrap_or_default())
+    }
+
+    fn current(&self, pin: &Cid) -> Option<&Waiting> {
+        self.waiting.get(pin).or_else(|| self.memory.pending.pins.get(pin))
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        let pending = &self.memory.pending;
+        let bytes =
+            |pins: &BTreeMap<Cid, Waiting>, pin: &Cid| pins.get(pin).map_or(0, |waiting| waiting.bytes(pin));
+        let more: usize = self.waiting.iter().map(|(pin, waiting)| waiting.bytes(pin)).sum();
+        let less: usize = self.waiting.keys().map(|pin| bytes(&pending.pins, pin)).sum();
+        (pending.bytes + more).saturating_sub(less)
+    }
+}
+
+fn not_a_block(cid: &Cid) -> Error {
+    Error::invalid_input(format!("{cid} is no block of the dag")).component(super::COMPONENT)
+}
+
+fn missing(pin: &Cid) -> Error {
+    corrupt(format!("the value of an element of {pin} is missing; clean the state and join again"))
+}
+
+/// Deltas of all that waits, each of about [`DELTA_BYTES`] at most.
+fn deltas(all: &BTreeMap<Cid, Waiting>) -> Vec<Delta> {
+    let mut deltas = Vec::new();
+    let (mut delta, mut bytes) = (Delta::default(), 0);
+    let mut make_room = |delta: &mut Delta, more: usize| {
+        if delta.len() > 0 && (bytes + more > DELTA_BYTES || delta.len() == DELTA_ENTRIES_MAX) {
+            deltas.push(std::mem::take(delta));
+            bytes = 0;
+        }
+        bytes += more;
+    };
+    for (pin, waiting) in all {
+        for block in &waiting.tombstones {
+            make_room(&mut delta, tombstone_len(pin));
+            delta.tombstones.push(Tombstone { pin: *pin, block: *block });
+        }
+        if let Some(value) = &waiting.value {
+            make_room(&mut delta, element_len(pin, value.len()));
+            delta.elements.push(Element { pin: *pin, value: value.clone() });
+        }
+    }
+    if delta.len() > 0 {
+        deltas.push(delta);
+    }
+    deltas
+}

@@ -1,0 +1,107 @@
+//! The DAG in the peer's store: [`Ledger`] over the committer, and the blocks that others may have.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::commit::Work;
+use super::heads::Heads;
+use super::key;
+use super::ledger::{Branch, Head, HeadChange, Ledger};
+use super::node::Node;
+use super::records::{self, BLOCKS, META, META_DIRTY, META_PROGRESS};
+use crate::consensus::group::Desk;
+use crate::error::Result;
+use crate::exchange::BlockSource;
+use crate::state::StateChange;
+use crate::storage::{self, Batch, Storage};
+use crate::types::Cid;
+
+/// The ledger of a running component. A handle; it does not keep the component alive.
+#[derive(Clone, Debug)]
+pub(super) struct StoreLedger {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) heads: Heads,
+    pub(super) desk: Desk<Work, Vec<StateChange>>,
+}
+
+impl StoreLedger {
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Storage) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.desk.check_open()?;
+        storage::run(self.storage.clone(), read).await
+    }
+
+    async fn write(&self, batch: Batch) -> Result<()> {
+        self.desk.call(Work::Write(batch)).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Ledger for StoreLedger {
+    fn heads(&self) -> Vec<Head> {
+        self.heads.list()
+    }
+
+    async fn is_processed(&self, ids: &[Cid]) -> Result<Vec<bool>> {
+        let digests: Vec<_> = ids.iter().map(key::block_digest).collect();
+        self.read(move |storage| {
+            let is_processed = |digest: &Option<key::Digest>| match digest {
+                None => Ok(false),
+                Some(digest) => Ok(records::block_id(storage, digest)?.is_some_and(|id| id.is_processed)),
+            };
+            digests.iter().map(is_processed).collect()
+        })
+        .await
+    }
+
+    async fn block(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        let Some(digest) = key::block_digest(cid) else { return Ok(None) };
+        self.read(move |storage| storage.get(BLOCKS, &digest)).await
+    }
+
+    async fn merge(&self, nodes: Vec<Node>, heads: HeadChange, walks: Option<Vec<Branch>>) -> Result<()> {
+        self.desk.call(Work::Merge(nodes, heads, walks)).await.map(drop)
+    }
+
+    async fn dirty(&self) -> Result<bool> {
+        self.read(|storage| Ok(storage.get(META, META_DIRTY)?.is_some())).await
+    }
+
+    async fn set_dirty(&self, dirty: bool) -> Result<()> {
+        let mut batch = Batch::new();
+        if dirty {
+            batch.put(META, META_DIRTY, Bytes::new());
+        } else {
+            batch.delete(META, META_DIRTY);
+        }
+        self.write(batch).await
+    }
+
+    async fn progress(&self) -> Result<Vec<Branch>> {
+        self.read(|storage| match storage.get(META, META_PROGRESS)? {
+            Some(record) => records::decode_progress(&record),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    async fn set_progress(&self, branches: Vec<Branch>) -> Result<()> {
+        let mut batch = Batch::new();
+        records::put_progress(&mut batch, branches)?;
+        self.write(batch).await
+    }
+}
+
+/// The blocks that others may have: all there are.
+#[derive(Debug)]
+pub(super) struct StoredBlocks(pub(super) Arc<dyn Storage>);
+
+impl BlockSource for StoredBlocks {
+    fn get(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        key::block_digest(cid).map_or(Ok(None), |digest| self.0.get(BLOCKS, &digest))
+    }
+}

@@ -1,0 +1,703 @@
+//! Gets what others announce: fetches down from their heads, many blocks at a time, and merges while it fetches.
+//!
+//! One task. A block's successors are asked for as soon as it is here, before it is merged, so a chain takes one
+//! round trip a block, and the disk is never waited for between two of them. What has come while one merge was being
+//! synced is the next one. Every merge carries, in its own batch, which walks are unfinished and what they still need,
+//! so after a crash they go on where they were.
+//!
+//! A walk that comes no nearer to its end for two minutes is given up, as in the reference. Of what the reference then
+//! forgets until a repair, the rest of a walk that has begun is remembered: it goes on when its head is announced again,
+//! when a repair is due, and after a restart.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::{AbortHandle, Abortable, BoxFuture, Either, FutureExt as _, select};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::announce::{Announced, Inbox};
+use super::frontier::{Ask, Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, Walk, WalkId};
+use super::key::{Digest, block_cid, block_digest};
+use super::ledger::{Branch, Ledger};
+use super::node::{BLOCK_BYTES_MAX, Node};
+use super::trust::Trust;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exchange::BlockExchange;
+use crate::types::{Cid, PeerId};
+
+/// How long a walk may come no nearer to its end before it is given up, as in the reference.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same when others wait for its place.
+const STALL_TIMEOUT_WHEN_FULL: Duration = Duration::from_secs(20);
+/// Walks of one announcer at a time.
+const WALKS_PER_SIGNER: usize = 8;
+/// Walks from before a restart, or begun and given up once, at a time: new heads always find a place.
+const WALKS_RESUMED: usize = WALKS_MAX / 2;
+/// About how many bytes of blocks are on their way or wait to be merged.
+const WINDOW_BYTES: usize = 64 << 20;
+/// Blocks that wait to be merged before no more are asked for.
+const READY_BLOCKS_MAX: usize = 8_192;
+/// What one merge takes at most.
+const MERGE_BLOCKS_MAX: usize = 1_024;
+const MERGE_BYTES_MAX: usize = 8 << 20;
+/// What is worth a merge at once; less waits for more.
+const MERGE_BLOCKS: usize = 64;
+const MERGE_BYTES: usize = 1 << 20;
+/// How long it waits.
+const MERGE_LINGER: Duration = Duration::from_millis(20);
+/// How long after a failed merge the next one is tried.
+const MERGE_RETRY: Duration = Duration::from_secs(5);
+/// Walks that are remembered when they cannot go on now, and the blocks that they need.
+const PARKED_WALKS_MAX: usize = 256;
+const PARKED_BLOCKS_MAX: usize = 16_384;
+/// How long a head that was complained about is not complained about again, and how many such are remembered.
+const COMPLAINT_MEMORY: Duration = Duration::from_secs(3_600);
+const COMPLAINTS_MAX: usize = 1_024;
+/// Complaints of all kinds in a minute; the rest is at debug level.
+const COMPLAINTS_PER_MINUTE: u32 = 20;
+/// How often time is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How often a long walk says how far it is.
+const PROGRESS_TICKS: u64 = 10;
+/// Questions to the walker that wait.
+pub(super) const REQUESTS_MAX: usize = 16;
+
+/// How a walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All of it is merged.
+    Done,
+    /// Some could not be got now.
+    Missing,
+    /// Some is not what it should be, and never will be.
+    Broken,
+}
+
+/// What others ask of the walker.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Merge a block and everything below it. No head changes.
+    Fill { block: Cid, ended: oneshot::Sender<Ended> },
+    /// Go on with walks that could not go on before.
+    Resume,
+}
+
+/// How often the store was marked dirty since the start. Who clears the mark looks whether it was set meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct DirtyCount(AtomicU64);
+
+impl DirtyCount {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What the walker needs.
+#[derive(Debug)]
+pub(super) struct WalkerContext {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) exchange: Arc<dyn BlockExchange>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) dirty: Arc<DirtyCount>,
+    pub(super) cancel: CancellationToken,
+}
+
+enum Fetched {
+    Node(Node),
+    /// It was merged before.
+    Known,
+    /// It could not be got.
+    Lost(Error),
+    /// It is no block of a DAG like ours.
+    Broken(Error),
+}
+
+/// What somebody looked up in the ledger.
+enum Looked {
+    Processed(Vec<(Digest, bool)>),
+    Unfold(Digest, Fetched),
+    Failed(Vec<Digest>, Error),
+}
+
+struct Merging {
+    group: Vec<Digest>,
+    outcome: Outcome,
+    bytes: usize,
+}
+
+/// The task. Create it, then [`Walker::run`] it.
+pub(super) struct Walker {
+    cx: WalkerContext,
+    frontier: Frontier,
+    fetches: FuturesUnordered<BoxFuture<'static, (Digest, Option<Fetched>)>>,
+    fetching: BTreeMap<Digest, AbortHandle>,
+    looks: FuturesUnordered<BoxFuture<'static, Looked>>,
+    ready: VecDeque<Node>,
+    ready_bytes: usize,
+    ready_since: Option<Instant>,
+    merging: Option<Merging>,
+    merge: Option<BoxFuture<'static, Result<()>>>,
+    /// No merge is tried before.
+    pause: Option<Instant>,
+    /// Merges of one block each, because one of those before was refused.
+    singly: usize,
+    /// Begun, and to be gone on with later.
+    parked: BTreeMap<Digest, Branch>,
+    /// Parked ones whose turn has come, and who has them.
+    resuming: VecDeque<(Digest, Option<PeerId>)>,
+    resumed: BTreeSet<WalkId>,
+    waiting: BTreeMap<WalkId, oneshot::Sender<Ended>>,
+    /// What the ledger remembers of unfinished walks; none when that is uncertain.
+    recorded: Option<Vec<Branch>>,
+    complaints: Complaints,
+    /// About how large blocks are.
+    block_bytes: usize,
+    ticks: u64,
+    merged_before: u64,
+    merged: u64,
+}
+
+impl Walker {
+    /// A walker that has yet to read what was left unfinished.
+    pub(super) fn new(cx: WalkerContext) -> Self {
+        Self {
+            cx,
+            frontier: Frontier::default(),
+            fetches: FuturesUnordered::new(),
+            fetching: BTreeMap::new(),
+            looks: FuturesUnordered::new(),
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            ready_since: None,
+            merging: None,
+            merge: None,
+            pause: None,
+            singly: 0,
+            parked: BTreeMap::new(),
+            resuming: VecDeque::new(),
+            resumed: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            recorded: None,
+            complaints: Complaints::default(),
+            block_bytes: WINDOW_BYTES / WINDOW_BLOCKS,
+            ticks: 0,
+            merged_before: 0,
+            merged: 0,
+        }
+    }
+
+    /// Walks until it is cancelled or the ledger or the exchange is shut down. A merge that has begun is waited for.
+    pub(super) async fn run(mut self) {
+        match self.work().await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::ShutDown => {}
+            Err(error) => warn!(%error, "announcements are no longer followed"),
+        }
+        if let Some(merge) = self.merge.take() {
+            // What it carries is on disk then or not at all; either way nothing is lost.
+            drop(merge.await);
+        }
+    }
+
+    async fn work(&mut self) -> Result<()> {
+        let cancel = self.cx.cancel.clone();
+        let inbox = self.cx.inbox.clone();
+        let recorded = self.cx.ledger.progress().await?;
+        self.recorded = Some(recorded.clone());
+        for branch in recorded {
+            if let Some(tip) = block_digest(&branch.tip.cid) {
+                self.parked.insert(tip, branch);
+                self.resuming.push_back((tip, None));
+            }
+        }
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.advance();
+            let linger = self.next_merge_at();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                result = ended(&mut self.merge) => self.merge_ended(result).await?,
+                Some(looked) = self.looks.next() => self.looked(looked).await?,
+                _ = ticks.tick() => self.tick().await?,
+                Some(request) = self.cx.requests.recv() => self.request(request),
+                () = inbox.filled() => {}
+                Some((block, fetched)) = self.fetches.next() => {
+                    self.fetched(block, fetched).await?;
+                    // Those that are here too: their successors are looked up together.
+                    for _ in 0..WINDOW_BLOCKS {
+                        let Some(Some((block, fetched))) = self.fetches.next().now_or_never() else { break };
+                        self.fetched(block, fetched).await?;
+                    }
+                }
+                () = at(linger) => {}
+            }
+        }
+    }
+
+    /// Does everything that can be done without waiting.
+    fn advance(&mut self) {
+        self.take_heads();
+        for block in self.frontier.dropped() {
+            if let Some(fetch) = self.fetching.remove(&block) {
+                fetch.abort();
+            }
+        }
+        for block in self.frontier.unfold() {
+            self.unfold(block);
+        }
+        for ask in self.frontier.asks(self.room()) {
+            self.fetch(ask);
+        }
+        self.start_merge();
+    }
+
+    /// How many more blocks may be asked for.
+    fn room(&self) -> usize {
+        let waiting = self.ready_bytes + self.merging.as_ref().map_or(0, |merging| merging.bytes);
+        if self.ready.len() >= READY_BLOCKS_MAX {
+            return 0;
+        }
+        let asked = self.frontier.asked();
+        let by_bytes = WINDOW_BYTES.saturating_sub(waiting) / self.block_bytes.max(1);
+        // A block that is larger than all expectations still gets through.
+        let window = WINDOW_BLOCKS.min(by_bytes.max(usize::from(waiting == 0)));
+        window.saturating_sub(asked)
+    }
+
+    fn take_heads(&mut self) {
+        let now = Instant::now();
+        while self.resumed.len() < WALKS_RESUMED && self.frontier.len() < WALKS_MAX {
+            let Some((tip, announcer)) = self.resuming.pop_front() else { break };
+            if let Some(branch) = self.parked.remove(&tip)
+                && let Some((walk, check)) = self.frontier.resume(&branch, announcer, now)
+            {
+                debug!(head = %branch.tip.cid, open = branch.open.len(), "goes on down the dag");
+                self.resumed.insert(walk);
+                self.look_up(check);
+            }
+        }
+        while self.frontier.len() < WALKS_MAX {
+            let mut walks: BTreeMap<PeerId, usize> = BTreeMap::new();
+            for announcer in self.frontier.walks().filter_map(|(_, walk)| walk.announcer) {
+                *walks.entry(announcer).or_default() += 1;
+            }
+            let has_place = |signer: &PeerId| walks.get(signer).is_none_or(|walks| *walks < WALKS_PER_SIGNER);
+            let Some(announced) = self.cx.inbox.take(has_place) else { break };
+            self.announced(announced, now);
+        }
+    }
+
+    fn announced(&mut self, Announced { head, signer, at_once }: Announced, now: Instant) {
+        if !self.cx.trust.is_trusted(&signer) || self.frontier.walks_from(&head).is_some() {
+            return;
+        }
+        if self.parked.contains_key(&head) {
+            if !self.resuming.iter().any(|(tip, _)| *tip == head) {
+                self.resuming.push_back((head, Some(signer)));
+            }
+            return;
+        }
+        self.frontier.begin(head, Some(signer), at_once, false, now);
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Fill { block, ended } => match block_digest(&block) {
+                // Repairs ask for one at a time, so this is one above the bound at most.
+                Some(block) => {
+                    let walk = self.frontier.begin(block, None, false, true, Instant::now());
+                    self.waiting.insert(walk, ended);
+                }
+                None => drop(ended.send(Ended::Broken)),
+            },
+            Request::Resume => {
+                let queued: BTreeSet<Digest> = self.resuming.iter().map(|(tip, _)| *tip).collect();
+                let parked = self.parked.keys().filter(|tip| !queued.contains(*tip));
+                self.resuming.extend(parked.map(|tip| (*tip, None)));
+            }
+        }
+    }
+
+    fn fetch(&mut self, Ask { block, checked, hint }: Ask) {
+        let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
+        let (abort, registration) = AbortHandle::new_pair();
+        self.fetching.insert(block, abort);
+        let fetch = Abortable::new(fetch(ledger, exchange, block, checked, hint), registration);
+        self.fetches.push(async move { (block, fetch.await.ok()) }.boxed());
+    }
+
+    fn look_up(&mut self, blocks: Vec<Digest>) {
+        if blocks.is_empty() {
+            return;
+        }
+        let ledger = self.cx.ledger.clone();
+        let look = async move {
+            let cids: Vec<Cid> = blocks.iter().map(block_cid).collect();
+            match ledger.is_processed(&cids).await {
+                Ok(processed) => Looked::Processed(blocks.into_iter().zip(processed).collect()),
+                Err(error) => Looked::Failed(blocks, error),
+            }
+        };
+        self.looks.push(look.boxed());
+    }
+
+    fn unfold(&mut self, block: Digest) {
+        let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
+        let look = async move {
+            let cid = block_cid(&block);
+            let ours = ledger.block(&cid).await;
+            let fetched = match ours {
+                Ok(Some(data)) => parse(cid, data),
+                // Caught up without it.
+                Ok(None) => fetch(ledger, exchange, block, true, None).await,
+                Err(error) => Fetched::Lost(error),
+            };
+            Looked::Unfold(block, fetched)
+        };
+        self.looks.push(look.boxed());
+    }
+
+    async fn looked(&mut self, looked: Looked) -> Result<()> {
+        match looked {
+            Looked::Processed(blocks) => {
+                let heads = self.heads();
+                for (block, processed) in blocks {
+                    self.frontier.checked(&block, processed, heads.contains(&block));
+                }
+            }
+            Looked::Unfold(block, fetched) => match fetched {
+                Fetched::Node(node) => {
+                    let parked = &self.parked;
+                    let check = self.frontier.unfolded(&node, |tip| parked.contains_key(tip));
+                    self.look_up(check);
+                }
+                Fetched::Known => {}
+                Fetched::Lost(error) | Fetched::Broken(error) => {
+                    for walk in self.frontier.owners(&block) {
+                        self.give_up(walk, Ended::Missing, &error.to_string()).await?;
+                    }
+                }
+            },
+            Looked::Failed(blocks, error) => {
+                for walk in blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>() {
+                    self.give_up(walk, Ended::Missing, &error.to_string()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn heads(&self) -> BTreeSet<Digest> {
+        self.cx.ledger.heads().iter().filter_map(|head| block_digest(&head.cid)).collect()
+    }
+
+    async fn fetched(&mut self, block: Digest, fetched: Option<Fetched>) -> Result<()> {
+        // None: nobody needs it any more, or again on another account.
+        let Some(fetched) = fetched else { return Ok(()) };
+        self.fetching.remove(&block);
+        match fetched {
+            Fetched::Known => {
+                let is_head = self.heads().contains(&block);
+                self.frontier.checked(&block, true, is_head);
+            }
+            Fetched::Node(node) => {
+                let parked = &self.parked;
+                let arrival =
+                    self.frontier.arrived(&block, &node, |tip| parked.contains_key(tip), Instant::now());
+                if arrival.wanted {
+                    let bytes = node.block.len();
+                    self.block_bytes = bytes.max(self.block_bytes - self.block_bytes / 16);
+                    self.ready_bytes += bytes;
+                    self.ready_since.get_or_insert_with(Instant::now);
+                    self.ready.push_back(node);
+                }
+                self.look_up(arrival.check);
+                for (walk, why) in arrival.failed {
+                    self.give_up(walk, Ended::Broken, &why).await?;
+                }
+            }
+            Fetched::Lost(error) if error.kind() == ErrorKind::ShutDown => return Err(error),
+            Fetched::Lost(error) => {
+                for walk in self.frontier.owners(&block) {
+                    self.give_up(walk, Ended::Missing, &error.to_string()).await?;
+                }
+            }
+            Fetched::Broken(error) => {
+                for walk in self.frontier.owners(&block) {
+                    self.give_up(walk, Ended::Broken, &error.to_string()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When the next merge is due, if time alone can tell.
+    fn next_merge_at(&self) -> Option<Instant> {
+        if self.merging.is_some() {
+            return None;
+        }
+        let due = self.ready_since? + MERGE_LINGER;
+        Some(self.pause.map_or(due, |pause| pause.max(due)))
+    }
+
+    fn start_merge(&mut self) {
+        let now = Instant::now();
+        if self.merging.is_some() || self.pause.is_some_and(|pause| pause > now) {
+            return;
+        }
+        let is_due = self.ready_since.is_some_and(|since| since + MERGE_LINGER <= now);
+        let is_much = self.ready.len() >= MERGE_BLOCKS || self.ready_bytes >= MERGE_BYTES;
+        if !is_due && !is_much && !self.frontier.is_urgent() {
+            return;
+        }
+        let most = if self.singly > 0 { 1 } else { MERGE_BLOCKS_MAX };
+        let (mut nodes, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while nodes.len() < most && bytes < MERGE_BYTES_MAX {
+            let Some(node) = self.ready.pop_front() else { break };
+            self.ready_bytes -= node.block.len();
+            // Its walk may have been given up.
+            let Some(block) = block_digest(&node.cid).filter(|block| self.frontier.is_to_merge(block)) else {
+                continue;
+            };
+            bytes += node.block.len();
+            group.push(block);
+            nodes.push(node);
+        }
+        self.singly = self.singly.saturating_sub(1);
+        self.ready_since = (!self.ready.is_empty()).then_some(now);
+        let outcome = self.frontier.merging(&group);
+        if group.is_empty() && outcome.done.is_empty() {
+            return;
+        }
+        let mut records = outcome.unfinished.clone();
+        records.extend(self.parked.iter().map(|(tip, branch)| {
+            let mut branch = branch.clone();
+            if outcome.covered.contains(tip) && !branch.met.contains(&branch.tip.cid) {
+                branch.met.push(branch.tip.cid);
+            }
+            branch
+        }));
+        records.sort_by_key(|branch| branch.tip);
+        let changes_records = self.recorded.as_ref() != Some(&records);
+        if group.is_empty() && outcome.heads.is_empty() && !changes_records {
+            self.merge = Some(async { Ok(()) }.boxed());
+        } else {
+            let walks = changes_records.then(|| records.clone());
+            let heads = outcome.heads.clone();
+            let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
+            let cids: Vec<Cid> = nodes.iter().map(|node| node.cid).collect();
+            let merge = async move {
+                ledger.merge(nodes, heads, walks).await?;
+                // Who asked us for them gets them now.
+                if let Err(error) = exchange.announce(&cids).await {
+                    debug!(%error, "new blocks are not offered to others");
+                }
+                Ok(())
+            };
+            self.merge = Some(merge.boxed());
+        }
+        if changes_records {
+            self.recorded = Some(records);
+        }
+        self.merging = Some(Merging { group, outcome, bytes });
+    }
+
+    async fn merge_ended(&mut self, result: Result<()>) -> Result<()> {
+        self.merge = None;
+        self.pause = None;
+        let Some(Merging { group, outcome, .. }) = self.merging.take() else { return Ok(()) };
+        match result {
+            Ok(()) => {
+                for (tip, branch) in &mut self.parked {
+                    if outcome.covered.contains(tip) && !branch.met.contains(&branch.tip.cid) {
+                        branch.met.push(branch.tip.cid);
+                    }
+                }
+                self.merged += group.len() as u64;
+                for (id, walk) in self.frontier.merged(&group, &outcome, Instant::now()) {
+                    self.ended(id, &walk, Ended::Done);
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::ShutDown => Err(error),
+            // One of them cannot be merged, ever: its walks end, and no others.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Corrupt) => {
+                self.recorded = None;
+                let owners: BTreeSet<WalkId> =
+                    group.iter().flat_map(|block| self.frontier.owners(block)).collect();
+                self.frontier.not_merged(&group);
+                if group.len() > 1 {
+                    self.singly = group.len() + self.ready.len();
+                    return Ok(());
+                }
+                for walk in owners {
+                    self.give_up(walk, Ended::Broken, &error.to_string()).await?;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                warn!(%error, blocks = group.len(), "blocks were not merged; trying again");
+                self.recorded = None;
+                self.frontier.not_merged(&group);
+                self.pause = Some(Instant::now() + MERGE_RETRY);
+                Ok(())
+            }
+        }
+    }
+
+    /// A walk is no more.
+    fn ended(&mut self, id: WalkId, walk: &Walk, how: Ended) {
+        self.resumed.remove(&id);
+        if let Some(waiting) = self.waiting.remove(&id) {
+            // Whoever asked may have gone.
+            let _ = waiting.send(how);
+        }
+        if how == Ended::Done && walk.begun {
+            debug!(head = %block_cid(&walk.tip), blocks = walk.merged, "a branch of the dag is merged");
+        }
+    }
+
+    /// Ends a walk that cannot go on. What it has begun is remembered, unless it can never be finished.
+    async fn give_up(&mut self, id: WalkId, how: Ended, why: &str) -> Result<()> {
+        let record = self.frontier.record(id);
+        let Some(walk) = self.frontier.end(id) else { return Ok(()) };
+        self.ended(id, &walk, how);
+        let head = block_cid(&walk.tip);
+        let announcer = walk.announcer.map(|peer| peer.to_string()).unwrap_or_default();
+        if self.complaints.may_complain(walk.tip, Instant::now()) {
+            warn!(%head, %announcer, merged = walk.begun, "a branch of the dag is given up: {why}");
+        } else {
+            debug!(%head, %announcer, merged = walk.begun, "a branch of the dag is given up: {why}");
+        }
+        if !walk.begun {
+            return Ok(());
+        }
+        self.cx.dirty.0.fetch_add(1, Ordering::SeqCst);
+        self.cx.ledger.set_dirty(true).await?;
+        if how == Ended::Missing
+            && let Some(record) = record
+        {
+            let blocks: usize = self.parked.values().map(|branch| branch.open.len()).sum();
+            if self.parked.len() < PARKED_WALKS_MAX && blocks + record.open.len() <= PARKED_BLOCKS_MAX {
+                self.parked.insert(walk.tip, record);
+            }
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self) -> Result<()> {
+        let now = Instant::now();
+        self.ticks += 1;
+        // Where the disk keeps us waiting, nobody else is to blame.
+        let merging = self.merging.as_ref().map_or(&[][..], |merging| &merging.group);
+        self.frontier.touch(merging, now);
+        let is_full = self.frontier.len() >= WALKS_MAX && !self.cx.inbox.is_empty();
+        let patience = if is_full { STALL_TIMEOUT_WHEN_FULL } else { STALL_TIMEOUT };
+        let is_stalled = |walk: &Walk| now.saturating_duration_since(walk.progress) >= patience;
+        let stalled: Vec<_> =
+            self.frontier.walks().filter(|(_, walk)| is_stalled(walk)).map(|(id, _)| id).collect();
+        for walk in stalled {
+            let why = format!("nobody sent a block of it for {} s", patience.as_secs());
+            self.give_up(walk, Ended::Missing, &why).await?;
+        }
+        if self.ticks.is_multiple_of(PROGRESS_TICKS) {
+            if self.merged - self.merged_before >= 1_000 {
+                let height =
+                    self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
+                info!(merged = self.merged, walks = self.frontier.len(), height, "walking down the dag");
+            }
+            self.merged_before = self.merged;
+        }
+        Ok(())
+    }
+}
+
+/// Gets and reads a block. Unless it is known not to be merged, that is looked up meanwhile.
+async fn fetch(
+    ledger: Arc<dyn Ledger>,
+    exchange: Arc<dyn BlockExchange>,
+    block: Digest,
+    checked: bool,
+    hint: Option<PeerId>,
+) -> Fetched {
+    let cid = block_cid(&block);
+    let cids = [cid];
+    let get = exchange.get(&cid, hint);
+    let got = if checked {
+        get.await
+    } else {
+        match select(ledger.is_processed(&cids), get).await {
+            Either::Left((Ok(processed), get)) if processed != [true] => get.await,
+            Either::Left((Ok(_), _)) => return Fetched::Known,
+            Either::Left((Err(error), _)) => Err(error),
+            Either::Right((got, look)) => match look.await {
+                Ok(processed) if processed == [true] => return Fetched::Known,
+                Ok(_) => got,
+                Err(error) => Err(error),
+            },
+        }
+    };
+    match got {
+        Ok(block) => parse(cid, block.data),
+        Err(error) => Fetched::Lost(error),
+    }
+}
+
+fn parse(cid: Cid, data: bytes::Bytes) -> Fetched {
+    debug_assert!(data.len() <= 2 * BLOCK_BYTES_MAX, "an exchange bounds its blocks");
+    Node::parse(cid, data).map_or_else(Fetched::Broken, Fetched::Node)
+}
+
+async fn ended(merge: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
+    match merge {
+        Some(merge) => merge.await,
+        None => pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
+
+/// Says the same only once in a while, and not too much in all.
+#[derive(Debug, Default)]
+struct Complaints {
+    heads: BTreeMap<Digest, Instant>,
+    minute: Option<Instant>,
+    said: u32,
+}
+
+impl Complaints {
+    fn may_complain(&mut self, head: Digest, now: Instant) -> bool {
+        if self.minute.is_none_or(|minute| now.saturating_duration_since(minute) >= Duration::from_secs(60)) {
+            self.minute = Some(now);
+            self.said = 0;
+        }
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < COMPLAINT_MEMORY;
+        if self.said >= COMPLAINTS_PER_MINUTE || self.heads.get(&head).is_some_and(is_recent) {
+            return false;
+        }
+        if self.heads.len() >= COMPLAINTS_MAX {
+            self.heads.retain(|_, at| is_recent(at));
+        }
+        if self.heads.len() < COMPLAINTS_MAX {
+            self.heads.insert(head, now);
+        }
+        self.said += 1;
+        true
+    }
+}
