@@ -5,18 +5,29 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use ipfs_cluster::allocator::BalancedAllocator;
+use ipfs_cluster::cluster::{Cluster, ClusterConfig};
 use ipfs_cluster::config::{Identity, Secret};
+use ipfs_cluster::consensus::{Crdt, CrdtConfig};
 use ipfs_cluster::error::{Error, ErrorKind, Result};
+use ipfs_cluster::exchange::Bitswap;
+use ipfs_cluster::informer::{FreeSpace, FreeSpaceConfig};
+use ipfs_cluster::ipfs_connector::MemoryIpfs;
+use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::rpc::{Authorizer, Page, PeerClient, Reply, Request, RequestHandler, RpcServer};
+use ipfs_cluster::state::StateQuery;
+use ipfs_cluster::storage::{MemoryStorage, Storage};
+use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport, MessageValidator, PeerTransport, Verdict};
 use ipfs_cluster::types::{
-    Block, Cid, Multiaddr, PeerId, PeerInfo, PinInfo, RepoGc, RepoStat, StatusFilter, Version,
+    Block, Cid, Multiaddr, PeerId, PeerInfo, Pin, PinInfo, PinOperation, RepoGc, RepoStat, StatusFilter,
+    Version,
 };
 use libp2p::identity::Keypair;
 
-use crate::gopeer::SECRET;
+use crate::gopeer::{CLUSTER_NAME, SECRET};
 
 /// How many items a page has that the table gives.
 const PAGE_ITEMS: usize = 500;
@@ -166,5 +177,104 @@ pub(crate) struct TakeAll;
 impl MessageValidator for TakeAll {
     fn validate(&self, _signer: &PeerId, _data: &[u8]) -> Verdict {
         Verdict::Accept
+    }
+}
+
+/// A whole peer of ours: CRDT, bitswap, gossiped metrics, an IPFS daemon in memory.
+#[derive(Debug)]
+pub(crate) struct OurPeer {
+    pub(crate) cluster: Cluster,
+    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) ipfs: MemoryIpfs,
+}
+
+/// What a whole peer begins with; equal to what `GoConfig::new` says.
+#[derive(Clone, Debug)]
+pub(crate) struct OurConfig {
+    pub(crate) cluster: ClusterConfig,
+    pub(crate) crdt: CrdtConfig,
+}
+
+impl OurConfig {
+    pub(crate) fn new(seed: &str) -> Self {
+        let cluster = ClusterConfig {
+            peername: seed.to_owned(),
+            monitor_ping_interval: Duration::from_secs(1),
+            ..ClusterConfig::default()
+        };
+        let mut crdt = CrdtConfig::default();
+        crdt.cluster_name = CLUSTER_NAME.to_owned();
+        crdt.rebroadcast_interval = Duration::from_secs(1);
+        Self { cluster, crdt }
+    }
+
+    pub(crate) fn batching(mut self, pins: usize, age: Duration) -> Self {
+        self.crdt.batching.max_batch_size = pins;
+        self.crdt.batching.max_batch_age = age;
+        self
+    }
+}
+
+impl OurPeer {
+    pub(crate) async fn start(config: OurConfig) -> Self {
+        Self::start_on(config, MemoryStorage::new()).await
+    }
+
+    /// Goes on with what the storage has.
+    pub(crate) async fn start_on(config: OurConfig, storage: impl Storage) -> Self {
+        let OurConfig { cluster, crdt } = config;
+        let transport = host(&cluster.peername).await;
+        let ipfs = MemoryIpfs::new();
+        let ttl = Duration::from_secs(4);
+        let cluster = Cluster::builder()
+            .config(cluster)
+            .storage(storage)
+            .transport(transport.clone())
+            .ipfs(ipfs.clone())
+            .allocator(BalancedAllocator::by(["freespace"]))
+            .stateless_tracker(StatelessConfig::default())
+            .pubsub_monitor(MonitorConfig { check_interval: Duration::from_millis(500) })
+            .informer_with(move |cx| {
+                FreeSpace::new(FreeSpaceConfig { metric_ttl: ttl, ..Default::default() }, cx)
+            })
+            .exchange_with(Bitswap::new)
+            .consensus_with(move |cx| async move { Crdt::open(crdt, cx).await })
+            .start()
+            .await
+            .unwrap();
+        cluster.ready().await.unwrap();
+        Self { cluster, transport, ipfs }
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.transport.local_peer()
+    }
+
+    pub(crate) fn address(&self) -> Multiaddr {
+        address(&self.transport)
+    }
+
+    /// Hands operations to its consensus as they are.
+    pub(crate) async fn log_pins(&self, pins: &[Pin]) {
+        let operations = pins.iter().map(|pin| PinOperation::Pin(Arc::new(pin.clone()))).collect();
+        self.cluster.consensus().log_many(operations).await.unwrap();
+    }
+
+    pub(crate) async fn log_unpins(&self, cids: &[Cid]) {
+        let operations = cids.iter().map(|cid| PinOperation::Unpin(*cid)).collect();
+        self.cluster.consensus().log_many(operations).await.unwrap();
+    }
+
+    /// Its pinset, in order of CIDs' text.
+    pub(crate) async fn state(&self) -> Vec<Pin> {
+        let pages: Vec<Vec<Pin>> = self.cluster.pins(StateQuery::default()).try_collect().await.unwrap();
+        let mut pins = pages.concat();
+        pins.sort_by_key(|pin| pin.cid.to_string());
+        pins
+    }
+
+    /// Ends it in order; the storage can be opened again.
+    pub(crate) async fn stop(self) {
+        self.cluster.shutdown().await;
     }
 }
