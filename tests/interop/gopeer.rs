@@ -31,6 +31,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much of what the program logged a failing test shows.
 const LOG_SHOWN_BYTES: usize = 6_000;
 
+/// What it logs, where the environment does not say.
+const LOG_LEVELS: &str = "info,p2p-config=warn";
+
 /// The private network of the tests.
 pub(crate) const SECRET: [u8; 32] = [0x11; 32];
 pub(crate) const CLUSTER_NAME: &str = "interop";
@@ -204,7 +207,7 @@ impl GoPeer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(File::create(log.path()).unwrap()))
-            .env("GOLOG_LOG_LEVEL", env::var_os("GOLOG_LOG_LEVEL").unwrap_or_else(|| "info".into()))
+            .env("GOLOG_LOG_LEVEL", env::var_os("GOLOG_LOG_LEVEL").unwrap_or_else(|| LOG_LEVELS.into()))
             .kill_on_drop(true)
             .spawn()
             .unwrap();

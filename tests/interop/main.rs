@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test has nothing better to do with a failure than to panic.
 
 mod blocks;
+mod cluster;
 mod crdt;
 mod gopeer;
 mod hosts;

@@ -13,7 +13,7 @@ use ipfs_cluster::config::{Identity, Secret};
 use ipfs_cluster::consensus::{Crdt, CrdtConfig};
 use ipfs_cluster::error::{Error, ErrorKind, Result};
 use ipfs_cluster::exchange::Bitswap;
-use ipfs_cluster::informer::{FreeSpace, FreeSpaceConfig};
+use ipfs_cluster::informer::{FreeSpace, FreeSpaceConfig, Tags, TagsConfig};
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
 use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::rpc::{Authorizer, Page, PeerClient, Reply, Request, RequestHandler, RpcServer};
@@ -231,12 +231,13 @@ impl OurPeer {
             .storage(storage)
             .transport(transport.clone())
             .ipfs(ipfs.clone())
-            .allocator(BalancedAllocator::by(["freespace"]))
+            .allocator(BalancedAllocator::by(["tag:group", "freespace"]))
             .stateless_tracker(StatelessConfig::default())
             .pubsub_monitor(MonitorConfig { check_interval: Duration::from_millis(500) })
             .informer_with(move |cx| {
                 FreeSpace::new(FreeSpaceConfig { metric_ttl: ttl, ..Default::default() }, cx)
             })
+            .informer_with(move |cx| Tags::new(TagsConfig { metric_ttl: ttl, ..Default::default() }, cx))
             .exchange_with(Bitswap::new)
             .consensus_with(move |cx| async move { Crdt::open(crdt, cx).await })
             .start()
