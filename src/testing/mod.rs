@@ -57,6 +57,7 @@ macro_rules! conformance_suite {
 }
 
 pub mod allocator_suite;
+pub mod cluster;
 pub mod consensus_suite;
 pub mod crash_storage;
 pub mod exchange_suite;
@@ -68,13 +69,17 @@ pub mod informer_suite;
 pub mod ipfs_suite;
 pub mod monitor_suite;
 pub mod mutate;
+pub mod planted;
 #[cfg(target_os = "linux")]
 pub mod power_cut;
+pub mod random;
+pub mod sim;
 pub mod state_suite;
 pub mod storage_suite;
 pub mod tracker_suite;
 pub mod transport_suite;
 
+pub use cluster::{TestCluster, TestClusterConfig};
 pub use crash_storage::CrashStorage;
 pub use faulty_storage::{FaultyStorage, StorageCall};
 

@@ -7,6 +7,7 @@ mod gossip;
 mod network;
 mod node;
 mod pipe;
+mod trace;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use self::network::Network;
 use self::node::Node;
 use self::pipe::MemoryStream;
+use self::trace::Noted;
 use super::received::received;
 use super::{
     GOSSIP_BYTES_MAX, GossipMessage, MessageValidator, OPEN_TIMEOUT, PeerStream, PeerTransport, Protocol,
@@ -92,6 +94,12 @@ impl MemoryNetwork {
     /// Lets two peers reach each other again. Connecting is up to them.
     pub fn heal(&self, one: PeerId, other: PeerId) {
         self.network.heal(one, other);
+    }
+
+    /// A fingerprint of all that travelled until now: who connected when to whom, every stream and what it carried, every
+    /// gossip message. Two runs that did the same have the same.
+    pub fn trace(&self) -> u64 {
+        self.network.trace.hash()
     }
 
     /// Lets everybody reach everybody again.
@@ -168,6 +176,7 @@ impl MemoryTransport {
             () = link.token.cancelled() => return Err(unavailable(to, "the connection broke")),
             negotiated = negotiated => negotiated?,
         };
+        self.network.trace.note(Noted::STREAM, &[self.node.number, server.number], protocol.as_str().as_bytes());
         let (ours, theirs) = MemoryStream::pair(&link.delay, &link.token);
         let from = self.node.peer;
         server.spawn(async move {

@@ -11,6 +11,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod conformance;
+mod gopeer;
 mod kubo;
 mod mixed;
 mod steps;

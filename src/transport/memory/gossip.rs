@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::network::Network;
 use super::node::Node;
+use super::trace::Noted;
 use crate::transport::{GossipMessage, Topic, Verdict};
 
 /// Gossip under way to one peer; more is lost.
@@ -55,6 +56,8 @@ impl Network {
             }
             state.hops += 1;
             let key = (now + delay, state.hops);
+            let route = [envelope.number, node.number, neighbour.number];
+            self.trace.note(Noted::GOSSIP, &route, &envelope.message.data);
             let message = GossipMessage { from: node.peer, ..envelope.message.clone() };
             let mut served = neighbour.served();
             if served.inbox.len() < INBOX_MESSAGES_MAX {

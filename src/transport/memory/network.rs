@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use super::pipe::Delay;
+use super::trace::{Noted, Trace};
 use super::{COMPONENT, NETWORK_PEERS_MAX, gossip, unavailable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::TransportEvent;
@@ -17,6 +18,7 @@ use crate::types::PeerId;
 /// Lock order: this state before a node's, and no outside code (handlers, validators) under either.
 pub(super) struct Network {
     state: Mutex<State>,
+    pub(super) trace: Arc<Trace>,
 }
 
 pub(super) struct State {
@@ -82,6 +84,7 @@ impl SplitMix64 {
 impl Network {
     pub(super) fn new(seed: u64) -> Self {
         Self {
+            trace: Arc::default(),
             state: Mutex::new(State {
                 nodes: BTreeMap::new(),
                 numbers: BTreeMap::new(),
@@ -121,6 +124,7 @@ impl Network {
             let number = *state.numbers.entry(peer).or_insert(next);
             let node = Node::new(peer, number, runtime);
             state.nodes.insert(peer, node.clone());
+            self.trace.note(Noted::JOIN, &[number], &[]);
             node
         };
         node.spawn(gossip::deliver(self.clone(), node.clone()));
@@ -134,6 +138,7 @@ impl Network {
             // Somebody else may have joined under this id since.
             if state.nodes.get(&node.peer).is_some_and(|present| Arc::ptr_eq(present, node)) {
                 state.nodes.remove(&node.peer);
+                self.trace.note(Noted::LEAVE, &[node.number], &[]);
                 for other in state.neighbours(&node.peer) {
                     state.cut(Pair::new(node.peer, other));
                 }
@@ -156,8 +161,9 @@ impl Network {
         if state.partitions.contains(&pair) {
             return Err(unavailable(to, "the network is partitioned"));
         }
-        let link = Link { token: CancellationToken::new(), delay: Delay::default() };
-        link.delay.set(state.delay(pair));
+        let delay = Delay::new(state.delay(pair), &self.trace);
+        let link = Link { token: CancellationToken::new(), delay };
+        self.trace.note(Noted::CONNECT, &[node.number, other.number], &[]);
         state.links.insert(pair, link.clone());
         node.tell(TransportEvent::Connected(*to));
         other.tell(TransportEvent::Connected(node.peer));
@@ -170,6 +176,7 @@ impl Network {
 
     pub(super) fn cut(&self, one: &PeerId, other: &PeerId) {
         self.state().cut(Pair::new(*one, *other));
+        self.trace.note(Noted::CUT, &[], &[]);
     }
 
     pub(super) fn node(&self, peer: &PeerId) -> Option<Arc<Node>> {

@@ -13,22 +13,34 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::trace::{Noted, Trace};
+
 /// Most bytes under way or unread in one direction; then the writer waits (as in yamux).
 const PIPE_BYTES_MAX: usize = 256 * 1024;
 /// Most bytes that are taken from a writer at once.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// How long a byte travels, changeable while streams are open.
+/// How long a byte travels, changeable while streams are open, and where it is noted that it did.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Delay(Arc<AtomicU64>);
+pub(super) struct Delay {
+    nanoseconds: Arc<AtomicU64>,
+    trace: Arc<Trace>,
+}
 
 impl Delay {
+    pub(super) fn new(delay: Duration, trace: &Arc<Trace>) -> Self {
+        let new = Self { nanoseconds: Arc::default(), trace: Arc::clone(trace) };
+        new.set(delay);
+        new
+    }
+
     pub(super) fn get(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
     }
 
     pub(super) fn set(&self, delay: Duration) {
-        self.0.store(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nanoseconds = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.store(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -189,6 +201,7 @@ impl MemoryStream {
             return Poll::Pending;
         }
         if length > 0 {
+            self.write.delay.trace.note(Noted::CHUNK, &[], &data[..length]);
             let arrival = state.arrival(&self.write.delay);
             state.chunks.push_back((arrival, Bytes::copy_from_slice(&data[..length])));
             state.bytes += length;

@@ -1,0 +1,56 @@
+//! Bugs put in on purpose, to see that the simulator finds them.
+//!
+//! The switch belongs to the thread, because a simulation is one thread, and is off everywhere else. Nothing of this is
+//! compiled without the feature `testing`.
+
+use std::cell::Cell;
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Planted {
+    /// A removal makes the daemon let go of the CID though another element keeps it in the set.
+    LateRemovalUntracks,
+    /// What was acknowledged and not yet cut into a delta is forgotten when the peer starts again.
+    LogNotReplayed,
+    /// Of two values of equal priority the one that came last wins, instead of the greater.
+    LastArrivalWins,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::LateRemovalUntracks, Self::LogNotReplayed, Self::LastArrivalWins];
+
+    /// Its name, for a command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LateRemovalUntracks => "late-removal-untracks",
+            Self::LogNotReplayed => "log-not-replayed",
+            Self::LastArrivalWins => "last-arrival-wins",
+        }
+    }
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Planted>> = const { Cell::new(None) };
+}
+
+/// Whether this thread runs with this bug.
+pub(crate) fn is_planted(bug: Planted) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Puts a bug into everything that this thread runs, until the answer is dropped.
+#[must_use = "the bug is taken out when this is dropped"]
+pub fn plant(bug: Option<Planted>) -> Uproot {
+    Uproot(PLANTED.replace(bug))
+}
+
+/// Takes a planted bug out when it is dropped.
+#[derive(Debug)]
+pub struct Uproot(Option<Planted>);
+
+impl Drop for Uproot {
+    fn drop(&mut self) {
+        PLANTED.set(self.0);
+    }
+}

@@ -1,0 +1,332 @@
+//! What happens in a simulation, decided from the seed before anything runs.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::testing::random::Random;
+
+/// Choices for all of a run, and what is done in it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where all of this came from.
+    pub seed: u64,
+    /// How many peers.
+    pub peers: usize,
+    /// How many of them, the last ones, only follow: nobody trusts them and they take no writes.
+    pub followers: usize,
+    /// Whether everybody trusts everybody, or only whom they name.
+    pub trust_everybody: bool,
+    /// How many operations and how much time make a batch; none without batching.
+    pub batching: Option<(usize, Duration)>,
+    /// The replication factors of pins that do not say.
+    pub factors: (i32, i32),
+    /// Whether pins of dead peers move.
+    pub repinning: bool,
+    /// How many CIDs there are.
+    pub cids: usize,
+    /// Delays between pairs of peers.
+    pub delays: Vec<(usize, usize, Duration)>,
+    /// Gossip messages lost on each hop, of a hundred.
+    pub loss_percent: usize,
+    /// Longest time that a daemon takes to pin.
+    pub daemon_latency: Duration,
+    /// Pins and unpins that fail, of a hundred.
+    pub daemon_failures_percent: usize,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// How long after the step before.
+    pub after: Duration,
+    /// What.
+    pub what: What,
+}
+
+/// What a step does. Peers and CIDs are indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The fields are what their names say.
+pub enum What {
+    Pin { peer: usize, cid: usize, factors: (i32, i32), direct: bool, expires_in: Option<Duration> },
+    Unpin { peer: usize, cid: usize },
+    /// Pin `to` as `from` is pinned.
+    Update { peer: usize, from: usize, to: usize },
+    Recover { peer: usize },
+    Partition { one: usize, other: usize },
+    Heal,
+    Crash { peer: usize, keep_some: bool },
+    Stop { peer: usize },
+    Start { peer: usize },
+    DaemonDown { peer: usize },
+    DaemonUp { peer: usize },
+    Loss { percent: usize },
+    Skew { peer: usize, milliseconds: i64 },
+}
+
+/// Least and most steps of a run.
+const STEPS: (usize, usize) = (8, 40);
+/// How wrong clocks get, in milliseconds either way: less than metrics live.
+const SKEW_MAX_MILLISECONDS: usize = 5_000;
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn from_seed(seed: u64) -> Self {
+        let random = &mut Random::new(seed);
+        let peers = random.between(2, 5);
+        let followers = if peers > 2 && random.percent(25) { random.between(1, peers - 2) } else { 0 };
+        let writers = peers - followers;
+        let mut delays = Vec::new();
+        let slowest = *random.one_of(&[1, 20, 200, 1_000]);
+        for one in 0..peers {
+            for other in one + 1..peers {
+                let delay = random.time(Duration::ZERO, Duration::from_millis(slowest));
+                delays.push((one, other, delay));
+            }
+        }
+        let mut plan = Self {
+            seed,
+            peers,
+            followers,
+            trust_everybody: followers == 0 && random.percent(50),
+            batching: random
+                .percent(50)
+                .then(|| (random.between(2, 12), random.time(Duration::from_millis(100), Duration::from_secs(8)))),
+            factors: factors(random, peers),
+            repinning: random.percent(20),
+            cids: random.between(1, 6),
+            delays,
+            loss_percent: if random.percent(40) { random.below(60) } else { 0 },
+            daemon_latency: random.time(Duration::ZERO, Duration::from_secs(3)),
+            daemon_failures_percent: if random.percent(40) { random.below(50) } else { 0 },
+            steps: Vec::new(),
+        };
+        let weights = Weights::choose(random);
+        let count = random.between(STEPS.0, STEPS.1);
+        let patient = random.percent(50);
+        plan.steps = (0..count)
+            .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, writers) })
+            .collect();
+        plan
+    }
+
+    /// The same plan with these steps alone, by their places. The steps that stay happen when they did.
+    #[must_use]
+    pub fn keeping(&self, places: &[usize]) -> Self {
+        let mut kept = Self { steps: Vec::new(), ..self.clone() };
+        let mut skipped = Duration::ZERO;
+        for (place, step) in self.steps.iter().enumerate() {
+            if places.contains(&place) {
+                kept.steps.push(Step { after: skipped + step.after, what: step.what });
+                skipped = Duration::ZERO;
+            } else {
+                skipped += step.after;
+            }
+        }
+        kept
+    }
+}
+
+impl Plan {
+    /// The same plan for one peer alone, who gets everything that was asked of any.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        let mut plan = Self {
+            peers: 1,
+            followers: 0,
+            factors: self.factors.clamp((-1, -1), (1, 1)),
+            repinning: false,
+            delays: Vec::new(),
+            ..self.clone()
+        };
+        if plan.factors.0 != plan.factors.1 {
+            plan.factors = (1, 1);
+        }
+        plan.steps.retain(|step| !matches!(step.what, What::Partition { .. }));
+        for step in &mut plan.steps {
+            match &mut step.what {
+                What::Pin { peer, factors, .. } => {
+                    *peer = 0;
+                    *factors = (0, 0);
+                }
+                What::Unpin { peer, .. }
+                | What::Update { peer, .. }
+                | What::Recover { peer }
+                | What::Crash { peer, .. }
+                | What::Stop { peer }
+                | What::Start { peer }
+                | What::DaemonDown { peer }
+                | What::DaemonUp { peer }
+                | What::Skew { peer, .. } => *peer = 0,
+                What::Partition { .. } | What::Heal | What::Loss { .. } => {}
+            }
+        }
+        plan
+    }
+}
+
+fn factors(random: &mut Random, peers: usize) -> (i32, i32) {
+    if random.percent(40) {
+        return (-1, -1);
+    }
+    let max = random.between(1, peers);
+    let min = random.between(1, max);
+    // There are at most five.
+    (min as i32, max as i32)
+}
+
+fn pause(random: &mut Random, patient: bool) -> Duration {
+    let milliseconds = match random.below(if patient { 10 } else { 8 }) {
+        0 => 0,
+        1..4 => random.below(50),
+        4..7 => random.below(1_500),
+        7 | 8 => random.below(8_000),
+        _ => random.below(60_000),
+    };
+    Duration::from_millis(milliseconds as u64)
+}
+
+/// How often each kind of thing is done. Runs differ: what never happens together with something else hides bugs.
+struct Weights([usize; 13]);
+
+impl Weights {
+    fn choose(random: &mut Random) -> Self {
+        let mut weights = [30, 14, 5, 3, 5, 4, 5, 3, 6, 3, 3, 1, 1];
+        for weight in &mut weights[1..] {
+            match random.below(4) {
+                0 => *weight = 0,
+                1 => *weight *= 3,
+                _ => {}
+            }
+        }
+        Self(weights)
+    }
+
+    fn what(&self, random: &mut Random, plan: &Plan, writers: usize) -> What {
+        let mut left = random.below(self.0.iter().sum());
+        let mut kind = 0;
+        while left >= self.0[kind] {
+            left -= self.0[kind];
+            kind += 1;
+        }
+        let writer = random.below(writers);
+        let peer = random.below(plan.peers);
+        let cid = random.below(plan.cids);
+        match kind {
+            0 => What::Pin {
+                peer: writer,
+                cid,
+                factors: if random.percent(50) { (0, 0) } else { factors(random, plan.peers) },
+                direct: random.percent(10),
+                expires_in: random
+                    .percent(12)
+                    .then(|| random.time(Duration::from_secs(1), Duration::from_secs(90))),
+            },
+            1 => What::Unpin { peer: writer, cid },
+            2 => What::Update { peer: writer, from: cid, to: random.below(plan.cids) },
+            3 => What::Recover { peer },
+            4 => What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers },
+            5 => What::Heal,
+            6 => What::Crash { peer, keep_some: random.percent(50) },
+            7 => What::Stop { peer },
+            8 => What::Start { peer },
+            9 => What::DaemonDown { peer },
+            10 => What::DaemonUp { peer },
+            11 => What::Loss { percent: random.below(100) },
+            _ => {
+                let milliseconds = random.below(2 * SKEW_MAX_MILLISECONDS) as i64;
+                What::Skew { peer, milliseconds: milliseconds - SKEW_MAX_MILLISECONDS as i64 }
+            }
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Pin { peer, cid, factors: (min, max), direct, expires_in } => {
+                write!(f, "peer {peer}: pin c{cid}, factors {min} to {max}")?;
+                if direct {
+                    f.write_str(", direct")?;
+                }
+                expires_in.map_or(Ok(()), |time| write!(f, ", for {time:?}"))
+            }
+            Self::Unpin { peer, cid } => write!(f, "peer {peer}: unpin c{cid}"),
+            Self::Update { peer, from, to } => write!(f, "peer {peer}: update c{from} to c{to}"),
+            Self::Recover { peer } => write!(f, "peer {peer}: recover everything"),
+            Self::Partition { one, other } => write!(f, "cut {one} off from {other}"),
+            Self::Heal => f.write_str("heal the network"),
+            Self::Crash { peer, keep_some: false } => write!(f, "crash {peer}"),
+            Self::Crash { peer, keep_some: true } => write!(f, "crash {peer}, some of the unsynced is kept"),
+            Self::Stop { peer } => write!(f, "stop {peer}"),
+            Self::Start { peer } => write!(f, "start {peer}"),
+            Self::DaemonDown { peer } => write!(f, "daemon {peer} goes down"),
+            Self::DaemonUp { peer } => write!(f, "daemon {peer} comes up"),
+            Self::Loss { percent } => write!(f, "lose {percent} % of gossip"),
+            Self::Skew { peer, milliseconds } => write!(f, "clock {peer} is {milliseconds} ms ahead"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seed {}: {} peers ({} follow), trust {}, batching {:?}, factors {:?}, repinning {}, {} CIDs",
+            self.seed,
+            self.peers,
+            self.followers,
+            if self.trust_everybody { "everybody" } else { "by name" },
+            self.batching,
+            self.factors,
+            self.repinning,
+            self.cids,
+        )?;
+        writeln!(
+            f,
+            "  {} % of gossip lost, delays {:?}, daemons take up to {:?}, {} % fail",
+            self.loss_percent, self.delays, self.daemon_latency, self.daemon_failures_percent
+        )?;
+        let mut time = Duration::ZERO;
+        for (place, step) in self.steps.iter().enumerate() {
+            time += step.after;
+            writeln!(f, "  {place:3} {:9.3} s  {}", time.as_secs_f64(), step.what)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_has_one_plan_and_its_steps_can_be_left_out() {
+        let plan = Plan::from_seed(7);
+        assert_eq!(plan.to_string(), Plan::from_seed(7).to_string());
+        assert_ne!(plan.to_string(), Plan::from_seed(8).to_string());
+        let last = plan.steps.len() - 1;
+        let kept = plan.keeping(&[1, last]);
+        let time = |plan: &Plan| plan.steps.iter().map(|step| step.after).sum::<Duration>();
+        assert_eq!((kept.steps.len(), time(&kept)), (2, time(&plan)));
+        assert_eq!(kept.steps[0].what, plan.steps[1].what);
+    }
+
+    #[test]
+    fn every_plan_can_be_carried_out() {
+        for seed in 0..500 {
+            let plan = Plan::from_seed(seed);
+            assert!(plan.followers < plan.peers && plan.factors.0 <= plan.factors.1, "{plan}");
+            for step in &plan.steps {
+                match step.what {
+                    What::Partition { one, other } => assert_ne!(one, other),
+                    What::Pin { peer, .. } | What::Unpin { peer, .. } | What::Update { peer, .. } => {
+                        assert!(peer < plan.peers - plan.followers, "a follower writes");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The simulator over many seeds, spread over the cores.
+//!
+//! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`), `SIM_SEED=…` one, with everything it did, then the shortest
+//! part of it that goes wrong. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipfs_cluster::testing::planted::Planted;
+use ipfs_cluster::testing::sim::{self, Report};
+
+/// Seeds that each run of the tests looks at.
+const SEEDS: u64 = 1_000;
+/// Seeds that are run twice.
+const SEEDS_TWICE: u64 = 50;
+/// Seeds within which a planted bug must be found.
+const SEEDS_PLANTED: u64 = 1_000;
+/// Failing seeds that are shown.
+const FAILURES_SHOWN: usize = 5;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, expected a number")))
+}
+
+fn planted() -> Option<Planted> {
+    let name = std::env::var("SIM_PLANTED").ok()?;
+    let bug = Planted::ALL.into_iter().find(|bug| bug.as_str() == name);
+    Some(bug.unwrap_or_else(|| panic!("SIM_PLANTED is {name:?}, expected one of {:?}", Planted::ALL)))
+}
+
+/// Runs seeds on all cores until `done` says to stop, and gives how many ran.
+fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -> bool + Sync) -> u64 {
+    let (next, stop, ran) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    let report = sim::run_seed(first + number, bug);
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    if done(report) {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    ran.into_inner()
+}
+
+#[test]
+fn nothing_goes_wrong_in_many_seeds() {
+    if let Some(seed) = number("SIM_SEED") {
+        let report = sim::run_seed(seed, planted());
+        println!("{report}");
+        if !report.is_good() {
+            let shortest = sim::minimise(&report.plan, planted());
+            panic!("seed {seed} went wrong; the shortest part of it that does:\n{shortest}");
+        }
+        return;
+    }
+    let count = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let first = number("SIM_FIRST").unwrap_or(0);
+    let (failures, start) = (Mutex::new(Vec::new()), Instant::now());
+    let totals = Mutex::new((0, 0, Duration::ZERO));
+    let ran = run_all(first, count, planted(), |report| {
+        let mut totals = totals.lock().unwrap();
+        totals.0 += report.figures.operations;
+        totals.1 += report.figures.acknowledged;
+        totals.2 += report.figures.simulated;
+        if !report.is_good() {
+            failures.lock().unwrap().push(report);
+        }
+        false
+    });
+    let (operations, acknowledged, simulated) = totals.into_inner().unwrap();
+    println!(
+        "{ran} seeds in {:.1?}: {operations} operations, {acknowledged} acknowledged, {} hours simulated",
+        start.elapsed(),
+        simulated.as_secs() / 3_600
+    );
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort_by_key(|report| report.plan.steps.len());
+    let seeds: Vec<u64> = failures.iter().map(|report| report.plan.seed).collect();
+    for report in failures.iter().take(FAILURES_SHOWN) {
+        println!("{report}");
+    }
+    assert!(seeds.is_empty(), "{} of {ran} seeds went wrong: {seeds:?}", seeds.len());
+}
+
+#[test]
+fn a_seed_run_twice_leaves_the_same_trace() {
+    let first = number("SIM_FIRST").unwrap_or(0);
+    run_all(first, SEEDS_TWICE, None, |report| {
+        let again = sim::run_seed(report.plan.seed, None);
+        let differs = report.log.iter().zip(&again.log).position(|(one, other)| one != other);
+        let shown = differs.map(|line| (&report.log[line], &again.log[line]));
+        assert_eq!(report.trace, again.trace, "seed {} differs: {shown:?}", report.plan.seed);
+        false
+    });
+}
+
+fn is_found(bug: Planted) {
+    let found = Mutex::new(None);
+    let ran = run_all(0, SEEDS_PLANTED, Some(bug), |report| {
+        let is_bad = !report.is_good();
+        if is_bad {
+            found.lock().unwrap().get_or_insert(report);
+        }
+        is_bad
+    });
+    let found = found.into_inner().unwrap();
+    let report = found.unwrap_or_else(|| panic!("{} was not found in {ran} seeds", bug.as_str()));
+    println!("{} found after {ran} seeds, by seed {}: {:?}", bug.as_str(), report.plan.seed, report.violations);
+}
+
+#[test]
+fn a_late_removal_that_untracks_is_found() {
+    is_found(Planted::LateRemovalUntracks);
+}
+
+#[test]
+fn a_log_that_is_not_replayed_is_found() {
+    is_found(Planted::LogNotReplayed);
+}
+
+#[test]
+fn a_tie_decided_by_arrival_is_found() {
+    is_found(Planted::LastArrivalWins);
+}
