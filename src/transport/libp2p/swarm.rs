@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::kad::QueryId;
 use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
@@ -204,6 +204,10 @@ impl Task {
         };
         // An interface that never comes up is no reason not to start on the others.
         let _ = timeout(LISTEN_TIMEOUT, all_listen).await;
+        // A wildcard listens on every interface, and says so one after the other.
+        while let Some(Some(event)) = self.swarm.next().now_or_never() {
+            self.on_event(event);
+        }
         if self.shared.state().listen.is_empty() {
             let text = format!("cannot listen on any address of this peer: {}", failures.join("; "));
             return Err(Error::new(ErrorKind::Io, text).component(COMPONENT));
