@@ -13,6 +13,8 @@ use crate::programs::{Said, free_address, text, wait_until};
 /// Where the reference's programs are.
 const GO_VARIABLE: &str = "IPFS_CLUSTER_MIXED_GO";
 const SECRET: &str = "6d69786564206d69786564206d69786564206d69786564206d69786564206d69";
+/// The port of the first peer. Each has another: one machine that dials from the port that it also dials to, on another
+/// of its own addresses, would reach itself.
 const SWARM_PORT: u16 = 9096;
 
 /// Whose programs a peer runs.
@@ -34,6 +36,10 @@ pub(crate) fn go_programs() -> Option<PathBuf> {
 
 fn address(number: usize) -> String {
     format!("10.77.0.{}", number + 1)
+}
+
+fn listen_address(number: usize) -> String {
+    format!("/ip4/{}/tcp/{}", address(number), usize::from(SWARM_PORT) + number)
 }
 
 /// A peer: its Kubo, its folder, and its daemon while it runs.
@@ -66,7 +72,7 @@ impl Peer {
         let mut environment = vec![
             ("CLUSTER_PEERNAME", name.clone()),
             ("CLUSTER_SECRET", SECRET.to_owned()),
-            ("CLUSTER_LISTENMULTIADDRESS", format!("/ip4/{}/tcp/{SWARM_PORT}", address(number))),
+            ("CLUSTER_LISTENMULTIADDRESS", listen_address(number)),
             ("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", api.clone()),
             ("CLUSTER_IPFSPROXY_LISTENMULTIADDRESS", multiaddr(free_address().port())),
             ("CLUSTER_PINSVCAPI_HTTPLISTENMULTIADDRESS", multiaddr(free_address().port())),
@@ -163,7 +169,7 @@ impl Peer {
     }
 
     fn multiaddr(&self) -> String {
-        format!("/ip4/{}/tcp/{SWARM_PORT}/p2p/{}", address(self.number), self.id())
+        format!("{}/p2p/{}", listen_address(self.number), self.id())
     }
 
     /// Runs the `ipfs-cluster-ctl` of either kind against this peer.

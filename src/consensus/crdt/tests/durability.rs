@@ -200,22 +200,41 @@ async fn a_cleaning_that_was_cut_off_is_finished() {
     assert!(storage(&crdt).get(records::META, records::META_CLEANING).unwrap().is_none());
 }
 
+fn damage(crdt: &Crdt, number: u64) {
+    let mut batch = Batch::new();
+    batch.put(SET, cid(number).to_bytes(), vec![1, 0xff]);
+    storage(crdt).write(batch, Durability::Synced).unwrap();
+}
+
 #[tokio::test]
 async fn an_unreadable_record_fails_its_own_call_alone() {
     let crdt = Arc::new(memory(AT_ONCE).await);
     crdt.log_pin(pin(1)).await.unwrap();
-    let mut batch = Batch::new();
-    batch.put(SET, cid(1).to_bytes(), vec![1, 0xff]);
-    storage(&crdt).write(batch, Durability::Synced).unwrap();
-    let call = |number| {
+    damage(&crdt, 1);
+    let call = |operation| {
         let crdt = crdt.clone();
-        tokio::spawn(async move { crdt.log_pin(named(number, "again")).await })
+        tokio::spawn(async move { crdt.log_many(vec![operation]).await })
     };
-    let calls = [call(2), call(1), call(3)];
+    let put = |number| PinOperation::Pin(named(number, "again").into());
+    // Nobody knows which elements would have to go.
+    let calls = [call(put(2)), call(PinOperation::Unpin(cid(1))), call(put(3))];
     let mut results = Vec::new();
     for call in calls {
         results.push(call.await.unwrap().map_err(|error| error.kind()));
     }
     assert_eq!(results, [Ok(()), Err(ErrorKind::Corrupt), Ok(())]);
     assert_eq!(pinset(&crdt).await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_record_does_not_keep_what_waits_from_being_cut() {
+    let crdt = memory(BATCHED).await;
+    for number in 1..4 {
+        crdt.log_pin(pin(number)).await.unwrap();
+        damage(&crdt, number);
+    }
+    tokio::time::sleep(2 * BATCHED.1).await;
+    assert!(entries(storage(&crdt), LOG).is_empty());
+    assert_eq!(told(&crdt).await, pinset(&crdt).await);
+    assert!(crdt.log_unpin(&cid(1)).await.unwrap().is_some(), "the records are whole again");
 }
