@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -74,6 +74,30 @@ pub(super) fn merge(
             yield Ok(lines);
         } else if !any_line && !merger.any_ended && let Some(error) = merger.first_error {
             yield Err(error);
+        }
+    };
+    ahead(stream.boxed())
+}
+
+/// The same pages, made by a task of its own, so that merging and writing an answer each have a core.
+fn ahead<T: Send + 'static>(mut pages: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
+    let stream = async_stream::stream! {
+        let (sender, mut receiver) = mpsc::channel(PAGES_AHEAD_MAX);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Some(page) = pages.next().await {
+                if sender.send(page).await.is_err() {
+                    return;
+                }
+            }
+        });
+        while let Some(page) = receiver.recv().await {
+            yield page;
+        }
+        // A list that broke off must not look like one that ended.
+        if let Some(Err(source)) = tasks.join_next().await {
+            let error = Error::internal("merging the lists of all peers broke off").component("cluster");
+            yield Err(error.with_source(source));
         }
     };
     stream.boxed()
@@ -180,7 +204,8 @@ impl Merger {
                     debug!(%peer, %error, "left out: it does not answer to us");
                     return;
                 }
-                warn!(%peer, %error, "could not be asked for its pins");
+                // The answer says so; a listing every second would fill the log.
+                debug!(%peer, %error, "could not be asked for its pins");
                 self.failed.push((peer, failed_status(&peer, &error)));
                 self.first_error.get_or_insert(error);
             }

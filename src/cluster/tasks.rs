@@ -154,6 +154,7 @@ async fn pin_recover(inner: Arc<Inner>) {
     let mut availability = inner.ipfs.availability();
     until_ready(&inner).await;
     loop {
+        let joined = inner.wakes.joined.notified();
         let outcome = recover_everything(&inner).await;
         match &outcome {
             Ok(0) => debug!("nothing to recover"),
@@ -164,7 +165,7 @@ async fn pin_recover(inner: Arc<Inner>) {
         tokio::select! {
             biased;
             () = tokio::time::sleep(inner.config.pin_recover_interval.max(PERIOD_MIN)) => {}
-            () = inner.wakes.joined.notified() => info!("joined a cluster; pinning what is missing here"),
+            () = joined => info!("joined a cluster; pinning what is missing here"),
             () = came_back(&mut availability) => info!("the IPFS daemon is back; retrying what failed meanwhile"),
         }
     }
@@ -253,6 +254,8 @@ async fn ping(inner: Arc<Inner>) {
 
 async fn inform(inner: Arc<Inner>, informer: Arc<dyn Informer>) {
     loop {
+        // From before the measurement on, so that nothing stored during it is missed.
+        let stored = inner.wakes.metrics.notified();
         let outcome = inner.measure(&*informer).await;
         if let Err(error) = &outcome {
             debug!(informer = informer.name(), %error, "could not measure");
@@ -265,7 +268,7 @@ async fn inform(inner: Arc<Inner>, informer: Arc<dyn Informer>) {
         tokio::select! {
             biased;
             () = tokio::time::sleep(wait - rest) => {}
-            () = inner.wakes.metrics.notified() => {}
+            () = stored => {}
         }
     }
 }

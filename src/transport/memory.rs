@@ -313,7 +313,8 @@ impl PeerTransport for MemoryTransport {
 }
 
 fn no_routing() -> Error {
-    Error::new(ErrorKind::Unsupported, "an in-memory network has no directory of content").component(COMPONENT)
+    Error::new(ErrorKind::Unsupported, "an in-memory network has no directory of content")
+        .component(COMPONENT)
 }
 
 #[cfg(test)]

@@ -133,22 +133,16 @@ impl Consensus for Shares {
         Ok(members.into_iter().collect())
     }
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
-        match &mut self.log.0.lock().unwrap().roll {
-            Some(roll) => {
-                roll.insert(*peer);
-                return Ok(());
-            }
-            None => {}
+        if let Some(roll) = &mut self.log.0.lock().unwrap().roll {
+            roll.insert(*peer);
+            return Ok(());
         }
         self.own.add_peer(peer).await
     }
     async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
-        match &mut self.log.0.lock().unwrap().roll {
-            Some(roll) => {
-                roll.remove(peer);
-                return Ok(());
-            }
-            None => {}
+        if let Some(roll) = &mut self.log.0.lock().unwrap().roll {
+            roll.remove(peer);
+            return Ok(());
         }
         self.own.remove_peer(peer).await
     }
