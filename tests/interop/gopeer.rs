@@ -267,7 +267,8 @@ impl GoPeer {
         let answer = timeout(ANSWER_TIMEOUT + Duration::from_secs(5), answer).await;
         let answer = answer.unwrap_or_else(|_| panic!("no answer to {what}"));
         let answer = answer.unwrap_or_else(|_| panic!("the Go peer ended before it answered {what}"));
-        let error = (!answer.error.is_empty()).then(|| GoError { message: answer.error, kind: answer.kind });
+        let error =
+            (!answer.error.is_empty()).then_some(GoError { message: answer.error, kind: answer.kind });
         (answer.ok, error)
     }
 

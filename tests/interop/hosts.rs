@@ -91,6 +91,8 @@ async fn a_go_peer_with_an_rsa_key_is_a_peer_like_others() {
     let ours = host("rsa ours").await;
     let _table = Table::new(&ours, "rsa ours").serve(&ours, Trust(None));
     assert_eq!(ours.connect(&go.address()).await.unwrap(), go.id());
+    // Whoever dials is connected a little earlier than whoever is dialled.
+    until("connected on the other side", async || (go.peers().await.len() == 1).then_some(())).await;
     go.rpc::<Value>(Some(ours.local_peer()), "Cluster.ID", vec![]).await.unwrap();
     // Its gossip carries the key beside the signature.
     let mut messages = ours.subscribe(

@@ -16,7 +16,7 @@ use crate::ours::{Table, Trust, host};
 use crate::program;
 
 fn monitor(transport: &Arc<dyn PeerTransport>) -> PubSubMonitor {
-    let config = MonitorConfig { check_interval: Duration::from_millis(500), ..MonitorConfig::default() };
+    let config = MonitorConfig { check_interval: Duration::from_millis(500) };
     let cx = MonitorContext::new(transport.local_peer(), transport.clone(), Arc::new(SystemClock));
     PubSubMonitor::new(config, cx).unwrap()
 }
