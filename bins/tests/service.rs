@@ -122,7 +122,7 @@ fn init_writes_three_files_with_their_modes_and_says_so() {
     assert!(text.starts_with("{\n  \"cluster\": {\n    \"peername\": ") && text.ends_with("\n}"));
     let file = home.service_json();
     assert_eq!(file["cluster"]["secret"].as_str().unwrap().len(), 64);
-    assert_eq!(file["consensus"]["solo"]["storage"], "fjall");
+    assert_eq!(file["consensus"]["crdt"]["trusted_peers"], json!(["*"]));
     assert_eq!(file["api"]["restapi"]["http_listen_multiaddress"], "/ip4/127.0.0.1/tcp/9094");
     assert!(file["api"].get("ipfsproxy").is_none() && file.get("datastore").is_none());
 }
@@ -165,7 +165,7 @@ fn init_writes_what_the_environment_says() {
         ("CLUSTER_RESTAPI_BASICAUTHCREDENTIALS", "a:b,c:d"),
         ("CLUSTER_TAGS_TAGS", "group:g1,region:eu"),
         ("CLUSTER_BALANCED_ALLOCATEBY", "freespace"),
-        ("CLUSTER_SOLO_STORAGE", "redb"),
+        ("CLUSTER_CRDT_STORAGE", "redb"),
         ("CLUSTER_ID", "12D3KooWRN8KRjpyg9rsW2w7StbBRGper65psTZm68cjud9KAkaW"),
     ];
     let ran = home.run_with(&["init"], &variables, "");
@@ -194,7 +194,7 @@ fn init_writes_what_the_environment_says() {
     assert_eq!(file["api"]["restapi"]["basic_auth_credentials"], json!({"a": "b", "c": "d"}));
     assert_eq!(file["informer"]["tags"]["tags"], json!({"group": "g1", "region": "eu"}));
     assert_eq!(file["allocator"]["balanced"]["allocate_by"], json!(["freespace"]));
-    assert_eq!(file["consensus"]["solo"]["storage"], "redb");
+    assert_eq!(file["consensus"]["crdt"]["storage"], "redb");
 }
 
 #[test]
@@ -204,11 +204,14 @@ fn init_refuses_bad_values_and_writes_nothing() {
     let environment = "error applying environment variables to configuration: ";
     for (arguments, variables, text) in [
         flag(
-            &["init", "--consensus", "crdt"],
-            "error choosing consensus: 'crdt' is not available in this version: flag value must be set to 'solo', a \
-             cluster of one peer",
+            &["init", "--consensus", "raft"],
+            "error choosing consensus: 'raft' is not available in this version: flag value must be set to 'crdt', or \
+             to 'solo' for a cluster of one peer",
         ),
-        flag(&["init", "--consensus", "zzz"], "error choosing consensus: flag value must be set to 'solo'"),
+        flag(
+            &["init", "--consensus", "zzz"],
+            "error choosing consensus: flag value must be set to 'crdt' or 'solo'",
+        ),
         flag(
             &["init", "--storage", "zzz"],
             "error choosing storage: flag value must be set to 'fjall' or 'redb'",
@@ -267,6 +270,21 @@ fn init_puts_peers_into_the_peerstore_in_their_order() {
     let said = format!("peerstore written to {} with 2 entries.\n", home.display("peerstore"));
     assert!(ran.stderr.ends_with(&said), "{}", ran.stderr);
     assert_eq!(home.read("peerstore"), format!("{PEER_B}\n{PEER_A}\n"));
+    // And trusts them, and nobody else.
+    let trusted = home.service_json()["consensus"]["crdt"]["trusted_peers"].clone();
+    let id = |address: &str| address.rsplit('/').next().unwrap().to_owned();
+    let mut ids = [id(PEER_A), id(PEER_B)];
+    ids.sort_unstable();
+    assert_eq!(trusted, json!(ids));
+}
+
+#[test]
+fn init_makes_a_cluster_of_one_when_asked() {
+    let home = Home::new();
+    assert_eq!(home.run(&["init", "--consensus", "solo"]).code, 0);
+    let file = home.service_json();
+    assert_eq!(file["consensus"]["solo"]["storage"], "fjall");
+    assert!(file["consensus"].get("crdt").is_none());
 }
 
 #[test]
@@ -277,7 +295,7 @@ fn init_finds_free_ports_when_asked() {
     let text = file.to_string();
     assert!(!text.contains("tcp/9096") && !text.contains("udp/9096") && !text.contains("tcp/9094"), "{text}");
     assert!(text.contains("/quic"));
-    assert_eq!(file["consensus"]["solo"]["storage"], "redb");
+    assert_eq!(file["consensus"]["crdt"]["storage"], "redb");
 }
 
 #[test]

@@ -18,8 +18,10 @@ use super::{Cluster, ClusterConfig, Inner, peers};
 use crate::allocator::PinAllocator;
 use crate::clock::{SystemClock, WallClock};
 use crate::consensus::{Alive, Consensus, ConsensusContext, Solo, SoloConfig};
+#[cfg(feature = "consensus-crdt")]
+use crate::consensus::{Crdt, CrdtConfig};
 use crate::error::{Error, Result};
-use crate::exchange::{BlockExchange, BlockSource, ExchangeMaker, StreamExchange};
+use crate::exchange::{Bitswap, BlockExchange, BlockSource, ExchangeMaker};
 use crate::informer::{Gauge, Informer, InformerContext};
 use crate::ipfs_connector::IpfsConnector;
 use crate::monitor::{LocalMonitor, Monitor, MonitorConfig, MonitorContext, PubSubMonitor};
@@ -153,6 +155,13 @@ impl ClusterBuilder {
         self.consensus_with(move |cx| Solo::open(config, cx))
     }
 
+    /// Peers that agree by a Merkle-CRDT, as those of the reference do.
+    #[cfg(feature = "consensus-crdt")]
+    #[must_use]
+    pub fn crdt(self, config: CrdtConfig) -> Self {
+        self.consensus_with(move |cx| Crdt::open(config, cx))
+    }
+
     /// A finished tracker.
     #[must_use]
     pub fn tracker(self, tracker: impl PinTracker) -> Self {
@@ -214,7 +223,7 @@ impl ClusterBuilder {
     }
 
     /// How blocks travel between peers, for a consensus that has blocks: it calls this with those it serves. Without
-    /// this, over streams of the transport, which only peers of this crate understand.
+    /// this, bitswap, which peers of the reference understand.
     #[must_use]
     pub fn exchange_with<E, F>(mut self, make: F) -> Self
     where
@@ -315,7 +324,7 @@ impl ClusterBuilder {
             make_consensus,
             make_tracker,
             refused_calls: self.refused_calls,
-            make_exchange: self.exchange.unwrap_or_else(|| Box::new(exchange_over_streams)),
+            make_exchange: self.exchange.unwrap_or_else(|| Box::new(bitswap)),
             informers: self.informers,
         };
         match parts.assemble(peer, &mut started).await {
@@ -328,11 +337,11 @@ impl ClusterBuilder {
     }
 }
 
-fn exchange_over_streams(
+fn bitswap(
     transport: Arc<dyn PeerTransport>,
     source: Arc<dyn BlockSource>,
 ) -> Result<Arc<dyn BlockExchange>> {
-    Ok(Arc::new(StreamExchange::new(transport, source)?))
+    Ok(Arc::new(Bitswap::new(transport, source)?))
 }
 
 /// What a peer is made of, when nothing is missing.

@@ -23,6 +23,21 @@ impl Preset for InMemory {
     }
 }
 
+/// A peer of a cluster that others may join, on the storage, daemon and transport you give: CRDT consensus that trusts
+/// everybody who has the secret, metrics over gossip, and otherwise the choices of [`Solo`].
+#[cfg(feature = "consensus-crdt")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Collaborative;
+
+#[cfg(feature = "consensus-crdt")]
+impl Preset for Collaborative {
+    fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
+        use crate::consensus::CrdtConfig;
+        use crate::monitor::MonitorConfig;
+        Solo.apply(builder).crdt(CrdtConfig::default()).pubsub_monitor(MonitorConfig::default())
+    }
+}
+
 /// A cluster of one on the storage and daemon you give: solo consensus, the stateless tracker, the balanced allocator,
 /// a local monitor and the usual informers.
 #[derive(Clone, Copy, Debug, Default)]

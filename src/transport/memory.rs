@@ -15,32 +15,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use multiaddr::Protocol as Part;
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{sleep, timeout};
 
 use self::network::Network;
 use self::node::Node;
 use self::pipe::MemoryStream;
 use self::trace::Noted;
+use super::received::received;
 use super::{
-    GossipMessage, MessageValidator, PeerStream, PeerTransport, Protocol, StreamHandler, Topic,
-    TransportEvent,
+    GOSSIP_BYTES_MAX, GossipMessage, MessageValidator, OPEN_TIMEOUT, PeerStream, PeerTransport, Protocol,
+    STREAMS_PER_PEER_MAX, StreamHandler, Topic, TransportEvent,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Cid, Multiaddr, PeerId};
 
-/// Most streams of one peer that are served at a time; opening waits for one to end.
-pub const STREAMS_PER_PEER_MAX: usize = 256;
-/// How long opening waits for a stream of ours to end when too many are served.
-pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest gossip message, in bytes (as in gossipsub).
-pub const GOSSIP_BYTES_MAX: usize = 1024 * 1024;
 /// Most peers that ever join one network.
 pub const NETWORK_PEERS_MAX: usize = 10_000;
-/// Gossip messages that wait for a slow reader of a subscription; the oldest are dropped.
-const SUBSCRIPTION_MESSAGES_MAX: usize = 1024;
 
 const COMPONENT: &str = "transport";
 
@@ -205,31 +197,6 @@ fn unavailable(peer: &PeerId, why: &str) -> Error {
 
 fn address_of(number: u64) -> Multiaddr {
     Multiaddr::empty().with(Part::Memory(number))
-}
-
-/// What a bounded channel gives, with `missed` in place of what its reader was too slow for, until it is closed.
-fn received<T: Clone + Send + 'static>(
-    receiver: Option<broadcast::Receiver<T>>,
-    missed: impl Fn() -> Option<T> + Clone + Send + Sync + 'static,
-) -> BoxStream<'static, T> {
-    let Some(receiver) = receiver else { return stream::empty().boxed() };
-    let next = move |mut receiver: broadcast::Receiver<T>| {
-        let missed = missed.clone();
-        async move {
-            loop {
-                match receiver.recv().await {
-                    Ok(item) => return Some((item, receiver)),
-                    Err(RecvError::Lagged(_)) => {
-                        if let Some(item) = missed() {
-                            return Some((item, receiver));
-                        }
-                    }
-                    Err(RecvError::Closed) => return None,
-                }
-            }
-        }
-    };
-    stream::unfold(receiver, next).boxed()
 }
 
 impl fmt::Debug for MemoryTransport {

@@ -1,10 +1,14 @@
 //! Bytes between peers, and who sent them. What they mean is decided above: calls, blocks and gossip all sit on
 //! [`PeerTransport::open`], [`PeerTransport::accept`] and topics, on libp2p and on the in-memory network alike.
 
+#[cfg(feature = "transport-libp2p")]
+mod libp2p;
 mod memory;
+mod received;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,10 +18,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::error::Result;
 use crate::types::{Cid, Multiaddr, PeerId};
 
-pub use memory::{
-    GOSSIP_BYTES_MAX, MemoryNetwork, MemoryTransport, NETWORK_PEERS_MAX, OPEN_TIMEOUT, STREAMS_PER_PEER_MAX,
-};
+#[cfg(feature = "transport-libp2p")]
+pub use libp2p::{Libp2pConfig, Libp2pTransport};
+pub use memory::{MemoryNetwork, MemoryTransport, NETWORK_PEERS_MAX};
 
+/// Most streams of one peer that are served at a time; opening waits for one to end.
+pub const STREAMS_PER_PEER_MAX: usize = 256;
+/// How long opening waits for a stream of ours to end when too many are served.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest gossip message, in bytes (as in gossipsub).
+pub const GOSSIP_BYTES_MAX: usize = 1024 * 1024;
 /// Most peers in one answer of [`PeerTransport::providers`].
 pub const PROVIDERS_MAX: usize = 20;
 

@@ -25,7 +25,7 @@ const MODULE: &str = "tools/kubo";
 const PACKAGE: &str = "github.com/ipfs/kubo/cmd/ipfs";
 
 /// Built tools, below the workspace root and not in git.
-const CACHE: &str = ".tools";
+pub(crate) const CACHE: &str = ".tools";
 
 /// Where Go's own installer puts it, which is not always on the PATH of a CI job.
 const GO_INSTALLED: &str = "/usr/local/go/bin";
@@ -137,7 +137,8 @@ fn is_usable(built: &Path) -> bool {
     built.is_file() && version_of(built).is_ok_and(|version| version >= VERSION_MIN)
 }
 
-fn find_go(path: &OsStr) -> Option<PathBuf> {
+/// Go on a PATH, or where its installer puts it.
+pub(crate) fn find_go(path: &OsStr) -> Option<PathBuf> {
     let folders = env::split_paths(path).filter(|folder| folder.is_absolute());
     let mut candidates = folders
         .chain([PathBuf::from(GO_INSTALLED)])

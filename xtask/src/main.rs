@@ -11,7 +11,9 @@ mod bench;
 mod cargo;
 mod ci;
 mod conformance;
+mod gopeer;
 mod kubo;
+mod mixed;
 mod steps;
 mod test;
 mod tree;
@@ -43,6 +45,16 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Run clusters of our peers and the reference's, with real Kubos, in a network namespace
+    ///
+    /// Needs `unshare` and `ip`. The folder holds the reference's `ipfs-cluster-service` and `ipfs-cluster-ctl`;
+    /// further arguments choose tests by name.
+    Mixed {
+        /// Folder of the Go programs
+        go: std::path::PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Everything that has to be green before a change goes in
     Ci,
 }
@@ -69,6 +81,7 @@ fn run(task: Task) -> Result<()> {
             with_summary(|steps| test::run(steps, &args))
         }
         Task::Bench { args } => with_summary(|steps| bench::run(steps, &args)),
+        Task::Mixed { go, args } => with_summary(|steps| mixed::run(steps, &go, &args)),
         Task::Ci => with_summary(ci::run),
     }
 }

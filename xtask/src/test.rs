@@ -1,4 +1,4 @@
-//! `cargo xtask test`: Kubo, the programs, all tests, and the count of the conformance tests that ran outside.
+//! `cargo xtask test`: Kubo, the Go peer, the programs, all tests, and the count of the conformance tests that ran outside.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cargo::{Workspace, cargo, root, run as run_command};
 use crate::steps::Steps;
-use crate::{conformance, kubo};
+use crate::{conformance, gopeer, kubo};
 
 /// Members that use the library as a stranger would, each with the features it asks for and no others.
 const OUTSIDE: &str = "examples/outside";
@@ -17,9 +17,14 @@ const OUTSIDE: &str = "examples/outside";
 pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
     let kubo = steps.run("Kubo", kubo::ensure)?;
     eprintln!("{} is {}", kubo::PATH_VARIABLE, kubo.display());
+    let gopeer = steps.run("Go peer", gopeer::ensure)?;
+    if gopeer.is_none() {
+        steps.skip("interoperability with Go peers", "there is no Go to build one with");
+    }
     let test = |args: &[&str]| -> Result<Command> {
         let mut command = cargo(["test"])?;
         command.args(args).env(kubo::PATH_VARIABLE, &kubo);
+        command.envs(gopeer.iter().map(|path| (gopeer::PATH_VARIABLE, path)));
         Ok(command)
     };
 

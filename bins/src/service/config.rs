@@ -8,7 +8,9 @@ use ipfs_cluster::allocator::BalancedConfig;
 use ipfs_cluster::api::rest::RestApiSection;
 use ipfs_cluster::config::{
     ClusterSection, ConfigSection, Environment, Identity, SERVED_SECTIONS, ServiceJson, SoloSection,
+    StorageEngine,
 };
+use ipfs_cluster::consensus::CrdtSection;
 use ipfs_cluster::informer::{FreeSpaceConfig, NumPinsConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
@@ -28,8 +30,8 @@ pub struct PeerConfig {
     pub identity: Identity,
     /// The peer itself.
     pub cluster: ClusterSection,
-    /// A cluster of one.
-    pub solo: SoloSection,
+    /// How the peers agree.
+    pub consensus: ConsensusSection,
     /// The REST API.
     pub restapi: Option<RestApiSection>,
     /// The IPFS daemon; it is given as many pins at a time as the tracker's section says.
@@ -48,6 +50,33 @@ pub struct PeerConfig {
     pub tags: Option<TagsConfig>,
     /// Number of pins.
     pub num_pin: Option<NumPinsConfig>,
+}
+
+/// The consensus component that the file names, with what it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsensusSection {
+    /// A cluster of one.
+    Solo(SoloSection),
+    /// Peers that agree by a Merkle-CRDT.
+    Crdt(CrdtSection),
+}
+
+impl ConsensusSection {
+    /// The engine that keeps the pinset.
+    pub fn storage(&self) -> StorageEngine {
+        match self {
+            Self::Solo(section) => section.storage,
+            Self::Crdt(section) => section.storage,
+        }
+    }
+
+    /// The folder of the engine, relative to the configuration folder.
+    pub fn folder(&self) -> &str {
+        match self {
+            Self::Solo(section) => section.folder(),
+            Self::Crdt(section) => section.folder(),
+        }
+    }
 }
 
 /// What the configuration says that its writer may not have meant. For the log, each once.
@@ -96,11 +125,11 @@ impl PeerConfig {
     /// manager` for a consensus component that is missing or that this version does not have.
     pub fn load(folder: Folder, environment: Environment<'_>) -> Result<(Self, Vec<Warning>), Failure> {
         const LOADING: &str = "loading configurations";
+        const MANAGING: &str = "creating state manager";
         let file = ServiceJson::load(&folder.service_json()).doing(LOADING)?;
         let mut warnings = Vec::new();
         let mut reader = Reader { file: &file, environment, warnings: &mut warnings };
         let cluster: ClusterSection = reader.section().doing(LOADING)?;
-        let solo = reader.section().doing(LOADING)?;
         let restapi = reader.optional().doing(LOADING)?;
         let mut ipfshttp: KuboConfig = reader.section().doing(LOADING)?;
         let mut tracker: StatelessConfig = reader.section().doing(LOADING)?;
@@ -116,8 +145,12 @@ impl PeerConfig {
         tracker.ipfs_sync_interval = cluster.ipfs_sync_interval;
         ipfshttp.concurrent_pins_max =
             NonZeroUsize::new(tracker.concurrent_pins).unwrap_or(NonZeroUsize::MIN);
+        let consensus = match file.consensus().doing(MANAGING)? {
+            "solo" => ConsensusSection::Solo(reader.section().doing(LOADING)?),
+            "crdt" => ConsensusSection::Crdt(reader.section().doing(LOADING)?),
+            other => return Err(Failure::new(MANAGING, unavailable(other))),
+        };
         let identity = load_identity(&folder, &file, environment, &mut warnings).doing(LOADING)?;
-        check_consensus(&file).doing("creating state manager")?;
         warnings.extend(file.unserved(SERVED_SECTIONS).into_iter().map(Warning::UnservedSection));
         if !cluster.secret.is_set() {
             warnings.push(Warning::NoSecret);
@@ -126,7 +159,7 @@ impl PeerConfig {
             folder,
             identity,
             cluster,
-            solo,
+            consensus,
             restapi,
             ipfshttp,
             tracker,
@@ -187,17 +220,14 @@ fn load_identity(
         .map_err(|error| error.context("error applying environment variables to the identity"))
 }
 
-fn check_consensus(file: &ServiceJson) -> Result<()> {
-    match file.consensus()? {
-        "solo" => Ok(()),
-        other => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "consensus.{other} is not available in this version, which has consensus.solo: a cluster of \
-                 one peer"
-            ),
-        )),
-    }
+fn unavailable(consensus: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "consensus.{consensus} is not available in this version, which has consensus.crdt and consensus.solo, a \
+             cluster of one peer"
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -281,9 +311,9 @@ mod tests {
             "error creating state manager: could not determine the consensus component"
         );
         assert_eq!(
-            failure(|file| file["consensus"] = json!({"crdt": {}})),
-            "error creating state manager: consensus.crdt is not available in this version, which has \
-             consensus.solo: a cluster of one peer"
+            failure(|file| file["consensus"] = json!({"raft": {}})),
+            "error creating state manager: consensus.raft is not available in this version, which has \
+             consensus.crdt and consensus.solo, a cluster of one peer"
         );
         assert_eq!(
             failure(|file| file["cluster"]["dial_peer_timeout"] = json!("0s")),

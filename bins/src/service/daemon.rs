@@ -1,17 +1,22 @@
 //! The run of a peer.
 
+use std::sync::Arc;
+
 use ipfs_cluster::allocator::BalancedAllocator;
 use ipfs_cluster::api::rest::{RestApi, RestApiSection, RestConfig};
 use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
-use ipfs_cluster::consensus::SoloConfig;
+use ipfs_cluster::config::peerstore;
+use ipfs_cluster::consensus::{CrdtConfig, SoloConfig};
 use ipfs_cluster::informer::{FreeSpace, NumPins, PinQueue, Tags};
 use ipfs_cluster::ipfs_connector::KuboConnector;
-use ipfs_cluster::types::Multiaddr;
+use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport, PeerTransport as _};
+use ipfs_cluster::types::{Multiaddr, PeerId};
 use ipfs_cluster::{Error, Result};
+use multiaddr::Protocol;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use super::config::PeerConfig;
+use super::config::{ConsensusSection, PeerConfig};
 use super::{Doing as _, Failure, storage};
 
 /// What the command line adds to the configuration.
@@ -42,11 +47,22 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     {
         return Err(Failure::new(STARTING, Error::invalid_input("no informers are passed")));
     }
-    for flag in unserved(&options) {
-        warn!("{flag} does nothing with consensus.solo, a cluster of one peer, in this version");
+    for flag in unserved(&config, &options) {
+        warn!("{flag} does nothing with this configuration in this version");
     }
     let mut signals = Signals::subscribe().doing(STARTING)?;
-    let cluster = builder(&config).doing(STARTING)?.start().await.doing(STARTING)?;
+    let host = host(&config, &options).await.doing(STARTING)?;
+    let cluster = match builder(&config, &options, host.clone()) {
+        Ok(builder) => builder.start().await,
+        Err(error) => Err(error),
+    };
+    let cluster = match cluster {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            stop_host(host).await;
+            return Err(Failure::new(STARTING, error));
+        }
+    };
     let api = match serve(config.restapi.as_ref(), &cluster).await {
         Ok(api) => api,
         Err(error) => {
@@ -56,12 +72,21 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     };
 
     let announce = tokio::spawn(announce_ready(cluster.clone()));
+    let joining = tokio::spawn(join(cluster.clone(), options.bootstrap));
     let reason = tokio::select! {
         reason = cluster.stopped() => reason,
         () = signals.first() => StopReason::Requested,
     };
+    let was_ready = announce.is_finished();
     announce.abort();
+    joining.abort();
+    // Asked before the network stops, which forgets them.
+    let known = host.as_ref().map(|host| host.known_addresses());
     stop(api, &cluster, &mut signals).await?;
+    if let Some(known) = known.filter(|_| was_ready) {
+        let path = config.cluster.peerstore_path(config.folder.path());
+        peerstore::save(&path, &known).doing("saving peers to peerstore")?;
+    }
     match reason {
         StopReason::Requested | StopReason::Removed => Ok(()),
         StopReason::NotReady(error) => Err(Failure::new(STARTING, error)),
@@ -69,30 +94,105 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     }
 }
 
-fn unserved(options: &DaemonOptions) -> Vec<&'static str> {
+fn unserved(config: &PeerConfig, options: &DaemonOptions) -> Vec<&'static str> {
+    let alone = matches!(config.consensus, ConsensusSection::Solo(_));
     [
-        (!options.bootstrap.is_empty(), "--bootstrap"),
-        (options.leave, "--leave"),
+        (alone && !options.bootstrap.is_empty(), "--bootstrap"),
+        (alone && options.leave, "--leave"),
         (options.stats, "--stats"),
         (options.tracing, "--tracing"),
-        (options.no_trust, "--no-trust"),
+        (alone && options.no_trust, "--no-trust"),
     ]
     .into_iter()
     .filter_map(|(given, flag)| given.then_some(flag))
     .collect()
 }
 
+/// The way to other peers; a cluster of one needs none.
+async fn host(config: &PeerConfig, options: &DaemonOptions) -> Result<Option<Arc<Libp2pTransport>>> {
+    if let ConsensusSection::Solo(_) = config.consensus {
+        return Ok(None);
+    }
+    let mut settings = Libp2pConfig::from(&config.cluster);
+    settings.known_addresses.clone_from(&options.bootstrap);
+    settings.known_addresses.extend(known_addresses(config));
+    Ok(Some(Arc::new(Libp2pTransport::start(&config.identity, settings).await?)))
+}
+
+/// What the peerstore says. A peer that cannot read it finds the others in another way, or waits to be found.
+fn known_addresses(config: &PeerConfig) -> Vec<Multiaddr> {
+    let path = config.cluster.peerstore_path(config.folder.path());
+    match peerstore::load(&path) {
+        Ok(known) => {
+            for problem in known.problems {
+                warn!("ignoring an address of the peerstore: {problem}");
+            }
+            known.addresses
+        }
+        Err(error) => {
+            warn!("going on without the peerstore: {error}");
+            Vec::new()
+        }
+    }
+}
+
+/// The peer that an address names.
+fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    address.iter().find_map(|part| match part {
+        Protocol::P2p(peer) => Some(peer),
+        _ => None,
+    })
+}
+
+async fn stop_host(host: Option<Arc<Libp2pTransport>>) {
+    if let Some(host) = host
+        && let Err(error) = host.shutdown().await
+    {
+        warn!(%error, "the network did not stop cleanly");
+    }
+}
+
+/// Joins through the first of these peers that can be reached, as the reference does.
+async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
+    for address in addresses {
+        match cluster.join(std::slice::from_ref(&address)).await {
+            Ok(_) => return,
+            Err(error) => warn!("bootstrap to {address} failed: {error}"),
+        }
+    }
+}
+
 /// The parts that the configuration asks for.
-fn builder(config: &PeerConfig) -> Result<ClusterBuilder> {
+fn builder(
+    config: &PeerConfig,
+    options: &DaemonOptions,
+    host: Option<Arc<Libp2pTransport>>,
+) -> Result<ClusterBuilder> {
+    let mut settings = ClusterConfig::from(&config.cluster);
+    settings.connect_swarms_delay = config.ipfshttp.connect_swarms_delay;
+    settings.leave_on_shutdown |= options.leave;
     let mut builder = Cluster::builder()
-        .config(ClusterConfig::from(&config.cluster))
+        .config(settings)
         .peer(config.identity.id())
         .ipfs(KuboConnector::with_config(config.ipfshttp.clone())?)
-        .solo(SoloConfig::from(&config.solo))
         .stateless_tracker(config.tracker.clone())
-        .local_monitor(config.monitor.clone())
         .allocator(BalancedAllocator::new(config.allocator.clone())?)
         .storage(storage::open(config)?);
+    builder = match &config.consensus {
+        ConsensusSection::Solo(section) => {
+            builder.solo(SoloConfig::from(section)).local_monitor(config.monitor.clone())
+        }
+        ConsensusSection::Crdt(section) => {
+            let mut crdt = CrdtConfig::try_from(section)?;
+            if !options.no_trust {
+                crdt.trusted_peers.extend(options.bootstrap.iter().filter_map(peer_of));
+            }
+            builder.crdt(crdt).pubsub_monitor(config.monitor.clone())
+        }
+    };
+    if let Some(host) = host {
+        builder = builder.transport(host);
+    }
     if let Some(disk) = config.disk.clone() {
         builder = builder.informer_with(|cx| FreeSpace::new(disk, cx));
     }

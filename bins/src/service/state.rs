@@ -4,19 +4,28 @@ use std::io::Write;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use ipfs_cluster::clock::SystemClock;
+use ipfs_cluster::consensus::{
+    BatchingConfig, Consensus as _, ConsensusContext, Crdt, CrdtConfig, CrdtSection,
+};
+use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::lines::{self, export_lines, import_lines};
-use ipfs_cluster::state::{StateQuery, StoreState};
+use ipfs_cluster::state::{State, StateQuery, StateReader as _, StoreState};
 use ipfs_cluster::storage::Storage;
-use ipfs_cluster::types::PeerId;
+use ipfs_cluster::transport::MemoryNetwork;
+use ipfs_cluster::types::{PeerId, Pin, PinOperation};
 use ipfs_cluster::{Error, Result};
 use tokio::io::AsyncRead;
 use tracing::info;
 
-use super::config::PeerConfig;
-use super::storage;
+use super::config::{ConsensusSection, PeerConfig};
+use super::storage::{self, Replacement};
 
 /// Pins between two lines that tell how far an import is.
 const PROGRESS_PINS: u64 = 1_000_000;
+/// Pins that are logged as one batch; the consensus component makes deltas of it.
+const IMPORT_BATCH: usize = 16_384;
 
 /// What an import changes in every pin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +66,6 @@ pub async fn import(
     from: impl AsyncRead + Send + Unpin + 'static,
     options: &ImportOptions,
 ) -> Result<u64> {
-    let (storage, state) = open(config).await?;
     let positive = |factor: i32| (factor > 0).then_some(factor);
     let mut changes = lines::ImportOptions::default();
     changes.replication_factor_min = positive(options.replication_min);
@@ -68,9 +76,68 @@ pub async fn import(
             info!("{read} pins read");
         }
     };
-    let pins = import_lines(&state, from, changes, Arc::new(progress)).await?;
-    storage.close()?;
-    Ok(pins)
+    match &config.consensus {
+        ConsensusSection::Solo(_) => {
+            let (storage, state) = open(config).await?;
+            let pins = import_lines(&state, from, changes, Arc::new(progress)).await?;
+            storage.close()?;
+            Ok(pins)
+        }
+        ConsensusSection::Crdt(section) => {
+            // A new history in a new store, so that the old one is whole until the new one is.
+            let (replacement, storage) = Replacement::begin(config)?;
+            let imported =
+                log_all(config, section, Arc::clone(&storage), lines::parse_lines(from, changes)).await;
+            let closed = storage.close();
+            match imported.and_then(|pins| closed.map(|()| pins)) {
+                Ok(pins) => replacement.finish().map(|()| pins),
+                Err(error) => {
+                    replacement.abandon()?;
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// Logs pins through a consensus component that speaks to nobody, and says how many there are in the end.
+async fn log_all(
+    config: &PeerConfig,
+    section: &CrdtSection,
+    storage: Arc<dyn Storage>,
+    mut pins: BoxStream<'static, Result<Vec<Pin>>>,
+) -> Result<u64> {
+    let peer = config.identity.id();
+    let state: Arc<dyn State> =
+        Arc::new(StoreState::open_with_spool_folder(Arc::clone(&storage), config.folder.path()).await?);
+    let nowhere = Arc::new(MemoryNetwork::new(0).join(peer)?);
+    let mut cx = ConsensusContext::new(peer, storage, state, nowhere.clone(), Arc::new(SystemClock));
+    cx.exchange =
+        ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(nowhere.clone(), source)?) as _));
+    let mut settings = CrdtConfig::try_from(section)?;
+    // What is logged at once is a batch already.
+    settings.batching = BatchingConfig::default();
+    let crdt = Crdt::open(settings, cx).await?;
+    let mut read = 0;
+    let mut operations = Vec::with_capacity(IMPORT_BATCH);
+    let logged = async {
+        while let Some(page) = pins.next().await {
+            let page = page?;
+            read += page.len() as u64;
+            operations.extend(page.into_iter().map(|pin| PinOperation::Pin(Arc::new(pin))));
+            if operations.len() >= IMPORT_BATCH {
+                crdt.log_many(std::mem::take(&mut operations)).await?;
+            }
+            if read.is_multiple_of(PROGRESS_PINS) {
+                info!("{read} pins read");
+            }
+        }
+        crdt.log_many(operations).await?;
+        Ok(crdt.state().counts().pins)
+    }
+    .await;
+    let stopped = crdt.shutdown().await;
+    logged.and_then(|pins| stopped.map(|()| pins))
 }
 
 /// Removes what the consensus component has on disk, the pinset included.

@@ -1,27 +1,165 @@
 //! The store of a peer, on the engine that its configuration names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ipfs_cluster::Result;
 use ipfs_cluster::config::StorageEngine;
 use ipfs_cluster::storage::{FjallConfig, FjallStorage, RedbConfig, RedbStorage, Storage};
+use ipfs_cluster::{Error, Result};
 
 use super::config::PeerConfig;
 
 /// Where the store is.
 pub fn folder(config: &PeerConfig) -> PathBuf {
-    config.folder.path().join(config.solo.folder())
+    config.folder.path().join(config.consensus.folder())
 }
 
-/// Opens the store, making it when there is none.
+/// Opens the store, making it when there is none. A replacement that was interrupted is finished or undone first.
 ///
 /// # Errors
 /// Naming the folder: `Locked`, `Corrupt`, `StorageFull`, `Io`.
 pub fn open(config: &PeerConfig) -> Result<Arc<dyn Storage>> {
     let folder = folder(config);
-    Ok(match config.solo.storage {
+    Replacement::of(&folder).settle()?;
+    open_at(config, &folder)
+}
+
+fn open_at(config: &PeerConfig, folder: &Path) -> Result<Arc<dyn Storage>> {
+    Ok(match config.consensus.storage() {
         StorageEngine::Fjall => Arc::new(FjallStorage::open(folder, FjallConfig::default())?),
         StorageEngine::Redb => Arc::new(RedbStorage::open(folder, RedbConfig::default())?),
     })
+}
+
+/// A store that is made beside the one in use, to take its place whole.
+#[derive(Debug)]
+pub struct Replacement {
+    current: PathBuf,
+    new: PathBuf,
+    old: PathBuf,
+}
+
+impl Replacement {
+    fn of(current: &Path) -> Self {
+        let beside = |suffix: &str| {
+            let mut name = current.file_name().unwrap_or_default().to_owned();
+            name.push(suffix);
+            current.with_file_name(name)
+        };
+        Self { current: current.to_owned(), new: beside(".new"), old: beside(".old") }
+    }
+
+    /// Begins an empty store beside the one in use. What an earlier attempt left is removed.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn begin(config: &PeerConfig) -> Result<(Self, Arc<dyn Storage>)> {
+        let replacement = Self::of(&folder(config));
+        replacement.settle()?;
+        let storage = open_at(config, &replacement.new)?;
+        Ok((replacement, storage))
+    }
+
+    /// Puts the new store, which must be closed, in the place of the old one, and removes that.
+    ///
+    /// # Errors
+    /// `Io`; then the old store is there still, or is put back by the next [`open`].
+    pub fn finish(self) -> Result<()> {
+        if self.current.exists() {
+            rename(&self.current, &self.old)?;
+        }
+        rename(&self.new, &self.current)?;
+        remove(&self.old)
+    }
+
+    /// Removes the new store.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn abandon(self) -> Result<()> {
+        remove(&self.new)
+    }
+
+    /// Brings the folders of an interrupted replacement in order: one store, the old one unless the new one was whole.
+    fn settle(&self) -> Result<()> {
+        if self.old.exists() && !self.current.exists() {
+            // It ended between the two renames: the new one is whole where it still is.
+            let whole = if self.new.exists() { &self.new } else { &self.old };
+            rename(whole, &self.current)?;
+        }
+        remove(&self.old)?;
+        remove(&self.new)
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    let failed = |source| Error::io(format!("renaming {} to {}", from.display(), to.display()), source);
+    std::fs::rename(from, to).map_err(failed)?;
+    // The names are in the folder, which has to be on disk as well.
+    let parent = to.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", folder.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(path: &Path, what: &str) {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("content"), what).unwrap();
+    }
+
+    fn content(path: &Path) -> String {
+        std::fs::read_to_string(path.join("content")).unwrap()
+    }
+
+    #[test]
+    fn a_replacement_takes_the_place_of_the_old_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let replacement = Replacement::of(&folder.path().join("fjall"));
+        for (what, before) in [("first", None), ("second", Some("first"))] {
+            if let Some(before) = before {
+                assert_eq!(content(&replacement.current), before);
+            }
+            store(&replacement.new, what);
+            Replacement::of(&folder.path().join("fjall")).finish().unwrap();
+            assert_eq!(content(&replacement.current), what);
+            assert!(!replacement.new.exists() && !replacement.old.exists());
+        }
+    }
+
+    #[test]
+    fn an_interrupted_replacement_leaves_one_whole_store() {
+        // Which folders are there, and whose content is in use afterwards.
+        for (current, new, old, expected) in [
+            (true, true, false, "current"),
+            (false, true, true, "new"),
+            (true, false, true, "current"),
+            (false, false, true, "old"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let replacement = Replacement::of(&folder.path().join("fjall"));
+            for (there, path, what) in [
+                (current, &replacement.current, "current"),
+                (new, &replacement.new, "new"),
+                (old, &replacement.old, "old"),
+            ] {
+                if there {
+                    store(path, what);
+                }
+            }
+            replacement.settle().unwrap();
+            assert_eq!(content(&replacement.current), expected);
+            assert!(!replacement.new.exists() && !replacement.old.exists());
+        }
+    }
 }

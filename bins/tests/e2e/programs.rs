@@ -83,6 +83,12 @@ impl Peer {
             ),
             ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS".to_owned(), ipfs.to_owned()),
             ("CLUSTER_PEERNAME".to_owned(), "under-test".to_owned()),
+            // Nobody but this machine, and nobody is looked for.
+            (
+                "CLUSTER_LISTENMULTIADDRESS".to_owned(),
+                format!("/ip4/127.0.0.1/tcp/{}", free_address().port()),
+            ),
+            ("CLUSTER_MDNSINTERVAL".to_owned(), "0s".to_owned()),
             // Seconds instead of minutes, so that a test sees what operators see.
             ("CLUSTER_PINRECOVERINTERVAL".to_owned(), "2s".to_owned()),
             ("CLUSTER_STATESYNCINTERVAL".to_owned(), "1s".to_owned()),

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::COMPONENT;
 use super::gossip::Envelope;
-use super::{COMPONENT, STREAMS_PER_PEER_MAX, SUBSCRIPTION_MESSAGES_MAX};
 use crate::error::{Error, ErrorKind, Result};
-use crate::transport::{GossipMessage, MessageValidator, Protocol, StreamHandler, Topic, TransportEvent};
+use crate::transport::received::{EVENTS_BUFFERED_MAX, SUBSCRIPTION_MESSAGES_MAX};
+use crate::transport::{
+    GossipMessage, MessageValidator, Protocol, STREAMS_PER_PEER_MAX, StreamHandler, Topic, TransportEvent,
+};
 use crate::types::PeerId;
-
-/// Events that wait for a slow reader; then it gets a `Resync`.
-const EVENTS_BUFFERED_MAX: usize = 256;
 
 pub(super) struct Node {
     pub(super) peer: PeerId,

@@ -1,4 +1,4 @@
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 

@@ -85,8 +85,8 @@ pub(crate) struct Init {
     #[arg(value_name = "HTTP-SOURCE-URL")]
     pub(crate) source: Option<String>,
 
-    /// How peers agree: solo, a cluster of one
-    #[arg(long, default_value = "solo")]
+    /// How peers agree: crdt, or solo, a cluster of one
+    #[arg(long, default_value = "crdt")]
     pub(crate) consensus: String,
 
     /// Engine that keeps the pinset: fjall or redb
@@ -120,6 +120,7 @@ pub(crate) struct Daemon {
     #[arg(short = 'j', long, value_name = "ADDRESSES", default_value = "", hide_default_value = true)]
     pub(crate) bootstrap: String,
 
+    /// Leave the cluster when the peer stops
     #[arg(short = 'x', long, hide = true)]
     pub(crate) leave: bool,
 

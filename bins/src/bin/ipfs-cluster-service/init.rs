@@ -12,12 +12,14 @@ use ipfs_cluster::config::{
     Addresses, ClusterSection, ConfigSection, Environment, Identity, Secret, ServiceJson, SoloSection,
     StorageEngine, create_folder, overlay, peerstore, process_environment,
 };
+use ipfs_cluster::consensus::CrdtSection;
 use ipfs_cluster::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
 use ipfs_cluster::{Error, Result as ClusterResult};
+use ipfs_cluster_bins::service::config::ConsensusSection;
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, prompt};
 use multiaddr::Protocol;
@@ -26,7 +28,7 @@ use crate::cli::Init;
 use crate::terminal;
 
 pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
-    check_consensus(&options.consensus).doing("choosing consensus")?;
+    let consensus = choose_consensus(&options.consensus).doing("choosing consensus")?;
     let storage = choose_storage(&options.storage).doing("choosing storage")?;
     let (service_json, identity_json) = (folder.service_json(), folder.identity_json());
     let (config_exists, identity_exists) = (is_there(&service_json), is_there(&identity_json));
@@ -43,7 +45,7 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
         }
     }
 
-    let mut sections = Sections::new(storage);
+    let mut sections = Sections::new(consensus, storage);
     if options.randomports {
         sections.randomize_ports().doing("randomizing ports")?;
     }
@@ -54,6 +56,9 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
         sections.cluster.secret = ask_secret()?;
     }
     let peers = parse_peers(&options.peers)?;
+    if !peers.is_empty() {
+        sections.trust(&peers);
+    }
 
     let file = match &options.source {
         Some(url) => ServiceJson::from_source(url),
@@ -93,7 +98,7 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
 #[derive(Debug)]
 struct Sections {
     cluster: ClusterSection,
-    solo: SoloSection,
+    consensus: ConsensusSection,
     restapi: RestApiSection,
     ipfshttp: KuboConfig,
     tracker: StatelessConfig,
@@ -105,10 +110,13 @@ struct Sections {
 }
 
 impl Sections {
-    fn new(storage: StorageEngine) -> Self {
+    fn new(consensus: Consensus, storage: StorageEngine) -> Self {
         Self {
             cluster: ClusterSection { secret: Secret::generate(), ..Default::default() },
-            solo: SoloSection { storage, ..Default::default() },
+            consensus: match consensus {
+                Consensus::Crdt => ConsensusSection::Crdt(CrdtSection { storage, ..Default::default() }),
+                Consensus::Solo => ConsensusSection::Solo(SoloSection { storage, ..Default::default() }),
+            },
             restapi: RestApiSection::default(),
             ipfshttp: KuboConfig::default(),
             tracker: StatelessConfig::default(),
@@ -117,6 +125,23 @@ impl Sections {
             disk: FreeSpaceConfig::default(),
             pin_queue: PinQueueConfig::default(),
             tags: TagsConfig::default(),
+        }
+    }
+
+    /// Trusts the peers that these addresses name, and no others.
+    fn trust(&mut self, peers: &[Multiaddr]) {
+        if let ConsensusSection::Crdt(section) = &mut self.consensus {
+            let mut ids: Vec<String> = peers
+                .iter()
+                .flat_map(Multiaddr::iter)
+                .filter_map(|part| match part {
+                    Protocol::P2p(peer) => Some(peer.to_string()),
+                    _ => None,
+                })
+                .collect();
+            ids.sort_unstable();
+            ids.dedup();
+            section.trusted_peers = ids;
         }
     }
 
@@ -138,7 +163,10 @@ impl Sections {
         }
         Ok(Self {
             cluster: overlaid(&self.cluster, environment)?,
-            solo: overlaid(&self.solo, environment)?,
+            consensus: match &self.consensus {
+                ConsensusSection::Crdt(section) => ConsensusSection::Crdt(overlaid(section, environment)?),
+                ConsensusSection::Solo(section) => ConsensusSection::Solo(overlaid(section, environment)?),
+            },
             restapi: overlaid(&self.restapi, environment)?,
             ipfshttp: overlaid(&self.ipfshttp, environment)?,
             tracker: overlaid(&self.tracker, environment)?,
@@ -154,7 +182,10 @@ impl Sections {
     fn to_file(&self) -> ClusterResult<ServiceJson> {
         let mut file = ServiceJson::new();
         file.write(&self.cluster)?;
-        file.write(&self.solo)?;
+        match &self.consensus {
+            ConsensusSection::Crdt(section) => file.write(section)?,
+            ConsensusSection::Solo(section) => file.write(section)?,
+        }
         file.write(&self.restapi)?;
         file.write(&self.ipfshttp)?;
         file.write(&self.tracker)?;
@@ -167,16 +198,22 @@ impl Sections {
     }
 }
 
-fn check_consensus(name: &str) -> ClusterResult<()> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consensus {
+    Crdt,
+    Solo,
+}
+
+fn choose_consensus(name: &str) -> ClusterResult<Consensus> {
     match name {
-        "solo" => Ok(()),
-        "crdt" | "raft" => Err(Error::new(
+        "crdt" => Ok(Consensus::Crdt),
+        "solo" => Ok(Consensus::Solo),
+        "raft" => Err(Error::new(
             ipfs_cluster::ErrorKind::Unsupported,
-            format!(
-                "'{name}' is not available in this version: flag value must be set to 'solo', a cluster of one peer"
-            ),
+            "'raft' is not available in this version: flag value must be set to 'crdt', or to 'solo' for a cluster of \
+             one peer",
         )),
-        _ => Err(Error::invalid_input("flag value must be set to 'solo'")),
+        _ => Err(Error::invalid_input("flag value must be set to 'crdt' or 'solo'")),
     }
 }
 
@@ -282,12 +319,12 @@ mod tests {
 
     #[test]
     fn the_sections_have_the_order_of_the_reference() {
-        let file = Sections::new(StorageEngine::Redb).to_file().unwrap();
+        let file = Sections::new(Consensus::Crdt, StorageEngine::Redb).to_file().unwrap();
         assert_eq!(
             file.unserved(&[]),
             [
                 "cluster",
-                "consensus.solo",
+                "consensus.crdt",
                 "api.restapi",
                 "ipfs_connector.ipfshttp",
                 "pin_tracker.stateless",
