@@ -21,7 +21,7 @@ use tracing::warn;
 use super::index::{self, Index};
 use super::{State, StateChange, StateCounts, StateQuery, StateReader, codec, list, replace};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{self, Batch, Durability, KeyRange, Snapshot, Space, Storage};
+use crate::storage::{self, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage};
 use crate::types::{Cid, Pin, PinOperation};
 
 const PINS: Space = Space::new("pins");
@@ -143,6 +143,15 @@ impl State for StoreState {
             inner.flip(storage, head, empty)
         })
         .await
+    }
+
+    fn values(&self, snapshot: &dyn Snapshot, range: KeyRange, limit: usize) -> Result<Page> {
+        let pins = spaces_in(snapshot)?.pins();
+        let mut page = snapshot.scan(pins, range, Direction::Forward, limit)?;
+        for (_, record) in &mut page.entries {
+            *record = codec::value_of(record)?;
+        }
+        Ok(page)
     }
 }
 
