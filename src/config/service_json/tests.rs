@@ -7,6 +7,8 @@ use crate::allocator::BalancedConfig;
 use crate::api::rest::RestApiSection;
 use crate::config::testing::none;
 use crate::config::{ClusterSection, SERVED_SECTIONS};
+#[cfg(feature = "consensus-crdt")]
+use crate::consensus::CrdtSection;
 use crate::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
 #[cfg(feature = "connector-kubo")]
 use crate::ipfs_connector::KuboConfig;
@@ -23,6 +25,7 @@ fn a_go_file_loads_and_is_saved_byte_for_byte() {
     assert_eq!(
         file.unserved(SERVED_SECTIONS),
         [
+            #[cfg(not(feature = "consensus-crdt"))]
             "consensus.crdt",
             "api.ipfsproxy",
             "api.pinsvcapi",
@@ -53,6 +56,8 @@ fn every_section_of_a_go_file_equals_our_default_and_has_no_unknown_key() {
     );
     #[cfg(feature = "api-rest")]
     assert_eq!(check::<RestApiSection>(&file), RestApiSection::default());
+    #[cfg(feature = "consensus-crdt")]
+    assert_eq!(check::<CrdtSection>(&file), CrdtSection::default());
     #[cfg(feature = "connector-kubo")]
     assert_eq!(check::<KuboConfig>(&file), KuboConfig::default());
     assert_eq!(check::<StatelessConfig>(&file), StatelessConfig::default());

@@ -272,7 +272,8 @@ mod tests {
     fn announcers_are_heard_in_turn_and_nothing_waits_twice() {
         let inbox = Inbox::default();
         inbox.push([announced(1, 1), announced(1, 2), announced(1, 1), announced(2, 3), announced(2, 1)]);
-        let heads = || std::iter::from_fn(|| inbox.take(|_| true)).map(|next| next.head[0]).collect::<Vec<_>>();
+        let heads =
+            || std::iter::from_fn(|| inbox.take(|_| true)).map(|next| next.head[0]).collect::<Vec<_>>();
         assert_eq!(heads(), [1, 3, 2]);
         assert!(inbox.is_empty());
         inbox.push([announced(1, 1), announced(2, 2)]);
@@ -329,14 +330,17 @@ mod tests {
         let trust = Arc::new(Trust::new(one.local_peer(), true, []));
         let mut heard = two.subscribe(&topic, Arc::new(Validator::new(trust.clone())));
         let ledger = Arc::new(TestLedger::default());
-        let announcing =
-            Announcing::new(one.clone(), topic.clone(), ledger.clone(), Arc::default());
+        let announcing = Announcing::new(one.clone(), topic.clone(), ledger.clone(), Arc::default());
         let messages = one.subscribe(&topic, Arc::new(Validator::new(trust)));
         let chain = Chain::new(3, "x");
         let interval = Duration::from_secs(60);
         let (cut, cuts) = watch::channel(None);
         let tasks = async {
-            tokio::join!(announcing.listen(messages), announcing.publish(cuts), announcing.rebroadcast(interval, 1));
+            tokio::join!(
+                announcing.listen(messages),
+                announcing.publish(cuts),
+                announcing.rebroadcast(interval, 1)
+            );
         };
         let script = async {
             let start = Instant::now();
@@ -353,9 +357,8 @@ mod tests {
             for _ in 0..20 {
                 let said = broadcast::encode(&[chain.nodes[1].cid]).into();
                 two.publish(&topic, said).await.unwrap();
-                let ours = timeout(interval / 2, async {
-                    while heard.next().await.unwrap().signer == peer(2) {}
-                });
+                let ours =
+                    timeout(interval / 2, async { while heard.next().await.unwrap().signer == peer(2) {} });
                 assert!(ours.await.is_err());
             }
             let announced = announcing.inbox.take(|_| true).unwrap();
@@ -386,7 +389,8 @@ mod tests {
         let trust = Arc::new(Trust::new(one.local_peer(), true, []));
         let mut heard = one.subscribe(&topic, Arc::new(Validator::new(trust)));
         let ledger = Arc::new(TestLedger::default());
-        let heads: Vec<_> = (0..2_500).map(|number| Chain::new(1, &number.to_string()).tip().clone()).collect();
+        let heads: Vec<_> =
+            (0..2_500).map(|number| Chain::new(1, &number.to_string()).tip().clone()).collect();
         ledger.set_heads(heads);
         let announcing = Announcing::new(one, topic, ledger.clone(), Arc::default());
         let mut said = Vec::new();

@@ -466,7 +466,9 @@ impl Frontier {
 
     /// Whether a merge of everything that is here would end a walk or make a head.
     pub(super) fn is_urgent(&self) -> bool {
-        self.walks.values().any(|walk| walk.open == walk.arrived || (walk.at_once && !walk.begun && walk.height > 0))
+        self.walks
+            .values()
+            .any(|walk| walk.open == walk.arrived || (walk.at_once && !walk.begun && walk.height > 0))
     }
 
     /// Whether a block that came is still to be merged.
@@ -520,7 +522,8 @@ impl Frontier {
         begun: &BTreeSet<WalkId>,
         covered: &BTreeSet<Digest>,
     ) -> Vec<Branch> {
-        let is_recorded = |id: &WalkId, walk: &Walk| (walk.begun || begun.contains(id)) && !without.contains(id);
+        let is_recorded =
+            |id: &WalkId, walk: &Walk| (walk.begun || begun.contains(id)) && !without.contains(id);
         let mut branches: BTreeMap<WalkId, Branch> = BTreeMap::new();
         for (id, walk) in self.walks.iter().filter(|(id, walk)| is_recorded(id, walk)) {
             let mut met: Vec<_> = walk.met.iter().map(block_cid).collect();
@@ -555,11 +558,20 @@ impl Frontier {
         }
         let is_its = |open: &&Open| open.owners.iter().any(|owner| owner.walk == id);
         let open = self.blocks.iter().filter(|(_, open)| is_its(open)).map(|(block, _)| block_cid(block));
-        Some(Branch { tip: Head { cid: block_cid(&walk.tip), height: walk.height }, open: open.collect(), met })
+        Some(Branch {
+            tip: Head { cid: block_cid(&walk.tip), height: walk.height },
+            open: open.collect(),
+            met,
+        })
     }
 
     /// The merge is on disk. Gives the walks that are done.
-    pub(super) fn merged(&mut self, group: &[Digest], outcome: &Outcome, now: Instant) -> Vec<(WalkId, Walk)> {
+    pub(super) fn merged(
+        &mut self,
+        group: &[Digest],
+        outcome: &Outcome,
+        now: Instant,
+    ) -> Vec<(WalkId, Walk)> {
         for block in group {
             let Some(open) = self.blocks.get(block) else { continue };
             for owner in &open.owners {

@@ -7,6 +7,10 @@
 //! One task, the committer (`commit`), writes: it puts local operations and blocks of other peers into batches (`stage`)
 //! that also hold what changes in the pinset, so a crash leaves all of one or nothing. With batching, operations are
 //! acknowledged when they are in a log, and a delta is cut of the log later (`batching`).
+//!
+//! Beside it, the tasks of `network` deal with other peers: they say our heads and hear theirs (`announce`), walk down
+//! from those that are new (`walk`, which decides in `frontier`), and look for what is missing (`repair`). To them the
+//! committer is a `ledger`.
 
 mod announce;
 mod batching;
@@ -27,7 +31,8 @@ mod set;
 mod simulation;
 mod stage;
 mod store;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests;
 mod topic;
 mod trust;

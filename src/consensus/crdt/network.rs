@@ -84,7 +84,8 @@ impl Network {
         // It stops by itself: a merge that has begun is waited for.
         let cancelled = cancel.clone();
         tasks.spawn(
-            Walker::new(WalkerContext { ledger, exchange, trust, inbox, requests, dirty, cancel: cancelled }).run(),
+            Walker::new(WalkerContext { ledger, exchange, trust, inbox, requests, dirty, cancel: cancelled })
+                .run(),
         );
         tasks.close();
         Self { cancel, tasks }

@@ -111,8 +111,7 @@ impl TestLedger {
     /// A store that has what this one has, as after a restart.
     pub(super) fn reopened(&self) -> Self {
         let state = self.state();
-        let (heads, blocks, processed) =
-            (state.heads.clone(), state.blocks.clone(), state.processed.clone());
+        let (heads, blocks, processed) = (state.heads.clone(), state.blocks.clone(), state.processed.clone());
         let (dirty, progress) = (state.dirty, state.progress.clone());
         let state = TestState { heads, blocks, processed, dirty, progress, ..Default::default() };
         Self { state: Mutex::new(state) }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::batching::{DELTA_BYTES, Logged, Pending, Policy, Waiting, decode_log, encode_log};
 use super::delta::{DELTA_ENTRIES_MAX, Delta, Element, HEIGHT_MAX, Tombstone, element_len, tombstone_len};
@@ -13,7 +14,7 @@ use super::node::{LINKS_MAX, Node};
 use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, NUMBERS, SET, VALUES};
 use super::set::{Elements, Live, Number};
 use super::wire::corrupt;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::state::decode_pin_protobuf;
 use crate::storage::{Batch, Storage};
 use crate::types::{Cid, PinOperation};
@@ -326,7 +327,7 @@ impl<'a> Stage<'a> {
         let mut height = heads.values().copied().max().unwrap_or(0);
         for (pin, _) in all.iter().filter(|(_, waiting)| waiting.value.is_some()) {
             // Nodes of a walk that is under way are above the heads, and what they said was seen and replaced.
-            height = height.max(self.touch(pin)?.elements.top_priority());
+            height = height.max(self.touch_or_replace(pin)?.elements.top_priority());
         }
         for sequence in &self.memory.pending.log {
             self.batch.delete(LOG, Bytes::copy_from_slice(&sequence.to_be_bytes()));
@@ -414,6 +415,22 @@ impl<'a> Stage<'a> {
                 Ok(entry.insert(Touched { elements, shown, is_changed: false, values: Vec::new() }))
             }
         }
+    }
+
+    /// The same for a pin that gets a new value. What was acknowledged has to be cut, so a damaged record is replaced: the
+    /// new value is above whatever it said.
+    fn touch_or_replace(&mut self, pin: &Cid) -> Result<&mut Touched> {
+        match self.touch(pin) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                warn!(cid = %pin, %error, "replacing a damaged record");
+                let elements = Elements::default();
+                let touched = Touched { elements, shown: None, is_changed: true, values: Vec::new() };
+                self.pins.insert(*pin, touched);
+            }
+            Err(error) => return Err(error),
+        }
+        self.touch(pin)
     }
 
     /// What stands for a block; a new number if nothing named it yet.

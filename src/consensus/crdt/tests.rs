@@ -82,9 +82,9 @@ fn digest(node: &Node) -> Digest {
 }
 
 /// A block of another peer.
-fn node(links: &[&Node], elements: &[Pin], tombstones: &[(&Pin, &Node)]) -> Node {
+fn node(links: &[&Node], elements: &[&Pin], tombstones: &[(&Pin, &Node)]) -> Node {
     let height = links.iter().map(|link| link.delta.priority).max().unwrap_or(0) + 1;
-    let element = |pin: &Pin| Element { pin: pin.cid, value: encode_pin_protobuf(pin).into() };
+    let element = |pin: &&Pin| Element { pin: pin.cid, value: encode_pin_protobuf(pin).into() };
     let tombstone = |(pin, node): &(&Pin, &Node)| Tombstone { pin: pin.cid, block: digest(node) };
     let delta = Delta {
         elements: elements.iter().map(element).collect(),

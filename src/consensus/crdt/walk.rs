@@ -112,7 +112,7 @@ pub(super) struct WalkerContext {
 }
 
 enum Fetched {
-    Node(Node),
+    Node(Box<Node>),
     /// It was merged before.
     Known,
     /// It could not be got.
@@ -158,6 +158,8 @@ pub(super) struct Walker {
     waiting: BTreeMap<WalkId, oneshot::Sender<Ended>>,
     /// What the ledger remembers of unfinished walks; none when that is uncertain.
     recorded: Option<Vec<Branch>>,
+    /// A walk that has begun was given up, so that record is not right any more.
+    forgot: bool,
     complaints: Complaints,
     /// About how large blocks are.
     block_bytes: usize,
@@ -187,6 +189,7 @@ impl Walker {
             resumed: BTreeSet::new(),
             waiting: BTreeMap::new(),
             recorded: None,
+            forgot: false,
             complaints: Complaints::default(),
             block_bytes: WINDOW_BYTES / WINDOW_BLOCKS,
             ticks: 0,
@@ -383,14 +386,18 @@ impl Walker {
                     self.look_up(check);
                 }
                 Fetched::Known => {}
+                Fetched::Lost(error) if error.kind() == ErrorKind::ShutDown => return Err(error),
                 Fetched::Lost(error) | Fetched::Broken(error) => {
                     for walk in self.frontier.owners(&block) {
                         self.give_up(walk, Ended::Missing, &error.to_string()).await?;
                     }
                 }
             },
+            Looked::Failed(_, error) if error.kind() == ErrorKind::ShutDown => return Err(error),
             Looked::Failed(blocks, error) => {
-                for walk in blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>() {
+                for walk in
+                    blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>()
+                {
                     self.give_up(walk, Ended::Missing, &error.to_string()).await?;
                 }
             }
@@ -420,7 +427,7 @@ impl Walker {
                     self.block_bytes = bytes.max(self.block_bytes - self.block_bytes / 16);
                     self.ready_bytes += bytes;
                     self.ready_since.get_or_insert_with(Instant::now);
-                    self.ready.push_back(node);
+                    self.ready.push_back(*node);
                 }
                 self.look_up(arrival.check);
                 for (walk, why) in arrival.failed {
@@ -458,7 +465,7 @@ impl Walker {
         }
         let is_due = self.ready_since.is_some_and(|since| since + MERGE_LINGER <= now);
         let is_much = self.ready.len() >= MERGE_BLOCKS || self.ready_bytes >= MERGE_BYTES;
-        if !is_due && !is_much && !self.frontier.is_urgent() {
+        if !is_due && !is_much && !self.frontier.is_urgent() && !self.forgot {
             return;
         }
         let most = if self.singly > 0 { 1 } else { MERGE_BLOCKS_MAX };
@@ -477,9 +484,10 @@ impl Walker {
         self.singly = self.singly.saturating_sub(1);
         self.ready_since = (!self.ready.is_empty()).then_some(now);
         let outcome = self.frontier.merging(&group);
-        if group.is_empty() && outcome.done.is_empty() {
+        if group.is_empty() && outcome.done.is_empty() && !self.forgot {
             return;
         }
+        self.forgot = false;
         let mut records = outcome.unfinished.clone();
         records.extend(self.parked.iter().map(|(tip, branch)| {
             let mut branch = branch.clone();
@@ -496,8 +504,7 @@ impl Walker {
             let walks = changes_records.then(|| records.clone());
             let heads = outcome.heads.clone();
             let ledger = self.cx.ledger.clone();
-            self.merge =
-                Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
+            self.merge = Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
         }
         if changes_records {
             self.recorded = Some(records);
@@ -575,6 +582,7 @@ impl Walker {
         if !walk.begun {
             return Ok(());
         }
+        self.forgot = true;
         self.cx.dirty.0.fetch_add(1, Ordering::SeqCst);
         self.cx.ledger.set_dirty(true).await?;
         if how == Ended::Missing
@@ -605,8 +613,7 @@ impl Walker {
         }
         if self.ticks.is_multiple_of(PROGRESS_TICKS) {
             if self.merged - self.merged_before >= 1_000 {
-                let height =
-                    self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
+                let height = self.frontier.walks().map(|(_, walk)| walk.height).max().unwrap_or_default();
                 info!(merged = self.merged, walks = self.frontier.len(), height, "walking down the dag");
             }
             self.merged_before = self.merged;
@@ -648,7 +655,7 @@ async fn fetch(
 
 fn parse(cid: Cid, data: bytes::Bytes) -> Fetched {
     debug_assert!(data.len() <= 2 * BLOCK_BYTES_MAX, "an exchange bounds its blocks");
-    Node::parse(cid, data).map_or_else(Fetched::Broken, Fetched::Node)
+    Node::parse(cid, data).map_or_else(Fetched::Broken, |node| Fetched::Node(Box::new(node)))
 }
 
 async fn ended(merge: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {

@@ -77,7 +77,8 @@ async fn run(seed: u64) -> (BTreeMap<Vec<u8>, Pin>, BTreeMap<Cid, Known>, Vec<He
     let mut peers = Vec::new();
     for number in 0..3 {
         peers.push(
-            memory(if (seed + number) % 3 == 0 { (7, Duration::from_millis(50)) } else { AT_ONCE }).await,
+            memory(if (seed + number).is_multiple_of(3) { (7, Duration::from_millis(50)) } else { AT_ONCE })
+                .await,
         );
     }
     for _ in 0..60 {

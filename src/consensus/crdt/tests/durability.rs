@@ -1,7 +1,10 @@
 //! What was acknowledged survives, and gets into the DAG once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Batch, Durability, Snapshot};
 use crate::testing::state_suite::cid;
 use crate::testing::{CrashStorage, FaultyStorage, StorageCall};
 use crate::types::PinOperation;
@@ -118,15 +121,77 @@ async fn a_cut_that_fails_is_tried_again_and_nothing_is_lost() {
     assert_eq!(told(&crdt).await, pinset(&crdt).await);
 }
 
+/// A store that once does what it was told and says that it could not.
+#[derive(Debug)]
+struct Liar {
+    inner: MemoryStorage,
+    lies: AtomicBool,
+}
+
+impl Storage for Liar {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
+        self.inner.get(space, key)
+    }
+    fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
+        self.inner.write(batch, durability)?;
+        if self.lies.swap(false, Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Io, "the disk went away for a moment"));
+        }
+        Ok(())
+    }
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        self.inner.snapshot()
+    }
+    fn bulk_load(
+        &self,
+        space: Space,
+        entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    ) -> Result<u64> {
+        self.inner.bulk_load(space, entries)
+    }
+    fn remove_space(&self, space: Space) -> Result<()> {
+        self.inner.remove_space(space)
+    }
+    fn approximate_bytes(&self) -> Result<u64> {
+        self.inner.approximate_bytes()
+    }
+    fn blocks(&self) -> bool {
+        self.inner.blocks()
+    }
+    fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_failed_but_happened_is_found_out() {
+    for batching in [AT_ONCE, BATCHED] {
+        let liar = Arc::new(Liar { inner: MemoryStorage::new(), lies: AtomicBool::new(false) });
+        let crdt = open(liar.clone(), batching).await;
+        crdt.log_pin(pin(1)).await.unwrap();
+        liar.lies.store(true, Ordering::Relaxed);
+        assert_eq!(crdt.log_pin(pin(2)).await.unwrap_err().kind(), ErrorKind::Io);
+        crdt.log_pin(pin(3)).await.unwrap();
+        crdt.log_unpin(&cid(1)).await.unwrap().unwrap();
+        tokio::time::sleep(2 * BATCHED.1).await;
+        // Each block has a number of its own, and all of them are below one head.
+        let numbers = entries(storage(&crdt), records::NUMBERS).len();
+        assert_eq!(numbers, nodes(storage(&crdt)).len(), "{batching:?}");
+        assert_eq!(crdt.parts.ledger.heads().len(), 1);
+        assert_eq!(told(&crdt).await, pinset(&crdt).await, "{batching:?}");
+        assert_eq!(pinset(&crdt).await.len(), 2);
+    }
+}
+
 #[tokio::test]
 async fn a_cleaning_that_was_cut_off_is_finished() {
     let disk: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let crdt = open(disk.clone(), AT_ONCE).await;
     crdt.log_pin(pin(1)).await.unwrap();
     crdt.shutdown().await.unwrap();
-    let mut batch = crate::storage::Batch::new();
+    let mut batch = Batch::new();
     batch.put(records::META, records::META_CLEANING, Bytes::new());
-    disk.write(batch, crate::storage::Durability::Synced).unwrap();
+    disk.write(batch, Durability::Synced).unwrap();
     let crdt = open(disk, AT_ONCE).await;
     assert!(pinset(&crdt).await.is_empty() && crdt.parts.ledger.heads().is_empty());
     for space in records::CONTENT {
@@ -135,22 +200,41 @@ async fn a_cleaning_that_was_cut_off_is_finished() {
     assert!(storage(&crdt).get(records::META, records::META_CLEANING).unwrap().is_none());
 }
 
+fn damage(crdt: &Crdt, number: u64) {
+    let mut batch = Batch::new();
+    batch.put(SET, cid(number).to_bytes(), vec![1, 0xff]);
+    storage(crdt).write(batch, Durability::Synced).unwrap();
+}
+
 #[tokio::test]
 async fn an_unreadable_record_fails_its_own_call_alone() {
     let crdt = Arc::new(memory(AT_ONCE).await);
     crdt.log_pin(pin(1)).await.unwrap();
-    let mut batch = crate::storage::Batch::new();
-    batch.put(SET, cid(1).to_bytes(), vec![1, 0xff]);
-    storage(&crdt).write(batch, crate::storage::Durability::Synced).unwrap();
-    let call = |number| {
+    damage(&crdt, 1);
+    let call = |operation| {
         let crdt = crdt.clone();
-        tokio::spawn(async move { crdt.log_pin(named(number, "again")).await })
+        tokio::spawn(async move { crdt.log_many(vec![operation]).await })
     };
-    let calls = [call(2), call(1), call(3)];
+    let put = |number| PinOperation::Pin(named(number, "again").into());
+    // Nobody knows which elements would have to go.
+    let calls = [call(put(2)), call(PinOperation::Unpin(cid(1))), call(put(3))];
     let mut results = Vec::new();
     for call in calls {
         results.push(call.await.unwrap().map_err(|error| error.kind()));
     }
     assert_eq!(results, [Ok(()), Err(ErrorKind::Corrupt), Ok(())]);
     assert_eq!(pinset(&crdt).await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_record_does_not_keep_what_waits_from_being_cut() {
+    let crdt = memory(BATCHED).await;
+    for number in 1..4 {
+        crdt.log_pin(pin(number)).await.unwrap();
+        damage(&crdt, number);
+    }
+    tokio::time::sleep(2 * BATCHED.1).await;
+    assert!(entries(storage(&crdt), LOG).is_empty());
+    assert_eq!(told(&crdt).await, pinset(&crdt).await);
+    assert!(crdt.log_unpin(&cid(1)).await.unwrap().is_some(), "the records are whole again");
 }

@@ -30,8 +30,8 @@ async fn events_tell_what_other_peers_changed_and_nothing_else() {
     let crdt = memory(AT_ONCE).await;
     let mut events = crdt.events();
     let (old, new) = (named(1, "old"), named(1, "new"));
-    let first = node(&[], &[old.clone()], &[]);
-    let second = node(&[&first], &[new.clone()], &[]);
+    let first = node(&[], &[&old], &[]);
+    let second = node(&[&first], &[&new], &[]);
     merge(&crdt, &[&second], HeadChange::none()).await;
     assert_eq!(seen(&mut events), [pinned(&new)]);
     // Late, and below.
@@ -47,7 +47,7 @@ async fn events_tell_what_other_peers_changed_and_nothing_else() {
     merge(&crdt, &[&fourth], tip(&fourth)).await;
     assert_eq!(seen(&mut events), [unpinned(&new)]);
     // The removed element again, from a branch that came late.
-    let late = node(&[], &[named(2, "late")], &[(&old, &first)]);
+    let late = node(&[], &[&named(2, "late")], &[(&old, &first)]);
     merge(&crdt, &[&late], HeadChange::none()).await;
     assert_eq!(seen(&mut events), [pinned(&named(2, "late"))]);
 }
@@ -55,7 +55,7 @@ async fn events_tell_what_other_peers_changed_and_nothing_else() {
 #[tokio::test]
 async fn a_tombstone_that_comes_before_its_element_holds() {
     let crdt = memory(AT_ONCE).await;
-    let added = node(&[], &[pin(1)], &[]);
+    let added = node(&[], &[&pin(1)], &[]);
     let removed = node(&[&added], &[], &[(&pin(1), &added)]);
     let mut events = crdt.events();
     merge(&crdt, &[&removed], HeadChange::none()).await;
@@ -68,9 +68,9 @@ async fn a_tombstone_that_comes_before_its_element_holds() {
 async fn when_the_best_is_removed_the_next_best_is_seen() {
     let crdt = memory(AT_ONCE).await;
     let (low, best) = (named(1, "low"), named(1, "best"));
-    let one = node(&[], &[low.clone()], &[]);
-    let other = node(&[], &[named(9, "other")], &[]);
-    let two = node(&[&other], &[best.clone()], &[]);
+    let one = node(&[], &[&low], &[]);
+    let other = node(&[], &[&named(9, "other")], &[]);
+    let two = node(&[&other], &[&best], &[]);
     merge(&crdt, &[&one, &two, &other], HeadChange::none()).await;
     assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(best.clone()));
     let mut events = crdt.events();
@@ -83,7 +83,7 @@ async fn when_the_best_is_removed_the_next_best_is_seen() {
 #[tokio::test]
 async fn of_equal_heights_the_greater_bytes_win() {
     let (low, high) = (named(1, "a"), named(1, "b"));
-    let (one, other) = (node(&[], &[low], &[]), node(&[], &[high.clone()], &[]));
+    let (one, other) = (node(&[], &[&low], &[]), node(&[], &[&high], &[]));
     for order in [[&one, &other], [&other, &one]] {
         let crdt = memory(AT_ONCE).await;
         for node in order {
@@ -94,9 +94,26 @@ async fn of_equal_heights_the_greater_bytes_win() {
 }
 
 #[tokio::test]
+async fn of_several_values_in_one_block_the_greatest_bytes_count() {
+    let (low, high) = (named(1, "a"), named(1, "b"));
+    for pins in [[low.clone(), high.clone()], [high.clone(), low.clone()]] {
+        let twice = node(&[], &pins.each_ref(), &[]);
+        let crdt = memory(AT_ONCE).await;
+        merge(&crdt, &[&twice], HeadChange::none()).await;
+        assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(high.clone()));
+        // And when they are read from the block later, because something above it went.
+        let above = node(&[&twice], &[&named(1, "above")], &[]);
+        let removed = node(&[&above], &[], &[(&low, &above)]);
+        merge(&crdt, &[&above], HeadChange::none()).await;
+        merge(&crdt, &[&removed], tip(&removed)).await;
+        assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(high.clone()));
+    }
+}
+
+#[tokio::test]
 async fn a_value_that_counts_and_is_no_pin_is_no_entry() {
     let crdt = memory(AT_ONCE).await;
-    let good = node(&[], &[pin(1)], &[]);
+    let good = node(&[], &[&pin(1)], &[]);
     let broken = Element { pin: cid(1), value: Bytes::from_static(b"\xff\xff") };
     let delta = Delta { elements: vec![broken], tombstones: Vec::new(), priority: 2 };
     let bad = Node::build(vec![good.cid], delta);
@@ -134,7 +151,7 @@ async fn heads_stay_when_a_group_comes_to_nothing() {
 #[tokio::test]
 async fn a_group_of_operations_is_one_delta_on_top_of_all_heads() {
     let crdt = memory(AT_ONCE).await;
-    let (one, other) = (node(&[], &[pin(1)], &[]), node(&[], &[pin(2)], &[]));
+    let (one, other) = (node(&[], &[&pin(1)], &[]), node(&[], &[&pin(2)], &[]));
     merge(&crdt, &[&one], tip(&one)).await;
     merge(&crdt, &[&other], tip(&other)).await;
     let mut cut = crdt.parts.cut.clone();
@@ -165,7 +182,7 @@ async fn a_group_of_operations_is_one_delta_on_top_of_all_heads() {
 async fn a_pin_of_ours_is_above_what_it_replaced_even_below_no_head_yet() {
     let crdt = memory(AT_ONCE).await;
     // The top of a long branch, whose walk is not done.
-    let mut far = node(&[], &[named(1, "theirs")], &[]);
+    let mut far = node(&[], &[&named(1, "theirs")], &[]);
     far.delta.priority = 90;
     let far = Node::build(Vec::new(), far.delta);
     merge(&crdt, &[&far], HeadChange::none()).await;
@@ -180,7 +197,7 @@ async fn a_pin_of_ours_is_above_what_it_replaced_even_below_no_head_yet() {
 #[tokio::test]
 async fn a_block_of_the_greatest_height_stops_nobody() {
     let crdt = memory(AT_ONCE).await;
-    let mut top = node(&[], &[named(1, "a")], &[]);
+    let mut top = node(&[], &[&named(1, "a")], &[]);
     top.delta.priority = HEIGHT_MAX;
     let top = Node::build(Vec::new(), top.delta);
     merge(&crdt, &[&top], tip(&top)).await;
@@ -228,8 +245,8 @@ async fn a_pin_that_waits_beats_whatever_other_peers_bring() {
     let crdt = memory(BATCHED).await;
     crdt.log_pin(named(1, "ours")).await.unwrap();
     let mut events = crdt.events();
-    let theirs = node(&[], &[named(1, "theirs")], &[]);
-    let above = node(&[&theirs], &[named(1, "theirs, z")], &[(&pin(1), &theirs)]);
+    let theirs = node(&[], &[&named(1, "theirs")], &[]);
+    let above = node(&[&theirs], &[&named(1, "theirs, z")], &[(&pin(1), &theirs)]);
     merge(&crdt, &[&theirs, &above], tip(&above)).await;
     let expected = Some(named(1, "ours"));
     assert_eq!((seen(&mut events), crdt.state.get(&cid(1)).await.unwrap()), (vec![], expected.clone()));
@@ -242,13 +259,13 @@ async fn a_pin_that_waits_beats_whatever_other_peers_bring() {
 async fn an_unpin_that_waits_hides_what_it_saw_and_nothing_else() {
     let crdt = memory(BATCHED).await;
     let (first, second) = (named(1, "first"), named(1, "second"));
-    let known = node(&[], &[first.clone()], &[]);
+    let known = node(&[], &[&first], &[]);
     merge(&crdt, &[&known], tip(&known)).await;
     assert_eq!(crdt.log_unpin(&cid(1)).await.unwrap(), Some(first.into()));
     merge(&crdt, &[&known], HeadChange::none()).await;
     assert!(pinset(&crdt).await.is_empty());
     // Added by one who has not heard of it.
-    let unseen = node(&[&known], &[second.clone()], &[]);
+    let unseen = node(&[&known], &[&second], &[]);
     merge(&crdt, &[&unseen], tip(&unseen)).await;
     assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(second.clone()));
     wait().await;
@@ -265,7 +282,7 @@ async fn an_unpin_takes_back_a_pin_that_waits() {
     wait().await;
     assert!(nodes(storage(&crdt)).is_empty() && entries(storage(&crdt), LOG).is_empty());
     // And a pin after an unpin keeps the removal of what was there.
-    let known = node(&[], &[named(1, "old")], &[]);
+    let known = node(&[], &[&named(1, "old")], &[]);
     merge(&crdt, &[&known], tip(&known)).await;
     crdt.log_unpin(&cid(1)).await.unwrap();
     crdt.log_pin(named(1, "new")).await.unwrap();
@@ -288,7 +305,7 @@ async fn a_delta_is_cut_at_its_size_before_its_age() {
 async fn the_ledger_answers_from_the_store() {
     let crdt = memory(AT_ONCE).await;
     let ledger = &crdt.parts.ledger;
-    let (known, unknown) = (node(&[], &[pin(1)], &[]), node(&[], &[pin(2)], &[]));
+    let (known, unknown) = (node(&[], &[&pin(1)], &[]), node(&[], &[&pin(2)], &[]));
     // Named by a tombstone alone.
     let naming = node(&[], &[], &[(&pin(2), &unknown)]);
     merge(&crdt, &[&known, &naming], tip(&known)).await;

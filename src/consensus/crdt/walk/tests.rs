@@ -50,8 +50,7 @@ async fn a_wide_dag_is_fetched_many_blocks_at_a_time() {
     let bottom = Chain::new(1, "bottom");
     let wide: Vec<Node> = (0..4_000).map(|number| node(&number.to_string(), &[bottom.tip()])).collect();
     let top = node("top", &wide.iter().collect::<Vec<_>>());
-    let (_network, one, other) =
-        pair(wide.iter().chain(&bottom.nodes).chain([&top]), &top).await;
+    let (_network, one, other) = pair(wide.iter().chain(&bottom.nodes).chain([&top]), &top).await;
     let start = Instant::now();
     other.say(&top).await;
     one.until_heads(&[&top]).await;
@@ -324,10 +323,25 @@ async fn garbage_below_a_head_ends_its_walk() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_walk_that_can_never_be_finished_is_not_gone_on_with_after_a_restart() {
+    let (cid, data, bottom) = above(b"garbage".to_vec(), 7);
+    let chain = Chain::on(&[&bottom], 300, "x");
+    let (_network, one, other) = pair(chain.nodes.iter().chain([&bottom]), chain.tip()).await;
+    other.ledger.state().blocks.insert(cid, data);
+    other.say(chain.tip()).await;
+    one.until("dirty", |state| state.dirty).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(one.ledger.state().progress.is_empty());
+    assert!(one.has(chain.tip()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_head_of_garbage_is_forgotten() {
     let network = slow_network();
-    let (one, hostile) =
-        (Member::start(&network, 1, TestLedger::default()), Member::start(&network, 2, TestLedger::default()));
+    let (one, hostile) = (
+        Member::start(&network, 1, TestLedger::default()),
+        Member::start(&network, 2, TestLedger::default()),
+    );
     one.connect(&hostile).await;
     let mut tip = node("x", &[]);
     tip.block = b"garbage".to_vec().into();
