@@ -44,8 +44,7 @@ impl Elements {
     /// `Corrupt`.
     pub(super) fn decode(record: &[u8]) -> Result<Self> {
         let broken = || corrupt("the record of a pin's elements is unreadable");
-        let (&(format @ (FORMAT | FORMAT_EXACT)), mut rest) = record.split_first().ok_or_else(broken)?
-        else {
+        let (format @ &(FORMAT | FORMAT_EXACT), mut rest) = record.split_first().ok_or_else(broken)? else {
             return Err(corrupt(
                 "the record of a pin's elements was written by a newer program; run that one",
             ));
@@ -74,7 +73,7 @@ impl Elements {
             last = last.checked_add(gap).ok_or_else(broken)?;
             tombstones.push(last);
         }
-        let is_exact = format == FORMAT_EXACT && !live.is_empty();
+        let is_exact = *format == FORMAT_EXACT && !live.is_empty();
         Ok(Self { live, tombstones, is_exact })
     }
 
