@@ -340,7 +340,12 @@ impl Walker {
                 // Whoever asked may have gone.
                 let _ = taken.send(());
             }
-            Request::Adopted(heads) => heads.iter().for_each(|head| self.frontier.became_head(head)),
+            Request::Adopted(heads) => {
+                heads.iter().for_each(|head| self.frontier.became_head(head));
+                // It may have been told of walks that are done by now.
+                self.recorded = None;
+                self.forgot = true;
+            }
             Request::Resume => {
                 let queued: BTreeSet<Digest> = self.resuming.iter().map(|(tip, _)| *tip).collect();
                 let parked = self.parked.keys().filter(|tip| !queued.contains(*tip));

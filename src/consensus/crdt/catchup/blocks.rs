@@ -27,7 +27,7 @@ const ELSEWHERE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60
 const PROGRESS_BLOCKS: u64 = 10_000;
 
 /// Gets them from this peer, and from others what it has not. What nobody has is asked for the next time.
-pub(super) async fn fetch(cx: &CatchUp, peer: PeerId) -> Result<()> {
+pub(in super::super) async fn fetch(cx: &CatchUp, peer: PeerId) -> Result<()> {
     let storage = cx.ledger.storage.clone();
     let is_lacking = |storage: &dyn Storage| Ok(storage.get(META, META_LACKING)?.is_some());
     if !storage::run(storage, is_lacking).await? {

@@ -27,7 +27,7 @@ use crate::types::PeerId;
 
 /// What became of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(in super::super) enum Outcome {
     /// Nothing is missing here that is there.
     Equal,
     /// Little is missing: the walker has these heads.
@@ -42,7 +42,11 @@ pub(super) enum Outcome {
 /// # Errors
 /// `Unsupported` when the peer does not speak the protocol; `Corrupt` when it breaks its rules; `Unavailable`, `Timeout`;
 /// what the store says.
-pub(super) async fn session(cx: &CatchUp, peer: PeerId, left: &BTreeSet<Digest>) -> Result<Outcome> {
+pub(in super::super) async fn session(
+    cx: &CatchUp,
+    peer: PeerId,
+    left: &BTreeSet<Digest>,
+) -> Result<Outcome> {
     let opened = timeout(OPEN_TIMEOUT, cx.transport.open(&peer, &protocol())).await;
     let stream = opened
         .map_err(|_| Error::new(ErrorKind::Timeout, "the peer opens no stream").component(COMPONENT))??;

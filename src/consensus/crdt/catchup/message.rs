@@ -19,31 +19,31 @@ use crate::storage::KEY_BYTES_MAX;
 use crate::transport::PeerStream;
 
 /// Largest message, in bytes: a block, or the value of one element, and what is around it.
-pub(super) const MESSAGE_BYTES_MAX: usize = BLOCK_BYTES_MAX + 64 * 1024;
+pub(in super::super) const MESSAGE_BYTES_MAX: usize = BLOCK_BYTES_MAX + 64 * 1024;
 /// About how large messages with many things are made.
-pub(super) const MESSAGE_BYTES: usize = 256 * 1024;
+pub(in super::super) const MESSAGE_BYTES: usize = 256 * 1024;
 /// Most heads that are named.
-pub(super) const HEADS_MAX: usize = 4096;
+pub(in super::super) const HEADS_MAX: usize = 4096;
 /// Most blocks of unfinished walks that are named.
-pub(super) const WALK_BLOCKS_MAX: usize = 32_768;
+pub(in super::super) const WALK_BLOCKS_MAX: usize = 32_768;
 /// Most blocks that are asked for at once.
-pub(super) const BLOCKS_MAX: usize = 256;
+pub(in super::super) const BLOCKS_MAX: usize = 256;
 /// Most parts of a table that are compared at once.
-pub(super) const CHUNKS_MAX: usize = 4096;
+pub(in super::super) const CHUNKS_MAX: usize = 4096;
 /// Most entries of a part of a table.
-pub(super) const CHUNK_ENTRIES_MAX: usize = 4096;
+pub(in super::super) const CHUNK_ENTRIES_MAX: usize = 4096;
 /// Blocks that records refer to by number; then it begins anew.
 const NAMES_MAX: usize = 65_536;
 /// Most records, elements and tombstones in one message.
 const RECORD_PARTS_MAX: usize = 65_536;
 /// Most elements, and most tombstones, of one record; a pin with more has several.
-pub(super) const RECORD_NAMES_MAX: usize = 4096;
+pub(in super::super) const RECORD_NAMES_MAX: usize = 4096;
 /// What is read of a stream at once.
 const READ_BYTES: usize = 256 * 1024;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Table {
+pub(in super::super) enum Table {
     /// Elements and tombstones, by pin.
     Pins,
     /// Merged blocks.
@@ -52,38 +52,38 @@ pub(super) enum Table {
 
 /// Part of a table, as the asking side has it: from the end of the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub(in super::super) struct Chunk {
     /// Its last possible key; empty = to the end of the table.
-    pub(super) to: Bytes,
-    pub(super) count: u64,
+    pub(in super::super) to: Bytes,
+    pub(in super::super) count: u64,
     /// The sum of the hashes of its entries.
-    pub(super) sum: u64,
+    pub(in super::super) sum: u64,
 }
 
 /// A part of a table, and what the asking side has of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) after: Bytes,
-    pub(super) to: Bytes,
-    pub(super) hashes: Vec<u64>,
+pub(in super::super) struct Wanted {
+    pub(in super::super) after: Bytes,
+    pub(in super::super) to: Bytes,
+    pub(in super::super) hashes: Vec<u64>,
 }
 
 /// What the answering side is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Welcome {
-    pub(super) heads: Vec<Head>,
+pub(in super::super) struct Welcome {
+    pub(in super::super) heads: Vec<Head>,
     /// For each head of the other side: it is merged here.
-    pub(super) merged: Vec<bool>,
+    pub(in super::super) merged: Vec<bool>,
     /// Everything below the heads is here as far as known.
-    pub(super) is_whole: bool,
+    pub(in super::super) is_whole: bool,
     /// Walks that are unfinished here.
-    pub(super) walks: Vec<Branch>,
+    pub(in super::super) walks: Vec<Branch>,
     /// Entries of the pinset.
-    pub(super) pins: u64,
+    pub(in super::super) pins: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(in super::super) enum Message {
     /// Asks who is there, and says the asking side's heads.
     Hello(Vec<Digest>),
     Welcome(Welcome),
@@ -117,7 +117,7 @@ pub(super) enum Message {
 }
 
 impl Message {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in super::super) fn encode(&self) -> Vec<u8> {
         let mut to = Vec::new();
         match self {
             Self::Hello(heads) => {
@@ -183,7 +183,7 @@ impl Message {
 
     /// # Errors
     /// `Corrupt` for what is no message, or has more of something than is taken.
-    pub(super) fn decode(message: &Bytes) -> Result<Self> {
+    pub(in super::super) fn decode(message: &Bytes) -> Result<Self> {
         Self::read(message).ok_or_else(|| corrupt("a message that cannot be read"))
     }
 
@@ -354,7 +354,7 @@ impl<'a> Reader<'a> {
 /// Writes records for [`Message::Records`]. A block is named the first time, and is a number after that: many pins share
 /// one.
 #[derive(Debug, Default)]
-pub(super) struct RecordWriter {
+pub(in super::super) struct RecordWriter {
     names: HashMap<Digest, u64>,
     records: Vec<u8>,
     /// Records, elements and tombstones since the last message.
@@ -363,7 +363,7 @@ pub(super) struct RecordWriter {
 
 impl RecordWriter {
     /// Puts a record, and gives messages that are full.
-    pub(super) fn put(&mut self, record: &PinRecord) -> Option<Message> {
+    pub(in super::super) fn put(&mut self, record: &PinRecord) -> Option<Message> {
         put_key(&mut self.records, &record.pin.to_bytes());
         put_varint(&mut self.records, record.elements.len() as u64);
         for (block, priority, value) in &record.elements {
@@ -382,7 +382,7 @@ impl RecordWriter {
     }
 
     /// What was put since.
-    pub(super) fn take(&mut self) -> Option<Message> {
+    pub(in super::super) fn take(&mut self) -> Option<Message> {
         self.parts = 0;
         let records = std::mem::take(&mut self.records);
         (!records.is_empty()).then(|| Message::Records(records.into()))
@@ -403,14 +403,14 @@ impl RecordWriter {
 
 /// Reads what a [`RecordWriter`] wrote, in the same order.
 #[derive(Debug, Default)]
-pub(super) struct RecordReader {
+pub(in super::super) struct RecordReader {
     names: Vec<Digest>,
 }
 
 impl RecordReader {
     /// # Errors
     /// `Corrupt`.
-    pub(super) fn read(&mut self, message: &Bytes) -> Result<Vec<PinRecord>> {
+    pub(in super::super) fn read(&mut self, message: &Bytes) -> Result<Vec<PinRecord>> {
         let mut from = Reader(message);
         let mut records = Vec::new();
         let mut parts = 0;
@@ -453,7 +453,7 @@ impl RecordReader {
 }
 
 /// Messages on a stream.
-pub(super) struct Messages {
+pub(in super::super) struct Messages {
     stream: PeerStream,
     read: BytesMut,
     written: Vec<u8>,
@@ -461,7 +461,7 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(stream: PeerStream) -> Self {
+    pub(in super::super) fn new(stream: PeerStream) -> Self {
         Self { stream, read: BytesMut::new(), written: Vec::new(), silence_max: SILENCE_MAX }
     }
 
@@ -469,7 +469,7 @@ impl Messages {
     ///
     /// # Errors
     /// `Timeout` when the other side takes nothing; `Unavailable`.
-    pub(super) async fn put(&mut self, message: &Message) -> Result<()> {
+    pub(in super::super) async fn put(&mut self, message: &Message) -> Result<()> {
         let message = message.encode();
         put_varint(&mut self.written, message.len() as u64);
         self.written.extend_from_slice(&message);
@@ -477,7 +477,7 @@ impl Messages {
     }
 
     /// Sends what was put. As [`Messages::put`].
-    pub(super) async fn flush(&mut self) -> Result<()> {
+    pub(in super::super) async fn flush(&mut self) -> Result<()> {
         // In parts, so that a slow peer is not a silent one.
         for part in self.written.chunks(MESSAGE_BYTES) {
             timeout(self.silence_max, self.stream.write_all(part))
@@ -489,7 +489,7 @@ impl Messages {
         timeout(self.silence_max, self.stream.flush()).await.map_err(|_| silent())?.map_err(broken)
     }
 
-    pub(super) async fn send(&mut self, message: &Message) -> Result<()> {
+    pub(in super::super) async fn send(&mut self, message: &Message) -> Result<()> {
         self.put(message).await?;
         self.flush().await
     }
@@ -498,7 +498,7 @@ impl Messages {
     ///
     /// # Errors
     /// `Corrupt` for what is no message, `Timeout` when nothing comes, `Unavailable`.
-    pub(super) async fn next(&mut self) -> Result<Option<Message>> {
+    pub(in super::super) async fn next(&mut self) -> Result<Option<Message>> {
         loop {
             if let Some((length, rest)) = read_varint(&self.read) {
                 if length > MESSAGE_BYTES_MAX as u64 {
@@ -532,7 +532,7 @@ impl Messages {
     ///
     /// # Errors
     /// As [`Messages::next`]; `Unavailable` when the other side is busy, or has too much to do.
-    pub(super) async fn answer(&mut self) -> Result<Message> {
+    pub(in super::super) async fn answer(&mut self) -> Result<Message> {
         let unavailable = |text: &str| Error::new(ErrorKind::Unavailable, text).component(COMPONENT);
         match self.next().await? {
             None => Err(unavailable("the peer ended the stream")),
@@ -555,7 +555,7 @@ fn broken(source: std::io::Error) -> Error {
 }
 
 /// The other side said what it should not.
-pub(super) fn misplaced() -> Error {
+pub(in super::super) fn misplaced() -> Error {
     corrupt("a message that has no place here")
 }
 

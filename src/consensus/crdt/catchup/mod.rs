@@ -15,13 +15,11 @@
 //! A session that breaks anywhere before 4 leaves what it got; the next one finds those parts equal. Nothing here grows
 //! with the pinset, on neither side.
 
-mod blocks;
-mod client;
-mod message;
+pub(super) mod blocks;
+pub(super) mod client;
+pub(super) mod message;
 mod server;
 mod table;
-#[cfg(all(test, feature = "testing"))]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,7 +45,7 @@ use crate::types::PeerId;
 pub(super) use server::Server;
 
 const COMPONENT: &str = "crdt catch-up";
-const PROTOCOL: &str = "/ipfs-cluster-rs/catchup/1";
+pub(super) const PROTOCOL: &str = "/ipfs-cluster-rs/catchup/1";
 
 /// Sessions that are served at a time.
 const SESSIONS_MAX: usize = 4;
@@ -60,13 +58,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a frozen view of the store is used.
 const SNAPSHOT_LIFETIME: Duration = Duration::from_secs(45);
 /// Entries that are compared by one sum.
-const CHUNK_ENTRIES: usize = 32;
+const CHUNK_ENTRIES: usize = few(2, 32);
 /// Entries that are compared by one message.
-const COMPARE_ENTRIES: usize = 1024 * CHUNK_ENTRIES;
+const COMPARE_ENTRIES: usize = CHUNK_ENTRIES * few(3, 1024);
 /// Parts that are asked for by one message.
-const WANT_RANGES: usize = 1024;
+const WANT_RANGES: usize = few(2, 1024);
 /// About how many records are written at once, and about how many bytes of them.
-const ABSORB_RECORDS: usize = 8192;
+const ABSORB_RECORDS: usize = few(3, 8192);
 const ABSORB_BYTES: usize = 4 << 20;
 /// Batches that are being written while the next one comes.
 const ABSORBS_MAX: usize = 2;
@@ -77,6 +75,11 @@ const RETRY: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Peers that are remembered.
 const PEERS_MAX: usize = 65_536;
+
+/// Small enough in unit tests that a few pins fill it.
+const fn few(in_tests: usize, elsewhere: usize) -> usize {
+    if cfg!(test) { in_tests } else { elsewhere }
+}
 
 fn protocol() -> Protocol {
     Protocol::new(PROTOCOL)

@@ -16,7 +16,7 @@ use super::super::records::{self, BLOCKS, BlockId, IDS, NUMBERS, SET, VALUES};
 use super::super::set::{Elements, Number};
 use super::super::wire::corrupt;
 use super::message::{Chunk, RECORD_NAMES_MAX, Table, Wanted};
-use super::{CHUNK_ENTRIES, SNAPSHOT_LIFETIME};
+use super::{CHUNK_ENTRIES, SNAPSHOT_LIFETIME, few};
 use crate::error::Result;
 use crate::state::State;
 use crate::storage::{Direction, KeyRange, Snapshot, Storage};
@@ -24,7 +24,7 @@ use crate::storage::{Direction, KeyRange, Snapshot, Storage};
 /// Names of blocks that are kept, so that they are not read again for every pin.
 const NAMES_MAX: usize = 65_536;
 /// Entries that are read at once.
-pub(super) const PAGE_ENTRIES: usize = 4096;
+pub(super) const PAGE_ENTRIES: usize = few(4, 4096);
 
 /// An entry, as it is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
