@@ -13,7 +13,7 @@ use super::super::absorb::{Adoption, PinRecord};
 use super::super::announce::Announced;
 use super::super::commit::Work;
 use super::super::key::{self, Digest};
-use super::super::ledger::{Branch, Ledger as _};
+use super::super::ledger::{Branch, Head, HeadChange, Ledger as _};
 use super::super::walk::Request;
 use super::message::{Chunk, HEADS_MAX, Message, Messages, RecordReader, Table, Wanted, Welcome, misplaced};
 use super::table::{Entry, View, chunks};
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Storage};
-use crate::types::PeerId;
+use crate::types::{Cid, PeerId};
 
 /// What became of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,10 +70,14 @@ pub(in super::super) async fn session(
         .collect();
     let is_walking = !cx.ledger.progress().await?.is_empty();
     if missing.is_empty() && !is_walking {
+        // A walk and an adoption that met may leave a head that others cover.
+        let covered = covered(&ours, &welcome);
+        if !covered.is_empty() && !cx.ledger.dirty().await? {
+            cx.ledger.merge(Vec::new(), HeadChange { add: Vec::new(), remove: covered }).await?;
+        }
         return Ok(Outcome::Equal);
     }
-    let height =
-        |heads: &[super::super::ledger::Head]| heads.iter().map(|head| head.height).max().unwrap_or(0);
+    let height = |heads: &[Head]| heads.iter().map(|head| head.height).max().unwrap_or(0);
     let above = height(&welcome.heads).saturating_sub(height(&ours));
     if !ours.is_empty() && !is_walking && above <= WALK_HEIGHTS && missing.is_disjoint(left) {
         let announced = |head: &Digest| Announced { head: *head, signer: peer, at_once: false };
@@ -107,10 +111,21 @@ pub(in super::super) async fn session(
     Ok(Outcome::CaughtUp)
 }
 
+/// Heads of ours that are below heads of theirs: what is merged there and no head, where nothing is part of a walk.
+fn covered(ours: &[Head], welcome: &Welcome) -> Vec<Cid> {
+    if !welcome.is_whole || !welcome.walks.is_empty() {
+        return Vec::new();
+    }
+    let is_head = |cid: &Cid| welcome.heads.iter().any(|head| head.cid == *cid);
+    let merged = ours.iter().zip(&welcome.merged).filter(|(_, merged)| **merged);
+    merged.map(|(head, _)| head.cid).filter(|cid| !is_head(cid)).collect()
+}
+
 /// Takes the heads over, now that everything below them is here.
-async fn adopt(cx: &CatchUp, ours: &[super::super::ledger::Head], welcome: Welcome) -> Result<()> {
+async fn adopt(cx: &CatchUp, ours: &[Head], welcome: Welcome) -> Result<()> {
     let gone = || Error::shut_down(COMPONENT);
-    let Welcome { heads, merged, is_whole, walks, .. } = welcome;
+    let remove = covered(ours, &welcome);
+    let Welcome { heads, is_whole, walks, .. } = welcome;
     // The tip too: should we stop before its part is adopted, all of the branch is walked.
     let walks: Vec<Branch> = walks
         .into_iter()
@@ -127,11 +142,6 @@ async fn adopt(cx: &CatchUp, ours: &[super::super::ledger::Head], welcome: Welco
         cx.walker.send(Request::Take { walks: walks.clone(), taken }).await.map_err(|_| gone())?;
         is_taken.await.map_err(|_| gone())?;
     }
-    // What is merged there is below its heads, or part of a walk.
-    let is_below = |(head, merged): &(&super::super::ledger::Head, bool)| {
-        *merged && is_whole && !has_walks && heads.iter().all(|other| other.cid != head.cid)
-    };
-    let remove = ours.iter().zip(merged).filter(is_below).map(|(head, _)| head.cid).collect();
     let adopted: Vec<Digest> = heads.iter().filter_map(|head| key::block_digest(&head.cid)).collect();
     let adoption = Adoption { blocks: Vec::new(), heads, remove, walks, is_dirty: !is_whole };
     cx.ledger.desk.call(Work::Adopt(adoption)).await?;

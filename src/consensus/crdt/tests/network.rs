@@ -93,7 +93,15 @@ async fn until_equal(peers: &[Peer]) {
         if all.len() == 1 && !is_walking {
             return;
         }
-        assert!(start.elapsed() < Duration::from_secs(1_800), "still {} opinions", all.len());
+        if start.elapsed() >= Duration::from_secs(1_800) {
+            for peer in peers {
+                let ledger = &peer.crdt.parts.ledger;
+                let dirty = ledger.dirty().await.unwrap();
+                let (heads, walks) = (ledger.heads(), ledger.progress().await.unwrap());
+                eprintln!("peer {}: dirty {dirty}, heads {heads:?}, walks {walks:?}", peer.number);
+            }
+            panic!("still {} opinions", all.len());
+        }
         sleep(Duration::from_millis(500)).await;
     }
 }
