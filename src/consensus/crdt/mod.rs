@@ -167,7 +167,7 @@ impl Crdt {
             rebroadcast_interval: config.rebroadcast_interval,
             repair_interval: config.repair_interval,
             seed,
-            catch_up: Some(CatchUpParts { ledger: ledger.clone() }),
+            catch_up: Some(CatchUpParts { ledger: ledger.clone(), state: state.clone() }),
         };
         let parts = Parts { ledger, cut, network: network.clone() };
         let network = Mutex::new(Some(Network::start(network)));
@@ -305,6 +305,10 @@ impl Consensus for Crdt {
 
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.events.stream()
+    }
+
+    fn heads(&self) -> Vec<(Cid, u64)> {
+        self.parts.ledger.heads.list().into_iter().map(|head| (head.cid, head.height)).collect()
     }
 
     async fn peers(&self) -> Result<Vec<PeerId>> {

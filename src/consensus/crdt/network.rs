@@ -57,8 +57,9 @@ impl Network {
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (walker, requests) = mpsc::channel(REQUESTS_MAX);
         let (inbox, dirty) = (Arc::<Inbox>::default(), Arc::<DirtyCount>::default());
-        let catch_up = parts.catch_up.map(|CatchUpParts { ledger }| CatchUp {
+        let catch_up = parts.catch_up.map(|CatchUpParts { ledger, state }| CatchUp {
             ledger,
+            state,
             transport: transport.clone(),
             exchange: exchange.clone(),
             trust: trust.clone(),

@@ -19,7 +19,7 @@ use super::message::{Chunk, HEADS_MAX, Message, Messages, RecordReader, Table, W
 use super::table::{Entry, View, chunks};
 use super::{
     ABSORB_BYTES, ABSORB_RECORDS, ABSORBS_MAX, CHUNK_ENTRIES, COMPARE_ENTRIES, COMPONENT, CatchUp,
-    OPEN_TIMEOUT, WALK_HEIGHTS, WANT_RANGES, protocol,
+    OPEN_TIMEOUT, WALK_HEIGHTS, WALK_PINS, WANT_RANGES, protocol,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Storage};
@@ -68,8 +68,8 @@ pub(in super::super) async fn session(
         .filter(|(_, processed)| !**processed)
         .filter_map(|(cid, _)| key::block_digest(cid))
         .collect();
-    let is_walking = !cx.ledger.progress().await?.is_empty();
-    if missing.is_empty() && !is_walking {
+    let walks = cx.ledger.progress().await?;
+    if missing.is_empty() && walks.is_empty() {
         // A walk and an adoption that met may leave a head that others cover.
         let covered = covered(&ours, &welcome);
         if !covered.is_empty() && !cx.ledger.dirty().await? {
@@ -79,10 +79,17 @@ pub(in super::super) async fn session(
     }
     let height = |heads: &[Head]| heads.iter().map(|head| head.height).max().unwrap_or(0);
     let above = height(&welcome.heads).saturating_sub(height(&ours));
-    if !ours.is_empty() && !is_walking && above <= WALK_HEIGHTS && missing.is_disjoint(left) {
+    let pins = welcome.pins.abs_diff(cx.state.counts().pins);
+    // Walks that are under way are left alone once, too.
+    let walked: BTreeSet<Digest> = missing
+        .iter()
+        .copied()
+        .chain(walks.iter().filter_map(|walk| key::block_digest(&walk.tip.cid)))
+        .collect();
+    if !ours.is_empty() && above <= WALK_HEIGHTS && pins <= WALK_PINS && walked.is_disjoint(left) {
         let announced = |head: &Digest| Announced { head: *head, signer: peer, at_once: false };
         cx.inbox.push(missing.iter().map(announced));
-        return Ok(Outcome::LeftToWalk(missing));
+        return Ok(Outcome::LeftToWalk(walked));
     }
     // What a walk would get is on its way already.
     let _hold = cx.inbox.hold();
@@ -104,6 +111,7 @@ pub(in super::super) async fn session(
     session.absorb().await?;
     session.absorbed_all().await?;
     session.reconcile(Table::Blocks).await?;
+    session.check_trust()?;
     let (absorbed, merged) = (session.absorbed, session.merged);
     drop(session);
     adopt(cx, &ours, welcome).await?;

@@ -39,6 +39,7 @@ use super::trust::Trust;
 use super::walk::Request;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exchange::BlockExchange;
+use crate::state::State;
 use crate::transport::{PeerTransport, Protocol, TransportEvent};
 use crate::types::PeerId;
 
@@ -49,6 +50,8 @@ pub(super) const PROTOCOL: &str = "/ipfs-cluster-rs/catchup/1";
 
 /// Sessions that are served at a time.
 const SESSIONS_MAX: usize = 4;
+/// Those of one peer.
+const SESSIONS_OF_PEER_MAX: usize = 2;
 /// How long a session may take, on either side.
 const SESSION_MAX: Duration = Duration::from_secs(2 * 3600);
 /// How long the other side may say nothing, or take nothing.
@@ -70,6 +73,8 @@ const ABSORB_BYTES: usize = 4 << 20;
 const ABSORBS_MAX: usize = 2;
 /// A peer whose heads are at most this much higher is left to the walk.
 const WALK_HEIGHTS: u64 = 256;
+/// The same for one whose pinset is larger or smaller by as much.
+const WALK_PINS: u64 = 50_000;
 /// How long after a failure it is tried again: at first, and at most.
 const RETRY: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -89,12 +94,14 @@ fn protocol() -> Protocol {
 #[derive(Clone, Debug)]
 pub(super) struct CatchUpParts {
     pub(super) ledger: Arc<StoreLedger>,
+    pub(super) state: Arc<dyn State>,
 }
 
 /// The task that asks others.
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) ledger: Arc<StoreLedger>,
+    pub(super) state: Arc<dyn State>,
     pub(super) transport: Arc<dyn PeerTransport>,
     pub(super) exchange: Arc<dyn BlockExchange>,
     pub(super) trust: Arc<Trust>,

@@ -1,7 +1,7 @@
 //! The answering side. It reads and never writes; whoever is in the network may ask, as for blocks.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -16,7 +16,7 @@ use super::message::{
     HEADS_MAX, Message, Messages, RecordWriter, Table, WALK_BLOCKS_MAX, Wanted, Welcome, misplaced,
 };
 use super::table::{PAGE_ENTRIES, View};
-use super::{SESSION_MAX, SESSIONS_MAX, protocol};
+use super::{SESSION_MAX, SESSIONS_MAX, SESSIONS_OF_PEER_MAX, protocol};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::storage::{self, Storage};
@@ -39,6 +39,8 @@ struct Inner {
     state: Arc<dyn State>,
     recent: Arc<Recent>,
     sessions: Semaphore,
+    /// Who has some of them.
+    served: Mutex<BTreeMap<PeerId, usize>>,
     cancel: CancellationToken,
 }
 
@@ -59,7 +61,8 @@ impl Server {
     ) -> Result<Self> {
         let cancel = CancellationToken::new();
         let sessions = Semaphore::new(SESSIONS_MAX);
-        let inner = Arc::new(Inner { storage, state, recent, sessions, cancel: cancel.clone() });
+        let served = Mutex::default();
+        let inner = Arc::new(Inner { storage, state, recent, sessions, served, cancel: cancel.clone() });
         transport.accept(protocol(), Arc::new(Handler(Arc::downgrade(&inner))))?;
         Ok(Self { _inner: inner, _stop: cancel.drop_guard() })
     }
@@ -71,7 +74,7 @@ impl StreamHandler for Handler {
         let Some(inner) = self.0.upgrade() else { return };
         let cancel = inner.cancel.clone();
         let served = async {
-            timeout(SESSION_MAX, inner.serve(stream)).await.unwrap_or_else(|_| {
+            timeout(SESSION_MAX, inner.serve(from, stream)).await.unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::Timeout, "it took too long").component(super::COMPONENT))
             })
         };
@@ -81,6 +84,33 @@ impl StreamHandler for Handler {
             served = served => if let Err(error) = served {
                 debug!(peer = %from, %error, "a peer that was catching up is no longer served");
             },
+        }
+    }
+}
+
+/// One session of a peer, until it is dropped.
+struct Turn<'a>(&'a Mutex<BTreeMap<PeerId, usize>>, PeerId);
+
+impl<'a> Turn<'a> {
+    fn take(served: &'a Mutex<BTreeMap<PeerId, usize>>, peer: PeerId) -> Option<Self> {
+        let mut all = served.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = all.entry(peer).or_default();
+        if *sessions >= SESSIONS_OF_PEER_MAX {
+            return None;
+        }
+        *sessions += 1;
+        Some(Self(served, peer))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sessions) = all.get_mut(&self.1) {
+            *sessions -= 1;
+            if *sessions == 0 {
+                all.remove(&self.1);
+            }
         }
     }
 }
@@ -96,9 +126,9 @@ struct Session {
 }
 
 impl Inner {
-    async fn serve(&self, stream: PeerStream) -> Result<()> {
+    async fn serve(&self, from: PeerId, stream: PeerStream) -> Result<()> {
         let mut messages = Messages::new(stream);
-        let Ok(_permit) = self.sessions.try_acquire() else {
+        let (Some(_turn), Ok(_permit)) = (Turn::take(&self.served, from), self.sessions.try_acquire()) else {
             return messages.send(&Message::Busy).await;
         };
         let mut session = None;

@@ -49,6 +49,7 @@ impl Quiet {
         });
         let catch_up = CatchUp {
             ledger: crdt.parts.ledger.clone(),
+            state: crdt.state.clone(),
             transport: transport.clone(),
             exchange: crdt.exchange.clone(),
             trust: crdt.trust.clone(),
@@ -285,11 +286,12 @@ async fn askers_that_break_the_rules_are_sent_away_and_others_served() {
         drop(timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.unwrap());
     }
     // As many as are served say nothing, and one more comes.
+    let worse = Arc::new(network.join(peer(6)).unwrap());
     let mut silent = Vec::new();
-    for _ in 0..4 {
-        let mut messages = Messages::new(bad.open(&peer(1), &protocol).await.unwrap());
+    for (who, is_served) in [(&bad, true), (&bad, true), (&bad, false), (&worse, true), (&worse, true)] {
+        let mut messages = Messages::new(who.open(&peer(1), &protocol).await.unwrap());
         messages.send(&hello).await.unwrap();
-        messages.answer().await.unwrap();
+        assert_eq!(messages.answer().await.is_ok(), is_served);
         silent.push(messages);
     }
     let new = Quiet::start(&network, 2, Arc::new(MemoryStorage::new()), AT_ONCE).await;
