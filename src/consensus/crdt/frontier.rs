@@ -364,6 +364,18 @@ impl Frontier {
         }
     }
 
+    /// A block became a head, which walks that still have it will cover.
+    pub(super) fn became_head(&mut self, block: &Digest) {
+        let Some(open) = self.blocks.get(block) else { return };
+        for owner in &open.owners {
+            if let Some(walk) = self.walks.get_mut(&owner.walk)
+                && walk.tip != *block
+            {
+                walk.met.insert(*block);
+            }
+        }
+    }
+
     /// A block is merged already, and its walks need not go below it.
     fn known(&mut self, block: &Digest, is_head: bool) {
         let Some(open) = self.remove(block) else { return };
