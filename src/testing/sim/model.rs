@@ -237,7 +237,9 @@ mod tests {
     fn a_history_allows_and_forbids_what_it_should() {
         let seen = |tag| Some(tag);
         // What, the history, what may be there, what must not.
-        let cases: &[(&str, Vec<Operation>, &[Option<Tag>], &[Option<Tag>])] = &[
+        // What happened, and what the pinset may and may not look like then.
+        type Case<'a> = (&'a str, Vec<Operation>, &'a [Option<Tag>], &'a [Option<Tag>]);
+        let cases: &[Case<'_>] = &[
             ("nothing was asked", vec![], &[None], &[]),
             ("a pin", vec![pin(0, 1, 2, None)], &[Some(0)], &[None]),
             ("a pin without an answer", vec![unknown(pin(0, 1, 2, None))], &[Some(0), None], &[]),
