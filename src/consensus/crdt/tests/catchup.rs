@@ -75,7 +75,8 @@ async fn run(seed: u64) -> usize {
     network.set_delay(Duration::from_millis(1));
     let mut peers = Vec::new();
     for number in 1..=4 {
-        let batching = if (seed + number) % 3 == 0 { (7, Duration::from_millis(50)) } else { AT_ONCE };
+        let batching =
+            if (seed + number).is_multiple_of(3) { (7, Duration::from_millis(50)) } else { AT_ONCE };
         peers.push(Quiet::start(&network, number, Arc::new(MemoryStorage::new()), batching).await);
     }
     let mut caught_up = 0;
