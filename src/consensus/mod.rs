@@ -22,6 +22,8 @@ use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 #[cfg(feature = "consensus-crdt")]
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
+#[cfg(all(feature = "consensus-crdt", feature = "testing"))]
+pub(crate) use crdt::decoders as crdt_decoders;
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

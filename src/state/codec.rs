@@ -114,6 +114,13 @@ pub(super) fn decode_record(cid: &Cid, key: &[u8], record: &[u8]) -> Result<Pin>
     PinV1::decode_any(&Entry { cid, key }, version, body).map(|record| record.0)
 }
 
+/// The CID in the body of a record, and the bytes that it stands there in.
+#[cfg(feature = "testing")]
+pub(super) fn name_in(body: &[u8]) -> Option<(Cid, Vec<u8>)> {
+    let key = PbPin::decode(body).ok()?.cid;
+    Some((Cid::try_from(&key[..]).ok()?, key))
+}
+
 /// The pin as a reader will get it back once it is stored.
 pub(super) fn normalise(pin: Pin) -> Pin {
     let mut pin = pin.into_stored();

@@ -17,6 +17,8 @@ mod batching;
 mod broadcast;
 mod commit;
 mod config;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod delta;
 mod frontier;
 mod heads;

@@ -95,7 +95,7 @@ impl Elements {
     }
 
     /// Blocks whose elements are gone, ascending.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn tombstones(&self) -> &[Number] {
         &self.tombstones
     }
