@@ -126,7 +126,6 @@ pub(crate) fn logs(bytes: &[u8]) -> bool {
 pub(crate) fn log_samples() -> Vec<Vec<u8>> {
     let pin = key::block_cid(&[7; 32]);
     let value = Bytes::from_static(b"value");
-    let operations =
-        [Logged::Pin { pin, value }, Logged::Unpin { pin, elements: vec![[7; 32], [8; 32]] }];
+    let operations = [Logged::Pin { pin, value }, Logged::Unpin { pin, elements: vec![[7; 32], [8; 32]] }];
     (1..=operations.len()).flat_map(|length| encode_log(&operations[..length])).collect()
 }
