@@ -14,6 +14,8 @@ pub mod overlay;
 pub mod peerstore;
 
 mod cluster;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod file;
 mod identity;
 mod json;

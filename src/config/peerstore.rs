@@ -8,13 +8,15 @@ use crate::types::{Multiaddr, parse_multiaddr};
 
 /// Largest file that is read: more than 10,000 addresses.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Most lines that are complained of; of the rest the number is said.
+const PROBLEMS_MAX: usize = 100;
 
 /// What a peerstore file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peerstore {
     /// Addresses, in the file's order, which is the order in which they are tried.
     pub addresses: Vec<Multiaddr>,
-    /// Lines that start like an address and are none, with the reason; for the log.
+    /// Lines that start like an address and are none, with the reason; for the log. Not more than a few.
     pub problems: Vec<String>,
 }
 
@@ -28,16 +30,26 @@ pub fn load(path: &Path) -> Result<Peerstore> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Peerstore::default()),
         Err(error) => return Err(error),
     };
+    Ok(parse(&text, path))
+}
+
+/// What a file of this text holds.
+pub(super) fn parse(text: &str, path: &Path) -> Peerstore {
     let mut peerstore = Peerstore::default();
+    let mut more = 0;
     for (index, line) in text.lines().enumerate().filter(|(_, line)| line.starts_with('/')) {
         match parse_multiaddr(line.trim_end()) {
             Ok(address) => peerstore.addresses.push(address),
+            Err(_) if peerstore.problems.len() == PROBLEMS_MAX => more += 1,
             Err(error) => {
                 peerstore.problems.push(format!("{} line {}: {error}", path.display(), index + 1));
             }
         }
     }
-    Ok(peerstore)
+    if more > 0 {
+        peerstore.problems.push(format!("{}: {more} more lines are no addresses", path.display()));
+    }
+    peerstore
 }
 
 /// Replaces the file. Returns once it is on disk.

@@ -20,6 +20,8 @@ use crate::storage::Storage;
 use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
+#[cfg(all(feature = "consensus-crdt", feature = "testing"))]
+pub(crate) use crdt::decoders as crdt_decoders;
 #[cfg(feature = "consensus-crdt")]
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
 pub use solo::{Solo, SoloConfig};

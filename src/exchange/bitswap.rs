@@ -4,6 +4,8 @@
 //! and keep while there is something to say; what it says to us comes on streams that it opens. What a peer asked for
 //! is remembered until it is answered or taken back, or the peer disconnects.
 
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod incoming;
 mod ledger;
 mod link;

@@ -13,7 +13,11 @@ use futures::stream::BoxStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Block, Cid, PeerId};
 
+#[cfg(feature = "testing")]
+pub(crate) use bitswap::decoders as bitswap_decoders;
 pub use bitswap::{BITSWAP_BLOCK_BYTES_MAX, BITSWAP_PROTOCOLS, BITSWAP_WANTS_MAX, Bitswap};
+#[cfg(feature = "testing")]
+pub(crate) use stream::decoders as stream_decoders;
 pub use stream::{BLOCK_BYTES_MAX, BLOCKS_PROTOCOL, StreamExchange, WANTS_MAX};
 
 /// The blocks this peer has and serves to others.

@@ -4,6 +4,8 @@
 //! answers the other. The asked side remembers what it could not answer for as long as the stream lives. Streams of
 //! the other direction belong to the other side's questions.
 
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod frame;
 mod serving;
 mod wants;

@@ -8,6 +8,9 @@
 //! What the reference lacks travels on a protocol of its own, [`EXTRA_PROTOCOL`].
 
 mod client;
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(feature = "testing"), allow(dead_code))]
+pub(crate) mod decoders;
 mod frame;
 mod method;
 mod msgpack;

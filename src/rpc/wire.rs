@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::types::{self, Cid, Multiaddr, PeerId, PinMode, PinType, StatusFilter, Timestamp, TrackerStatus};
 
 /// What peers older than 0.13.3 write before a metric.
-const LEGACY_METRIC_PREFIX: &[u8] = b"\x09/msgpack\n";
+pub(super) const LEGACY_METRIC_PREFIX: &[u8] = b"\x09/msgpack\n";
 
 wire_struct! {
     /// Which method.

@@ -4,6 +4,8 @@
 //! never held in memory: listings are streams of pages.
 
 mod codec;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod index;
 pub mod lines;
 mod list;

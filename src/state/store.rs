@@ -34,9 +34,9 @@ const META: Space = Space::new("state-meta");
 const HEAD: &[u8] = b"head";
 
 /// How records, indexes and head are laid out. A change that older programs cannot read raises it.
-const FORMAT: u8 = 2;
+pub(super) const FORMAT: u8 = 2;
 /// The format that knew no sum; it is brought up to date when it is opened.
-const WITHOUT_SUM: u8 = 1;
+pub(super) const WITHOUT_SUM: u8 = 1;
 
 /// The pinset in a store, with its secondary indexes.
 ///
@@ -269,6 +269,20 @@ impl Head {
         record.extend(self.sum.to_be_bytes());
         batch.put(META, HEAD, record);
     }
+}
+
+/// A head record as it is written now, and the version of the one that was read; none if it cannot be.
+#[cfg(feature = "testing")]
+pub(super) fn rewritten_head(record: &[u8]) -> Option<(Bytes, u8)> {
+    let read = Head::read(|_| Ok(Some(Bytes::copy_from_slice(record)))).ok()?;
+    let (head, version) = match read {
+        Record::Current(head) => (head, FORMAT),
+        Record::WithoutSum(head) => (head, WITHOUT_SUM),
+        Record::Absent => return None,
+    };
+    let mut batch = Batch::new();
+    head.write(&mut batch);
+    Some((batch.into_operations().pop()?.value?, version))
 }
 
 /// The spaces that a frozen view shows.

@@ -60,6 +60,7 @@ pub mod allocator_suite;
 pub mod cluster;
 pub mod consensus_suite;
 pub mod crash_storage;
+pub mod decoders;
 pub mod exchange_suite;
 #[cfg(feature = "api-rest")]
 pub mod fake_kubo;

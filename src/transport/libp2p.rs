@@ -6,6 +6,8 @@
 mod behaviour;
 mod book;
 mod config;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod dials;
 mod directory;
 mod filters;

@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::error::Result;
 use crate::types::{Cid, Multiaddr, PeerId};
 
+#[cfg(all(feature = "transport-libp2p", feature = "testing"))]
+pub(crate) use libp2p::decoders as libp2p_decoders;
 #[cfg(feature = "transport-libp2p")]
 pub use libp2p::{Libp2pConfig, Libp2pTransport};
 pub use memory::{MemoryNetwork, MemoryTransport, NETWORK_PEERS_MAX};

@@ -4,6 +4,10 @@ pub use ::cid::Cid;
 
 use crate::error::{Error, Result};
 
+/// Longest text of a CID, in bytes: the longest binary one that there can be has 92, which in base 2 is 737 characters.
+/// The bases that are no power of two take time by the square of the length.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// Parses a CID of version 0 or 1.
 ///
 /// # Errors
@@ -12,6 +16,12 @@ pub fn parse_cid(text: &str) -> Result<Cid> {
     // The parser below also takes a path and reads what comes after its last `/ipfs/`.
     if text.contains('/') {
         return Err(Error::invalid_input("invalid cid: it contains a \"/\", which is a path and not a cid"));
+    }
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Error::invalid_input(format!(
+            "invalid cid: it has {} bytes, at most {TEXT_BYTES_MAX} are possible",
+            text.len()
+        )));
     }
     text.parse::<Cid>().map_err(|source| {
         let reason = reason(text).map_or_else(|| source.to_string(), str::to_owned);
@@ -93,6 +103,8 @@ mod tests {
         ] {
             assert_eq!(parse_cid(text).unwrap_err().to_string(), message);
         }
+        let long = parse_cid(&"z".repeat(1 << 20)).unwrap_err().to_string();
+        assert_eq!(long, "invalid cid: it has 1048576 bytes, at most 1024 are possible");
         assert!(parse_cid("zzz").unwrap_err().to_string().starts_with("invalid cid: "));
         assert!(parse_cid("QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o").is_ok());
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{Cid, Multiaddr, PeerId, Timestamp, cid, time};
+use super::{Cid, Multiaddr, PeerId, Timestamp, cid, peer, time};
 use crate::error::{Error, Result};
 
 /// `max_depth` of a pin that keeps the whole DAG.
@@ -392,17 +392,20 @@ struct PinIn {
     name: String,
     mode: String,
     shard_size: u64,
+    #[serde(deserialize_with = "peer::optional_list")]
     user_allocations: Option<Vec<PeerId>>,
     #[serde(with = "time::or_zero")]
     expire_at: Option<Timestamp>,
     metadata: Option<BTreeMap<String, String>>,
     #[serde(with = "cid::option_text")]
     pin_update: Option<Cid>,
+    #[serde(deserialize_with = "peer::optional_list")]
     origins: Option<Vec<Multiaddr>>,
     #[serde(with = "cid::option_text")]
     cid: Option<Cid>,
     #[serde(rename = "type")]
     kind: String,
+    #[serde(deserialize_with = "peer::optional_list")]
     allocations: Option<Vec<PeerId>>,
     max_depth: Option<i32>,
     #[serde(with = "cid::option_text")]

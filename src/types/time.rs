@@ -27,13 +27,11 @@ impl Timestamp {
         Self(inner)
     }
 
-    /// From whole Unix seconds; out of range (year 9999) saturates.
+    /// From whole Unix seconds; out of range (year 9999) saturates, to a whole second too.
     pub fn from_unix_seconds(seconds: i64) -> Self {
-        Self(jiff::Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
-            jiff::Timestamp::MIN
-        } else {
-            jiff::Timestamp::MAX
-        }))
+        let (first, last) = (jiff::Timestamp::MIN, jiff::Timestamp::MAX);
+        let seconds = seconds.clamp(first.as_second(), last.as_second());
+        Self(jiff::Timestamp::from_second(seconds).unwrap_or(last))
     }
 
     /// From Unix nanoseconds.

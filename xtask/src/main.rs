@@ -11,6 +11,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod conformance;
+mod fuzz;
 mod gopeer;
 mod kubo;
 mod mixed;
@@ -43,6 +44,14 @@ enum Task {
     /// `IPFS_CLUSTER_BENCH_GO` names a Go `ipfs-cluster-service` that is measured in the same run.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Feed the decoders of bytes from outside with libFuzzer, a minute each
+    ///
+    /// Needs a nightly toolchain and `cargo-fuzz`, and says so where they are missing. NAME chooses one decoder; what
+    /// follows goes to `cargo fuzz run`, and after `--` to libFuzzer. What it finds is in `fuzz/artifacts/NAME`.
+    Fuzz {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "[NAME] ARGS")]
         args: Vec<String>,
     },
     /// Run clusters of our peers and the reference's, with real Kubos, in a network namespace
@@ -81,6 +90,10 @@ fn run(task: Task) -> Result<()> {
             with_summary(|steps| test::run(steps, &args))
         }
         Task::Bench { args } => with_summary(|steps| bench::run(steps, &args)),
+        Task::Fuzz { args } => {
+            let args = with_separator(args, std::env::args().skip(2));
+            with_summary(|steps| fuzz::run(steps, &args))
+        }
         Task::Mixed { go, args } => with_summary(|steps| mixed::run(steps, &go, &args)),
         Task::Ci => with_summary(ci::run),
     }

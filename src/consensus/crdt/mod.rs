@@ -19,6 +19,8 @@ mod broadcast;
 mod catchup;
 mod commit;
 mod config;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod delta;
 mod frontier;
 mod heads;
