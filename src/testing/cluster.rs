@@ -196,7 +196,10 @@ impl TestCluster {
 
     /// The running peers, with their indices.
     pub fn running(&self) -> impl Iterator<Item = (usize, &Cluster)> {
-        self.seats.iter().enumerate().filter_map(|(index, seat)| Some((index, &seat.running.as_ref()?.cluster)))
+        self.seats
+            .iter()
+            .enumerate()
+            .filter_map(|(index, seat)| Some((index, &seat.running.as_ref()?.cluster)))
     }
 
     /// A peer's id, running or not.
@@ -294,8 +297,7 @@ impl TestCluster {
         let seat = &mut self.seats[index];
         let transport = Arc::new(self.network.join(seat.id)?);
         let link = seat.daemon.link();
-        let config =
-            ClusterConfig { peername: format!("peer-{index}"), ..self.config.cluster.clone() };
+        let config = ClusterConfig { peername: format!("peer-{index}"), ..self.config.cluster.clone() };
         let builder = Cluster::builder()
             .preset(presets::Solo)
             .pubsub_monitor(MonitorConfig::default())

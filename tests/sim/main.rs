@@ -119,7 +119,12 @@ fn is_found(bug: Planted) {
     });
     let found = found.into_inner().unwrap();
     let report = found.unwrap_or_else(|| panic!("{} was not found in {ran} seeds", bug.as_str()));
-    println!("{} found after {ran} seeds, by seed {}: {:?}", bug.as_str(), report.plan.seed, report.violations);
+    println!(
+        "{} found after {ran} seeds, by seed {}: {:?}",
+        bug.as_str(),
+        report.plan.seed,
+        report.violations
+    );
 }
 
 #[test]

@@ -49,20 +49,54 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields are what their names say.
 pub enum What {
-    Pin { peer: usize, cid: usize, factors: (i32, i32), direct: bool, expires_in: Option<Duration> },
-    Unpin { peer: usize, cid: usize },
+    Pin {
+        peer: usize,
+        cid: usize,
+        factors: (i32, i32),
+        direct: bool,
+        expires_in: Option<Duration>,
+    },
+    Unpin {
+        peer: usize,
+        cid: usize,
+    },
     /// Pin `to` as `from` is pinned.
-    Update { peer: usize, from: usize, to: usize },
-    Recover { peer: usize },
-    Partition { one: usize, other: usize },
+    Update {
+        peer: usize,
+        from: usize,
+        to: usize,
+    },
+    Recover {
+        peer: usize,
+    },
+    Partition {
+        one: usize,
+        other: usize,
+    },
     Heal,
-    Crash { peer: usize, keep_some: bool },
-    Stop { peer: usize },
-    Start { peer: usize },
-    DaemonDown { peer: usize },
-    DaemonUp { peer: usize },
-    Loss { percent: usize },
-    Skew { peer: usize, milliseconds: i64 },
+    Crash {
+        peer: usize,
+        keep_some: bool,
+    },
+    Stop {
+        peer: usize,
+    },
+    Start {
+        peer: usize,
+    },
+    DaemonDown {
+        peer: usize,
+    },
+    DaemonUp {
+        peer: usize,
+    },
+    Loss {
+        percent: usize,
+    },
+    Skew {
+        peer: usize,
+        milliseconds: i64,
+    },
 }
 
 /// Least and most steps of a run.
@@ -90,9 +124,9 @@ impl Plan {
             peers,
             followers,
             trust_everybody: followers == 0 && random.percent(50),
-            batching: random
-                .percent(50)
-                .then(|| (random.between(2, 12), random.time(Duration::from_millis(100), Duration::from_secs(8)))),
+            batching: random.percent(50).then(|| {
+                (random.between(2, 12), random.time(Duration::from_millis(100), Duration::from_secs(8)))
+            }),
             factors: factors(random, peers),
             repinning: random.percent(20),
             cids: random.between(1, 6),
@@ -226,7 +260,9 @@ impl Weights {
             1 => What::Unpin { peer: writer, cid },
             2 => What::Update { peer: writer, from: cid, to: random.below(plan.cids) },
             3 => What::Recover { peer },
-            4 => What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers },
+            4 => {
+                What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers }
+            }
             5 => What::Heal,
             6 => What::Crash { peer, keep_some: random.percent(50) },
             7 => What::Stop { peer },

@@ -83,7 +83,15 @@ pub(super) async fn carry_out(plan: &Plan) -> Outcome {
             return Outcome { trace: 0, violations, log: Vec::new(), figures: Figures::default() };
         }
     };
-    let mut run = Run { plan, peers, history, calls: JoinSet::new(), cids: Vec::new(), violations: Vec::new(), restarted: BTreeSet::new() };
+    let mut run = Run {
+        plan,
+        peers,
+        history,
+        calls: JoinSet::new(),
+        cids: Vec::new(),
+        violations: Vec::new(),
+        restarted: BTreeSet::new(),
+    };
     run.set_up();
     for step in &plan.steps {
         run.step(step).await;
@@ -113,7 +121,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn set_up(&mut self) {
-        self.cids = (0..self.plan.cids).map(|number| self.peers.add(format!("content {number}").as_bytes())).collect();
+        self.cids = (0..self.plan.cids)
+            .map(|number| self.peers.add(format!("content {number}").as_bytes()))
+            .collect();
         let network = self.peers.network();
         for (one, other, delay) in &self.plan.delays {
             network.set_delay_between(self.peers.id(*one), self.peers.id(*other), *delay);
@@ -187,7 +197,15 @@ impl Run<'_> {
             let tag = {
                 let mut history = lock(&history);
                 let began = history.tick();
-                history.operations.push(Operation { peer, cid, kind, began, ended: None, saw, answer: Answer::Unknown });
+                history.operations.push(Operation {
+                    peer,
+                    cid,
+                    kind,
+                    began,
+                    ended: None,
+                    saw,
+                    answer: Answer::Unknown,
+                });
                 history.operations.len() - 1
             };
             let answer = match kind {
@@ -225,10 +243,9 @@ impl Run<'_> {
         self.peers.network().set_gossip_loss(0.0);
         for peer in 0..self.peers.len() {
             self.peers.daemon(peer).up();
-            self.peers.daemon(peer).set_manners(DaemonManners {
-                latency_max: self.plan.daemon_latency,
-                failures_percent: 0,
-            });
+            self.peers
+                .daemon(peer)
+                .set_manners(DaemonManners { latency_max: self.plan.daemon_latency, failures_percent: 0 });
             self.start(peer).await;
         }
         self.finish_calls().await;
@@ -242,10 +259,8 @@ impl Run<'_> {
             }
         }
         if !self.calls.is_empty() {
-            self.violations.push(format!(
-                "{} operations did not end within {OPERATION_TIMEOUT:?}",
-                self.calls.len()
-            ));
+            self.violations
+                .push(format!("{} operations did not end within {OPERATION_TIMEOUT:?}", self.calls.len()));
             self.calls.abort_all();
         }
     }
@@ -293,7 +308,11 @@ impl Run<'_> {
     }
 
     fn shown(&self, pin: &Pin) -> String {
-        let cid = self.cids.iter().position(|cid| *cid == pin.cid).map_or_else(|| pin.cid.to_string(), |c| format!("c{c}"));
+        let cid = self
+            .cids
+            .iter()
+            .position(|cid| *cid == pin.cid)
+            .map_or_else(|| pin.cid.to_string(), |c| format!("c{c}"));
         format!("{cid}: {}", pin.options.name)
     }
 
@@ -333,7 +352,8 @@ impl Run<'_> {
                 && let Some(told) = history.answers.get(&tag)
                 && !self.is_as_told(pin, told)
             {
-                self.violations.push(format!("c{cid}: op-{tag} was told\n    {told:?}\n  but there is\n    {pin:?}"));
+                self.violations
+                    .push(format!("c{cid}: op-{tag} was told\n    {told:?}\n  but there is\n    {pin:?}"));
             }
         }
     }
@@ -392,7 +412,10 @@ impl Run<'_> {
             let (min, max) = (pin.options.replication_factor_min, pin.options.replication_factor_max);
             let copies = i32::try_from(pin.allocations.len()).unwrap_or(i32::MAX);
             let fits = if min == -1 { copies == 0 } else { (min..=max).contains(&copies) };
-            let known = pin.allocations.iter().all(|peer| (0..self.peers.len()).any(|index| self.peers.id(index) == *peer));
+            let known = pin
+                .allocations
+                .iter()
+                .all(|peer| (0..self.peers.len()).any(|index| self.peers.id(index) == *peer));
             if !fits || !known {
                 self.violations.push(format!("{} is allocated to {:?}", self.shown(&pin), pin.allocations));
             }
@@ -431,7 +454,9 @@ impl Run<'_> {
             acknowledged: history
                 .operations
                 .iter()
-                .filter(|operation| matches!(operation.answer, Answer::Pinned { .. } | Answer::Unpinned { .. }))
+                .filter(|operation| {
+                    matches!(operation.answer, Answer::Pinned { .. } | Answer::Unpinned { .. })
+                })
                 .count() as u64,
             simulated,
         };
