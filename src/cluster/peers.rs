@@ -137,14 +137,21 @@ impl Cluster {
                 Ok(Some(peer)) => joined.push(peer),
                 Ok(None) => {}
                 Err(error) => {
-                    warn!(%address, %error, "could not join there");
-                    failure = Some(error.context(format_args!("joining through {address}")));
+                    // Every failure is told once, the last one to the caller if nobody was reached.
+                    let told = failure.replace(error.context(format_args!("joining through {address}")));
+                    if let Some(error) = told {
+                        could_not_join(&error);
+                    }
                 }
             }
         }
         match failure {
             Some(error) if joined.is_empty() => Err(error),
-            _ => Ok(joined),
+            Some(error) => {
+                could_not_join(&error);
+                Ok(joined)
+            }
+            None => Ok(joined),
         }
     }
 
@@ -392,8 +399,10 @@ impl Inner {
 
     /// The ping metric's value, as the reference writes it.
     async fn ping_value(&self) -> String {
-        // While the daemon is down the last good value is repeated, so that peers still know whose it is.
-        if let Ok(id) = self.ipfs_id().await {
+        // While the daemon is down the last good value is repeated, so that peers still know whose it is. A ping that
+        // waits for a daemon that does not answer would come too late, and all would take this peer for dead.
+        let patience = self.config.monitor_ping_interval.max(super::tasks::PERIOD_MIN) / 2;
+        if let Ok(Ok(id)) = tokio::time::timeout(patience, self.ipfs_id()).await {
             *self.last_ipfs.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(id));
         }
         let last = self.last_ipfs.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -411,6 +420,10 @@ impl Inner {
     pub(super) fn ping_of(&self, peer: &PeerId) -> Ping {
         self.monitor.latest_for("ping", peer).map(|metric| Ping::read(&metric.value)).unwrap_or_default()
     }
+}
+
+fn could_not_join(error: &Error) {
+    warn!(%error, "could not join there");
 }
 
 /// A member that could not be asked.

@@ -1,5 +1,6 @@
 //! Pinning and unpinning: checks, allocation, then consensus. What the daemons do comes afterwards.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::{debug, instrument};
@@ -13,7 +14,7 @@ use crate::types::{Cid, IpfsPath, Metric, PeerId, Pin, PinOperation, PinOptions,
 /// Most shards a sharded pin may list; more is taken for damage.
 const SHARDS_MAX: usize = crate::consensus::OPERATIONS_MAX - 2;
 
-/// Usable metrics of all peers.
+/// Usable metrics of all members.
 pub(super) type Metrics = Vec<Metric>;
 
 /// The error that says that a CID has no entry.
@@ -93,15 +94,19 @@ impl Inner {
             rules::prepare(pin, existing.as_ref(), defaults, self.clock.now())?;
         if pin.pin_type != PinType::Meta && pin.allocations.is_empty() {
             let held = existing.map(|existing| existing.allocations).unwrap_or_default();
-            pin.allocations = self.allocate(&pin, factor, &held, &[], &self.allocation_metrics()).await?;
+            pin.allocations =
+                self.allocate(&pin, factor, &held, &[], &self.allocation_metrics().await?).await?;
         }
         self.consensus.log_pin(pin.clone()).await?;
         Ok(pin)
     }
 
-    /// What the allocator decides by, as it is known now.
-    pub(super) fn allocation_metrics(&self) -> Metrics {
-        self.allocator.metrics().iter().flat_map(|name| self.monitor.latest(name)).collect()
+    /// What the allocator decides by, as it is known now. A peer that died may have metrics that outlive its ping; a pin
+    /// given to it after others looked after its pins would be nobody's.
+    pub(super) async fn allocation_metrics(&self) -> Result<Metrics> {
+        let members: BTreeSet<PeerId> = self.consensus.peers().await?.into_iter().collect();
+        let metrics = self.allocator.metrics().iter().flat_map(|name| self.monitor.latest(name));
+        Ok(metrics.filter(|metric| members.contains(&metric.peer)).collect())
     }
 
     /// Chooses the peers that hold a pin.

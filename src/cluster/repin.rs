@@ -139,7 +139,10 @@ impl Inner {
                 if dead.is_empty() {
                     continue;
                 }
-                let metrics = metrics.get_or_insert_with(|| self.allocation_metrics());
+                let metrics = match &metrics {
+                    Some(metrics) => metrics,
+                    None => metrics.insert(self.allocation_metrics().await?),
+                };
                 match self.moved(&pin, &dead, metrics).await {
                     Ok(Some(moved)) => {
                         debug!(cid = %moved.cid, from = ?dead, to = ?moved.allocations, "repinning");

@@ -9,7 +9,7 @@
 //! | `ping` | ready, then `monitor_ping_interval` | says that this peer lives |
 //! | one informer each | half its time to live, and blocks that were stored | measures and publishes |
 //! | `alerts` | metrics that expire | remembers alerts, wakes `repin` |
-//! | `repin` | a peer's ping that expired; while pins are left, `state_sync_interval` | pins elsewhere what dead peers held |
+//! | `repin` | a peer's ping that expired; `state_sync_interval` once more, and while pins are left | pins elsewhere what dead peers held |
 //! | `swarms` | `connect_swarms_delay` after ready, `monitor_ping_interval` after joining | connects the daemons of all peers |
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
 //!
@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::state::StateQuery;
-use crate::types::{Alert, PinOperation, PinType};
+use crate::types::{Alert, Metric, PinOperation, PinType};
 
 /// Shortest time between two runs of anything periodic, so that a metric's tiny time to live cannot spin.
 pub(super) const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -285,7 +285,12 @@ impl Inner {
 
 async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
     while let Some(alert) = alerts.next().await {
-        warn!(metric = alert.metric.name, peer = %alert.metric.peer, "a metric stopped coming");
+        let Metric { name, peer, .. } = &alert.metric;
+        if name == "ping" {
+            warn!(%peer, "no ping for too long: this peer is down, or not connected with us");
+        } else {
+            info!(metric = name, %peer, "a metric stopped coming");
+        }
         if !inner.config.follower_mode {
             let dead = (alert.metric.name == "ping").then_some(alert.metric.peer);
             inner.alerts.push(alert);
@@ -303,16 +308,17 @@ async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
 async fn repin(inner: Arc<Inner>) {
     let mut is_all_done = true;
     loop {
-        tokio::select! {
+        let is_first = tokio::select! {
             biased;
-            () = inner.wakes.repin.notified() => {}
-            () = tokio::time::sleep(inner.config.state_sync_interval.max(PERIOD_MIN)), if !is_all_done => {}
-        }
+            () = inner.wakes.repin.notified() => true,
+            () = tokio::time::sleep(inner.config.state_sync_interval.max(PERIOD_MIN)), if !is_all_done => false,
+        };
         let outcome = inner.repin_from_dead().await;
         if let Err(error) = &outcome {
             warn!(%error, "could not pin elsewhere what dead peers held; trying again later");
         }
-        is_all_done = outcome.as_ref().is_ok_and(|repinned| repinned.left == 0);
+        // Others may have given the dead peer pins before they knew, which come after the first look.
+        is_all_done = !is_first && outcome.as_ref().is_ok_and(|repinned| repinned.left == 0);
         inner.life.board.ran("repin", &outcome);
     }
 }

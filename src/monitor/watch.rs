@@ -147,7 +147,7 @@ impl Known {
         let Metrics { windows, failures, alerts, nobody_gone } = &mut *metrics;
         *nobody_gone = false;
         for alert in failures.check(windows.all_latest(), now) {
-            tracing::warn!(metric = alert.metric.name, peer = %alert.metric.peer, "metric expired");
+            tracing::debug!(metric = alert.metric.name, peer = %alert.metric.peer, "metric expired");
             if let Some(alerts) = alerts {
                 // Nobody listening is fine.
                 let _ = alerts.send(alert);

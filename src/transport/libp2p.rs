@@ -219,7 +219,16 @@ impl PeerTransport for Libp2pTransport {
     async fn connect(&self, address: &Multiaddr) -> Result<PeerId> {
         let address = address.clone();
         let doing = format!("connecting to {address}");
-        self.ask(doing, self.dial_timeout, |reply| Command::Connect { address, reply }).await
+        let asked = self.ask(doing, self.dial_timeout, |reply| Command::Connect { address, reply });
+        asked.await.map_err(|error| match error.kind() {
+            // With another secret neither side understands a word, so both wait.
+            ErrorKind::Timeout => {
+                let text =
+                    format!("{}: nobody answers there, or with another cluster secret", error.message());
+                Error::new(ErrorKind::Timeout, text).component(COMPONENT)
+            }
+            _ => error,
+        })
     }
 
     async fn disconnect(&self, peer: &PeerId) -> Result<()> {

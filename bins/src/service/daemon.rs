@@ -50,6 +50,7 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     for flag in unserved(&config, &options) {
         warn!("{flag} does nothing with this configuration in this version");
     }
+    info!(peer = %config.identity.id(), name = config.cluster.peername, "starting a peer");
     let mut signals = Signals::subscribe().doing(STARTING)?;
     let host = host(&config, &options).await.doing(STARTING)?;
     let cluster = match builder(&config, &options, host.clone()) {
@@ -157,7 +158,7 @@ async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
     for address in addresses {
         match cluster.join(std::slice::from_ref(&address)).await {
             Ok(_) => return,
-            Err(error) => warn!("bootstrap to {address} failed: {error}"),
+            Err(error) => warn!("bootstrap failed: {error}"),
         }
     }
 }

@@ -8,8 +8,10 @@ use tracing_subscriber::EnvFilter;
 
 /// The level of what nobody named.
 const DEFAULT_LEVEL: &str = "info";
-/// Log targets of storage engines, which only speak up from a warning on unless they are asked to.
-const ENGINES: [&str; 2] = ["fjall", "lsm_tree"];
+/// Log targets that speak up from another level on, unless they are asked to: every table that an engine opens or
+/// writes is a line otherwise, and a peer that knows nobody yet is no reason to warn.
+const QUIET: [(&str, &str); 4] =
+    [("fjall", "warn"), ("libp2p_kad", "error"), ("libp2p_swarm", "warn"), ("lsm_tree", "warn")];
 
 /// Log targets for each facility of the reference. What has no counterpart here is accepted and does nothing.
 const FACILITIES: &[(&str, &[&str])] = &[
@@ -95,9 +97,8 @@ pub fn directives(levels: &str) -> Result<String> {
         }
     }
     if overall == DEFAULT_LEVEL {
-        // As the reference's engines: every table they open or write is a line otherwise.
-        for engine in ENGINES {
-            targets.entry(engine.to_owned()).or_insert("warn");
+        for (target, level) in QUIET {
+            targets.entry(target.to_owned()).or_insert(level);
         }
     }
     let mut text = overall.to_owned();
@@ -136,20 +137,23 @@ mod tests {
     #[test]
     fn levels_of_the_reference_become_directives() {
         for (levels, expected) in [
-            ("", "info,fjall=warn,lsm_tree=warn"),
+            ("", "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn"),
             ("debug", "debug"),
             ("all:warn", "warn"),
             ("ERROR,", "error"),
             (
                 "info,cluster:debug,pintracker:debug",
-                "info,fjall=warn,ipfs_cluster::cluster=debug,ipfs_cluster::tracker=debug,lsm_tree=warn",
+                "info,fjall=warn,ipfs_cluster::cluster=debug,ipfs_cluster::tracker=debug,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn",
             ),
             (
                 "service:fatal,fjall:info",
-                "info,fjall=info,ipfs_cluster_bins=error,ipfs_cluster_service=error,lsm_tree=warn",
+                "info,fjall=info,ipfs_cluster_bins=error,ipfs_cluster_service=error,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn",
             ),
-            ("restapilog:debug", "info,fjall=warn,lsm_tree=warn"),
-            ("my-crate:debug", "info,fjall=warn,lsm_tree=warn,my_crate=debug"),
+            ("restapilog:debug", "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn"),
+            (
+                "my-crate:debug",
+                "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn,my_crate=debug",
+            ),
         ] {
             assert_eq!(directives(levels).unwrap(), expected, "{levels}");
             EnvFilter::try_new(expected).unwrap();

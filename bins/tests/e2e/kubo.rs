@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::programs::{free_address, text, wait_until};
+use crate::programs::{free_address, terminate, text};
 
 /// Where `cargo xtask test` says that Kubo is.
 const VARIABLE: &str = "IPFS_CLUSTER_TEST_KUBO";
@@ -62,9 +62,7 @@ impl Kubo {
 
     /// Ends the daemon as an operator does.
     pub(crate) fn stop(&mut self) {
-        let mut child = self.child.take().expect("it does not run");
-        assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
-        wait_until("Kubo stops", || child.try_wait().unwrap().is_some());
+        terminate("Kubo", self.child.take().expect("it does not run"));
     }
 
     pub(crate) fn multiaddr(&self) -> String {

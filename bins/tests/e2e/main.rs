@@ -6,6 +6,7 @@
 
 mod crash;
 mod kubo;
+mod many;
 mod pinning;
 mod programs;
 mod service;

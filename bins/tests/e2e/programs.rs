@@ -1,15 +1,29 @@
-//! The programs under test, as a person runs them.
+//! The programs under test, as a person runs them, and what several peers are asked.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
+use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::kubo::Kubo;
 
 /// Longest wait for a fact, on a machine that has other things to do.
 const FACT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Seconds instead of minutes, so that a test of several peers sees what operators see.
+pub(crate) const IN_SECONDS: [(&str, &str); 6] = [
+    ("CLUSTER_MONITORPINGINTERVAL", "1s"),
+    ("CLUSTER_PUBSUBMON_CHECKINTERVAL", "1s"),
+    ("CLUSTER_DISK_METRICTTL", "4s"),
+    ("CLUSTER_TAGS_METRICTTL", "4s"),
+    ("CLUSTER_STATESYNCINTERVAL", "2s"),
+    ("CLUSTER_CRDT_REBROADCASTINTERVAL", "3s"),
+];
 
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
@@ -56,11 +70,88 @@ impl Said {
     }
 }
 
+/// Asks a process to end, as an operator does, and waits until it did.
+pub(crate) fn terminate(what: &str, mut child: Child) -> ExitStatus {
+    assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
+    let mut status = None;
+    wait_until(&format!("{what} stops"), || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
+}
+
+/// The JSON documents that a ctl wrote, whether they came as lines or as a list.
+pub(crate) fn documents(text: &str) -> Vec<Value> {
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    documents
+        .flat_map(|document| match document.unwrap() {
+            Value::Array(items) => items,
+            other => vec![other],
+        })
+        .collect()
+}
+
+/// A peer of any kind that answers its ctl.
+pub(crate) trait Answers {
+    fn name(&self) -> &str;
+    /// What its own ctl says in JSON.
+    fn json(&self, arguments: &[&str]) -> Vec<Value>;
+}
+
+/// The pinset as a peer lists it, by CID, in its own JSON.
+pub(crate) fn pinset(peer: &impl Answers) -> BTreeMap<String, Value> {
+    let pins = peer.json(&["pin", "ls"]);
+    pins.into_iter().map(|pin| (pin["cid"].as_str().unwrap_or_default().to_owned(), pin)).collect()
+}
+
+/// Waits until every peer lists as many peers as there are, and each of them answers.
+#[track_caller]
+pub(crate) fn wait_until_all_list_all<'a, P: Answers + 'a>(peers: impl IntoIterator<Item = &'a P> + Clone) {
+    let count = peers.clone().into_iter().count();
+    for peer in peers {
+        wait_until(&format!("{} lists {count} peers without errors", peer.name()), || {
+            let listed = peer.json(&["peers", "ls"]);
+            listed.len() == count
+                && listed.iter().all(|info| info["error"].as_str().is_none_or(str::is_empty))
+        });
+    }
+}
+
+/// Waits until every peer lists this many pins, all the same.
+#[track_caller]
+pub(crate) fn wait_until_equal<'a, P: Answers + 'a>(
+    peers: impl IntoIterator<Item = &'a P> + Clone,
+    pins: usize,
+) {
+    for peer in peers.clone() {
+        wait_until(&format!("{} has {pins} pins", peer.name()), || pinset(peer).len() == pins);
+    }
+    wait_until("all peers list the same pinset", || {
+        let mut pinsets = peers.clone().into_iter().map(pinset);
+        let first = pinsets.next().unwrap();
+        first.len() == pins && pinsets.all(|pinset| pinset == first)
+    });
+}
+
+/// The same content at every daemon, and its CID.
+pub(crate) fn everywhere<'a>(kubos: impl IntoIterator<Item = &'a Kubo>, content: &str) -> String {
+    let mut cids = kubos.into_iter().map(|kubo| kubo.add(content));
+    let cid = cids.next().unwrap();
+    assert!(cids.all(|other| other == cid));
+    cid
+}
+
 /// A peer: its folder, and its daemon while it runs.
 pub(crate) struct Peer {
     pub(crate) folder: TempDir,
     pub(crate) api: SocketAddr,
+    /// Where other peers find it.
+    swarm: SocketAddr,
+    name: String,
     environment: Vec<(String, String)>,
+    /// What the daemon is started with, `--bootstrap` for one.
+    pub(crate) arguments: Vec<String>,
     child: Option<Child>,
     /// What its daemon loses when the power is cut; nothing without.
     pub(crate) power_cut: Option<PowerCut>,
@@ -75,27 +166,34 @@ impl Peer {
     }
 
     pub(crate) fn init(ipfs: &str, init: &[&str], environment: &[(&str, &str)]) -> Self {
-        let api = free_address();
+        let (api, swarm) = (free_address(), free_address());
+        let given = environment.iter().find(|(variable, _)| *variable == "CLUSTER_PEERNAME");
+        let name = given.map_or("under-test", |(_, name)| *name);
         let mut all = vec![
             (
                 "CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS".to_owned(),
                 format!("/ip4/127.0.0.1/tcp/{}", api.port()),
             ),
             ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS".to_owned(), ipfs.to_owned()),
-            ("CLUSTER_PEERNAME".to_owned(), "under-test".to_owned()),
+            ("CLUSTER_PEERNAME".to_owned(), name.to_owned()),
             // Nobody but this machine, and nobody is looked for.
-            (
-                "CLUSTER_LISTENMULTIADDRESS".to_owned(),
-                format!("/ip4/127.0.0.1/tcp/{}", free_address().port()),
-            ),
+            ("CLUSTER_LISTENMULTIADDRESS".to_owned(), format!("/ip4/127.0.0.1/tcp/{}", swarm.port())),
             ("CLUSTER_MDNSINTERVAL".to_owned(), "0s".to_owned()),
             // Seconds instead of minutes, so that a test sees what operators see.
             ("CLUSTER_PINRECOVERINTERVAL".to_owned(), "2s".to_owned()),
             ("CLUSTER_STATESYNCINTERVAL".to_owned(), "1s".to_owned()),
         ];
         all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let peer =
-            Self { folder: TempDir::new().unwrap(), api, environment: all, child: None, power_cut: None };
+        let peer = Self {
+            folder: TempDir::new().unwrap(),
+            api,
+            swarm,
+            name: name.to_owned(),
+            environment: all,
+            arguments: Vec::new(),
+            child: None,
+            power_cut: None,
+        };
         let mut arguments = vec!["init"];
         arguments.extend(init);
         peer.service(&arguments).ok();
@@ -105,18 +203,18 @@ impl Peer {
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let mut command = self.service_command(&["daemon"]);
+        let mut arguments = vec!["daemon"];
+        arguments.extend(self.arguments.iter().map(String::as_str));
+        let mut command = self.service_command(&arguments);
         if let Some(power_cut) = &self.power_cut {
             power_cut.env(&mut command);
         }
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::from(std::fs::File::create(self.folder.path().join("daemon.log")).unwrap()))
-            .spawn()
-            .unwrap();
+        let log = self.folder.path().join("daemon.log");
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log)).spawn().unwrap();
         self.child = Some(child);
-        wait_until("the daemon answers", || {
+        wait_until(&format!("the daemon of {} answers", self.name), || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the daemon ended: {status}\n{}", self.log());
             }
@@ -126,14 +224,8 @@ impl Peer {
 
     /// Ends the daemon as an operator does; gives its exit code.
     pub(crate) fn stop(&mut self) -> i32 {
-        let mut child = self.child.take().expect("it does not run");
-        assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
-        let mut code = None;
-        wait_until("the daemon stops", || {
-            code = child.try_wait().unwrap();
-            code.is_some()
-        });
-        code.unwrap().code().unwrap_or(-1)
+        let child = self.child.take().expect("it does not run");
+        terminate(&self.name, child).code().unwrap_or(-1)
     }
 
     /// Ends the daemon without a chance to do anything.
@@ -149,6 +241,23 @@ impl Peer {
         self.power_cut.as_ref().expect("it cannot lose power").restore(loss).unwrap();
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Its id, also while it does not run.
+    pub(crate) fn id(&self) -> String {
+        let identity = std::fs::read(self.folder.path().join("identity.json")).unwrap();
+        let identity: Value = serde_json::from_slice(&identity).unwrap();
+        identity["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Where other peers reach it.
+    pub(crate) fn multiaddr(&self) -> String {
+        format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", self.swarm.port(), self.id())
+    }
+
+    /// Everything that its daemons logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
     }
@@ -189,14 +298,25 @@ impl Peer {
     }
 }
 
+impl Answers for Peer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        documents(&self.ctl(&[&["--enc", "json"], arguments].concat()).ok())
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
-            if std::thread::panicking() {
-                eprintln!("--- log of the daemon ---\n{}", self.log());
-            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon of {} ---\n{}", self.name, self.log());
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::kubo::Kubo;
-use crate::programs::{Said, free_address, text, wait_until};
+use crate::programs::{Answers, IN_SECONDS, Said, documents, free_address, terminate, text, wait_until};
 
 /// Where the reference's programs are.
 const GO_VARIABLE: &str = "IPFS_CLUSTER_MIXED_GO";
@@ -78,16 +78,9 @@ impl Peer {
             ("CLUSTER_PINSVCAPI_HTTPLISTENMULTIADDRESS", multiaddr(free_address().port())),
             ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", kubo.multiaddr()),
             ("CLUSTER_MDNSINTERVAL", "0s".to_owned()),
-            // Seconds instead of minutes, so that a test sees what operators see.
-            ("CLUSTER_MONITORPINGINTERVAL", "1s".to_owned()),
-            ("CLUSTER_PUBSUBMON_CHECKINTERVAL", "1s".to_owned()),
-            ("CLUSTER_DISK_METRICTTL", "4s".to_owned()),
-            ("CLUSTER_TAGS_METRICTTL", "4s".to_owned()),
-            ("CLUSTER_STATESYNCINTERVAL", "2s".to_owned()),
             ("CLUSTER_CRDT_TRUSTEDPEERS", "*".to_owned()),
-            ("CLUSTER_CRDT_REBROADCASTINTERVAL", "3s".to_owned()),
         ];
-        environment.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        environment.extend(IN_SECONDS.iter().chain(more).map(|(key, value)| (*key, (*value).to_owned())));
         let mut peer = Self {
             kind,
             name,
@@ -158,9 +151,7 @@ impl Peer {
 
     /// Ends the daemon as an operator does.
     pub(crate) fn stop(&mut self) {
-        let mut child = self.child.take().expect("it does not run");
-        assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
-        wait_until(&format!("{} stops", self.name), || child.try_wait().unwrap().is_some());
+        terminate(&self.name, self.child.take().expect("it does not run"));
     }
 
     pub(crate) fn id(&self) -> String {
@@ -183,21 +174,20 @@ impl Peer {
         command.output().unwrap().into()
     }
 
-    /// What its own ctl says in JSON: the documents, whether they came as lines or as a list.
-    pub(crate) fn json(&self, arguments: &[&str]) -> Vec<Value> {
-        let said = self.ctl(self.kind, &[&["--enc", "json"], arguments].concat());
-        assert_eq!(said.code, 0, "{}: {arguments:?}: {said:?}", self.name);
-        let documents = serde_json::Deserializer::from_str(&said.out).into_iter::<Value>();
-        documents
-            .flat_map(|document| match document.unwrap() {
-                Value::Array(items) => items,
-                other => vec![other],
-            })
-            .collect()
-    }
-
     pub(crate) fn log(&self) -> String {
         text(&std::fs::read(self.folder.path().join("daemon.log")).unwrap_or_default())
+    }
+}
+
+impl Answers for Peer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let said = self.ctl(self.kind, &[&["--enc", "json"], arguments].concat());
+        assert_eq!(said.code, 0, "{}: {arguments:?}: {said:?}", self.name);
+        documents(&said.out)
     }
 }
 

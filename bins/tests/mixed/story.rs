@@ -1,11 +1,7 @@
 //! What the operators of one cluster do, and see on every peer alike.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
-
 use crate::peer::{Kind, Peer, go_programs};
-use crate::programs::wait_until;
+use crate::programs::{self, Answers as _, pinset, wait_until, wait_until_all_list_all, wait_until_equal};
 
 /// Tells the whole story to a cluster of these peers, each of which only knows the one before.
 pub(crate) fn tell(kinds: &[Kind]) {
@@ -35,13 +31,7 @@ pub(crate) fn tell(kinds: &[Kind]) {
 
 /// Every peer lists every peer, although each was told of one: the others are found by peer routing.
 fn all_know_all(peers: &[Peer]) {
-    for peer in peers {
-        wait_until(&format!("{} lists {} peers without errors", peer.name, peers.len()), || {
-            let listed = peer.json(&["peers", "ls"]);
-            listed.len() == peers.len()
-                && listed.iter().all(|info| info["error"].as_str().is_none_or(str::is_empty))
-        });
-    }
+    wait_until_all_list_all(peers);
     // Both kinds of ctl read both kinds of peer.
     for peer in peers {
         for whose in [Kind::Go, Kind::Ours] {
@@ -53,30 +43,9 @@ fn all_know_all(peers: &[Peer]) {
     }
 }
 
-/// The pinset as a peer lists it, by CID, in its own JSON.
-fn pinset(peer: &Peer) -> BTreeMap<String, Value> {
-    let pins = peer.json(&["pin", "ls"]);
-    pins.into_iter().map(|pin| (pin["cid"].as_str().unwrap_or_default().to_owned(), pin)).collect()
-}
-
-/// Waits until every peer lists this many pins, all the same.
-#[track_caller]
-fn wait_until_equal(peers: &[Peer], pins: usize) {
-    for peer in peers {
-        wait_until(&format!("{} has {pins} pins", peer.name), || pinset(peer).len() == pins);
-    }
-    wait_until("all peers list the same pinset", || {
-        let first = pinset(&peers[0]);
-        first.len() == pins && peers.iter().all(|peer| pinset(peer) == first)
-    });
-}
-
 /// The same content at every daemon, and its CID.
 fn everywhere(peers: &[Peer], content: &str) -> String {
-    let mut cids = peers.iter().map(|peer| peer.kubo.add(content));
-    let cid = cids.next().unwrap();
-    assert!(cids.all(|other| other == cid));
-    cid
+    programs::everywhere(peers.iter().map(|peer| &peer.kubo), content)
 }
 
 fn wait_until_pinned(peers: &[Peer], cid: &str) {
@@ -189,7 +158,7 @@ fn each_may_die_and_come_back(peers: &mut [Peer]) {
         peers[number].resume();
         all_know_all(peers);
         let pins = pinset(&peers[(number + 1) % peers.len()]).len();
-        wait_until_equal(peers, pins);
+        wait_until_equal(&*peers, pins);
         wait_until_pinned(peers, &cid);
     }
 }

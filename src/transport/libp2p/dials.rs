@@ -144,11 +144,13 @@ impl Task {
     pub(super) fn redial(&mut self) {
         let is_start = !std::mem::replace(&mut self.has_redialled, true);
         let most = if is_start { START_DIALS_MAX } else { REDIALS_MAX };
+        // An attempt ends a moment after the tick that began it, and would miss the next tick by that moment.
+        let soon = Instant::now() + super::swarm::retry_interval(&self.config) / 4;
         let peers = {
             let state = self.shared.state();
             let missing = self.config.connections.low_water.saturating_sub(state.connected.len());
             let free = DIALS_MAX.saturating_sub(self.dials.len());
-            state.book.to_dial(Instant::now(), missing.min(most).min(free), |peer| {
+            state.book.to_dial(soon, missing.min(most).min(free), |peer| {
                 *peer == self.shared.peer || state.connected.contains(peer) || self.dials.contains_key(peer)
             })
         };
