@@ -12,16 +12,21 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use ipfs_cluster::allocator::BalancedAllocator;
 use ipfs_cluster::api::rest::{RestApi, RestConfig};
 use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, Until, presets};
 use ipfs_cluster::config::{Identity, Secret};
 use ipfs_cluster::consensus::CrdtConfig;
+use ipfs_cluster::informer::{FreeSpace, FreeSpaceConfig};
 use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
 use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::state::StateQuery;
 use ipfs_cluster::storage::{FjallConfig, FjallStorage};
+use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport};
-use ipfs_cluster::types::{Block, Cid, GlobalPinInfo, PeerId, Pin, PinOptions, PinsetStanding, StatusFilter};
+use ipfs_cluster::types::{
+    Alert, Block, Cid, GlobalPinInfo, PeerId, Pin, PinOptions, PinsetStanding, StatusFilter,
+};
 
 /// How many peers a cluster of several has here.
 const PEERS: u16 = 3;
@@ -85,6 +90,10 @@ async fn main() -> Result<()> {
             println!("Or a peer beside your own Kubo daemon:");
             println!("  cargo run --release --bin ipfs-cluster-service -- init");
             println!("  cargo run --release --bin ipfs-cluster-service -- daemon");
+            println!("One that joins it, elsewhere, with the same secret in service.json:");
+            println!(
+                "  cargo run --release --bin ipfs-cluster-service -- daemon --bootstrap ADDRESS_OF_THE_FIRST"
+            );
             Ok(())
         }
     }
@@ -123,6 +132,7 @@ async fn missing_content(peers: &Peers) -> Result<Cid> {
     let block = Block::raw("a block that is still elsewhere");
     let missing = block.cid;
     cluster.pin(missing, PinOptions { name: "missing".to_owned(), ..PinOptions::default() }).await?;
+    peers.meet().await?;
     show_status("status", &cluster.status(&missing, Scope::Global).await?);
     println!("  … the daemon gives up after {PIN_TIMEOUT:?} without progress …");
     match cluster.wait(missing).until(Until::PinnedEverywhere).await {
@@ -175,6 +185,9 @@ async fn peers_die_and_come_back(peers: &mut Peers) -> Result<()> {
     println!("  {} is gone, and its IPFS daemon too.", peers.name(&dead));
     println!("  … it is dead when no ping came for {:?}, half a minute in earnest …", PING_INTERVAL * 2);
     until("the pins of the dead peer are pinned elsewhere", async || {
+        if cluster.alerts().is_empty() {
+            return Ok(false);
+        }
         for cid in &albums {
             if cluster.pin_get(cid).await?.allocations.contains(&dead) {
                 return Ok(false);
@@ -183,8 +196,9 @@ async fn peers_die_and_come_back(peers: &mut Peers) -> Result<()> {
         Ok(true)
     })
     .await?;
-    let names: Vec<_> = cluster.alerts().iter().map(|alert| peers.name(&alert.metric.peer)).collect();
-    println!("  {:<24} no ping from {}", "health alerts", names.first().map_or("nobody", |name| name));
+    for Alert { metric, .. } in cluster.alerts() {
+        println!("  {:<24} no {} from {}", "health alerts", metric.name, peers.name(&metric.peer));
+    }
     for cid in &albums {
         peers.show_holders("pin ls", &cluster.pin_get(cid).await?);
         cluster.wait(*cid).until(Until::PinnedEverywhere).await?;
@@ -299,10 +313,15 @@ impl Peers {
         let mut crdt = CrdtConfig::default();
         crdt.rebroadcast_interval = REBROADCAST_INTERVAL;
         let cluster = Cluster::builder()
-            .preset(presets::Collaborative)
+            .config(config)
             .crdt(crdt)
             .pubsub_monitor(MonitorConfig { check_interval: CHECK_INTERVAL })
-            .config(config)
+            // The rest is what `presets::Collaborative` chooses, for those who are less in a hurry.
+            .stateless_tracker(StatelessConfig::default())
+            .allocator(BalancedAllocator::by(["freespace"]))
+            .informer_with(|cx| {
+                FreeSpace::new(FreeSpaceConfig { metric_ttl: 2 * PING_INTERVAL, ..Default::default() }, cx)
+            })
             .transport(transport)
             .storage(FjallStorage::open(folder.join("fjall"), FjallConfig::default())?)
             .ipfs(ipfs.clone())

@@ -62,7 +62,10 @@ impl RequestHandler for Handler {
                     )
                     .component("cluster"));
                 }
-                Reply::Peer(Box::new(inner.add_peer(&peer).await?))
+                let info = inner.add_peer(&peer).await?;
+                // Who joins can allocate pins to us once it knows how much room we have.
+                inner.wakes.metrics.notify_waiters();
+                Reply::Peer(Box::new(info))
             }
             Request::Version => Reply::Version(Version { version: crate::COMPATIBLE_VERSION.to_owned() }),
             Request::PeerRemove(peer) => {
