@@ -61,6 +61,9 @@ impl<C: Consensus, W: std::io::Write + std::fmt::Debug + Send + 'static> Consens
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.inner.events()
     }
+    fn heads(&self) -> Vec<(Cid, u64)> {
+        self.inner.heads()
+    }
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.inner.peers().await
     }

@@ -45,6 +45,12 @@ const LAYERS: &[(&str, u8, u8)] = &[
     ("testing", 5, 5),
 ];
 
+/// Modules that stand elsewhere than the top module they are in, with everything below them.
+const ELSEWHERE: &[(&str, u8, u8)] = &[
+    // Switches that a simulation turns and that those look at who have a bug to show.
+    ("testing::planted", 0, 0),
+];
+
 const IMPLEMENTATION_LAYER: u8 = 3;
 
 /// Implementations, each with everything below it; `*` makes one of each submodule.
@@ -139,6 +145,16 @@ fn place(module: &[String]) -> Option<Place> {
             let row = module[..length].join("::");
             let ceiling = IMPLEMENTATION_LAYER;
             return Some(Place { row, layer: IMPLEMENTATION_LAYER, ceiling, kind: Kind::Implementation });
+        }
+    }
+    for (row, layer, ceiling) in ELSEWHERE {
+        if row.split("::").eq(module.iter().take(row.split("::").count()).map(String::as_str)) {
+            return Some(Place {
+                row: (*row).to_owned(),
+                layer: *layer,
+                ceiling: *ceiling,
+                kind: Kind::Folder,
+            });
         }
     }
     let (_, layer, ceiling) = LAYERS.iter().find(|(name, _, _)| name == top)?;

@@ -159,6 +159,12 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// overflow. Ends at shutdown.
     fn events(&self) -> BoxStream<'static, StateEvent>;
 
+    /// The newest of a history of changes, with their heights, in ascending order, where there is a history: two peers
+    /// with the same have seen the same. In memory: answers at once.
+    fn heads(&self) -> Vec<(Cid, u64)> {
+        Vec::new()
+    }
+
     /// Members, this peer included, in ascending order.
     ///
     /// # Errors
@@ -235,6 +241,9 @@ impl<T: Consensus + ?Sized> Consensus for Arc<T> {
     }
     fn events(&self) -> BoxStream<'static, StateEvent> {
         (**self).events()
+    }
+    fn heads(&self) -> Vec<(Cid, u64)> {
+        (**self).heads()
     }
     async fn peers(&self) -> Result<Vec<PeerId>> {
         (**self).peers().await

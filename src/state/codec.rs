@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -91,6 +92,19 @@ pub(super) fn encode_record(pin: &Pin) -> Vec<u8> {
     // Writing to a Vec grows it and cannot fail; an error would show as a record that does not decode.
     let _ = message.encode(&mut record);
     record
+}
+
+/// The value inside a stored record: [`encode_pin_protobuf`] of its entry.
+pub(super) fn value_of(record: &Bytes) -> Result<Bytes> {
+    match record.first() {
+        Some(&RECORD_VERSION) => Ok(record.slice(1..)),
+        Some(&version) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("a record has version {version}, this program reads {RECORD_VERSION}; run the newer one"),
+        )
+        .component("state")),
+        None => Err(Error::new(ErrorKind::Corrupt, "a record of the pinset is empty").component("state")),
+    }
 }
 
 /// The entry of a stored record. Unlike a value that came from another peer, it must name its own key, which is the

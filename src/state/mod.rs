@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::storage::Batch;
+use crate::storage::{Batch, KeyRange, Page, Snapshot};
 use crate::types::{Cid, Pin, PinOperation, PinTypeFilter, Timestamp};
 
 pub use codec::{decode_pin_protobuf, encode_pin_protobuf};
@@ -146,6 +146,13 @@ pub trait State: StateReader {
     /// # Errors
     /// `StorageFull`, `Io`, `ShutDown`.
     async fn clear(&self) -> Result<()>;
+
+    /// Entries as a frozen view of the store of this pinset shows them, by binary CID, in order: what
+    /// [`encode_pin_protobuf`] gives for each, without decoding it. At most `limit`. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`, `Unsupported` for a record of a later version.
+    fn values(&self, snapshot: &dyn Snapshot, range: KeyRange, limit: usize) -> Result<Page>;
 }
 
 #[async_trait]
@@ -177,5 +184,8 @@ impl<T: State + ?Sized> State for Arc<T> {
     }
     async fn clear(&self) -> Result<()> {
         (**self).clear().await
+    }
+    fn values(&self, snapshot: &dyn Snapshot, range: KeyRange, limit: usize) -> Result<Page> {
+        (**self).values(snapshot, range, limit)
     }
 }

@@ -23,7 +23,7 @@ use super::{
     PAGE_ITEMS_MAX, State, StateChange, StateCounts, StateQuery, StateReader, codec, list, replace, sum,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{self, Batch, Direction, Durability, KeyRange, Snapshot, Space, Storage};
+use crate::storage::{self, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage};
 use crate::types::{Cid, Pin, PinOperation};
 
 const PINS: Space = Space::new("pins");
@@ -148,6 +148,15 @@ impl State for StoreState {
             inner.flip(storage, head, empty)
         })
         .await
+    }
+
+    fn values(&self, snapshot: &dyn Snapshot, range: KeyRange, limit: usize) -> Result<Page> {
+        let pins = spaces_in(snapshot)?.pins();
+        let mut page = snapshot.scan(pins, range, Direction::Forward, limit)?;
+        for (_, record) in &mut page.entries {
+            *record = codec::value_of(record)?;
+        }
+        Ok(page)
     }
 }
 

@@ -56,6 +56,8 @@ type Assemble = dyn Fn(usize, ClusterBuilder) -> ClusterBuilder + Send + Sync;
 pub struct TestClusterConfig {
     /// How many peers.
     pub peers: usize,
+    /// How many of them, the last ones, are in follower mode.
+    pub followers: usize,
     /// What everything random starts from.
     pub seed: u64,
     /// What each peer is told about itself; it gets a name of its own.
@@ -70,17 +72,30 @@ pub struct TestClusterConfig {
 }
 
 impl Default for TestClusterConfig {
-    /// One peer on good hardware, alone.
+    /// One peer on good hardware, alone. With the feature `consensus-crdt` more of them agree by the CRDT and trust each
+    /// other; without it each is a cluster of its own.
     fn default() -> Self {
         Self {
             peers: 1,
+            followers: 0,
             seed: 0,
             cluster: ClusterConfig::default(),
             delay: Duration::from_millis(10),
             daemons: DaemonManners::default(),
-            assemble: Arc::new(|_, builder| builder),
+            assemble: Arc::new(|_, builder| agreeing(builder)),
         }
     }
+}
+
+#[cfg(feature = "consensus-crdt")]
+fn agreeing(builder: ClusterBuilder) -> ClusterBuilder {
+    use crate::consensus::{Crdt, CrdtConfig};
+    builder.consensus_with(|cx| Crdt::open(CrdtConfig::default(), cx))
+}
+
+#[cfg(not(feature = "consensus-crdt"))]
+fn agreeing(builder: ClusterBuilder) -> ClusterBuilder {
+    builder
 }
 
 impl fmt::Debug for TestClusterConfig {
@@ -196,7 +211,10 @@ impl TestCluster {
 
     /// The running peers, with their indices.
     pub fn running(&self) -> impl Iterator<Item = (usize, &Cluster)> {
-        self.seats.iter().enumerate().filter_map(|(index, seat)| Some((index, &seat.running.as_ref()?.cluster)))
+        self.seats
+            .iter()
+            .enumerate()
+            .filter_map(|(index, seat)| Some((index, &seat.running.as_ref()?.cluster)))
     }
 
     /// A peer's id, running or not.
@@ -294,8 +312,11 @@ impl TestCluster {
         let seat = &mut self.seats[index];
         let transport = Arc::new(self.network.join(seat.id)?);
         let link = seat.daemon.link();
-        let config =
-            ClusterConfig { peername: format!("peer-{index}"), ..self.config.cluster.clone() };
+        let config = ClusterConfig {
+            peername: format!("peer-{index}"),
+            follower_mode: index + self.config.followers >= self.config.peers,
+            ..self.config.cluster.clone()
+        };
         let builder = Cluster::builder()
             .preset(presets::Solo)
             .pubsub_monitor(MonitorConfig::default())

@@ -176,7 +176,11 @@ impl MemoryTransport {
             () = link.token.cancelled() => return Err(unavailable(to, "the connection broke")),
             negotiated = negotiated => negotiated?,
         };
-        self.network.trace.note(Noted::STREAM, &[self.node.number, server.number], protocol.as_str().as_bytes());
+        self.network.trace.note(
+            Noted::STREAM,
+            &[self.node.number, server.number],
+            protocol.as_str().as_bytes(),
+        );
         let (ours, theirs) = MemoryStream::pair(&link.delay, &link.token);
         let from = self.node.peer;
         server.spawn(async move {

@@ -1,7 +1,7 @@
 //! The simulator over many seeds, spread over the cores.
 //!
 //! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`), `SIM_SEED=…` one, with everything it did, then the shortest
-//! part of it that goes wrong. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
+//! part of it that goes wrong; `SIM_LOG=debug` lets the peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::sync::Mutex;
@@ -59,6 +59,9 @@ fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -
 #[test]
 fn nothing_goes_wrong_in_many_seeds() {
     if let Some(seed) = number("SIM_SEED") {
+        if let Ok(filter) = std::env::var("SIM_LOG") {
+            tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+        }
         let report = sim::run_seed(seed, planted());
         println!("{report}");
         if !report.is_good() {
@@ -119,7 +122,12 @@ fn is_found(bug: Planted) {
     });
     let found = found.into_inner().unwrap();
     let report = found.unwrap_or_else(|| panic!("{} was not found in {ran} seeds", bug.as_str()));
-    println!("{} found after {ran} seeds, by seed {}: {:?}", bug.as_str(), report.plan.seed, report.violations);
+    println!(
+        "{} found after {ran} seeds, by seed {}: {:?}",
+        bug.as_str(),
+        report.plan.seed,
+        report.violations
+    );
 }
 
 #[test]

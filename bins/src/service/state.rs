@@ -6,7 +6,9 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ipfs_cluster::clock::SystemClock;
-use ipfs_cluster::consensus::{BatchingConfig, Consensus as _, ConsensusContext, Crdt, CrdtConfig, CrdtSection};
+use ipfs_cluster::consensus::{
+    BatchingConfig, Consensus as _, ConsensusContext, Crdt, CrdtConfig, CrdtSection,
+};
 use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::lines::{self, export_lines, import_lines};
 use ipfs_cluster::state::{State, StateQuery, StateReader as _, StoreState};
@@ -84,7 +86,8 @@ pub async fn import(
         ConsensusSection::Crdt(section) => {
             // A new history in a new store, so that the old one is whole until the new one is.
             let (replacement, storage) = Replacement::begin(config)?;
-            let imported = log_all(config, section, Arc::clone(&storage), lines::parse_lines(from, changes)).await;
+            let imported =
+                log_all(config, section, Arc::clone(&storage), lines::parse_lines(from, changes)).await;
             let closed = storage.close();
             match imported.and_then(|pins| closed.map(|()| pins)) {
                 Ok(pins) => replacement.finish().map(|()| pins),
@@ -105,14 +108,12 @@ async fn log_all(
     mut pins: BoxStream<'static, Result<Vec<Pin>>>,
 ) -> Result<u64> {
     let peer = config.identity.id();
-    let state: Arc<dyn State> = Arc::new(
-        StoreState::open_with_spool_folder(Arc::clone(&storage), config.folder.path()).await?,
-    );
+    let state: Arc<dyn State> =
+        Arc::new(StoreState::open_with_spool_folder(Arc::clone(&storage), config.folder.path()).await?);
     let nowhere = Arc::new(MemoryNetwork::new(0).join(peer)?);
     let mut cx = ConsensusContext::new(peer, storage, state, nowhere.clone(), Arc::new(SystemClock));
-    cx.exchange = ExchangeMaker::new(move |source| {
-        Ok(Arc::new(StreamExchange::new(nowhere.clone(), source)?) as _)
-    });
+    cx.exchange =
+        ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(nowhere.clone(), source)?) as _));
     let mut settings = CrdtConfig::try_from(section)?;
     // What is logged at once is a batch already.
     settings.batching = BatchingConfig::default();

@@ -82,6 +82,8 @@ pub(super) struct Inbox {
 struct Queues {
     by_signer: BTreeMap<PeerId, VecDeque<Announced>>,
     queued: BTreeSet<Digest>,
+    /// Those who keep all of it from being taken.
+    holds: usize,
     /// Who was served last.
     served: Option<PeerId>,
 }
@@ -116,6 +118,9 @@ impl Inbox {
     /// The next head, of announcers in turn; only of those that are allowed.
     pub(super) fn take(&self, is_allowed: impl Fn(&PeerId) -> bool) -> Option<Announced> {
         let mut queues = self.queues();
+        if queues.holds > 0 {
+            return None;
+        }
         let after = queues.served;
         let later = queues.by_signer.keys().filter(|signer| after.is_some_and(|after| **signer > after));
         let turns = later.chain(queues.by_signer.keys());
@@ -132,6 +137,12 @@ impl Inbox {
         announced
     }
 
+    /// Keeps everything in it for as long as the answer lives.
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        self.queues().holds += 1;
+        Hold(self.clone())
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.queues().by_signer.is_empty()
@@ -140,6 +151,23 @@ impl Inbox {
     /// Returns when something came in, at once if it did since the last call. Cancel-safe.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
+    }
+}
+
+/// Keeps what is in an inbox there.
+#[derive(Debug)]
+pub(super) struct Hold(Arc<Inbox>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut queues = self.0.queues();
+        queues.holds = queues.holds.saturating_sub(1);
+        // Since they came there may be heads.
+        for announced in queues.by_signer.values_mut().flatten() {
+            announced.at_once = false;
+        }
+        drop(queues);
+        self.0.filled.notify_one();
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
 use super::COMPONENT;
+use super::absorb::{Adoption, PinRecord, Recent};
 use super::batching::Policy;
 use super::heads::Heads;
 use super::ledger::{Branch, Head, HeadChange};
@@ -22,6 +23,8 @@ use crate::consensus::group::{self, Call, Inbox, Reply};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{State, StateChange};
 use crate::storage::{self, Batch, Durability, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, PinOperation};
 
 /// Most operations and entries of deltas of several callers that share one batch. A single call may have more.
@@ -46,6 +49,10 @@ pub(super) enum Work {
     Apply(Vec<LocalOperation>),
     /// Nodes whose blocks were checked, heads, and which walks are unfinished then, all or nothing.
     Merge(Vec<Node>, HeadChange, Option<Vec<Branch>>),
+    /// What another peer knows of some pins.
+    Absorb(Vec<PinRecord>),
+    /// Blocks that count as merged, and heads with them.
+    Adopt(Adoption),
     /// Records of whoever asks.
     Write(Batch),
     /// Forget everything.
@@ -60,6 +67,10 @@ impl Work {
             Self::Merge(nodes, ..) => Some(nodes.iter().fold((0, 0), |(count, bytes), node| {
                 (count + node.delta.len() + 1, bytes + 2 * node.block.len())
             })),
+            Self::Absorb(records) => Some(
+                records.iter().fold((0, 0), |(count, bytes), record| (count + 1, bytes + record.bytes())),
+            ),
+            Self::Adopt(adoption) => Some((adoption.blocks.len() + 1, adoption.blocks.len() * 100)),
             Self::Write(_) | Self::Clean => None,
         }
     }
@@ -78,6 +89,8 @@ pub(super) struct Hooks {
     pub(super) cut: watch::Sender<Option<Head>>,
     /// Blocks that are new here. Who asked for one asks again, so some may be lost.
     pub(super) blocks: mpsc::Sender<Vec<Cid>>,
+    /// What was merged lately, for whoever gives others what is here.
+    pub(super) recent: Arc<Recent>,
 }
 
 /// The committer.
@@ -255,12 +268,15 @@ impl Committer {
             self.hooks.heads.set(&memory.heads);
             (self.memory, self.is_stale) = (Arc::new(memory), false);
         }
-        let (memory, policy) = (self.memory.clone(), self.policy);
+        #[cfg(feature = "testing")]
+        let removals = planted_removals(&works[which.clone()]);
+        let (memory, policy, state) = (self.memory.clone(), self.policy, self.state.clone());
         let (staged, places) = storage::run(self.storage.clone(), move |storage| {
-            stage(storage, &memory, &works[which], policy, now, cut_all)
+            stage(storage, &*state, &memory, &works[which], policy, now, cut_all)
         })
         .await?;
-        let Staged { operations, batch, after, cut, blocks, unreadable } = staged;
+        let Staged { operations, batch, after, cut, blocks, merged, unreadable } = staged;
+        self.hooks.recent.merging(&merged);
         let changes = if operations.is_empty() && batch.is_empty() {
             Vec::new()
         } else {
@@ -268,12 +284,19 @@ impl Committer {
             self.is_stale = applied.is_err();
             applied?
         };
+        self.hooks.recent.merged();
         Arc::make_mut(&mut self.memory).update(after, now);
         if let Some((count, cid, error)) = unreadable {
             warn!(%cid, %error, count, "pins of other peers that cannot be read are left out");
         }
         self.hooks.heads.set(&self.memory.heads);
         self.hooks.events.tell_changes(&changes);
+        #[cfg(feature = "testing")]
+        for cid in removals {
+            if let Some(pin) = self.state.get(&cid).await? {
+                self.hooks.events.tell(StateEvent::Unpinned(Arc::new(pin)));
+            }
+        }
         if cut.is_some() {
             self.hooks.cut.send_replace(cut);
         }
@@ -311,7 +334,13 @@ pub(super) async fn finish_cleaning(storage: &Arc<dyn Storage>, state: &Arc<dyn 
     storage::run(storage.clone(), |storage| {
         records::CONTENT.into_iter().try_for_each(|space| storage.remove_space(space))?;
         let mut batch = Batch::new();
-        for name in [records::META_DIRTY, records::META_PROGRESS, records::META_CLEANING] {
+        for name in [
+            records::META_DIRTY,
+            records::META_PROGRESS,
+            records::META_CAUGHT_UP,
+            records::META_LACKING,
+            records::META_CLEANING,
+        ] {
             batch.delete(META, name);
         }
         storage.write(batch, Durability::Synced)
@@ -319,16 +348,30 @@ pub(super) async fn finish_cleaning(storage: &Arc<dyn Storage>, state: &Arc<dyn 
     .await
 }
 
+/// Pins that a planted bug says are gone, whatever else keeps them in the set.
+#[cfg(feature = "testing")]
+fn planted_removals(works: &[Work]) -> Vec<Cid> {
+    if !is_planted(Planted::LateRemovalUntracks) {
+        return Vec::new();
+    }
+    let nodes = works.iter().flat_map(|work| match work {
+        Work::Merge(nodes, ..) => nodes.as_slice(),
+        _ => &[],
+    });
+    nodes.flat_map(|node| &node.delta.tombstones).map(|tombstone| tombstone.pin).collect()
+}
+
 /// What has to be written, and where the operations of each work are.
 fn stage(
     storage: &dyn Storage,
+    state: &dyn State,
     memory: &Memory,
     works: &[Work],
     policy: Policy,
     now: Instant,
     cut_all: bool,
 ) -> Result<(Staged, Vec<Range<usize>>)> {
-    let mut stage = Stage::new(storage, memory);
+    let mut stage = Stage::new(storage, state, memory);
     let mut places = Vec::with_capacity(works.len());
     for work in works {
         match work {
@@ -346,16 +389,38 @@ fn stage(
                 stage.change_heads(heads)?;
                 places.push(0..0);
             }
+            Work::Absorb(records) => {
+                records.iter().try_for_each(|record| stage.absorb(record))?;
+                places.push(0..0);
+            }
+            Work::Adopt(adoption) => {
+                stage.adopt(adoption)?;
+                places.push(0..0);
+            }
             Work::Write(_) | Work::Clean => {
                 return Err(Error::internal("this work is done alone").component(COMPONENT));
             }
         }
     }
     let mut staged = stage.finish(policy, now, cut_all)?;
-    let walks = works.iter().rev().find_map(|work| match work {
+    let mut walks = works.iter().rev().find_map(|work| match work {
         Work::Merge(_, _, walks) => walks.clone(),
         _ => None,
     });
+    let adopted =
+        works.iter().filter_map(|work| if let Work::Adopt(adoption) = work { Some(adoption) } else { None });
+    for branch in adopted.flat_map(|adoption| &adoption.walks) {
+        let walks = match &mut walks {
+            Some(walks) => walks,
+            none => none.insert(match storage.get(META, records::META_PROGRESS)? {
+                Some(record) => records::decode_progress(&record)?,
+                None => Vec::new(),
+            }),
+        };
+        if walks.iter().all(|walk| walk.tip.cid != branch.tip.cid) {
+            walks.push(branch.clone());
+        }
+    }
     if let Some(walks) = walks {
         records::put_progress(&mut staged.batch, walks)?;
     }

@@ -199,16 +199,7 @@ impl Frontier {
         covered: bool,
         now: Instant,
     ) -> WalkId {
-        // Those that came by cover it.
-        let mut height = 0;
-        if let Some(open) = self.blocks.get(&tip) {
-            height = open.height;
-            for owner in &open.owners {
-                if let Some(walk) = self.walks.get_mut(&owner.walk) {
-                    walk.met.insert(tip);
-                }
-            }
-        }
+        let height = self.meet(tip);
         let id = self.add_walk(tip, announcer, now);
         if let Some(walk) = self.walks.get_mut(&id) {
             walk.height = height;
@@ -219,6 +210,17 @@ impl Frontier {
         id
     }
 
+    /// Walks that have come by this tip cover it. Gives its height, if it is known.
+    fn meet(&mut self, tip: Digest) -> u64 {
+        let Some(open) = self.blocks.get(&tip) else { return 0 };
+        for owner in &open.owners {
+            if let Some(walk) = self.walks.get_mut(&owner.walk) {
+                walk.met.insert(tip);
+            }
+        }
+        open.height
+    }
+
     /// Goes on with a walk from its record. Gives what is to be looked up, and said with [`Frontier::checked`].
     pub(super) fn resume(
         &mut self,
@@ -227,6 +229,7 @@ impl Frontier {
         now: Instant,
     ) -> Option<(WalkId, Vec<Digest>)> {
         let tip = block_digest(&branch.tip.cid)?;
+        self.meet(tip);
         let id = self.add_walk(tip, announcer, now);
         if let Some(walk) = self.walks.get_mut(&id) {
             walk.height = branch.tip.height;
@@ -358,6 +361,18 @@ impl Frontier {
             },
             Some(State::Asked { .. }) if processed => self.known(block, is_head),
             _ => {}
+        }
+    }
+
+    /// A block became a head, which walks that still have it will cover.
+    pub(super) fn became_head(&mut self, block: &Digest) {
+        let Some(open) = self.blocks.get(block) else { return };
+        for owner in &open.owners {
+            if let Some(walk) = self.walks.get_mut(&owner.walk)
+                && walk.tip != *block
+            {
+                walk.met.insert(*block);
+            }
         }
     }
 

@@ -12,9 +12,11 @@
 //! from those that are new (`walk`, which decides in `frontier`), and look for what is missing (`repair`). To them the
 //! committer is a `ledger`.
 
+mod absorb;
 mod announce;
 mod batching;
 mod broadcast;
+mod catchup;
 mod commit;
 mod config;
 mod delta;
@@ -41,7 +43,7 @@ mod vectors;
 mod walk;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -51,7 +53,9 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use tracing::{debug, info};
 
+use self::absorb::Recent;
 use self::batching::DELTA_BYTES;
+use self::catchup::{CatchUpParts, Server};
 use self::commit::{Committer, Hooks, LocalOperation, Work, finish_cleaning};
 use self::delta::element_len;
 use self::heads::Heads;
@@ -95,6 +99,8 @@ pub struct Crdt {
     desk: Desk<Work, Vec<StateChange>>,
     events: EventSource,
     parts: Parts,
+    /// Lets others catch up with us, until it is shut down.
+    server: std::sync::Mutex<Option<Server>>,
     /// The tasks that deal with other peers; none once they have been stopped for good.
     network: Mutex<Option<Network>>,
     _stop: DropGuard,
@@ -138,12 +144,15 @@ impl Crdt {
         let heads = Heads::default();
         let (cut_sender, cut) = watch::channel(None);
         let (blocks, told) = mpsc::channel(TOLD_BLOCKS_MAX);
-        let hooks = Hooks { events: sender, heads: heads.clone(), cut: cut_sender, blocks };
+        let recent = Arc::<Recent>::default();
+        let hooks =
+            Hooks { events: sender, heads: heads.clone(), cut: cut_sender, blocks, recent: recent.clone() };
         let ended = inbox.on_end();
         let committer = Committer::new(storage.clone(), state.clone(), config.policy(), inbox, hooks, memory);
         tokio::spawn(async move { ended(committer.run().await) });
         tokio::spawn(tell_blocks(exchange.clone(), told));
 
+        let server = Server::start(&*transport, storage.clone(), state.clone(), recent)?;
         let trust = Arc::new(Trust::new(peer, config.trust_all, config.trusted_peers.iter().copied()));
         trust.trusted().iter().for_each(|peer| transport.protect(peer, true));
         let stop = desk.stop_token().drop_guard();
@@ -158,10 +167,25 @@ impl Crdt {
             rebroadcast_interval: config.rebroadcast_interval,
             repair_interval: config.repair_interval,
             seed,
+            catch_up: Some(CatchUpParts { ledger: ledger.clone(), state: state.clone() }),
         };
         let parts = Parts { ledger, cut, network: network.clone() };
         let network = Mutex::new(Some(Network::start(network)));
-        Ok(Self { peer, state, transport, exchange, alive, trust, desk, events, parts, network, _stop: stop })
+        let server = std::sync::Mutex::new(Some(server));
+        Ok(Self {
+            peer,
+            state,
+            transport,
+            exchange,
+            alive,
+            trust,
+            desk,
+            events,
+            parts,
+            server,
+            network,
+            _stop: stop,
+        })
     }
 
     async fn apply(&self, operations: Vec<PinOperation>) -> Result<Vec<StateChange>> {
@@ -283,6 +307,10 @@ impl Consensus for Crdt {
         self.events.stream()
     }
 
+    fn heads(&self) -> Vec<(Cid, u64)> {
+        self.parts.ledger.heads.list().into_iter().map(|head| (head.cid, head.height)).collect()
+    }
+
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.desk.check_open()?;
         let mut peers = self.alive.peers();
@@ -339,6 +367,7 @@ impl Consensus for Crdt {
     }
 
     async fn shutdown(&self) -> Result<()> {
+        drop(self.server.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(network) = self.network.lock().await.take() {
             network.shutdown().await;
         }

@@ -6,6 +6,7 @@
 //! | listen | a message of a trusted peer | puts its heads into the inbox |
 //! | rebroadcast | its interval, 30 % more or less | says heads of ours that nobody said |
 //! | walk | the inbox, blocks, merges | see `walk.rs` |
+//! | catch up | a peer that connects, and an interval | see `catchup` |
 //! | repair | the start and its interval, when the store is dirty | see `repair.rs` |
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::announce::{Announcing, Inbox, Validator};
+use super::catchup::{CatchUp, CatchUpParts};
 use super::ledger::{Head, Ledger};
 use super::repair::RepairContext;
 use super::trust::Trust;
@@ -37,6 +39,8 @@ pub(super) struct NetworkParts {
     /// Zero: at the start only.
     pub(super) repair_interval: Duration,
     pub(super) seed: u64,
+    /// None where only walks get what is missing.
+    pub(super) catch_up: Option<CatchUpParts>,
 }
 
 /// The tasks, running. They stop when this is dropped, and have stopped after [`Network::shutdown`].
@@ -53,8 +57,20 @@ impl Network {
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (walker, requests) = mpsc::channel(REQUESTS_MAX);
         let (inbox, dirty) = (Arc::<Inbox>::default(), Arc::<DirtyCount>::default());
+        let catch_up = parts.catch_up.map(|CatchUpParts { ledger, state }| CatchUp {
+            ledger,
+            state,
+            transport: transport.clone(),
+            exchange: exchange.clone(),
+            trust: trust.clone(),
+            inbox: inbox.clone(),
+            walker: walker.clone(),
+            interval: parts.rebroadcast_interval,
+            seed: parts.seed,
+        });
 
         // Before anything runs, so that nothing is missed.
+        let connections = transport.events();
         let messages = transport.subscribe(&topic, Arc::new(Validator::new(trust.clone())));
         let announcing = Announcing::new(transport, topic, ledger.clone(), inbox.clone());
         let announcing = Arc::new(announcing);
@@ -73,6 +89,9 @@ impl Network {
         spawn(Box::pin(async move { listening.listen(messages).await }));
         let (every, seed) = (parts.rebroadcast_interval, parts.seed);
         spawn(Box::pin(async move { repeating.rebroadcast(every, seed).await }));
+        if let Some(catch_up) = catch_up {
+            spawn(Box::pin(catch_up.run(connections)));
+        }
         let repair = RepairContext {
             ledger: ledger.clone(),
             exchange: exchange.clone(),

@@ -9,7 +9,7 @@
 //! | `crdt-values` | binary CID and number | the value of an element whose block is not here |
 //! | `crdt-heads` | SHA-256 of the block | height |
 //! | `crdt-log` | sequence, 8 bytes, big-endian | operations that no delta has yet, see `batching` |
-//! | `crdt-meta` | name | format, dirty, cleaning, progress of walks |
+//! | `crdt-meta` | name | format, dirty, cleaning, progress of walks, caught-up, lacking |
 //!
 //! A number stands for a block wherever a pin's record names one: it takes two or three bytes where the digest takes 32.
 //! A block has one as soon as anything names it.
@@ -39,6 +39,10 @@ pub(super) const META_FORMAT: &[u8] = b"format";
 pub(super) const META_DIRTY: &[u8] = b"dirty";
 pub(super) const META_CLEANING: &[u8] = b"cleaning";
 pub(super) const META_PROGRESS: &[u8] = b"progress";
+/// There may be elements whose block is not here.
+pub(super) const META_CAUGHT_UP: &[u8] = b"caught-up";
+/// There are blocks that are merged and not here.
+pub(super) const META_LACKING: &[u8] = b"lacking";
 
 /// How everything is laid out. A change that older programs cannot read raises it.
 pub(super) const FORMAT: u8 = 1;
@@ -59,10 +63,13 @@ pub(super) struct BlockId {
     pub(super) height: u64,
     /// Whether it was merged.
     pub(super) is_processed: bool,
+    /// Whether the block itself has yet to come, because what it says came without it.
+    pub(super) is_lacking: bool,
 }
 
 impl BlockId {
     const PROCESSED: u8 = 1;
+    const LACKING: u8 = 2;
 
     pub(super) fn decode(record: &[u8]) -> Result<Self> {
         Self::read(record).ok_or_else(|| corrupt("the record of a block is unreadable"))
@@ -72,12 +79,25 @@ impl BlockId {
         let (&flags, rest) = record.split_first()?;
         let (number, rest) = read_varint(rest)?;
         let (height, rest) = read_varint(rest)?;
-        let is_known = flags & !Self::PROCESSED == 0 && number < NUMBERS_MAX && rest.is_empty();
-        is_known.then_some(Self { number, height, is_processed: flags & Self::PROCESSED != 0 })
+        let is_known =
+            flags & !(Self::PROCESSED | Self::LACKING) == 0 && number < NUMBERS_MAX && rest.is_empty();
+        is_known.then_some(Self {
+            number,
+            height,
+            is_processed: flags & Self::PROCESSED != 0,
+            is_lacking: flags & Self::LACKING != 0,
+        })
+    }
+
+    /// Whether the block itself is here.
+    pub(super) fn is_here(&self) -> bool {
+        self.is_processed && !self.is_lacking
     }
 
     pub(super) fn encode(self) -> Vec<u8> {
-        let mut record = vec![if self.is_processed { Self::PROCESSED } else { 0 }];
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let flags = flag(self.is_processed, Self::PROCESSED) | flag(self.is_lacking, Self::LACKING);
+        let mut record = vec![flags];
         put_varint(&mut record, self.number);
         put_varint(&mut record, self.height);
         record
@@ -96,7 +116,8 @@ pub(super) fn number_key(number: Number) -> Result<Bytes> {
     Ok(Bytes::copy_from_slice(&number.to_be_bytes()[3..]))
 }
 
-fn number_of(key: &[u8]) -> Option<Number> {
+/// The number of a key.
+pub(super) fn number_of(key: &[u8]) -> Option<Number> {
     let &[a, b, c, d, e] = key else { return None };
     Some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
 }
@@ -273,7 +294,7 @@ mod tests {
     #[test]
     fn records_are_read_as_they_were_written() {
         for (number, height, is_processed) in [(0, 0, false), (300, 1 << 40, true)] {
-            let id = BlockId { number, height, is_processed };
+            let id = BlockId { number, height, is_processed, is_lacking: is_processed };
             assert_eq!(BlockId::decode(&id.encode()).unwrap(), id);
         }
         for number in [0, 1, 255, 256, NUMBERS_MAX - 1] {
@@ -296,7 +317,7 @@ mod tests {
 
     #[test]
     fn mutated_records_are_read_or_refused() {
-        let id = BlockId { number: 70_000, height: 70_000, is_processed: true };
+        let id = BlockId { number: 70_000, height: 70_000, is_processed: true, is_lacking: false };
         vectors::mutate_bytes(vec![id.encode()], |bytes| drop(BlockId::decode(&bytes)));
         vectors::mutate_bytes(vec![encode_progress(&branches()).unwrap()], |bytes| {
             drop(decode_progress(&bytes));

@@ -8,9 +8,13 @@ use bytes::Bytes;
 
 use super::wire::{corrupt, put_varint, read_varint};
 use crate::error::Result;
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 
 /// The byte in front of the record.
 const FORMAT: u8 = 1;
+/// The same where the pinset has the value that counts, byte for byte.
+const FORMAT_EXACT: u8 = 2;
 
 /// What stands for a block in this store.
 pub(super) type Number = u64;
@@ -31,6 +35,8 @@ pub(super) struct Elements {
     live: Vec<Live>,
     /// Ascending.
     tombstones: Vec<Number>,
+    /// The pinset has the value of the first live element, byte for byte.
+    is_exact: bool,
 }
 
 impl Elements {
@@ -40,7 +46,7 @@ impl Elements {
     /// `Corrupt`.
     pub(super) fn decode(record: &[u8]) -> Result<Self> {
         let broken = || corrupt("the record of a pin's elements is unreadable");
-        let (&FORMAT, mut rest) = record.split_first().ok_or_else(broken)? else {
+        let (format @ &(FORMAT | FORMAT_EXACT), mut rest) = record.split_first().ok_or_else(broken)? else {
             return Err(corrupt(
                 "the record of a pin's elements was written by a newer program; run that one",
             ));
@@ -69,13 +75,14 @@ impl Elements {
             last = last.checked_add(gap).ok_or_else(broken)?;
             tombstones.push(last);
         }
-        Ok(Self { live, tombstones })
+        let is_exact = *format == FORMAT_EXACT && !live.is_empty();
+        Ok(Self { live, tombstones, is_exact })
     }
 
     /// The record. Tombstones are written as the gaps between them, most of which take one byte.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut record = Vec::with_capacity(2 + self.live.len() * 6 + self.tombstones.len() * 2);
-        record.push(FORMAT);
+        record.push(if self.is_exact { FORMAT_EXACT } else { FORMAT });
         put_varint(&mut record, self.live.len() as u64);
         for live in &self.live {
             put_varint(&mut record, live.number);
@@ -94,8 +101,17 @@ impl Elements {
         &self.live
     }
 
+    /// The element whose value the pinset has, byte for byte, if it has one.
+    pub(super) fn exact(&self) -> Option<Number> {
+        self.live.first().filter(|_| self.is_exact).map(|live| live.number)
+    }
+
+    /// Whether the pinset has the value of the first live element, byte for byte.
+    pub(super) fn set_exact(&mut self, is_exact: bool) {
+        self.is_exact = is_exact && !self.live.is_empty();
+    }
+
     /// Blocks whose elements are gone, ascending.
-    #[cfg(test)]
     pub(super) fn tombstones(&self) -> &[Number] {
         &self.tombstones
     }
@@ -151,6 +167,10 @@ impl Elements {
         let winner = match contenders.as_slice() {
             [] => return Ok(()),
             [only] => *only,
+            #[cfg(feature = "testing")]
+            [first, others @ ..] if is_planted(Planted::LastArrivalWins) => {
+                others.iter().fold(*first, |last, other| last.max(*other))
+            }
             [first, others @ ..] => {
                 let mut best = (*first, value(*first)?);
                 for &other in others {

@@ -278,6 +278,7 @@ impl Member {
             rebroadcast_interval: Duration::from_secs(60),
             repair_interval: Duration::from_secs(3_600),
             seed: number,
+            catch_up: None,
         });
         Self { peer: peer(number), transport, exchange, ledger, network }
     }

@@ -1,22 +1,27 @@
 //! What has to be written for some operations and nodes: reads the records they touch, decides, writes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::absorb::{Adoption, PinRecord};
 use super::batching::{DELTA_BYTES, Logged, Pending, Policy, Waiting, decode_log, encode_log};
 use super::delta::{DELTA_ENTRIES_MAX, Delta, Element, HEIGHT_MAX, Tombstone, element_len, tombstone_len};
 use super::key::{self, Digest};
 use super::ledger::{Head, HeadChange};
 use super::node::{LINKS_MAX, Node};
-use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, NUMBERS, SET, VALUES};
+use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, META, NUMBERS, SET, VALUES};
 use super::set::{Elements, Live, Number};
 use super::wire::corrupt;
 use crate::error::{Error, ErrorKind, Result};
-use crate::state::decode_pin_protobuf;
-use crate::storage::{Batch, Storage};
+use crate::state::{State, decode_pin_protobuf, encode_pin_protobuf};
+use crate::storage::{Batch, KeyRange, Snapshot, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, PinOperation};
 
 /// Blocks whose values are kept while a batch is made, when two elements have to be compared.
@@ -31,6 +36,8 @@ pub(super) struct Memory {
     pub(super) pending: Pending,
     next_number: Number,
     next_log: u64,
+    /// There may be elements whose block is not here.
+    is_caught_up: bool,
 }
 
 impl Memory {
@@ -46,6 +53,10 @@ impl Memory {
             let sequence = <[u8; 8]>::try_from(&key[..])
                 .map_err(|_| corrupt("the place of an operation in the log is unreadable"))?;
             pending.log.push(u64::from_be_bytes(sequence));
+            #[cfg(feature = "testing")]
+            if is_planted(Planted::LogNotReplayed) {
+                return Ok(());
+            }
             decode_log(record)?.into_iter().for_each(|logged| pending.replay(logged));
             Ok(())
         })?;
@@ -53,7 +64,8 @@ impl Memory {
             pending.since = Some(now);
         }
         let next_log = pending.log.last().map_or(0, |last| last + 1);
-        Ok(Self { heads, pending, next_number: records::next_number(&*snapshot)?, next_log })
+        let is_caught_up = snapshot.get(META, records::META_CAUGHT_UP)?.is_some();
+        Ok(Self { heads, pending, next_number: records::next_number(&*snapshot)?, next_log, is_caught_up })
     }
 
     /// What was staged is on disk.
@@ -62,6 +74,7 @@ impl Memory {
             self.heads = heads;
         }
         self.next_number = after.next_number;
+        self.is_caught_up |= after.is_caught_up;
         if after.is_cut {
             self.pending = Pending::default();
             return;
@@ -83,6 +96,7 @@ impl Memory {
 pub(super) struct After {
     heads: Option<BTreeMap<Cid, u64>>,
     next_number: Number,
+    is_caught_up: bool,
     is_cut: bool,
     waiting: BTreeMap<Cid, Waiting>,
     operations: usize,
@@ -102,6 +116,8 @@ pub(super) struct Staged {
     pub(super) cut: Option<Head>,
     /// Blocks that are new here.
     pub(super) blocks: Vec<Cid>,
+    /// Blocks that are merged now, here or not.
+    pub(super) merged: Vec<Digest>,
     /// Values that count and cannot be read: how many, and one of them.
     pub(super) unreadable: Option<(usize, Cid, Error)>,
 }
@@ -115,6 +131,20 @@ struct Touched {
     is_changed: bool,
     /// Values of elements that came with this batch.
     values: Vec<(Number, Bytes)>,
+    /// The element whose value the pinset had, byte for byte, before this batch.
+    stored: Option<Number>,
+    /// The same after it.
+    exact: Option<Number>,
+    /// Elements whose value may be nowhere else when the pinset has it not.
+    strays: Vec<Number>,
+}
+
+impl Touched {
+    fn new(elements: Elements, is_caught_up: bool) -> Self {
+        let (shown, stored) = (elements.winner(), elements.exact());
+        let strays = stored.filter(|_| is_caught_up).into_iter().collect();
+        Self { elements, shown, is_changed: false, values: Vec::new(), stored, exact: stored, strays }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +158,9 @@ struct Named {
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
     storage: &'a dyn Storage,
+    state: &'a dyn State,
+    /// The store before this batch, for the pinset.
+    snapshot: Option<Arc<dyn Snapshot>>,
     memory: &'a Memory,
     batch: Batch,
     names: BTreeMap<Digest, Named>,
@@ -139,16 +172,22 @@ pub(super) struct Stage<'a> {
     logged: Vec<Logged>,
     heads: Option<BTreeMap<Cid, u64>>,
     next_number: Number,
+    /// Numbers that are new.
+    numbered: BTreeMap<Number, Digest>,
+    is_caught_up: bool,
     operations: Vec<PinOperation>,
     blocks: Vec<Cid>,
+    merged: Vec<Digest>,
     read: BTreeMap<Number, BTreeMap<Cid, Bytes>>,
     unreadable: Option<(usize, Cid, Error)>,
 }
 
 impl<'a> Stage<'a> {
-    pub(super) fn new(storage: &'a dyn Storage, memory: &'a Memory) -> Self {
+    pub(super) fn new(storage: &'a dyn Storage, state: &'a dyn State, memory: &'a Memory) -> Self {
         Self {
             storage,
+            state,
+            snapshot: None,
             memory,
             batch: Batch::new(),
             names: BTreeMap::new(),
@@ -158,8 +197,11 @@ impl<'a> Stage<'a> {
             logged: Vec::new(),
             heads: None,
             next_number: memory.next_number,
+            numbered: BTreeMap::new(),
+            is_caught_up: false,
             operations: Vec::new(),
             blocks: Vec::new(),
+            merged: Vec::new(),
             read: BTreeMap::new(),
             unreadable: None,
         }
@@ -171,6 +213,8 @@ impl<'a> Stage<'a> {
         self.show()?;
         match operation {
             PinOperation::Pin(pin) => {
+                let touched = self.touch_or_replace(&pin.cid)?;
+                touched.is_changed |= touched.exact.take().is_some();
                 self.waiting(&pin.cid).pin(value.clone());
                 self.logged.push(Logged::Pin { pin: pin.cid, value: value.clone() });
             }
@@ -182,6 +226,7 @@ impl<'a> Stage<'a> {
                     touched.is_changed |= touched.elements.bury(live.number);
                 }
                 touched.shown = None;
+                touched.exact = None;
                 let waiting = self.waiting(cid);
                 // Nobody has to be told that what nobody knows is gone.
                 if waiting.value.is_some() || !digests.is_empty() {
@@ -198,15 +243,21 @@ impl<'a> Stage<'a> {
     pub(super) fn merge(&mut self, node: &Node) -> Result<()> {
         let digest = key::block_digest(&node.cid).ok_or_else(|| not_a_block(&node.cid))?;
         let named = self.name(&digest)?;
-        if named.id.is_processed {
+        if named.id.is_here() {
             return Ok(());
         }
-        named.id.is_processed = true;
+        // What it says came before, without it.
+        let is_merged = std::mem::replace(&mut named.id.is_processed, true);
+        named.id.is_lacking = false;
         named.id.height = node.delta.priority;
         named.is_changed = true;
         let number = named.id.number;
         self.batch.put(BLOCKS, Bytes::copy_from_slice(&digest), node.block.clone());
         self.blocks.push(node.cid);
+        if is_merged {
+            return Ok(());
+        }
+        self.merged.push(digest);
         for Tombstone { pin, block } in &node.delta.tombstones {
             let buried = self.name(block)?.id.number;
             let touched = self.touch(pin)?;
@@ -233,6 +284,62 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What another peer knows of a pin.
+    pub(super) fn absorb(&mut self, record: &PinRecord) -> Result<()> {
+        self.is_caught_up = true;
+        let mut is_changed = false;
+        for (block, priority, value) in &record.elements {
+            let number = self.name(block)?.id.number;
+            let touched = self.touch(&record.pin)?;
+            if touched.elements.add(Live { number, priority: *priority }) {
+                touched.values.push((number, value.clone()));
+                touched.strays.push(number);
+                is_changed = true;
+            }
+        }
+        for block in &record.tombstones {
+            let number = self.name(block)?.id.number;
+            is_changed |= self.touch(&record.pin)?.elements.bury(number);
+        }
+        if is_changed {
+            self.touch(&record.pin)?.is_changed = true;
+            self.unshown.insert(record.pin);
+        }
+        Ok(())
+    }
+
+    /// Blocks whose elements and tombstones were absorbed, all of them, count as merged; heads become ours.
+    pub(super) fn adopt(&mut self, adoption: &Adoption) -> Result<()> {
+        self.is_caught_up = true;
+        for (block, height) in &adoption.blocks {
+            self.adopt_block(block, *height)?;
+        }
+        let mut heads = HeadChange { add: Vec::new(), remove: adoption.remove.clone() };
+        for head in &adoption.heads {
+            let block = key::block_digest(&head.cid).ok_or_else(|| not_a_block(&head.cid))?;
+            // One that is merged was reached by a walk meanwhile, which knows what becomes of it.
+            if self.adopt_block(&block, head.height)? {
+                heads.add.push(*head);
+            }
+        }
+        self.batch.put(META, records::META_LACKING, Bytes::new());
+        if adoption.is_dirty {
+            self.batch.put(META, records::META_DIRTY, Bytes::new());
+        }
+        self.change_heads(&heads)
+    }
+
+    fn adopt_block(&mut self, block: &Digest, height: u64) -> Result<bool> {
+        let named = self.name(block)?;
+        if named.id.is_processed {
+            return Ok(false);
+        }
+        named.id = BlockId { height, is_processed: true, is_lacking: true, ..named.id };
+        named.is_changed = true;
+        self.merged.push(*block);
+        Ok(true)
     }
 
     /// Heads appear and go.
@@ -268,13 +375,14 @@ impl<'a> Stage<'a> {
         let after = After {
             heads: self.heads,
             next_number: self.next_number,
+            is_caught_up: self.is_caught_up,
             is_cut,
             waiting: self.waiting,
             operations: self.logged.len(),
             log,
         };
-        let Self { operations, batch, blocks, unreadable, .. } = self;
-        Ok(Staged { operations, batch, after, cut, blocks, unreadable })
+        let Self { operations, batch, blocks, merged, unreadable, .. } = self;
+        Ok(Staged { operations, batch, after, cut, blocks, merged, unreadable })
     }
 
     /// Brings the pinset up to what the elements say.
@@ -291,12 +399,16 @@ impl<'a> Stage<'a> {
             if self.current(&pin).is_some_and(|waiting| waiting.value.is_some()) {
                 continue;
             }
+            let mut exact = None;
             let operation = match winner {
                 None => PinOperation::Unpin(pin),
                 Some(number) => {
                     let value = self.value(&pin, number)?;
                     match decode_pin_protobuf(&pin, &value) {
-                        Ok(pin) => PinOperation::Pin(pin.into()),
+                        Ok(pin) => {
+                            exact = (encode_pin_protobuf(&pin) == value).then_some(number);
+                            PinOperation::Pin(pin.into())
+                        }
                         Err(error) => {
                             let (count, ..) = self.unreadable.get_or_insert((0, pin, error));
                             *count += 1;
@@ -305,6 +417,7 @@ impl<'a> Stage<'a> {
                     }
                 }
             };
+            self.touch(&pin)?.exact = exact;
             self.operations.push(operation);
         }
         Ok(())
@@ -344,7 +457,8 @@ impl<'a> Stage<'a> {
             let number = self.name(&digest)?.id.number;
             for element in &node.delta.elements {
                 // The pinset has it since it was logged.
-                self.touch(&element.pin)?.shown = Some(number);
+                let touched = self.touch(&element.pin)?;
+                (touched.shown, touched.exact) = (Some(number), Some(number));
             }
             for link in &node.links {
                 after.remove(link);
@@ -371,7 +485,13 @@ impl<'a> Stage<'a> {
     }
 
     fn put_records(&mut self) -> Result<()> {
-        for (pin, touched) in self.pins.iter().filter(|(_, touched)| touched.is_changed) {
+        self.put_strays()?;
+        if self.is_caught_up && !self.memory.is_caught_up {
+            self.batch.put(META, records::META_CAUGHT_UP, Bytes::new());
+        }
+        for (pin, touched) in self.pins.iter_mut().filter(|(_, touched)| touched.is_changed) {
+            let exact = touched.exact;
+            touched.elements.set_exact(exact.is_some() && exact == touched.elements.winner());
             if touched.elements.is_empty() {
                 self.batch.delete(SET, pin.to_bytes());
             } else {
@@ -400,6 +520,32 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Keeps values that are in no block here and that the pinset will not have.
+    fn put_strays(&mut self) -> Result<()> {
+        let is_stray = |touched: &Touched, number: &Number| {
+            touched.exact != Some(*number)
+                && touched.elements.live().iter().any(|live| live.number == *number)
+        };
+        let mut strays = Vec::new();
+        for (pin, touched) in &self.pins {
+            strays.extend(
+                touched
+                    .strays
+                    .iter()
+                    .filter(|number| is_stray(touched, number))
+                    .map(|number| (*pin, *number)),
+            );
+        }
+        for (pin, number) in strays {
+            let digest = self.digest(number)?;
+            if !self.name(&digest)?.id.is_here() {
+                let value = self.value(&pin, number)?;
+                self.batch.put(VALUES, records::value_key(&pin, number)?, value);
+            }
+        }
+        Ok(())
+    }
+
     /// The elements of a pin; one look-up for each pin of a batch.
     fn touch(&mut self, pin: &Cid) -> Result<&mut Touched> {
         use std::collections::btree_map::Entry;
@@ -411,8 +557,7 @@ impl<'a> Stage<'a> {
                     .map(|record| Elements::decode(&record).map_err(|error| error.context(pin)))
                     .transpose()?
                     .unwrap_or_default();
-                let shown = elements.winner();
-                Ok(entry.insert(Touched { elements, shown, is_changed: false, values: Vec::new() }))
+                Ok(entry.insert(Touched::new(elements, self.memory.is_caught_up)))
             }
         }
     }
@@ -424,8 +569,7 @@ impl<'a> Stage<'a> {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 warn!(cid = %pin, %error, "replacing a damaged record");
-                let elements = Elements::default();
-                let touched = Touched { elements, shown: None, is_changed: true, values: Vec::new() };
+                let touched = Touched { is_changed: true, ..Touched::new(Elements::default(), false) };
                 self.pins.insert(*pin, touched);
             }
             Err(error) => return Err(error),
@@ -442,7 +586,13 @@ impl<'a> Stage<'a> {
                 let named = match records::block_id(self.storage, digest)? {
                     Some(id) => Named { id, is_new: false, is_changed: false },
                     None => {
-                        let id = BlockId { number: self.next_number, height: 0, is_processed: false };
+                        let id = BlockId {
+                            number: self.next_number,
+                            height: 0,
+                            is_processed: false,
+                            is_lacking: false,
+                        };
+                        self.numbered.insert(id.number, *digest);
                         self.next_number += 1;
                         Named { id, is_new: true, is_changed: false }
                     }
@@ -454,11 +604,8 @@ impl<'a> Stage<'a> {
 
     /// The block that a number stands for.
     fn digest(&self, number: Number) -> Result<Digest> {
-        if number >= self.memory.next_number {
-            let mut names = self.names.iter();
-            if let Some((digest, _)) = names.find(|(_, named)| named.id.number == number) {
-                return Ok(*digest);
-            }
+        if let Some(digest) = self.numbered.get(&number) {
+            return Ok(*digest);
         }
         let digest = self.storage.get(NUMBERS, &records::number_key(number)?)?;
         digest.map_or_else(
@@ -477,8 +624,10 @@ impl<'a> Stage<'a> {
         if !self.read.contains_key(&number) {
             let digest = self.digest(number)?;
             let Some(block) = self.storage.get(BLOCKS, &digest)? else {
-                let value = self.storage.get(VALUES, &records::value_key(pin, number)?)?;
-                return value.ok_or_else(|| missing(pin));
+                if let Some(value) = self.storage.get(VALUES, &records::value_key(pin, number)?)? {
+                    return Ok(value);
+                }
+                return self.pinned_value(pin, number)?.ok_or_else(|| missing(pin));
             };
             let mut values: BTreeMap<Cid, Bytes> = BTreeMap::new();
             for Element { pin, value } in Node::parse(key::block_cid(&digest), block)?.delta.elements {
@@ -493,6 +642,20 @@ impl<'a> Stage<'a> {
             self.read.insert(number, values);
         }
         self.read.get(&number).and_then(|values| values.get(pin)).cloned().ok_or_else(|| missing(pin))
+    }
+
+    /// The value of an element, if the pinset has it before this batch.
+    fn pinned_value(&mut self, pin: &Cid, number: Number) -> Result<Option<Bytes>> {
+        if self.pins.get(pin).is_none_or(|touched| touched.stored != Some(number)) {
+            return Ok(None);
+        }
+        let snapshot = match &self.snapshot {
+            Some(snapshot) => snapshot.clone(),
+            None => self.snapshot.insert(self.storage.snapshot()?).clone(),
+        };
+        let key = Bytes::from(pin.to_bytes());
+        let range = KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key) };
+        Ok(self.state.values(&*snapshot, range, 1)?.entries.pop().map(|(_, value)| value))
     }
 
     /// What waits for a pin, to be changed.

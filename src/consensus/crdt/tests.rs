@@ -1,5 +1,6 @@
 //! The committer, driven as the network side drives it.
 
+mod catchup;
 mod convergence;
 mod durability;
 mod network;
@@ -27,17 +28,27 @@ use crate::state::{StateQuery, StateReader as _, StoreState, encode_pin_protobuf
 use crate::storage::{MemoryStorage, Space, Storage};
 use crate::testing::peer;
 use crate::testing::state_suite::pin;
-use crate::transport::MemoryNetwork;
+use crate::transport::{MemoryNetwork, MemoryTransport};
 use crate::types::{Cid, Pin};
 
 /// Nothing is cut by itself in a test that does not let time pass.
 const BATCHED: (usize, Duration) = (1_000, Duration::from_secs(60));
 const AT_ONCE: (usize, Duration) = (0, Duration::ZERO);
 
-async fn open(storage: Arc<dyn Storage>, (operations, age): (usize, Duration)) -> Crdt {
+async fn open(storage: Arc<dyn Storage>, batching: (usize, Duration)) -> Crdt {
     let transport = Arc::new(MemoryNetwork::new(0).join(peer(1)).unwrap());
+    open_on(transport, 1, storage, batching).await
+}
+
+async fn open_on(
+    transport: Arc<MemoryTransport>,
+    number: u64,
+    storage: Arc<dyn Storage>,
+    (operations, age): (usize, Duration),
+) -> Crdt {
     let state = Arc::new(StoreState::open(storage.clone()).await.unwrap());
-    let mut cx = ConsensusContext::new(peer(1), storage, state, transport.clone(), Arc::new(SystemClock));
+    let mut cx =
+        ConsensusContext::new(peer(number), storage, state, transport.clone(), Arc::new(SystemClock));
     cx.exchange =
         ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(transport.clone(), source)?)));
     let mut config = CrdtConfig::default();

@@ -87,6 +87,10 @@ pub(super) enum Request {
     Fill { block: Cid, ended: oneshot::Sender<Ended> },
     /// Go on with walks that could not go on before.
     Resume,
+    /// Remember these walks of another peer, to be gone on with when told. Answered when no merge forgets them.
+    Take { walks: Vec<Branch>, taken: oneshot::Sender<()> },
+    /// These became heads without a walk.
+    Adopted(Vec<Digest>),
 }
 
 /// How often the store was marked dirty since the start. Who clears the mark looks whether it was set meanwhile.
@@ -324,6 +328,24 @@ impl Walker {
                 }
                 None => drop(ended.send(Ended::Broken)),
             },
+            Request::Take { walks, taken } => {
+                for walk in walks {
+                    if let Some(tip) = block_digest(&walk.tip.cid)
+                        && self.parked.len() < PARKED_WALKS_MAX
+                        && self.frontier.walks_from(&tip).is_none()
+                    {
+                        self.parked.entry(tip).or_insert(walk);
+                    }
+                }
+                // Whoever asked may have gone.
+                let _ = taken.send(());
+            }
+            Request::Adopted(heads) => {
+                heads.iter().for_each(|head| self.frontier.became_head(head));
+                // It may have been told of walks that are done by now.
+                self.recorded = None;
+                self.forgot = true;
+            }
             Request::Resume => {
                 let queued: BTreeSet<Digest> = self.resuming.iter().map(|(tip, _)| *tip).collect();
                 let parked = self.parked.keys().filter(|tip| !queued.contains(*tip));

@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::{Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
+use crate::ipfs_connector::{
+    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, MemorySwarm,
+};
 use crate::testing::random::Random;
 use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
 
@@ -110,7 +112,8 @@ impl DaemonLink {
             let wait = random.time(Duration::ZERO, manners.latency_max);
             (wait, random.percent(manners.failures_percent), random.percent(50))
         };
-        let failure = || Err(Error::new(ErrorKind::Remote, "the daemon is in a bad mood").component(COMPONENT));
+        let failure =
+            || Err(Error::new(ErrorKind::Remote, "the daemon is in a bad mood").component(COMPONENT));
         self.call(async {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;

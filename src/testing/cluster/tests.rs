@@ -59,3 +59,20 @@ async fn a_clock_follows_paused_time_and_can_be_wrong() {
     peers.clock(0).set_skew(-1_500);
     assert_eq!(peers.peer(0).clock().now(), before + Duration::from_millis(98_500));
 }
+
+#[cfg(feature = "consensus-crdt")]
+#[tokio::test(start_paused = true)]
+async fn a_pin_reaches_the_peer_that_was_cut_off_and_the_one_that_crashed() {
+    let mut peers = TestCluster::start(3).await.unwrap();
+    peers.partition(0, 1);
+    peers.partition(0, 2);
+    peers.crash(2);
+    let cid = peers.add(b"content");
+    peers.peer(0).pin(cid, PinOptions::default()).await.unwrap();
+    assert!(!peers.is_converged());
+    peers.heal();
+    peers.restart(2).await.unwrap();
+    peers.wait_converged().await.unwrap();
+    peers.wait_pinned(&cid).await.unwrap();
+    assert_eq!(peers.peer(2).state().counts().pins, 1);
+}

@@ -11,6 +11,10 @@ use crate::testing::cluster::{DaemonManners, TestClusterConfig};
 pub(super) const SKEW_MAX: Duration = Duration::from_secs(5);
 /// Often, so that runs are short.
 const STATE_SYNC_INTERVAL: Duration = Duration::from_secs(20);
+#[cfg(feature = "consensus-crdt")]
+const REBROADCAST_INTERVAL: Duration = Duration::from_secs(20);
+#[cfg(feature = "consensus-crdt")]
+const REPAIR_INTERVAL: Duration = Duration::from_secs(120);
 /// Rarely: what only this would repair should be seen.
 const PIN_RECOVER_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -18,6 +22,7 @@ pub(super) fn config(plan: &Plan) -> TestClusterConfig {
     let chosen = plan.clone();
     TestClusterConfig {
         peers: plan.peers,
+        followers: plan.followers,
         seed: plan.seed,
         cluster: ClusterConfig {
             replication_factor_min: plan.factors.0,
@@ -31,11 +36,33 @@ pub(super) fn config(plan: &Plan) -> TestClusterConfig {
             latency_max: plan.daemon_latency,
             failures_percent: plan.daemon_failures_percent,
         },
-        assemble: Arc::new(move |peer, builder| assemble(&chosen, peer, builder)),
+        assemble: Arc::new(move |_, builder| assemble(&chosen, builder)),
         ..TestClusterConfig::default()
     }
 }
 
-fn assemble(_plan: &Plan, _peer: usize, builder: ClusterBuilder) -> ClusterBuilder {
+#[cfg(feature = "consensus-crdt")]
+fn assemble(plan: &Plan, builder: ClusterBuilder) -> ClusterBuilder {
+    use crate::consensus::{Crdt, CrdtConfig};
+    use crate::exchange::Bitswap;
+
+    let mut config = CrdtConfig {
+        trust_all: plan.trust_everybody,
+        trusted_peers: (0..plan.peers - plan.followers)
+            .map(|peer| crate::testing::peer(peer as u64 + 1))
+            .collect(),
+        repair_interval: REPAIR_INTERVAL,
+        rebroadcast_interval: REBROADCAST_INTERVAL,
+        ..CrdtConfig::default()
+    };
+    if let Some((operations, age)) = plan.batching {
+        (config.batching.max_batch_size, config.batching.max_batch_age) = (operations, age);
+    }
+    let builder = builder.consensus_with(move |cx| Crdt::open(config, cx));
+    if plan.bitswap { builder.exchange_with(Bitswap::new) } else { builder }
+}
+
+#[cfg(not(feature = "consensus-crdt"))]
+fn assemble(_plan: &Plan, builder: ClusterBuilder) -> ClusterBuilder {
     builder
 }

@@ -16,6 +16,8 @@ pub struct Plan {
     pub followers: usize,
     /// Whether everybody trusts everybody, or only whom they name.
     pub trust_everybody: bool,
+    /// Whether blocks travel by bitswap, or as they do between our own peers.
+    pub bitswap: bool,
     /// How many operations and how much time make a batch; none without batching.
     pub batching: Option<(usize, Duration)>,
     /// The replication factors of pins that do not say.
@@ -49,24 +51,64 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields are what their names say.
 pub enum What {
-    Pin { peer: usize, cid: usize, factors: (i32, i32), direct: bool, expires_in: Option<Duration> },
-    Unpin { peer: usize, cid: usize },
+    Pin {
+        peer: usize,
+        cid: usize,
+        factors: (i32, i32),
+        direct: bool,
+        expires_in: Option<Duration>,
+    },
+    /// Pins so many CIDs at once, from `cid` on.
+    Burst {
+        peer: usize,
+        cid: usize,
+        pins: usize,
+    },
+    Unpin {
+        peer: usize,
+        cid: usize,
+    },
     /// Pin `to` as `from` is pinned.
-    Update { peer: usize, from: usize, to: usize },
-    Recover { peer: usize },
-    Partition { one: usize, other: usize },
+    Update {
+        peer: usize,
+        from: usize,
+        to: usize,
+    },
+    Recover {
+        peer: usize,
+    },
+    Partition {
+        one: usize,
+        other: usize,
+    },
     Heal,
-    Crash { peer: usize, keep_some: bool },
-    Stop { peer: usize },
-    Start { peer: usize },
-    DaemonDown { peer: usize },
-    DaemonUp { peer: usize },
-    Loss { percent: usize },
-    Skew { peer: usize, milliseconds: i64 },
+    Crash {
+        peer: usize,
+        keep_some: bool,
+    },
+    Stop {
+        peer: usize,
+    },
+    Start {
+        peer: usize,
+    },
+    DaemonDown {
+        peer: usize,
+    },
+    DaemonUp {
+        peer: usize,
+    },
+    Loss {
+        percent: usize,
+    },
+    Skew {
+        peer: usize,
+        milliseconds: i64,
+    },
 }
 
 /// Least and most steps of a run.
-const STEPS: (usize, usize) = (8, 40);
+const STEPS: (usize, usize) = (10, 100);
 /// How wrong clocks get, in milliseconds either way: less than metrics live.
 const SKEW_MAX_MILLISECONDS: usize = 5_000;
 
@@ -76,7 +118,6 @@ impl Plan {
         let random = &mut Random::new(seed);
         let peers = random.between(2, 5);
         let followers = if peers > 2 && random.percent(25) { random.between(1, peers - 2) } else { 0 };
-        let writers = peers - followers;
         let mut delays = Vec::new();
         let slowest = *random.one_of(&[1, 20, 200, 1_000]);
         for one in 0..peers {
@@ -90,12 +131,13 @@ impl Plan {
             peers,
             followers,
             trust_everybody: followers == 0 && random.percent(50),
-            batching: random
-                .percent(50)
-                .then(|| (random.between(2, 12), random.time(Duration::from_millis(100), Duration::from_secs(8)))),
+            bitswap: random.percent(50),
+            batching: random.percent(50).then(|| {
+                (random.between(2, 12), random.time(Duration::from_millis(100), Duration::from_secs(8)))
+            }),
             factors: factors(random, peers),
             repinning: random.percent(20),
-            cids: random.between(1, 6),
+            cids: random.between(1, 8),
             delays,
             loss_percent: if random.percent(40) { random.below(60) } else { 0 },
             daemon_latency: random.time(Duration::ZERO, Duration::from_secs(3)),
@@ -103,11 +145,16 @@ impl Plan {
             steps: Vec::new(),
         };
         let weights = Weights::choose(random);
+        let mut up = Up::all(&plan);
         let count = random.between(STEPS.0, STEPS.1);
         let patient = random.percent(50);
         plan.steps = (0..count)
-            .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, writers) })
+            .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, &mut up) })
             .collect();
+        if random.percent(70) {
+            // They have time to hear of each other.
+            plan.steps[0].after += Duration::from_secs(20);
+        }
         plan
     }
 
@@ -150,7 +197,8 @@ impl Plan {
                     *peer = 0;
                     *factors = (0, 0);
                 }
-                What::Unpin { peer, .. }
+                What::Burst { peer, .. }
+                | What::Unpin { peer, .. }
                 | What::Update { peer, .. }
                 | What::Recover { peer }
                 | What::Crash { peer, .. }
@@ -188,11 +236,29 @@ fn pause(random: &mut Random, patient: bool) -> Duration {
 }
 
 /// How often each kind of thing is done. Runs differ: what never happens together with something else hides bugs.
-struct Weights([usize; 13]);
+struct Weights([usize; 14]);
+
+/// Which peers run, so that most steps find whom they need.
+struct Up {
+    peers: Vec<bool>,
+    writers: usize,
+}
+
+impl Up {
+    fn all(plan: &Plan) -> Self {
+        Self { peers: vec![true; plan.peers], writers: plan.peers - plan.followers }
+    }
+
+    /// One of the first so many peers, one that runs (or not) if there is one.
+    fn choose(&self, random: &mut Random, among: usize, runs: bool) -> usize {
+        let fitting: Vec<usize> = (0..among).filter(|peer| self.peers[*peer] == runs).collect();
+        if fitting.is_empty() { random.below(among) } else { *random.one_of(&fitting) }
+    }
+}
 
 impl Weights {
     fn choose(random: &mut Random) -> Self {
-        let mut weights = [30, 14, 5, 3, 5, 4, 5, 3, 6, 3, 3, 1, 1];
+        let mut weights = [30, 14, 5, 3, 5, 4, 5, 3, 8, 3, 3, 1, 3, 1];
         for weight in &mut weights[1..] {
             match random.below(4) {
                 0 => *weight = 0,
@@ -203,16 +269,21 @@ impl Weights {
         Self(weights)
     }
 
-    fn what(&self, random: &mut Random, plan: &Plan, writers: usize) -> What {
+    fn what(&self, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
         let mut left = random.below(self.0.iter().sum());
         let mut kind = 0;
         while left >= self.0[kind] {
             left -= self.0[kind];
             kind += 1;
         }
-        let writer = random.below(writers);
-        let peer = random.below(plan.peers);
+        let writer = up.choose(random, up.writers, true);
+        let peer = up.choose(random, plan.peers, kind != 8);
         let cid = random.below(plan.cids);
+        match kind {
+            6 | 7 => up.peers[peer] = false,
+            8 => up.peers[peer] = true,
+            _ => {}
+        }
         match kind {
             0 => What::Pin {
                 peer: writer,
@@ -226,7 +297,9 @@ impl Weights {
             1 => What::Unpin { peer: writer, cid },
             2 => What::Update { peer: writer, from: cid, to: random.below(plan.cids) },
             3 => What::Recover { peer },
-            4 => What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers },
+            4 => {
+                What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers }
+            }
             5 => What::Heal,
             6 => What::Crash { peer, keep_some: random.percent(50) },
             7 => What::Stop { peer },
@@ -234,6 +307,7 @@ impl Weights {
             9 => What::DaemonDown { peer },
             10 => What::DaemonUp { peer },
             11 => What::Loss { percent: random.below(100) },
+            12 => What::Burst { peer: writer, cid, pins: random.between(2, 20) },
             _ => {
                 let milliseconds = random.below(2 * SKEW_MAX_MILLISECONDS) as i64;
                 What::Skew { peer, milliseconds: milliseconds - SKEW_MAX_MILLISECONDS as i64 }
@@ -252,6 +326,7 @@ impl fmt::Display for What {
                 }
                 expires_in.map_or(Ok(()), |time| write!(f, ", for {time:?}"))
             }
+            Self::Burst { peer, cid, pins } => write!(f, "peer {peer}: {pins} pins at once from c{cid} on"),
             Self::Unpin { peer, cid } => write!(f, "peer {peer}: unpin c{cid}"),
             Self::Update { peer, from, to } => write!(f, "peer {peer}: update c{from} to c{to}"),
             Self::Recover { peer } => write!(f, "peer {peer}: recover everything"),
@@ -273,11 +348,12 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} peers ({} follow), trust {}, batching {:?}, factors {:?}, repinning {}, {} CIDs",
+            "seed {}: {} peers ({} follow), trust {}, blocks by {}, batching {:?}, factors {:?}, repinning {}, {} CIDs",
             self.seed,
             self.peers,
             self.followers,
             if self.trust_everybody { "everybody" } else { "by name" },
+            if self.bitswap { "bitswap" } else { "streams" },
             self.batching,
             self.factors,
             self.repinning,
@@ -321,7 +397,10 @@ mod tests {
             for step in &plan.steps {
                 match step.what {
                     What::Partition { one, other } => assert_ne!(one, other),
-                    What::Pin { peer, .. } | What::Unpin { peer, .. } | What::Update { peer, .. } => {
+                    What::Pin { peer, .. }
+                    | What::Burst { peer, .. }
+                    | What::Unpin { peer, .. }
+                    | What::Update { peer, .. } => {
                         assert!(peer < plan.peers - plan.followers, "a follower writes");
                     }
                     _ => {}

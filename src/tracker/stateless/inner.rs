@@ -15,6 +15,8 @@ use crate::clock::WallClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::IpfsConnector;
 use crate::state::StateReader;
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::tracker::held::{Hasher, Held};
 use crate::tracker::key::CidKey;
 use crate::tracker::operation::{Holding, Kind, Wish, resting_status};
@@ -358,6 +360,10 @@ impl Inner {
         let key = CidKey::from(cid);
         let pin = self.until_shut_down(self.state.get(cid)).await?;
         match Wish::of(pin.as_ref(), &self.peer) {
+            #[cfg(feature = "testing")]
+            Wish::Held(_) if is_planted(Planted::LateRemovalUntracks) => {
+                self.request_wish(&key, *cid, Wish::Absent, pin.as_ref())
+            }
             // It is in the pinset (again): the removal came late.
             Wish::Held(_) => Ok(()),
             wish => self.request_wish(&key, *cid, wish, pin.as_ref()),

@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 use super::COMPONENT;
 use super::inner::{Inner, failure_text};
 use crate::error::{Error, Result};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::tracker::operation::{Holding, Kind, Step, Wish, follow_up, step};
 use crate::tracker::table::{Lane, Started};
 use crate::types::{Cid, Pin, PinMode};
@@ -144,7 +146,11 @@ async fn perform(inner: &Inner, started: &Started, cid: Cid, found: &mut Option<
             inner.announce(cid, pin.as_deref(), status);
         }
     }
-    match (step(started.kind, wish), pin) {
+    let step = step(started.kind, wish);
+    #[cfg(feature = "testing")]
+    let step =
+        if is_planted(Planted::LateRemovalUntracks) && started.kind.unpins() { Step::Unpin } else { step };
+    match (step, pin) {
         (Step::Pin, Some(pin)) => {
             if started.unpin_first && pin.mode() == PinMode::Direct {
                 // The daemon keeps a recursive pin, which an unpin was to remove, in preference to a direct one.

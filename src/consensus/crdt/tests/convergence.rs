@@ -4,10 +4,10 @@ use super::*;
 use crate::types::PinOperation;
 
 /// A generator that anybody can repeat.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % limit.max(1)
     }
@@ -22,7 +22,7 @@ impl Random {
 /// Few, so that they meet.
 const PINS: usize = 12;
 
-async fn act(crdt: &Crdt, random: &mut Random) {
+pub(super) async fn act(crdt: &Crdt, random: &mut Random) {
     let mut operations = Vec::new();
     for _ in 0..=random.below(4) {
         let number = random.below(PINS) as u64;
@@ -48,7 +48,7 @@ async fn act(crdt: &Crdt, random: &mut Random) {
 }
 
 /// Gives some blocks of one peer to another, in any order, without a word of heads, as a walk does.
-async fn give_some(from: &Crdt, to: &Crdt, random: &mut Random) {
+pub(super) async fn give_some(from: &Crdt, to: &Crdt, random: &mut Random) {
     let mut some = nodes(storage(from));
     random.shuffle(&mut some);
     some.truncate(random.below(some.len() + 1));
@@ -59,7 +59,7 @@ async fn give_some(from: &Crdt, to: &Crdt, random: &mut Random) {
 }
 
 /// Gives everything, and makes heads of what nothing links to.
-async fn give_all(from: &Crdt, to: &Crdt, random: &mut Random) {
+pub(super) async fn give_all(from: &Crdt, to: &Crdt, random: &mut Random) {
     let mut all = nodes(storage(from));
     random.shuffle(&mut all);
     to.parts.ledger.merge(all, HeadChange::none()).await.unwrap();

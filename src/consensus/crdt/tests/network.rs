@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::super::ledger::Ledger as _;
 use super::*;
 use crate::testing::CrashStorage;
-use crate::transport::{MemoryTransport, PeerTransport as _};
+use crate::transport::PeerTransport as _;
 use crate::types::PinOperation;
 
 /// A peer that can be stopped in any way and started again.
@@ -86,10 +86,22 @@ async fn until_equal(peers: &[Peer]) {
                 pinset(&peer.crdt).await.into_iter().map(|(key, pin)| (key, pin.options.name)).collect();
             all.insert((names, peer.crdt.parts.ledger.heads()));
         }
-        if all.len() == 1 {
+        let mut is_walking = false;
+        for peer in peers {
+            is_walking |= !peer.crdt.parts.ledger.progress().await.unwrap().is_empty();
+        }
+        if all.len() == 1 && !is_walking {
             return;
         }
-        assert!(start.elapsed() < Duration::from_secs(1_800), "still {} opinions", all.len());
+        if start.elapsed() >= Duration::from_secs(1_800) {
+            for peer in peers {
+                let ledger = &peer.crdt.parts.ledger;
+                let dirty = ledger.dirty().await.unwrap();
+                let (heads, walks) = (ledger.heads(), ledger.progress().await.unwrap());
+                eprintln!("peer {}: dirty {dirty}, heads {heads:?}, walks {walks:?}", peer.number);
+            }
+            panic!("still {} opinions", all.len());
+        }
         sleep(Duration::from_millis(500)).await;
     }
 }
