@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod parts;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -333,7 +334,10 @@ async fn what_has_nowhere_to_go_is_tried_again_when_there_is_room() {
     let newcomer = peers.add(config()).await;
     let address = first.id().await.addresses.unwrap();
     newcomer.cluster.join(&address).await.unwrap();
+    let begin = Instant::now();
     until("the newcomer has them", || async { holds(&first, dead).await == 0 }).await;
+    // Waits grow from the interval of pings to that of state syncs.
+    assert!(begin.elapsed() < Duration::from_secs(70), "{:?}", begin.elapsed());
     assert_eq!(holds(&first, newcomer.id).await, 10);
 }
 
@@ -390,6 +394,8 @@ async fn a_peer_that_joins_is_a_member_at_once_and_daemons_find_each_other() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(a.cluster.peers().await.unwrap().len(), 2, "for the others with its first ping");
     assert!(!a.cluster.metrics("freespace").iter().all(|metric| metric.peer != b.id));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(b.cluster.metrics("freespace").len(), 2, "who lets it in says how much room there is");
     // Two daemons that were strangers.
     let cid = a.ipfs.add_sample("only here");
     b.cluster.pin(cid, PinOptions::default()).await.unwrap();

@@ -9,8 +9,7 @@ use futures::stream::{self, BoxStream};
 
 use super::{Inner, Scope};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rpc::{Authorizer, Page, PinsetDigest, Reply, Request, RequestHandler};
-use crate::state::StateCounts;
+use crate::rpc::{Authorizer, Page, Reply, Request, RequestHandler};
 use crate::types::{Block, PeerId, Version};
 
 /// Answers the calls of other peers by what this one does for its own callers.
@@ -63,7 +62,10 @@ impl RequestHandler for Handler {
                     )
                     .component("cluster"));
                 }
-                Reply::Peer(Box::new(inner.add_peer(&peer).await?))
+                let info = inner.add_peer(&peer).await?;
+                // Who joins can allocate pins to us once it knows how much room we have.
+                inner.wakes.metrics.notify_waiters();
+                Reply::Peer(Box::new(info))
             }
             Request::Version => Reply::Version(Version { version: crate::COMPATIBLE_VERSION.to_owned() }),
             Request::PeerRemove(peer) => {
@@ -94,11 +96,7 @@ impl RequestHandler for Handler {
                 inner.consensus.remove_peer(&peer).await?;
                 Reply::Empty
             }
-            Request::PinsetDigest => {
-                let StateCounts { pins, sum, .. } = inner.state.counts();
-                // What heads a history has, if it has any, is the consensus' own business.
-                Reply::Digest(PinsetDigest { count: pins, hash: sum.to_be_bytes(), heads: Vec::new() })
-            }
+            Request::PinsetDigest => Reply::Digest(inner.pinset_digest()),
             Request::IdStream
             | Request::Peers
             | Request::RecoverAllLocal

@@ -18,6 +18,7 @@ mod recover;
 mod repin;
 mod rules;
 mod spool;
+mod standing;
 mod status;
 mod tasks;
 mod wait;

@@ -1,6 +1,7 @@
 //! Who is in the cluster, and how they are.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::{Cluster, Inner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rpc::{RPC_PROTOCOL, fan_out};
 use crate::types::{
-    Alert, ConnectGraph, IpfsId, Metric, Multiaddr, PeerId, PeerInfo, parse_multiaddr, parse_peer,
+    Alert, ConnectGraph, IpfsId, Metric, Multiaddr, PeerId, PeerInfo, PinsetStanding, parse_multiaddr,
+    parse_peer,
 };
 
 /// How long all members together may take to say who they are.
@@ -92,12 +94,15 @@ impl Cluster {
         self.inner.id().await
     }
 
-    /// Every member, in order of their ids, after 15 s at most. A peer that cannot be asked is an item with its error.
+    /// Every member, in order of their ids, after 15 s at most. A peer that cannot be asked is an item with its error;
+    /// the others say how their pinset stands to this peer's, as far as that is known a second after they said who they
+    /// are.
     ///
     /// # Errors
     /// When the members are not known.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>> {
-        self.inner.peers().await
+        let inner = &self.inner;
+        inner.ask_members(|peer, deadline| inner.id_and_standing_of(peer, deadline)).await
     }
 
     /// Makes a peer a member, and gives what it says of itself. Where members are whoever lives there is nothing to
@@ -220,18 +225,31 @@ impl Inner {
                 Err(error) => IpfsId { id: None, addresses: None, error: error.to_string() },
             },
             peername: self.config.peername.clone(),
+            pinset: PinsetStanding::Unknown,
         }
     }
 
+    /// The members, without a word about their pinsets.
     pub(super) async fn peers(&self) -> Result<Vec<PeerInfo>> {
+        self.ask_members(|peer, deadline| self.id_of(peer, deadline)).await
+    }
+
+    /// What a member says of itself.
+    pub(super) async fn id_of(&self, peer: PeerId, deadline: Instant) -> Result<PeerInfo> {
+        timeout_at(deadline, self.client.id_stream(&peer)).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {PEERS_TIMEOUT:?}")))
+        })
+    }
+
+    /// Asks every other member, and adds this one.
+    async fn ask_members<F>(&self, ask: impl Fn(PeerId, Instant) -> F) -> Result<Vec<PeerInfo>>
+    where
+        F: Future<Output = Result<PeerInfo>>,
+    {
         let members = self.consensus.peers().await?;
         let deadline = Instant::now() + PEERS_TIMEOUT;
         let others = members.iter().copied().filter(|peer| *peer != self.peer);
-        let asked = fan_out(others, |peer| async move {
-            timeout_at(deadline, self.client.id_stream(&peer)).await.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {PEERS_TIMEOUT:?}")))
-            })
-        });
+        let asked = fan_out(others, |peer| ask(peer, deadline));
         let (own, answers) = tokio::join!(self.id(), asked.collect::<BTreeMap<_, _>>());
         let mut infos = BTreeMap::from([(self.peer, own)]);
         for (peer, answer) in answers {
@@ -439,6 +457,7 @@ fn not_asked(peer: PeerId, error: &Error) -> PeerInfo {
         error: error.to_string(),
         ipfs: IpfsId::default(),
         peername: String::new(),
+        pinset: PinsetStanding::Unknown,
     }
 }
 

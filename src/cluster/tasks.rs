@@ -9,7 +9,7 @@
 //! | `ping` | ready, then `monitor_ping_interval` | says that this peer lives |
 //! | one informer each | half its time to live, and blocks that were stored | measures and publishes |
 //! | `alerts` | metrics that expire | remembers alerts, wakes `repin` |
-//! | `repin` | a peer's ping that expired; `state_sync_interval` once more, and while pins are left | pins elsewhere what dead peers held |
+//! | `repin` | a peer's ping that expired, and `state_sync_interval` after it; while pins are left, `monitor_ping_interval` and longer | pins elsewhere what dead peers held |
 //! | `swarms` | `connect_swarms_delay` after ready, `monitor_ping_interval` after joining | connects the daemons of all peers |
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
 //!
@@ -47,7 +47,7 @@ const MEASURE_PERIOD_MIN: Duration = Duration::from_secs(1);
 pub(super) struct Wakes {
     /// This peer joined a cluster.
     pub(super) joined: Notify,
-    /// Something was stored on the daemon.
+    /// Something was stored on the daemon, or somebody came who does not know how we are.
     pub(super) metrics: Notify,
     /// A peer may be dead.
     pub(super) repin: Notify,
@@ -307,18 +307,32 @@ async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
 
 async fn repin(inner: Arc<Inner>) {
     let mut is_all_done = true;
+    // What is missing is often only the word of a peer that came lately. If not, walking all pins often helps nobody.
+    let longest = inner.config.state_sync_interval.max(PERIOD_MIN);
+    let shortest = inner.config.monitor_ping_interval.clamp(PERIOD_MIN, longest);
+    let mut wait = shortest;
     loop {
         let is_first = tokio::select! {
             biased;
-            () = inner.wakes.repin.notified() => true,
-            () = tokio::time::sleep(inner.config.state_sync_interval.max(PERIOD_MIN)), if !is_all_done => false,
+            () = inner.wakes.repin.notified() => {
+                wait = shortest;
+                true
+            }
+            () = tokio::time::sleep(wait), if !is_all_done => {
+                wait = (wait * 2).min(longest);
+                false
+            }
         };
         let outcome = inner.repin_from_dead().await;
         if let Err(error) = &outcome {
             warn!(%error, "could not pin elsewhere what dead peers held; trying again later");
         }
-        // Others may have given the dead peer pins before they knew, which come after the first look.
-        is_all_done = !is_first && outcome.as_ref().is_ok_and(|repinned| repinned.left == 0);
+        let none_left = outcome.as_ref().is_ok_and(|repinned| repinned.left == 0);
+        if is_first && none_left {
+            // Others may have given the dead peer pins before they knew, which come after the first look.
+            wait = longest;
+        }
+        is_all_done = !is_first && none_left;
         inner.life.board.ran("repin", &outcome);
     }
 }

@@ -41,6 +41,7 @@ fn peer_info(peer: PeerId) -> PeerInfo {
         error: String::new(),
         ipfs: IpfsId { id: None, addresses: None, error: "down".to_owned() },
         peername: "one".to_owned(),
+        pinset: PinsetStanding::Unknown,
     }
 }
 

@@ -340,6 +340,8 @@ impl TryFrom<Peer> for types::PeerInfo {
                 error: peer.ipfs.error,
             },
             peername: peer.peername,
+            // Asked for by a call of its own.
+            pinset: types::PinsetStanding::Unknown,
         })
     }
 }

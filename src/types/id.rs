@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cid, Multiaddr, PeerId, cid};
+use super::{Cid, Multiaddr, PeerId, PinsetStanding, cid};
 
 /// The IPFS daemon beside a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,10 @@ pub struct PeerInfo {
     pub ipfs: IpfsId,
     /// Its name.
     pub peername: String,
+    /// How its pinset stands to that of the peer that lists it. Left out where that is not known; Go's programs neither
+    /// send nor read it.
+    #[serde(default, skip_serializing_if = "PinsetStanding::is_unknown")]
+    pub pinset: PinsetStanding,
 }
 
 /// Disk use of a daemon, in bytes.

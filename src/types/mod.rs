@@ -11,6 +11,7 @@ mod path;
 mod peer;
 mod pin;
 mod pin_info;
+mod standing;
 mod status;
 mod time;
 
@@ -25,5 +26,6 @@ pub use pin::{
     ReplicationFactor,
 };
 pub use pin_info::{GlobalPinInfo, PinInfo, PinStatus};
+pub use standing::PinsetStanding;
 pub use status::{StatusFilter, TrackerStatus};
 pub use time::{Timestamp, parse_go_duration};

@@ -22,8 +22,8 @@ use ipfs_cluster::storage::{MemoryStorage, Storage};
 use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport, MessageValidator, PeerTransport, Verdict};
 use ipfs_cluster::types::{
-    Block, Cid, Multiaddr, PeerId, PeerInfo, Pin, PinInfo, PinOperation, RepoGc, RepoStat, StatusFilter,
-    Version,
+    Block, Cid, Multiaddr, PeerId, PeerInfo, Pin, PinInfo, PinOperation, PinsetStanding, RepoGc, RepoStat,
+    StatusFilter, Version,
 };
 use libp2p::identity::Keypair;
 
@@ -86,6 +86,7 @@ impl Table {
                 error: String::new(),
                 ipfs: Default::default(),
                 peername: name.to_owned(),
+                pinset: PinsetStanding::Unknown,
             },
             pins: Vec::new(),
             repo_stat: RepoStat { repo_size: 1_234, storage_max: u64::MAX },

@@ -23,7 +23,7 @@ use ipfs_cluster::testing::faulty_ipfs::FaultyIpfs;
 use ipfs_cluster::testing::peer;
 use ipfs_cluster::transport::{MemoryNetwork, MemoryTransport, PeerTransport as _, Protocol};
 use ipfs_cluster::types::{
-    Block, Cid, IpfsId, Metric, PeerId, PeerInfo, Pin, PinInfo, PinOperation, Timestamp,
+    Block, Cid, IpfsId, Metric, PeerId, PeerInfo, Pin, PinInfo, PinOperation, PinsetStanding, Timestamp,
 };
 use tokio::time::Instant;
 
@@ -42,7 +42,7 @@ struct Shared {
 }
 
 impl SharedLog {
-    async fn open(self, cx: ConsensusContext) -> Result<Shares> {
+    pub(crate) async fn open(self, cx: ConsensusContext) -> Result<Shares> {
         let (peer, alive) = (cx.peer, cx.alive.clone());
         let own = Arc::new(Solo::open(SoloConfig::default(), cx).await?);
         self.0.lock().unwrap().members.insert(peer, Arc::clone(&own));
@@ -370,6 +370,7 @@ impl RequestHandler for Foreign {
                     error: String::new(),
                     ipfs: IpfsId { error: "no daemon".into(), ..IpfsId::default() },
                     peername: "foreign".into(),
+                    pinset: PinsetStanding::Unknown,
                 };
                 stream::iter([Ok(Page::Peers(vec![info]))]).boxed()
             }

@@ -32,7 +32,9 @@ pub(crate) fn peer(text: &mut String, peer: &PeerInfo) {
         return line!(text, "{} | ERROR: {}", peer.id, peer.error);
     }
     let others = peer.cluster_peers.as_deref().unwrap_or_default().len() as i64 - 1;
-    line!(text, "{} | {} | Sees {others} other peers", peer.id, peer.peername);
+    // Ours alone: a peer of Go says nothing of it, and then the line is Go's.
+    let pinset = if peer.pinset.is_unknown() { String::new() } else { format!(" | Pinset: {}", peer.pinset) };
+    line!(text, "{} | {} | Sees {others} other peers{pinset}", peer.id, peer.peername);
     line!(text, "  > Addresses:");
     for address in sorted(peer.addresses.iter().flatten()) {
         line!(text, "    - {address}");
@@ -200,6 +202,24 @@ mod tests {
         let mut text = String::new();
         show(&mut text, &serde_json::from_value(value).unwrap());
         text
+    }
+
+    #[test]
+    fn a_peer_whose_pinset_is_known_says_so_at_the_end_of_its_first_line() {
+        let mut listed = json!({
+            "id": PEER_A, "addresses": [], "cluster_peers": [PEER_A, PEER_B], "cluster_peers_addresses": [],
+            "version": "1.1.6", "commit": "", "rpc_protocol_version": "", "error": "",
+            "ipfs": {"id": PEER_B, "addresses": [], "error": ""}, "peername": "peerA",
+        });
+        let first = format!("{PEER_A} | peerA | Sees 1 other peers");
+        let rest = format!("\n  > Addresses:\n  > IPFS: {PEER_B}\n");
+        assert_eq!(shown(listed.clone(), peer), format!("{first}{rest}"));
+        for standing in ["in sync", "about 120 behind", "about 3 ahead", "diverged"] {
+            listed["pinset"] = standing.into();
+            assert_eq!(shown(listed.clone(), peer), format!("{first} | Pinset: {standing}{rest}"));
+        }
+        listed["pinset"] = "a word of later versions".into();
+        assert_eq!(shown(listed, peer), format!("{first}{rest}"));
     }
 
     #[test]
