@@ -198,6 +198,8 @@ decoders! {
     #[cfg(feature = "consensus-crdt")]
     crdt_broadcast
     #[cfg(feature = "consensus-crdt")]
+    crdt_catchup
+    #[cfg(feature = "consensus-crdt")]
     crdt_delta
     #[cfg(feature = "consensus-crdt")]
     crdt_elements

@@ -48,6 +48,8 @@ pub fn all() -> Vec<Decoder> {
         #[cfg(feature = "consensus-crdt")]
         crdt_broadcast: crdt::broadcasts, chain(vectors("crdt/", "/broadcast"), vectors("crdt/broadcast", ""));
         #[cfg(feature = "consensus-crdt")]
+        crdt_catchup: crdt::catchup_messages, crdt::catchup_samples();
+        #[cfg(feature = "consensus-crdt")]
         crdt_delta: crdt::deltas, vectors("crdt/", "/delta");
         #[cfg(feature = "consensus-crdt")]
         crdt_elements: crdt::elements, crdt::element_samples();

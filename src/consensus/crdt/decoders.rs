@@ -5,6 +5,8 @@ use bytes::Bytes;
 
 use super::batching::{Logged, decode_log, encode_log};
 use super::broadcast::{self, BROADCAST_HEADS_MAX};
+use super::catchup::message::{Message, RecordReader};
+use super::catchup::samples;
 use super::delta::{DELTA_ENTRIES_MAX, Delta};
 use super::key;
 use super::ledger::{Branch, Head};
@@ -90,8 +92,25 @@ pub(crate) fn block_ids(bytes: &[u8]) -> bool {
 
 /// Records of blocks, merged and not.
 pub(crate) fn block_id_samples() -> Vec<Vec<u8>> {
-    let id = |number, height, is_processed| BlockId { number, height, is_processed }.encode();
-    vec![id(0, 0, false), id(70_000, 70_000, true), id((1 << 40) - 1, u64::MAX, true)]
+    let id = |number, height, is_processed, is_lacking| {
+        BlockId { number, height, is_processed, is_lacking }.encode()
+    };
+    vec![id(0, 0, false, false), id(70_000, 70_000, true, true), id((1 << 40) - 1, u64::MAX, true, false)]
+}
+
+/// What peers say to each other to catch up, without the lengths before.
+pub(crate) fn catchup_messages(bytes: &[u8]) -> bool {
+    let Ok(message) = Message::decode(&Bytes::copy_from_slice(bytes)) else { return false };
+    assert_eq!(Message::decode(&message.encode().into()).ok().as_ref(), Some(&message));
+    match message {
+        Message::Records(records) => RecordReader::default().read(&records).is_ok(),
+        _ => true,
+    }
+}
+
+/// A message of each kind.
+pub(crate) fn catchup_samples() -> Vec<Vec<u8>> {
+    samples::messages().iter().map(Message::encode).collect()
 }
 
 /// Walks that were not finished.

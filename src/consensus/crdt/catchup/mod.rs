@@ -18,6 +18,8 @@
 pub(super) mod blocks;
 pub(super) mod client;
 pub(super) mod message;
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod samples;
 mod server;
 mod table;
 
