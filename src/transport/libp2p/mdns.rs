@@ -108,8 +108,25 @@ pub(super) fn is_of_use(address: &Multiaddr) -> bool {
     filters::ip_of(address).is_some() && is_plain && filters::is_dialable(address)
 }
 
+/// Whether what the head of a packet announces can follow it: the parser takes memory for all of it beforehand.
+fn has_room_for_its_counts(packet: &[u8]) -> bool {
+    /// Id and flags come before the four counts.
+    const COUNTS: std::ops::Range<usize> = 4..12;
+    /// The shortest question, and the shortest record: a name of one byte and what has a fixed length.
+    const QUESTION_BYTES: usize = 1 + 4;
+    const RECORD_BYTES: usize = 1 + 10;
+    let Some(counts) = packet.get(COUNTS) else { return false };
+    let counts = counts.chunks_exact(2).map(|count| usize::from(count[0]) << 8 | usize::from(count[1]));
+    let sizes = [QUESTION_BYTES, RECORD_BYTES, RECORD_BYTES, RECORD_BYTES];
+    let needed: usize = counts.zip(sizes).map(|(count, size)| count * size).sum();
+    needed <= packet.len() - COUNTS.end
+}
+
 /// What a packet says, and nothing of what is broken.
 pub(super) fn heard(packet: &[u8]) -> Heard {
+    if !has_room_for_its_counts(packet) {
+        return Heard::Nothing;
+    }
     let (Ok(message), Ok(service)) = (Message::from_vec(packet), service()) else { return Heard::Nothing };
     if message.metadata.message_type == MessageType::Query {
         let is_for_us = |query: &Query| {
