@@ -61,7 +61,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How long opening a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a frozen view of the store is used.
-const SNAPSHOT_LIFETIME: Duration = Duration::from_secs(45);
+const SNAPSHOT_LIFETIME: Duration = Duration::from_secs(few(0, 45) as u64);
 /// Entries that are compared by one sum.
 const CHUNK_ENTRIES: usize = few(2, 32);
 /// Entries that are compared by one message.

@@ -12,7 +12,7 @@ use super::super::catchup::message::{Chunk, Message, Messages, Table};
 use super::super::catchup::{CatchUp, PROTOCOL, blocks};
 use super::super::records::{META, META_LACKING, VALUES};
 use super::super::walk::Request;
-use super::convergence::{Random, act, give_all, give_some};
+use super::convergence::{Random, act, give_all, give_some, operations};
 use super::*;
 use crate::error::{ErrorKind, Result};
 use crate::testing::CrashStorage;
@@ -88,10 +88,12 @@ async fn run(seed: u64) -> usize {
             2 | 3 if one != other => {
                 // Both go on meanwhile.
                 let busy = async {
-                    for _ in 0..random.below(3) {
-                        act(&peers[other].crdt, random).await;
-                        sleep(Duration::from_millis(random.below(4) as u64)).await;
-                        act(&peers[one].crdt, random).await;
+                    for _ in 0..random.below(10) {
+                        peers[other].crdt.log_many(operations(random)).await.unwrap();
+                        sleep(Duration::from_millis(random.below(8) as u64)).await;
+                        if random.below(3) == 0 {
+                            peers[one].crdt.log_many(operations(random)).await.unwrap();
+                        }
                     }
                 };
                 let (outcome, ()) = join(peers[one].catch_up(&peers[other]), busy).await;

@@ -22,7 +22,7 @@ impl Random {
 /// Few, so that they meet.
 const PINS: usize = 12;
 
-pub(super) async fn act(crdt: &Crdt, random: &mut Random) {
+pub(super) fn operations(random: &mut Random) -> Vec<PinOperation> {
     let mut operations = Vec::new();
     for _ in 0..=random.below(4) {
         let number = random.below(PINS) as u64;
@@ -32,6 +32,11 @@ pub(super) async fn act(crdt: &Crdt, random: &mut Random) {
             operations.push(PinOperation::Pin(named(number, &random.below(1_000).to_string()).into()));
         }
     }
+    operations
+}
+
+pub(super) async fn act(crdt: &Crdt, random: &mut Random) {
+    let operations = operations(random);
     crdt.log_many(operations.clone()).await.unwrap();
     // What was acknowledged is seen, whatever of other peers' was merged.
     let mut last: BTreeMap<Cid, Option<Pin>> = BTreeMap::new();
