@@ -61,9 +61,10 @@ impl Cluster {
 impl Inner {
     /// Our pinset in short.
     pub(super) fn pinset_digest(&self) -> PinsetDigest {
+        // Heads first: pins that come between make us look further than we say, which a next look mends.
+        let heads = self.consensus.heads();
         let StateCounts { pins, sum, .. } = self.state.counts();
-        // What heads a history has, if it has any, is the consensus' own business.
-        PinsetDigest { count: pins, hash: sum.to_be_bytes(), heads: Vec::new() }
+        PinsetDigest { count: pins, hash: sum.to_be_bytes(), heads }
     }
 
     async fn standing_of(&self, peer: PeerId) -> PinsetStanding {
