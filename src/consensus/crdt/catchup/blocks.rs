@@ -1,7 +1,10 @@
 //! Gets the blocks that count as merged and are not here, so that peers that walk can get them from us.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
@@ -10,6 +13,7 @@ use super::super::key::{self, Digest};
 use super::super::ledger::{HeadChange, Ledger as _};
 use super::super::node::Node;
 use super::super::records::{self, BlockId, IDS, META, META_LACKING, NUMBERS, VALUES};
+use super::super::walk::{Ended, Request};
 use super::super::wire::corrupt;
 use super::message::{BLOCKS_MAX, Message, Messages, misplaced};
 use super::{CatchUp, OPEN_TIMEOUT, protocol};
@@ -23,6 +27,8 @@ const PAGE_ENTRIES: usize = 4096;
 const WRITE_BYTES: usize = 4 << 20;
 /// How long those are waited for that the peer has not.
 const ELSEWHERE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Blocks that are not merged although others link to them; with more, the whole dag is looked over.
+const HOLES_MAX: usize = 4096;
 /// Blocks between two times that we say how far we are.
 const PROGRESS_BLOCKS: u64 = 10_000;
 
@@ -39,11 +45,19 @@ pub(in super::super) async fn fetch(cx: &CatchUp, peer: PeerId) -> Result<()> {
     })??;
     let mut messages = Messages::new(stream);
     let (mut after, mut got, mut missing) = (Bytes::new(), 0u64, 0u64);
+    let mut holes = BTreeSet::new();
     loop {
         let (blocks, next) = lacking(cx, after).await?;
         for blocks in blocks.chunks(BLOCKS_MAX) {
-            let elsewhere = ask(cx, &mut messages, blocks).await?;
-            let lost = ask_others(cx, elsewhere).await?;
+            let (nodes, elsewhere) = ask(cx, &mut messages, blocks).await?;
+            holes.extend(unmerged(cx, nodes).await?);
+            let (nodes, lost) = ask_others(cx, elsewhere).await?;
+            holes.extend(unmerged(cx, nodes).await?);
+            if holes.len() > HOLES_MAX {
+                // A walk over everything finds them too.
+                cx.ledger.set_dirty(true).await?;
+                holes.clear();
+            }
             missing += lost;
             let before = got;
             got += blocks.len() as u64 - lost;
@@ -56,6 +70,7 @@ pub(in super::super) async fn fetch(cx: &CatchUp, peer: PeerId) -> Result<()> {
             None => break,
         }
     }
+    fill(cx, holes).await?;
     if missing > 0 {
         info!(blocks = got, missing, "some blocks of the dag could not be got; asking again later");
         return Ok(());
@@ -84,8 +99,30 @@ async fn lacking(cx: &CatchUp, after: Bytes) -> Result<(Vec<Digest>, Option<Byte
     .await
 }
 
-/// Asks the peer for some, and says which it has not.
-async fn ask(cx: &CatchUp, messages: &mut Messages, blocks: &[Digest]) -> Result<Vec<Cid>> {
+/// Which of these blocks that others link to are not merged. The peer may have been in the middle of a walk when it said
+/// what it has merged, and what a walk has met but not merged yet nobody says.
+async fn unmerged(cx: &CatchUp, links: BTreeSet<Cid>) -> Result<Vec<Cid>> {
+    let links: Vec<Cid> = links.into_iter().collect();
+    let merged = cx.ledger.is_processed(&links).await?;
+    Ok(links.into_iter().zip(merged).filter_map(|(cid, is_merged)| (!is_merged).then_some(cid)).collect())
+}
+
+/// Has these and everything below them merged, if a walk has not come by meanwhile.
+async fn fill(cx: &CatchUp, holes: BTreeSet<Cid>) -> Result<()> {
+    for block in unmerged(cx, holes).await? {
+        let gone = || Error::shut_down(super::COMPONENT);
+        let (ended, end) = oneshot::channel();
+        cx.walker.send(Request::Fill { block, ended }).await.map_err(|_| gone())?;
+        if !matches!(end.await.map_err(|_| gone())?, Ended::Done) {
+            cx.ledger.set_dirty(true).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks the peer for some, and says what they link to and which it has not.
+async fn ask(cx: &CatchUp, messages: &mut Messages, blocks: &[Digest]) -> Result<(BTreeSet<Cid>, Vec<Cid>)> {
+    let mut links = BTreeSet::new();
     messages.send(&Message::Fetch(blocks.to_vec())).await?;
     let (mut nodes, mut bytes, mut elsewhere) = (Vec::new(), 0, Vec::new());
     // In the order asked.
@@ -103,7 +140,9 @@ async fn ask(cx: &CatchUp, messages: &mut Messages, blocks: &[Digest]) -> Result
             return Err(corrupt(format!("the peer sent other bytes than those of {cid}")));
         }
         bytes += block.len();
-        nodes.push(Node::parse(cid, block)?);
+        let node = Node::parse(cid, block)?;
+        links.extend(node.links.iter().copied());
+        nodes.push(node);
         if bytes >= WRITE_BYTES {
             bytes = 0;
             cx.ledger.merge(std::mem::take(&mut nodes), HeadChange::none()).await?;
@@ -111,14 +150,15 @@ async fn ask(cx: &CatchUp, messages: &mut Messages, blocks: &[Digest]) -> Result
     }
     let Message::Done = messages.answer().await? else { return Err(misplaced()) };
     cx.ledger.merge(nodes, HeadChange::none()).await?;
-    Ok(elsewhere)
+    Ok((links, elsewhere))
 }
 
-/// Asks everybody for some. How many nobody has.
-async fn ask_others(cx: &CatchUp, blocks: Vec<Cid>) -> Result<u64> {
+/// Asks everybody for some. What they link to, and how many nobody has.
+async fn ask_others(cx: &CatchUp, blocks: Vec<Cid>) -> Result<(BTreeSet<Cid>, u64)> {
     let mut left = blocks.len() as u64;
+    let mut links = BTreeSet::new();
     if left == 0 {
-        return Ok(0);
+        return Ok((links, 0));
     }
     let mut coming = cx.exchange.get_many(blocks, None);
     let deadline = sleep(ELSEWHERE_TIMEOUT);
@@ -127,16 +167,17 @@ async fn ask_others(cx: &CatchUp, blocks: Vec<Cid>) -> Result<u64> {
         tokio::select! {
             biased;
             block = coming.next() => match block {
-                None => return Ok(left),
+                None => return Ok((links, left)),
                 Some(Ok(block)) => {
                     let node = Node::parse(block.cid, block.data)?;
+                    links.extend(node.links.iter().copied());
                     cx.ledger.merge(vec![node], HeadChange::none()).await?;
                     left -= 1;
                 }
                 Some(Err(error)) if error.kind() == ErrorKind::ShutDown => return Err(error),
                 Some(Err(error)) => debug!(%error, "a block of the dag did not come"),
             },
-            () = &mut deadline => return Ok(left),
+            () = &mut deadline => return Ok((links, left)),
         }
     }
 }
