@@ -359,7 +359,7 @@ async fn watch_peers(inner: Arc<Inner>) {
     }
     let mut was_member = false;
     loop {
-        tokio::time::sleep(inner.config.peer_watch_interval.max(PERIOD_MIN)).await;
+        // First at once: a peer that is removed soon after its start was a member, too.
         let members = inner.consensus.peers().await;
         match &members {
             Ok(members) if members.contains(&inner.peer) => was_member = true,
@@ -372,5 +372,6 @@ async fn watch_peers(inner: Arc<Inner>) {
             Err(error) => debug!(%error, "could not look who the members are"),
         }
         inner.life.board.ran("watch_peers", &members);
+        tokio::time::sleep(inner.config.peer_watch_interval.max(PERIOD_MIN)).await;
     }
 }
