@@ -115,8 +115,9 @@ async fn host(config: &PeerConfig, options: &DaemonOptions) -> Result<Option<Arc
         return Ok(None);
     }
     let mut settings = Libp2pConfig::from(&config.cluster);
-    settings.known_addresses.clone_from(&options.bootstrap);
-    settings.known_addresses.extend(known_addresses(config));
+    // Who is named on the command line may come later than this peer, and is not given up.
+    settings.peer_addresses.extend(options.bootstrap.iter().cloned());
+    settings.known_addresses = known_addresses(config);
     Ok(Some(Arc::new(Libp2pTransport::start(&config.identity, settings).await?)))
 }
 

@@ -153,7 +153,7 @@ fn pins_of_a_dead_peer_move_to_one_that_lives_and_it_takes_part_again_when_it_is
         }
         wait_until_two_hold_each(&peers, &kubos);
         let cid = everywhere(&kubos, &format!("while peer {dead} was away"));
-        peers[2].ctl(&["pin", "add", "--rmin", "1", "--rmax", "2", &cid]).ok();
+        peers[2].ctl(&["pin", "add", "--no-status", "--rmin", "2", "--rmax", "2", &cid]).ok();
         pins += 1;
         wait_until_equal(living(&peers), pins);
 
