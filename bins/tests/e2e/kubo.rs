@@ -1,5 +1,6 @@
 //! A real Kubo daemon on loopback, offline, in a folder of its own.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -103,6 +104,11 @@ impl Kubo {
             "--recursive",
             folder.to_str().unwrap(),
         ])
+    }
+
+    /// What the daemon itself lists as pinned recursively.
+    pub(crate) fn pins(&self) -> BTreeSet<String> {
+        self.run(&["pin", "ls", "--type", "recursive", "--quiet"]).lines().map(str::to_owned).collect()
     }
 
     /// Whether the daemon itself lists the CID as pinned this way.

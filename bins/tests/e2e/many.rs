@@ -78,7 +78,6 @@ fn allocations(pin: &Value) -> BTreeSet<String> {
 /// have it; those of dead peers are not looked at.
 #[track_caller]
 fn wait_until_two_hold_each(peers: &[Peer], kubos: &[Kubo]) {
-    let ids: Vec<_> = peers.iter().map(Peer::id).collect();
     for peer in living(peers) {
         wait_until(&format!("{} says that two living peers hold each pin", peer.name()), || {
             pinset(peer).values().all(|pin| {
@@ -90,10 +89,10 @@ fn wait_until_two_hold_each(peers: &[Peer], kubos: &[Kubo]) {
     }
     let asked = living(peers).next().unwrap();
     wait_until("the daemons of these have them, and no others", || {
-        pinset(asked).iter().all(|(cid, pin)| {
-            let holders = allocations(pin);
-            let mut all = peers.iter().zip(kubos).zip(&ids).filter(|((peer, _), _)| peer.is_running());
-            all.all(|((_, kubo), id)| kubo.has(cid, "recursive") == holders.contains(id))
+        let pins = pinset(asked);
+        peers.iter().zip(kubos).filter(|(peer, _)| peer.is_running()).all(|(peer, kubo)| {
+            let (held, id) = (kubo.pins(), peer.id());
+            pins.iter().all(|(cid, pin)| held.contains(cid) == allocations(pin).contains(&id))
         })
     });
     wait_until("the status is pinned at these", || {
