@@ -46,6 +46,9 @@ struct Arguments {
     /// Pins that a new peer of the reference has to fetch; it is too slow for the big pinset.
     #[arg(long, default_value_t = 40_000)]
     go_join_pins: u64,
+    /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
+    #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
+    consensus: String,
     /// Only these of `post`, `until-pinned`, `big`, `cluster`, `join`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -62,8 +65,11 @@ fn main() -> Result<()> {
 
 async fn run(arguments: &Arguments) -> Result<()> {
     let cores = std::thread::available_parallelism()?;
-    let ours =
-        Subject { name: "ours", program: arguments.service.clone(), init: &["init"], reference: false };
+    let init: &[&str] = match arguments.consensus.as_str() {
+        "crdt" => &["init", "--consensus", "crdt"],
+        _ => &["init", "--consensus", "solo"],
+    };
+    let ours = Subject { name: "ours", program: arguments.service.clone(), init, reference: false };
     let ours = measure(&ours, arguments).await?;
     let reference = match &arguments.go_service {
         None => None,
@@ -98,6 +104,8 @@ async fn measure(subject: &Subject, arguments: &Arguments) -> Result<Vec<Row>> {
         eprintln!("{}: a pinset of {} …", subject.name, arguments.pins);
         rows.extend(scenarios::big(&setup, arguments.pins).await.context("a big pinset")?);
     }
+    let together = Subject { init: &["init"], ..subject.clone() };
+    let setup = Setup { subject: &together, ..setup };
     if wanted("cluster") {
         eprintln!("{}: three peers …", subject.name);
         rows.extend(many::cluster(&setup, arguments.cluster_pins).await.context("three peers")?);
