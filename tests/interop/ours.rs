@@ -22,8 +22,8 @@ use ipfs_cluster::storage::{MemoryStorage, Storage};
 use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport, MessageValidator, PeerTransport, Verdict};
 use ipfs_cluster::types::{
-    Block, Cid, Multiaddr, PeerId, PeerInfo, Pin, PinInfo, PinOperation, PinsetStanding, RepoGc, RepoStat,
-    StatusFilter, Version,
+    Block, Cid, IpfsId, Multiaddr, PeerId, PeerInfo, Pin, PinInfo, PinOperation, PinsetStanding, RepoGc,
+    RepoStat, StatusFilter, Version,
 };
 use libp2p::identity::Keypair;
 
@@ -84,7 +84,8 @@ impl Table {
                 commit: String::new(),
                 rpc_protocol_version: "/ipfscluster/1.0/rpc".to_owned(),
                 error: String::new(),
-                ipfs: Default::default(),
+                // A peer that knows neither its daemon nor why not is more than the reference's graph can draw.
+                ipfs: IpfsId { error: "there is no daemon".to_owned(), ..IpfsId::default() },
                 peername: name.to_owned(),
                 pinset: PinsetStanding::Unknown,
             },
