@@ -51,12 +51,14 @@ pub(crate) fn table(ours: &[Row], reference: Option<&[Row]>) -> String {
             "|---|---:|---:|---:|".to_owned(),
         ]),
     }
-    for row in ours {
+    for (number, row) in ours.iter().enumerate() {
         let Some(reference) = reference else {
             lines.push(format!("| {} | {} |", row.what, row.text()));
             continue;
         };
-        let (theirs, ratio) = match reference.iter().find(|other| other.what == row.what) {
+        // The n-th of a name there for the n-th of it here: "the same, p99" follows many a figure.
+        let place = ours[..number].iter().filter(|other| other.what == row.what).count();
+        let (theirs, ratio) = match reference.iter().filter(|other| other.what == row.what).nth(place) {
             None => ("–".to_owned(), "–".to_owned()),
             Some(other) => {
                 let ratio = match row.better {
@@ -87,6 +89,17 @@ fn grouped(value: f64, digits: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_of_the_same_name_are_told_apart_by_their_order() {
+        let rows =
+            |first: f64, second: f64| [Row::lower("p99", first, "ms"), Row::lower("p99", second, "ms")];
+        let table = table(&rows(1.0, 2.0), Some(&rows(2.0, 8.0)));
+        assert!(
+            table.ends_with("| p99 | 1.0 ms | 2.0 ms | 2.0 |\n| p99 | 2.0 ms | 8.0 ms | 4.0 |"),
+            "{table}"
+        );
+    }
 
     #[test]
     fn a_table_says_how_many_times_better_whichever_way_is_better() {
