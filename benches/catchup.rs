@@ -4,6 +4,7 @@
 //! without `--bench`, as tests run it, everything is tiny. Two peers of one process over the in-memory network, each
 //! with its own fjall store on disk.
 
+// A measurement prints what it found, and fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::path::Path;

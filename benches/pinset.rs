@@ -3,6 +3,7 @@
 //! `cargo bench --features testing,storage-redb --bench pinset -- [pins] [fjall|redb|memory] [part]`; without
 //! `--bench`, as tests run it, everything is tiny.
 
+// A measurement prints what it found, and fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::path::Path;

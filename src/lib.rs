@@ -33,7 +33,7 @@
 //!
 //! | contract | what it does | implementations here |
 //! |---|---|---|
-//! | [`consensus::Consensus`] | agrees on the pinset | [`consensus::Solo`] |
+//! | [`consensus::Consensus`] | agrees on the pinset | [`consensus::Solo`], a Merkle-CRDT |
 //! | [`state::State`], [`state::StateReader`] | keeps the pinset | [`state::StoreState`] over any storage |
 //! | [`storage::Storage`] | ordered keys, atomic durable batches | memory, fjall, redb |
 //! | [`tracker::PinTracker`] | makes the daemon hold what the pinset says | [`tracker::StatelessTracker`] |
@@ -41,7 +41,7 @@
 //! | [`allocator::PinAllocator`] | orders candidates for a pin | [`allocator::BalancedAllocator`] |
 //! | [`informer::Informer`] | measures a peer | free space, pin queue, number of pins, tags |
 //! | [`monitor::Monitor`] | shares metrics, notices those that stop | [`monitor::LocalMonitor`], [`monitor::PubSubMonitor`] |
-//! | [`transport::PeerTransport`] | bytes between peers | [`transport::MemoryNetwork`] |
+//! | [`transport::PeerTransport`] | bytes between peers | [`transport::MemoryNetwork`], libp2p |
 //! | [`exchange::BlockExchange`] | blocks between peers | [`exchange::Bitswap`], [`exchange::StreamExchange`] |
 //!
 //! An implementation of yours runs the conformance suite of its contract with one macro line (feature `testing`).
@@ -55,7 +55,8 @@
 //! # Features
 //!
 //! None are needed for types, contracts, [`Cluster`] and the in-memory parts. `storage-fjall`, `storage-redb`,
-//! `connector-kubo`, `api-rest`, `client` and `testing` each switch on the module of their name.
+//! `consensus-crdt`, `connector-kubo`, `transport-libp2p`, `api-rest`, `client` and `testing` each switch on the module of
+//! their name; `tls` and `nat` add to the transport.
 
 #![warn(missing_docs)]
 
