@@ -14,7 +14,7 @@ use ipfs_cluster::clock::{TokioClock, WallClock as _};
 use ipfs_cluster::config::ConfigSection as _;
 use ipfs_cluster::error::{Error, ErrorKind, Result};
 use ipfs_cluster::ipfs_connector::{Availability, IpfsConnector, IpfsPin, MemoryIpfs};
-use ipfs_cluster::state::{StateCounts, StateQuery, StateReader, StoreState};
+use ipfs_cluster::state::{StateCounts, StatePage, StateQuery, StateReader, StoreState};
 use ipfs_cluster::storage::MemoryStorage;
 use ipfs_cluster::testing::faulty_ipfs::{FaultyIpfs, IpfsCall};
 use ipfs_cluster::testing::tracker_suite::{self, PEERNAME, Stage, collect, here, missing_content};
@@ -167,6 +167,9 @@ impl StateReader for Watched {
             pages.fetch_add(1, Ordering::Relaxed);
         };
         self.state.list(query).inspect(count).boxed()
+    }
+    async fn page(&self, query: StateQuery, limit: usize) -> Result<StatePage> {
+        self.state.page(query, limit).await
     }
     fn counts(&self) -> StateCounts {
         self.state.counts()

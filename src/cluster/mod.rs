@@ -7,6 +7,7 @@ mod builder;
 mod closest;
 mod config;
 mod events;
+mod find;
 mod gc;
 mod handler;
 mod lifecycle;
@@ -31,6 +32,7 @@ use tokio_util::sync::DropGuard;
 pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
 pub use events::ClusterEvent;
+pub use find::StatusPage;
 pub use lifecycle::{StopReason, TaskInfo};
 pub use wait::{Until, Wait};
 

@@ -37,7 +37,8 @@ pub(super) enum AskAll {
 type Infos = BoxStream<'static, Result<Vec<PinInfo>>>;
 
 impl Cluster {
-    /// Entries of the pinset, in pages of at most 1,024, in order of the binary CID or of the index the query selects.
+    /// Entries of the pinset, in pages of at most 1,024, in the order of the query. [`Cluster::pins_page`] gives them with a
+    /// cursor, to go on later.
     pub fn pins(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
         self.inner.state.list(query)
     }
@@ -90,7 +91,7 @@ impl Cluster {
 }
 
 impl Inner {
-    async fn status(&self, cid: &Cid, scope: Scope) -> Result<GlobalPinInfo> {
+    pub(super) async fn status(&self, cid: &Cid, scope: Scope) -> Result<GlobalPinInfo> {
         self.check_alive()?;
         match scope {
             Scope::Local => Ok(self.own(Ask::Status, cid).await?.into()),

@@ -15,7 +15,7 @@
 use bytes::Bytes;
 use multihash_codetable::{Code, MultihashDigest};
 
-use super::{NAME_ORDER_BYTES_MAX as NAME_BYTES_MAX, Selection};
+use super::{NAME_ORDER_BYTES_MAX as NAME_BYTES_MAX, Selection, StateOrder};
 use crate::storage::KeyRange;
 use crate::types::{Cid, Pin, Timestamp};
 
@@ -85,39 +85,53 @@ pub(super) fn range(selection: &Selection) -> Option<(Index, KeyRange)> {
     }
 }
 
-/// Whether a record belongs to a selection.
-pub(super) fn matches(selection: &Selection, pin: &Pin) -> bool {
-    match selection {
-        Selection::All => true,
-        Selection::Name(name) => pin.options.name == *name,
-        Selection::NamePrefix(prefix) => pin.options.name.starts_with(prefix.as_str()),
-        Selection::Metadata { key, value } => pin.options.metadata.get(key) == Some(value),
-        Selection::Created { from, to } => pin
-            .timestamp
-            .is_some_and(|time| from.is_none_or(|from| from <= time) && to.is_none_or(|to| time < to)),
-    }
+/// What is read to find entries, and how what is found is put in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Driver {
+    /// None for the records themselves.
+    pub(super) index: Option<Index>,
+    /// What every key in the range begins with and that takes no part in the order asked for.
+    pub(super) prefix: Vec<u8>,
+    pub(super) range: KeyRange,
 }
 
-/// The key that a listing of this selection has, or would have, for a CID; none where that takes the record.
-pub(super) fn position_of_cid(selection: &Selection, cid: &Cid) -> Option<Bytes> {
-    match selection {
-        Selection::All => Some(cid.to_bytes().into()),
-        Selection::Name(name) => Some(joined(name_bytes(name), &cid.to_bytes())),
-        Selection::Metadata { key, value } => Some(joined(metadata_bytes(key, value), &cid.to_bytes())),
-        Selection::NamePrefix(_) | Selection::Created { .. } => None,
-    }
+/// What stands in the order asked for, restricted by the first condition that has its keys in that order; that
+/// condition's number is given too.
+pub(super) fn ordered_driver(order: StateOrder, conditions: &[&Selection]) -> (Driver, Option<usize>) {
+    let choices: [fn(&Selection) -> bool; 2] = match order {
+        StateOrder::Cid => {
+            [|s| matches!(s, Selection::Name(_)), |s| matches!(s, Selection::Metadata { .. })]
+        }
+        StateOrder::Name => {
+            [|s| matches!(s, Selection::Name(_)), |s| matches!(s, Selection::NamePrefix(_))]
+        }
+        StateOrder::Created => [|s| matches!(s, Selection::Created { .. }), |_| false],
+    };
+    let chosen = choices.iter().find_map(|wanted| conditions.iter().position(|condition| wanted(condition)));
+    let found = chosen.and_then(|number| Some((number, range(conditions[number])?)));
+    let Some((number, (index, range))) = found else {
+        let index = match order {
+            StateOrder::Cid => None,
+            StateOrder::Name => Some(Index::Name),
+            StateOrder::Created => Some(Index::Created),
+        };
+        return (Driver { index, prefix: Vec::new(), range: KeyRange::all() }, None);
+    };
+    let prefix = match (order, conditions[number]) {
+        (StateOrder::Cid, Selection::Name(name)) => name_bytes(name),
+        (StateOrder::Cid, Selection::Metadata { key, value }) => metadata_bytes(key, value),
+        _ => Vec::new(),
+    };
+    (Driver { index: Some(index), prefix, range }, Some(number))
 }
 
-/// As [`position_of_cid`] for a record; none where the selection can never hold it.
-pub(super) fn position(selection: &Selection, pin: &Pin) -> Option<Bytes> {
-    match selection {
-        Selection::NamePrefix(_) => Some(joined(name_bytes(&pin.options.name), &pin.cid.to_bytes())),
-        Selection::Created { .. } => {
-            pin.timestamp.map(|time| joined(second_bytes(time).to_vec(), &pin.cid.to_bytes()))
-        }
-        Selection::All | Selection::Name(_) | Selection::Metadata { .. } => {
-            position_of_cid(selection, &pin.cid)
-        }
+/// Where a record stands in an order; none for one that does not, because it does not say when it was pinned.
+pub(super) fn position(order: StateOrder, pin: &Pin) -> Option<Bytes> {
+    let cid = pin.cid.to_bytes();
+    match order {
+        StateOrder::Cid => Some(cid.into()),
+        StateOrder::Name => Some(joined(name_bytes(&pin.options.name), &cid)),
+        StateOrder::Created => pin.timestamp.map(|time| joined(second_bytes(time).to_vec(), &cid)),
     }
 }
 
@@ -277,8 +291,8 @@ mod tests {
         for (second, inside) in [(0, false), (1, true), (2, true), (3, false)] {
             let mut pin = pin(1, "");
             pin.timestamp = Some(at("2026-01-01T00:00:00Z") + std::time::Duration::from_secs(second));
-            assert_eq!(matches(&selection, &pin), inside, "second {second}");
-            assert_eq!(contains(&range, &position(&selection, &pin).unwrap()), inside, "second {second}");
+            assert_eq!(selection.matches(&pin), inside, "second {second}");
+            assert_eq!(contains(&range, &position(StateOrder::Created, &pin).unwrap()), inside, "second {second}");
         }
     }
 }

@@ -9,12 +9,12 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::index::{self, Index};
+use super::index::{self, Driver};
 use super::store::{Spaces, spaces_in};
-use super::{PAGE_ITEMS_MAX, Selection, StateQuery, codec};
+use super::{PAGE_ITEMS_MAX, StateOrder, StatePage, StateQuery, codec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{self, Direction, KeyRange, Snapshot, Storage};
-use crate::types::{Cid, Pin, PinTypeFilter};
+use crate::storage::{self, Direction, KeyRange, Snapshot, Space, Storage};
+use crate::types::{Cid, Pin};
 
 /// How long a listing keeps one snapshot. An engine cannot reclaim space behind it, and the reader may be a slow
 /// client. A longer listing goes on from its last key in a new snapshot.
@@ -23,6 +23,19 @@ pub const SNAPSHOT_LIFETIME: Duration = Duration::from_secs(60);
 /// Most keys looked at in one go when few of them are wanted, so that a dropped listing stops soon.
 const SCAN_KEYS_MAX: usize = 8 * PAGE_ITEMS_MAX;
 
+/// Most entries in one page that is asked for by itself.
+pub const PAGE_LIMIT_MAX: usize = 10_000;
+
+/// Most keys looked at for one such page, however few of them belong to it: some ten milliseconds of work.
+const PAGE_SCAN_KEYS_MAX: usize = 16 * 1024;
+
+/// An index that holds at most so many entries of a query is read whole, and what belongs to the query is put in order
+/// afterwards, rather than looking for it along another index that has the order.
+const GATHER_KEYS_MAX: usize = 2 * 1024;
+
+/// Fewest keys read at a time where not every entry found belongs to the query.
+const SCAN_KEYS_MIN: usize = 256;
+
 pub(super) fn list(storage: Arc<dyn Storage>, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
     let listing = Listing { ahead: None, cursor: Some(Cursor::new(query)), reaper: None, storage };
     stream::unfold(listing, |mut listing| async move {
@@ -30,6 +43,21 @@ pub(super) fn list(storage: Arc<dyn Storage>, query: StateQuery) -> BoxStream<'s
         Some((page, listing))
     })
     .boxed()
+}
+
+/// One page by itself.
+pub(super) async fn page(storage: Arc<dyn Storage>, query: StateQuery, limit: usize) -> Result<StatePage> {
+    storage::run(storage, move |storage| {
+        let mut cursor = Cursor::new(query);
+        let limit = limit.clamp(1, PAGE_LIMIT_MAX);
+        let pins = cursor.advance(storage, limit, PAGE_SCAN_KEYS_MAX)?;
+        let next = match cursor.position {
+            Some(position) if !cursor.done => Some(cursor.query.cursor_at(position)),
+            _ => None,
+        };
+        Ok(StatePage { pins, next })
+    })
+    .await
 }
 
 /// A page, and where the next one starts.
@@ -94,7 +122,7 @@ impl Listing {
 
 async fn advance(storage: Arc<dyn Storage>, mut cursor: Cursor) -> Result<Advance> {
     storage::run(storage, move |storage| {
-        let page = cursor.advance(storage);
+        let page = cursor.advance(storage, PAGE_ITEMS_MAX, SCAN_KEYS_MAX);
         Ok((cursor, page))
     })
     .await
@@ -113,94 +141,193 @@ impl View {
         let record = self.snapshot.get(self.spaces.pins(), &key)?;
         record.map(|record| codec::decode_record(cid, &key, &record)).transpose()
     }
+
+    fn space(&self, driver: &Driver) -> Space {
+        driver.index.map_or_else(|| self.spaces.pins(), |index| self.spaces.index(index))
+    }
+
+    /// The record that a key stands for or points to.
+    fn found(&self, driver: &Driver, key: &Bytes, value: &Bytes) -> Result<Option<Pin>> {
+        match driver.index {
+            None => decode(key, value).map(Some),
+            Some(index) => match index::cid_of(index, key) {
+                Some(cid) => self.pin(&cid),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// How many keys there are, if not more than `most`.
+    fn keys(&self, driver: &Driver, most: usize) -> Result<Option<usize>> {
+        if driver.range.is_empty() {
+            return Ok(Some(0));
+        }
+        let page = self.snapshot.scan(self.space(driver), driver.range.clone(), Direction::Forward, most)?;
+        Ok((!page.more).then_some(page.entries.len()))
+    }
 }
 
 /// Where a listing stands.
 struct Cursor {
-    selection: Selection,
-    types: PinTypeFilter,
-    after: Option<Cid>,
-    /// The index that is read, none for the records themselves, and what is left of it.
-    index: Option<Index>,
-    range: KeyRange,
+    query: StateQuery,
+    order: StateOrder,
+    way: Way,
+    /// The last key that was dealt with, in the order of the query; none before the first.
+    position: Option<Bytes>,
     view: Arc<Mutex<Option<Arc<View>>>>,
     /// The view was opened since somebody last looked.
     renewed: bool,
     done: bool,
 }
 
+/// How entries are found.
+enum Way {
+    /// Not decided: that takes a look at the indexes.
+    Unknown,
+    /// Along something that has the order asked for; the flag says that its range is all there is to the query.
+    Along { driver: Driver, is_exact: bool },
+    /// They were gathered and put in order, with their positions.
+    Gathered(std::vec::IntoIter<(Bytes, Pin)>),
+}
+
 impl Cursor {
     fn new(query: StateQuery) -> Self {
-        let StateQuery { selection, types, after } = query;
-        let (index, range) = match index::range(&selection) {
-            None => (None, KeyRange::all()),
-            Some((index, range)) => (Some(index), range),
-        };
-        Self { selection, types, after, index, range, view: Arc::default(), renewed: false, done: false }
+        let order = query.resolved_order();
+        let (view, way) = (Arc::default(), Way::Unknown);
+        Self { query, order, way, position: None, view, renewed: false, done: false }
     }
 
     /// Reads the next page, which may be empty although more follow. `done` says when none do.
-    fn advance(&mut self, storage: &dyn Storage) -> Result<Vec<Pin>> {
+    fn advance(&mut self, storage: &dyn Storage, limit: usize, scan_max: usize) -> Result<Vec<Pin>> {
         let view = self.view(storage)?;
-        if let Some(cid) = self.after.take() {
-            self.skip_to(&view, &cid)?;
+        if matches!(self.way, Way::Unknown) {
+            self.position = self.query.position()?;
+            self.way = self.choose(&view)?;
         }
-        let mut pins = Vec::with_capacity(PAGE_ITEMS_MAX);
+        match &mut self.way {
+            Way::Gathered(found) => {
+                let mut pins = Vec::with_capacity(limit.min(found.len()));
+                for (position, pin) in found.take(limit) {
+                    self.position = Some(position);
+                    pins.push(pin);
+                }
+                self.done = found.len() == 0;
+                Ok(pins)
+            }
+            _ => self.walk(&view, limit, scan_max),
+        }
+    }
+
+    /// Takes the index that holds the fewest entries, if that is worth it, else one in the order asked for.
+    fn choose(&self, view: &View) -> Result<Way> {
+        let conditions = self.query.conditions();
+        let (ordered, chosen) = index::ordered_driver(self.order, &conditions);
+        let is_exact = !self.query.has_more_than(usize::from(chosen.is_some()));
+        let mut fewest: Option<(usize, Driver)> = None;
+        // With one condition that has the order there is nothing to choose.
+        if conditions.len() > usize::from(chosen.is_some()) {
+            for (number, condition) in conditions.iter().enumerate() {
+                let Some((index, range)) = index::range(condition) else { continue };
+                let driver = Driver { index: Some(index), prefix: Vec::new(), range };
+                let keys = view.keys(&driver, GATHER_KEYS_MAX)?;
+                let is_fewer = |keys: usize| match &fewest {
+                    None => true,
+                    Some((least, _)) => keys < *least || (keys == *least && chosen == Some(number)),
+                };
+                if let Some(keys) = keys.filter(|keys| is_fewer(*keys)) {
+                    fewest = Some((keys, driver));
+                }
+            }
+        }
+        match fewest {
+            Some((_, driver)) if driver.index != ordered.index || driver.range != ordered.range => {
+                Ok(Way::Gathered(self.gather(view, &driver)?.into_iter()))
+            }
+            _ => {
+                let mut driver = ordered;
+                if let Some(position) = &self.position {
+                    let key = if driver.prefix.is_empty() {
+                        position.clone()
+                    } else {
+                        [driver.prefix.as_slice(), position].concat().into()
+                    };
+                    go_on_after(&mut driver.range, key, self.query.descending);
+                }
+                Ok(Way::Along { driver, is_exact })
+            }
+        }
+    }
+
+    /// Everything of the query that a short index finds, behind the position, in order.
+    fn gather(&self, view: &View, driver: &Driver) -> Result<Vec<(Bytes, Pin)>> {
+        let space = view.space(driver);
+        let page = view.snapshot.scan(space, driver.range.clone(), Direction::Forward, GATHER_KEYS_MAX)?;
+        let mut found = Vec::new();
+        for (key, value) in page.entries {
+            let Some(pin) = view.found(driver, &key, &value)? else { continue };
+            if !self.query.matches(&pin) {
+                continue;
+            }
+            let Some(position) = index::position(self.order, &pin) else { continue };
+            let is_ahead = self.position.as_ref().is_none_or(|last| match self.query.descending {
+                false => position > *last,
+                true => position < *last,
+            });
+            if is_ahead {
+                found.push((position, pin));
+            }
+        }
+        // An entry that was left behind in an index finds a pin twice.
+        found.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        found.dedup_by(|(left, _), (right, _)| left == right);
+        if self.query.descending {
+            found.reverse();
+        }
+        Ok(found)
+    }
+
+    fn walk(&mut self, view: &View, limit: usize, scan_max: usize) -> Result<Vec<Pin>> {
+        let Way::Along { driver, is_exact } = &mut self.way else { return Ok(Vec::new()) };
+        let direction =
+            if self.query.descending { Direction::Backward } else { Direction::Forward };
+        let mut pins = Vec::with_capacity(limit.min(PAGE_ITEMS_MAX));
         let mut scanned = 0;
-        while !self.done && pins.len() < PAGE_ITEMS_MAX && scanned < SCAN_KEYS_MAX {
-            if self.range.is_empty() {
+        while !self.done && pins.len() < limit && scanned < scan_max {
+            if driver.range.is_empty() {
                 self.done = true;
                 break;
             }
-            let space = self.index.map_or_else(|| view.spaces.pins(), |index| view.spaces.index(index));
-            let limit = PAGE_ITEMS_MAX - pins.len();
-            let page = view.snapshot.scan(space, self.range.clone(), Direction::Forward, limit)?;
-            scanned += page.entries.len();
-            match page.entries.last() {
-                Some((key, _)) => self.range.start = Bound::Excluded(key.clone()),
-                None => self.done = true,
+            let left = limit - pins.len();
+            let keys = if *is_exact { left } else { left.max(SCAN_KEYS_MIN) }.min(PAGE_ITEMS_MAX);
+            let page = view.snapshot.scan(view.space(driver), driver.range.clone(), direction, keys)?;
+            let read = page.entries.len();
+            let mut last = None;
+            for (number, (key, value)) in page.entries.into_iter().enumerate() {
+                let found = view.found(driver, &key, &value)?.filter(|pin| {
+                    // Of an index in the order asked for, the key is compared too: an entry that was left behind
+                    // would list a pin twice.
+                    self.query.matches(pin)
+                        && (driver.index.is_none()
+                            || !driver.prefix.is_empty()
+                            || index::position(self.order, pin).as_ref() == Some(&key))
+                });
+                last = Some(key);
+                pins.extend(found);
+                if pins.len() >= limit {
+                    self.done = number + 1 == read && !page.more;
+                    break;
+                }
             }
-            self.done |= !page.more;
-            for (key, value) in page.entries {
-                let pin = match self.index {
-                    None => Some(decode(&key, &value)?),
-                    Some(index) => self.follow(&view, index, &key)?,
-                };
-                pins.extend(pin.filter(|pin| self.types.matches(pin.pin_type)));
-            }
+            scanned += read;
+            let Some(last) = last else {
+                self.done = true;
+                break;
+            };
+            self.done |= pins.len() < limit && !page.more;
+            self.position = Some(last.slice(driver.prefix.len().min(last.len())..));
+            go_on_after(&mut driver.range, last, self.query.descending);
         }
         Ok(pins)
-    }
-
-    /// The record that an index entry points to, if it is what the entry says.
-    fn follow(&self, view: &View, index: Index, key: &Bytes) -> Result<Option<Pin>> {
-        let Some(cid) = index::cid_of(index, key) else { return Ok(None) };
-        let Some(pin) = view.pin(&cid)? else { return Ok(None) };
-        // The key is compared too: an entry that was left behind would list a pin twice.
-        let belongs = index::matches(&self.selection, &pin)
-            && index::position(&self.selection, &pin).as_ref() == Some(key);
-        Ok(belongs.then_some(pin))
-    }
-
-    fn skip_to(&mut self, view: &View, cid: &Cid) -> Result<()> {
-        let position = match index::position_of_cid(&self.selection, cid) {
-            Some(position) => Some(position),
-            None => view.pin(cid)?.and_then(|pin| index::position(&self.selection, &pin)),
-        };
-        let position = position.ok_or_else(|| {
-            Error::not_found(format!(
-                "cannot continue a listing after {cid}, which is not in it any more; list from the beginning"
-            ))
-            .component("state")
-        })?;
-        let starts_later = match &self.range.start {
-            Bound::Unbounded => false,
-            Bound::Included(start) | Bound::Excluded(start) => *start > position,
-        };
-        if !starts_later {
-            self.range.start = Bound::Excluded(position);
-        }
-        Ok(())
     }
 
     fn view(&mut self, storage: &dyn Storage) -> Result<Arc<View>> {
@@ -218,6 +345,29 @@ impl Cursor {
 
 fn lock(view: &Mutex<Option<Arc<View>>>) -> std::sync::MutexGuard<'_, Option<Arc<View>>> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leaves what comes behind a key, in the direction of the listing. A key outside of the range leaves all of it or
+/// nothing.
+fn go_on_after(range: &mut KeyRange, key: Bytes, descending: bool) {
+    if descending {
+        let ends_earlier = match &range.end {
+            Bound::Unbounded => false,
+            Bound::Included(end) => *end < key,
+            Bound::Excluded(end) => *end <= key,
+        };
+        if !ends_earlier {
+            range.end = Bound::Excluded(key);
+        }
+    } else {
+        let starts_later = match &range.start {
+            Bound::Unbounded => false,
+            Bound::Included(start) | Bound::Excluded(start) => *start > key,
+        };
+        if !starts_later {
+            range.start = Bound::Excluded(key);
+        }
+    }
 }
 
 fn decode(key: &Bytes, record: &Bytes) -> Result<Pin> {

@@ -9,6 +9,7 @@ pub(crate) mod decoders;
 mod index;
 pub mod lines;
 mod list;
+mod query;
 mod replace;
 pub(crate) mod sort;
 mod store;
@@ -22,10 +23,12 @@ use futures::stream::BoxStream;
 
 use crate::error::Result;
 use crate::storage::{Batch, KeyRange, Page, Snapshot};
-use crate::types::{Cid, Pin, PinOperation, PinTypeFilter, Timestamp};
+use crate::types::{Cid, Pin, PinOperation};
 
 pub use codec::{decode_pin_protobuf, encode_pin_protobuf};
-pub use list::SNAPSHOT_LIFETIME;
+pub use list::{PAGE_LIMIT_MAX, SNAPSHOT_LIFETIME};
+pub(crate) use query::salt;
+pub use query::{CURSOR_TEXT_BYTES_MAX, Selection, StateCursor, StateOrder, StatePage, StateQuery};
 pub use store::StoreState;
 
 /// Most items in one page of a listing.
@@ -34,46 +37,6 @@ pub const PAGE_ITEMS_MAX: usize = 1024;
 /// Bytes of a name that take part in the order by name (a zero byte or a byte 1 counts twice). Names that agree
 /// in all of them are listed in an order that is stable, but not that of the names.
 pub const NAME_ORDER_BYTES_MAX: usize = 1024;
-
-/// Which entries a listing gives, on which index.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Selection {
-    /// Every entry, in order of the binary CID.
-    #[default]
-    All,
-    /// Entries of exactly this name, in order of the binary CID.
-    Name(String),
-    /// Entries whose name starts like this, in order of name (see [`NAME_ORDER_BYTES_MAX`]), then CID.
-    NamePrefix(String),
-    /// Entries that carry this metadata pair, in order of the binary CID.
-    Metadata {
-        /// The key.
-        key: String,
-        /// The value, whole.
-        value: String,
-    },
-    /// Entries pinned in `[from, to)`, oldest first, then in order of the binary CID. Entries that do not say
-    /// when they were pinned are in no such range.
-    Created {
-        /// First second; none from the beginning.
-        from: Option<Timestamp>,
-        /// First second after; none to the end.
-        to: Option<Timestamp>,
-    },
-}
-
-/// A listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StateQuery {
-    /// Which entries.
-    pub selection: Selection,
-    /// Only these types.
-    pub types: PinTypeFilter,
-    /// Go on after this entry, which need not exist any more (for an order other than by CID it must, else the
-    /// listing is an error of kind `NotFound`).
-    pub after: Option<Cid>,
-}
 
 /// Numbers that are kept with every write instead of counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +75,15 @@ pub trait StateReader: fmt::Debug + Send + Sync + 'static {
     /// there during the whole listing is listed once; one that changes meanwhile may be listed as it was.
     /// Memory does not depend on the number of entries. The stream ends after its first error.
     fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>>;
+
+    /// At most `limit` entries (0 counts as 1, more than [`PAGE_LIMIT_MAX`] as that), as one consistent snapshot, and
+    /// where the next page begins. The work is bounded: where few of many entries belong to the query, a page may have
+    /// fewer entries than asked for, or none, and still not be the last; the last is the one without a cursor. An entry
+    /// that is there while all pages are read is in one of them, whatever else comes and goes between them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a cursor of another query; `Io`, `Corrupt`, `ShutDown`.
+    async fn page(&self, query: StateQuery, limit: usize) -> Result<StatePage>;
 
     /// The maintained numbers, without I/O.
     fn counts(&self) -> StateCounts;
@@ -165,6 +137,9 @@ impl<T: StateReader + ?Sized> StateReader for Arc<T> {
     }
     fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
         (**self).list(query)
+    }
+    async fn page(&self, query: StateQuery, limit: usize) -> Result<StatePage> {
+        (**self).page(query, limit).await
     }
     fn counts(&self) -> StateCounts {
         (**self).counts()

@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::index::{self, Index};
 use super::{
-    PAGE_ITEMS_MAX, State, StateChange, StateCounts, StateQuery, StateReader, codec, list, replace, sum,
+    PAGE_ITEMS_MAX, State, StateChange, StateCounts, StatePage, StateQuery, StateReader, codec, list, replace, sum,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage};
@@ -100,6 +100,10 @@ impl StateReader for StoreState {
 
     fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
         list::list(self.inner.storage.clone(), query)
+    }
+
+    async fn page(&self, query: StateQuery, limit: usize) -> Result<StatePage> {
+        list::page(self.inner.storage.clone(), query, limit).await
     }
 
     fn counts(&self) -> StateCounts {

@@ -34,8 +34,8 @@ use multihash_codetable::{Code, MultihashDigest};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{
-    NAME_ORDER_BYTES_MAX, PAGE_ITEMS_MAX, Selection, State, StateChange, StateQuery, StateReader,
-    encode_pin_protobuf,
+    NAME_ORDER_BYTES_MAX, PAGE_ITEMS_MAX, Selection, State, StateChange, StateOrder, StatePage, StateQuery,
+    StateReader, encode_pin_protobuf,
 };
 use crate::storage::Batch;
 use crate::types::{Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter, Timestamp};
@@ -102,6 +102,9 @@ conformance_suite!($ state_suite, state_conformance, run_case, [
     impossible_ranges_hold_nothing,
     a_listing_goes_on_after_any_entry,
     a_listing_goes_on_after_an_entry_that_is_gone,
+    conditions_are_combined_and_put_in_any_order,
+    a_cursor_of_another_query_is_refused,
+    a_cursor_outlives_a_restart_and_a_replacement,
     random_changes_leave_records_and_indexes_as_a_model_says,
     a_listing_is_not_disturbed_by_changes,
     a_listing_is_not_disturbed_by_a_replacement,
@@ -185,6 +188,54 @@ async fn list(state: &dyn StateReader, query: StateQuery) -> Result<Vec<Pin>> {
     Ok(pages.concat())
 }
 
+/// Every page of a query, of as many entries as `limit` says for the n-th.
+async fn pages_of(state: &dyn StateReader, asked: &StateQuery, limit: impl Fn(usize) -> usize) -> Vec<Pin> {
+    let mut asked = asked.clone();
+    let mut all = Vec::new();
+    for number in 0.. {
+        let limit = limit(number);
+        let StatePage { pins, next } = state.page(asked.clone(), limit).await.unwrap();
+        assert!(pins.len() <= limit, "{} entries of at most {limit}", pins.len());
+        all.extend(pins);
+        let Some(next) = next else { break };
+        assert_ne!(asked.after.as_ref(), Some(&next), "a page must get somewhere");
+        asked.after = Some(next);
+    }
+    all
+}
+
+/// Selections, alone and together, in every order and both directions.
+fn combinations() -> Vec<StateQuery> {
+    let group = Selection::Metadata { key: "group".to_owned(), value: "1".to_owned() };
+    let late = Selection::Created { from: Some(second(10)), to: Some(second(45)) };
+    let selections = [
+        (Selection::All, vec![]),
+        (Selection::Name("name 3".to_owned()), vec![]),
+        (Selection::NamePrefix(String::new()), vec![]),
+        (Selection::NamePrefix("name".to_owned()), vec![]),
+        (group.clone(), vec![]),
+        (late.clone(), vec![]),
+        (Selection::Created { from: None, to: None }, vec![]),
+        (Selection::Name("name 3".to_owned()), vec![group.clone(), late.clone()]),
+        (Selection::NamePrefix("name".to_owned()), vec![late.clone()]),
+        (late, vec![Selection::All, group]),
+    ];
+    let orders = [None, Some(StateOrder::Cid), Some(StateOrder::Name), Some(StateOrder::Created)];
+    let mut all = Vec::new();
+    for descending in [false, true] {
+        for order in orders {
+            for (selection, also) in selections.clone() {
+                // Said or not, an order is the same query.
+                let natural = query(selection.clone()).resolved_order();
+                if order != Some(natural) {
+                    all.push(StateQuery { also, order, descending, ..query(selection) });
+                }
+            }
+        }
+    }
+    all
+}
+
 /// What a pinset has to answer, the slow and certain way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model(BTreeMap<Vec<u8>, Pin>);
@@ -224,6 +275,37 @@ impl Model {
                 u128::from_be_bytes(digest.digest()[..16].try_into().unwrap())
             })
             .fold(0, u128::wrapping_add)
+    }
+
+    /// The listing of a query, from its beginning.
+    pub fn ask(&self, asked: &StateQuery) -> Vec<Pin> {
+        let all = [&asked.selection].into_iter().chain(&asked.also);
+        let is_wanted = |pin: &&Pin| {
+            let holds = |peer: &PeerId| {
+                pin.options.replication_factor_min == -1 || pin.allocations.iter().any(|held| held == peer)
+            };
+            all.clone().all(|selection| matches(selection, pin))
+                && asked.types.matches(pin.pin_type)
+                && asked.peer.as_ref().is_none_or(holds)
+        };
+        let mut pins: Vec<Pin> = self.0.values().filter(is_wanted).cloned().collect();
+        let order = asked.order.unwrap_or(match asked.selection {
+            Selection::NamePrefix(_) => StateOrder::Name,
+            Selection::Created { .. } => StateOrder::Created,
+            _ => StateOrder::Cid,
+        });
+        match order {
+            StateOrder::Cid => {}
+            StateOrder::Name => pins.sort_by(|a, b| a.options.name.cmp(&b.options.name)),
+            StateOrder::Created => {
+                pins.retain(|pin| pin.timestamp.is_some());
+                pins.sort_by_key(|pin| pin.timestamp);
+            }
+        }
+        if asked.descending {
+            pins.reverse();
+        }
+        pins
     }
 
     /// The listing of a selection.
@@ -538,7 +620,7 @@ pub async fn only_the_asked_types_are_listed(fixture: impl Fixture) {
     for types in [vec![PinType::Meta], vec![PinType::Data, PinType::Meta], vec![PinType::ClusterDag]] {
         for selection in [Selection::All, Selection::NamePrefix("name".to_owned())] {
             let filter: PinTypeFilter = types.iter().copied().collect();
-            let asked = StateQuery { selection: selection.clone(), types: filter, after: None };
+            let asked = StateQuery { types: filter, ..query(selection.clone()) };
             let listed = list(&*state, asked).await.unwrap();
             let mut expected = model.list(&selection);
             expected.retain(|pin| types.contains(&pin.pin_type));
@@ -604,9 +686,13 @@ pub async fn names_are_told_apart_however_long_they_are(fixture: impl Fixture) {
         whole.is_sorted_by_key(|pin| pin.options.name[..NAME_ORDER_BYTES_MAX].to_owned()),
         "sorted by what takes part in the order"
     );
-    for (index, pin) in whole.iter().enumerate() {
-        let after = StateQuery { after: Some(pin.cid), ..query(shared.clone()) };
-        assert_eq!(list(&*state, after).await.unwrap(), whole[index + 1..]);
+    for descending in [false, true] {
+        let asked = StateQuery { descending, ..query(shared.clone()) };
+        let mut paged = pages_of(&*state, &asked, |_| 1).await;
+        if descending {
+            paged.reverse();
+        }
+        assert_eq!(paged, whole);
     }
 }
 
@@ -670,51 +756,138 @@ pub async fn impossible_ranges_hold_nothing(fixture: impl Fixture) {
     }
 }
 
-/// The rest after any entry is the rest of the whole.
+/// The rest after any entry is the rest of the whole, in every order and both directions.
 pub async fn a_listing_goes_on_after_any_entry(fixture: impl Fixture) {
     let Opened { state, guard: _guard } = filled(&fixture, 0..60).await;
-    for selection in [
-        Selection::All,
-        Selection::Name("name 3".to_owned()),
-        Selection::NamePrefix(String::new()),
-        Selection::NamePrefix("name".to_owned()),
-        Selection::Metadata { key: "group".to_owned(), value: "1".to_owned() },
-        Selection::Created { from: Some(second(10)), to: None },
-    ] {
-        let whole = list(&*state, query(selection.clone())).await.unwrap();
-        assert!(!whole.is_empty());
-        for (index, pin) in whole.iter().enumerate() {
-            let after = StateQuery { after: Some(pin.cid), ..query(selection.clone()) };
-            let rest = list(&*state, after).await.unwrap();
-            assert_eq!(cids(&rest), cids(&whole[index + 1..]), "{selection:?} after {index}");
+    let model = Model::of((0..60).map(pin));
+    for asked in combinations() {
+        let whole = model.ask(&asked);
+        let mut rest = StateQuery { after: None, ..asked.clone() };
+        for index in 0..=whole.len() {
+            assert_eq!(list(&*state, rest.clone()).await.unwrap(), whole[index..], "{asked:?} after {index}");
+            let StatePage { pins, next } = state.page(rest.clone(), 1).await.unwrap();
+            assert_eq!(pins, whole[index..].iter().take(1).cloned().collect::<Vec<_>>(), "{asked:?}");
+            // Its text is the same cursor.
+            rest.after = next.map(|next| next.to_string().parse().unwrap());
+            if rest.after.is_none() {
+                assert!(index + 1 >= whole.len(), "{asked:?} ended after {index}");
+                break;
+            }
         }
     }
-    // An entry outside the range still says where to go on.
-    let early = (0..60).map(pin).find(|pin| pin.timestamp == Some(second(2))).unwrap();
-    let late = Selection::Created { from: Some(second(10)), to: Some(second(12)) };
-    let whole = list(&*state, query(late.clone())).await.unwrap();
-    let after = StateQuery { after: Some(early.cid), ..query(late) };
-    assert_eq!(list(&*state, after).await.unwrap(), whole);
 }
 
-/// In the order of CIDs any CID says where to go on; in others only an entry does.
+/// In every order the place counts, not the entry that was there.
 pub async fn a_listing_goes_on_after_an_entry_that_is_gone(fixture: impl Fixture) {
     let Opened { state, guard: _guard } = filled(&fixture, 0..60).await;
-    let selection = Selection::Metadata { key: "group".to_owned(), value: "1".to_owned() };
-    for selection in [Selection::All, Selection::Name("name 3".to_owned()), selection] {
-        let whole = list(&*state, query(selection.clone())).await.unwrap();
-        let gone = whole[whole.len() / 2].clone();
-        apply(&*state, vec![PinOperation::Unpin(gone.cid)]).await;
-        let after = StateQuery { after: Some(gone.cid), ..query(selection.clone()) };
-        let rest = list(&*state, after).await.unwrap();
-        assert_eq!(cids(&rest), cids(&whole[whole.len() / 2 + 1..]), "{selection:?}");
+    for asked in combinations() {
+        let whole = list(&*state, asked.clone()).await.unwrap();
+        if whole.len() < 2 {
+            continue;
+        }
+        let half = whole.len() / 2;
+        let StatePage { pins, next } = state.page(asked.clone(), half).await.unwrap();
+        assert_eq!(pins, whole[..half], "{asked:?}");
+        let gone = pins.last().unwrap().clone();
+        // Gone, or somewhere else in the order: the rest is the same.
+        let mut moved = gone.clone();
+        moved.options = PinOptions::default();
+        moved.timestamp = None;
+        for change in [put(&moved), PinOperation::Unpin(gone.cid)] {
+            apply(&*state, vec![change]).await;
+            let rest = StateQuery { after: next.clone(), ..asked.clone() };
+            let rest = pages_of(&*state, &rest, |_| 7).await;
+            let rest: Vec<_> = rest.into_iter().filter(|pin| pin.cid != gone.cid).collect();
+            assert_eq!(cids(&rest), cids(&whole[half..]), "{asked:?}");
+        }
         apply(&*state, vec![put(&gone)]).await;
     }
-    let created = Selection::Created { from: None, to: None };
-    for selection in [Selection::NamePrefix("name".to_owned()), created] {
-        let after = StateQuery { after: Some(cid(999)), ..query(selection.clone()) };
-        let error = list(&*state, after).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound, "{selection:?}: {error}");
+}
+
+/// Every condition counts, whichever index finds the entries.
+pub async fn conditions_are_combined_and_put_in_any_order(fixture: impl Fixture) {
+    // More than is gathered from one index, so that both ways of finding are taken.
+    let count = 3_000;
+    let (_guard, state) = fixture.create().await;
+    let pins: Vec<Pin> = (0..count)
+        .map(|number| {
+            let mut pin = pin(number);
+            if number % 5 == 0 {
+                pin.options.replication_factor_min = 1;
+                pin.options.replication_factor_max = 2;
+                pin.allocations = vec![peer(number % 2), peer(7)];
+            }
+            if number % 11 == 0 {
+                pin.timestamp = None;
+            }
+            if number % 100 == 0 {
+                pin.options.metadata.insert("rare".to_owned(), "yes".to_owned());
+            }
+            if number % 13 == 0 {
+                pin.pin_type = PinType::Meta;
+            }
+            pin
+        })
+        .collect();
+    apply(&*state, pins.iter().map(put).collect()).await;
+    let model = Model::of(pins);
+    let rare = Selection::Metadata { key: "rare".to_owned(), value: "yes".to_owned() };
+    let mut queries = combinations();
+    for asked in &mut queries {
+        asked.also.push(rare.clone());
+    }
+    let wide = Selection::NamePrefix("name".to_owned());
+    queries.extend([
+        StateQuery { peer: Some(peer(1)), ..query(wide.clone()) },
+        StateQuery { peer: Some(peer(1)), order: Some(StateOrder::Created), ..query(wide.clone()) },
+        StateQuery { peer: Some(peer(99)), descending: true, ..StateQuery::default() },
+        StateQuery { types: [PinType::Meta].into_iter().collect(), order: Some(StateOrder::Cid), ..query(wide) },
+    ]);
+    for asked in queries {
+        let expected = model.ask(&asked);
+        assert_eq!(cids(&list(&*state, asked.clone()).await.unwrap()), cids(&expected), "{asked:?}");
+        let paged = pages_of(&*state, &asked, |page| 1 + page * 37 % 400).await;
+        assert_eq!(cids(&paged), cids(&expected), "{asked:?}");
+    }
+}
+
+/// What a place means depends on the query.
+pub async fn a_cursor_of_another_query_is_refused(fixture: impl Fixture) {
+    let Opened { state, guard: _guard } = filled(&fixture, 0..60).await;
+    let queries: Vec<_> = combinations().into_iter().take(12).collect();
+    for (number, asked) in queries.iter().enumerate() {
+        let StatePage { next: Some(next), .. } = state.page(asked.clone(), 1).await.unwrap() else { continue };
+        for (other_number, other) in queries.iter().enumerate() {
+            let other = StateQuery { after: Some(next.clone()), ..other.clone() };
+            let page = state.page(other.clone(), 1).await;
+            let listed = list(&*state, other.clone()).await;
+            if number == other_number {
+                page.unwrap();
+                listed.unwrap();
+            } else {
+                assert_eq!(page.unwrap_err().kind(), ErrorKind::InvalidInput, "{asked:?}: {other:?}");
+                assert_eq!(listed.unwrap_err().kind(), ErrorKind::InvalidInput, "{asked:?}: {other:?}");
+            }
+        }
+    }
+}
+
+/// A restart is nothing to who reads page by page.
+pub async fn a_cursor_outlives_a_restart_and_a_replacement(fixture: impl Fixture) {
+    let Opened { mut state, mut guard } = filled(&fixture, 0..60).await;
+    let model = Model::of((0..60).map(pin));
+    for asked in combinations().into_iter().step_by(7) {
+        let whole = model.ask(&asked);
+        let StatePage { pins, next } = state.page(asked.clone(), 3).await.unwrap();
+        if let Some(again) = fixture.reopen(&mut guard, state.clone()).await {
+            state = again;
+        }
+        replace(&*state, vec![Ok(model.0.values().cloned().collect())]).await.unwrap();
+        let rest = match next {
+            None => Vec::new(),
+            next => pages_of(&*state, &StateQuery { after: next, ..asked.clone() }, |_| 5).await,
+        };
+        assert_eq!([pins, rest].concat(), whole, "{asked:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use ipfs_cluster::Result;
 use ipfs_cluster::consensus::{
     Consensus, ConsensusCapabilities, ConsensusContext, Solo, SoloConfig, StateEvent,
 };
-use ipfs_cluster::state::{StateCounts, StateQuery, StateReader};
+use ipfs_cluster::state::{StateCounts, StatePage, StateQuery, StateReader};
 use ipfs_cluster::types::{Block, Cid, PeerId, Pin, PinOperation, PinOptions, PinTypeFilter};
 
 type List = dyn Fn() -> BoxStream<'static, Result<Vec<Pin>>> + Send + Sync;
@@ -62,6 +62,9 @@ impl StateReader for ScriptedState {
     fn list(&self, query: StateQuery) -> BoxStream<'static, Result<Vec<Pin>>> {
         // The peer's own tasks list everything.
         if query.types == PinTypeFilter::ALL { self.0.list(query) } else { (self.1)() }
+    }
+    async fn page(&self, query: StateQuery, limit: usize) -> Result<StatePage> {
+        self.0.page(query, limit).await
     }
     fn counts(&self) -> StateCounts {
         self.0.counts()
