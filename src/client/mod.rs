@@ -50,6 +50,7 @@
 
 mod builder;
 mod error;
+mod find;
 mod host;
 mod lines;
 mod methods;
@@ -63,13 +64,14 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 pub use self::builder::{ClientBuilder, DEFAULT_HOST, HOSTS_MAX};
 pub use self::error::ApiError;
+pub use self::find::{Find, Page};
 pub use self::request::Request;
 use self::transport::Transport;
 use crate::error::Result;
+pub use crate::types::Bandwidth;
 
 /// A client of one cluster's REST API, over one or several of its peers.
 ///
@@ -114,6 +116,16 @@ impl Client {
     ) -> BoxStream<'static, Result<T>> {
         transport::stream(Arc::clone(&self.transport), requests.into_iter().collect())
     }
+
+    /// Asks for one page of a listing, made with [`Request::find`] and a limit, and reads its items as any type. A
+    /// page is held in memory; a peer of the reference (1.1.6), which knows none, is found out when it gives more than
+    /// the limit.
+    ///
+    /// # Errors
+    /// As in the [module documentation](self), and `Unsupported` for more items than the limit (100,000 without one).
+    pub async fn page<T: DeserializeOwned + Send + 'static>(&self, request: &Request) -> Result<Page<T>> {
+        self.transport.page(request).await
+    }
 }
 
 impl fmt::Debug for Client {
@@ -126,17 +138,4 @@ impl fmt::Debug for Client {
             .field("timeout", &self.transport.timeout)
             .finish_non_exhaustive()
     }
-}
-
-/// What one protocol has moved between peers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Bandwidth {
-    /// Bytes received since the peer started.
-    pub total_in: i64,
-    /// Bytes sent since the peer started.
-    pub total_out: i64,
-    /// Bytes received each second, lately.
-    pub rate_in: f64,
-    /// Bytes sent each second, lately.
-    pub rate_out: f64,
 }

@@ -31,7 +31,7 @@ pub struct Request {
     method: Method,
     segments: Vec<String>,
     /// In the order in which it is sent. Empty values are sent too, as the reference's clients do.
-    query: Vec<(String, String)>,
+    pub(super) query: Vec<(String, String)>,
 }
 
 impl Request {
@@ -249,6 +249,7 @@ fn pin_query(options: &PinOptions) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Find;
     use crate::types::{TrackerStatus, parse_cid, parse_multiaddr, parse_peer};
 
     const CID: &str = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
@@ -287,6 +288,28 @@ mod tests {
             (
                 Request::status_all(StatusFilter::ERROR, false),
                 "GET /pins?local=false&filter=error&cids=".to_owned(),
+            ),
+            (
+                Request::status_all(StatusFilter::ALL, true).find(&Find::default()),
+                "GET /pins?local=true&filter=&cids=".to_owned(),
+            ),
+            (
+                Request::status_all(StatusFilter::ALL, true).find(&Find {
+                    limit: Some(7),
+                    after: Some("abc_-".into()),
+                    name: Some(String::new()),
+                    name_prefix: Some("a b".into()),
+                    metadata: [("k".to_owned(), "v&".to_owned()), ("ü".to_owned(), String::new())].into(),
+                    created_after: Some("2026-01-02T03:04:05.5Z".parse().unwrap()),
+                    created_before: Some("2026-01-03T00:00:00Z".parse().unwrap()),
+                    peer: Some(parse_peer(PEER).unwrap()),
+                    sort: Some("-created".into()),
+                }),
+                format!(
+                    "GET /pins?local=true&filter=&limit=7&after=abc_-&name=&name-prefix=a+b&meta-k=v%26\
+                     &meta-%C3%BC=&created-after=2026-01-02T03%3A04%3A05.5Z\
+                     &created-before=2026-01-03T00%3A00%3A00Z&peer={PEER}&sort=-created"
+                ),
             ),
             (Request::recover(&cid, false), format!("POST /pins/{CID}/recover?local=false")),
             (Request::recover_all(true), "POST /pins/recover?local=true".to_owned()),

@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::find::Page;
 use super::host::Host;
 use super::lines::{LINE_BYTES_MAX, Lines};
 use super::request::Request;
@@ -48,6 +49,8 @@ struct Answer {
     label: String,
     timeout: Option<Duration>,
     status: StatusCode,
+    /// Where the next page begins, if this is one.
+    next: Option<String>,
     body: reqwest::Body,
 }
 
@@ -86,7 +89,9 @@ impl Transport {
             Ok(response) => {
                 let status = response.status();
                 tracing::debug!(request = label, %status, "answered");
-                Ok(Answer { label, timeout: self.timeout, status, body: response.into() })
+                let next = response.headers().get(NEXT_CURSOR).and_then(|next| next.to_str().ok());
+                let next = next.map(str::to_owned);
+                Ok(Answer { label, timeout: self.timeout, status, next, body: response.into() })
             }
             Err(error) => {
                 let reason = reason(&error, &endpoint.host, self.timeout);
@@ -114,6 +119,33 @@ impl Transport {
     }
 }
 
+/// Most items of a page that was asked for without a limit.
+const PAGE_ITEMS_MAX: usize = 100_000;
+/// The header that says where the next page begins.
+const NEXT_CURSOR: &str = "x-next-cursor";
+
+impl Transport {
+    /// Sends a request whose answer is a page of a listing.
+    pub(super) async fn page<T: DeserializeOwned + Send + 'static>(
+        &self,
+        request: &Request,
+    ) -> Result<Page<T>> {
+        let answer = self.send(request).await?.or_refusal().await?;
+        let (next, host) = (answer.next.clone(), answer.label.clone());
+        let mut items = answer.items();
+        let mut page = Page { items: Vec::new(), next };
+        let limit = request.limit().unwrap_or(PAGE_ITEMS_MAX);
+        while let Some(item) = items.next().await {
+            if page.items.len() >= limit {
+                let message = format!("{host} gave more than the {limit} items of a page: it knows no pages");
+                return Err(Error::new(ErrorKind::Unsupported, message).component("client"));
+            }
+            page.items.push(item?);
+        }
+        Ok(page)
+    }
+}
+
 /// The lines of the answers to `requests`, one request after the other, each sent when its turn comes.
 pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
     transport: std::sync::Arc<Transport>,
@@ -121,33 +153,9 @@ pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
 ) -> BoxStream<'static, Result<T>> {
     let items = async_stream::try_stream! {
         for request in requests {
-            let mut answer = transport.send(&request).await?.or_refusal().await?;
-            if !matches!(answer.status, StatusCode::OK | StatusCode::NO_CONTENT) {
-                let message = "expected streaming response with code 200/204".to_owned();
-                Err(ApiError { code: answer.status.as_u16(), message }.into_error())?;
-            }
-            let mut lines = Lines::new(LINE_BYTES_MAX);
-            let mut number: u64 = 0;
-            let mut errors: Vec<String> = Vec::new();
-            while let Some(frame) = answer.frame().await? {
-                match frame {
-                    Frame::Data(chunk) => {
-                        lines.push(&chunk);
-                        while let Some(line) = lines.next_line()? {
-                            number += 1;
-                            yield answer.parse_line::<T>(&line, number)?;
-                        }
-                    }
-                    Frame::StreamErrors(more) => errors.extend(more),
-                }
-            }
-            if let Some(line) = lines.finish() {
-                yield answer.parse_line::<T>(&line, number + 1)?;
-            }
-            if !errors.is_empty() {
-                errors.truncate(STREAM_ERRORS_MAX);
-                let code = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
-                Err(ApiError { code, message: errors.join("; ") }.into_error())?;
+            let mut items = transport.send(&request).await?.or_refusal().await?.items();
+            while let Some(item) = items.next().await {
+                yield item?;
             }
         }
     };
@@ -179,6 +187,40 @@ impl Answer {
             }
         }
         Err(ApiError::from_answer(self.status, &body).into_error())
+    }
+
+    /// The lines of a listing.
+    fn items<T: DeserializeOwned + Send + 'static>(mut self) -> BoxStream<'static, Result<T>> {
+        let items = async_stream::try_stream! {
+            if !matches!(self.status, StatusCode::OK | StatusCode::NO_CONTENT) {
+                let message = "expected streaming response with code 200/204".to_owned();
+                Err(ApiError { code: self.status.as_u16(), message }.into_error())?;
+            }
+            let mut lines = Lines::new(LINE_BYTES_MAX);
+            let mut number: u64 = 0;
+            let mut errors: Vec<String> = Vec::new();
+            while let Some(frame) = self.frame().await? {
+                match frame {
+                    Frame::Data(chunk) => {
+                        lines.push(&chunk);
+                        while let Some(line) = lines.next_line()? {
+                            number += 1;
+                            yield self.parse_line::<T>(&line, number)?;
+                        }
+                    }
+                    Frame::StreamErrors(more) => errors.extend(more),
+                }
+            }
+            if let Some(line) = lines.finish() {
+                yield self.parse_line::<T>(&line, number + 1)?;
+            }
+            if !errors.is_empty() {
+                errors.truncate(STREAM_ERRORS_MAX);
+                let code = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+                Err(ApiError { code, message: errors.join("; ") }.into_error())?;
+            }
+        };
+        items.boxed()
     }
 
     async fn read(mut self, bytes_max: usize) -> Result<Vec<u8>> {

@@ -112,9 +112,8 @@ impl Inner {
         let limit = limit.clamp(1, PAGE_LIMIT_MAX);
         let salt = salt(&format!("status {filter} {scope:?}"));
         query.after = query.after.map(|cursor| cursor.salted(salt));
-        let by_operations = is_of_operations(filter)
-            && query.resolved_order() == StateOrder::Cid
-            && !query.descending;
+        let by_operations =
+            is_of_operations(filter) && query.resolved_order() == StateOrder::Cid && !query.descending;
         let page = if by_operations {
             self.operations_page(query, filter, limit, scope).await
         } else {

@@ -15,8 +15,8 @@ use super::{Cluster, Inner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rpc::{RPC_PROTOCOL, fan_out};
 use crate::types::{
-    Alert, ConnectGraph, IpfsId, Metric, Multiaddr, PeerId, PeerInfo, PinsetStanding, parse_multiaddr,
-    parse_peer,
+    Alert, Bandwidth, ConnectGraph, IpfsId, Metric, Multiaddr, PeerId, PeerInfo, PinsetStanding,
+    parse_multiaddr, parse_peer,
 };
 
 /// How long all members together may take to say who they are.
@@ -173,6 +173,12 @@ impl Cluster {
     /// The last alerts, newest first.
     pub fn alerts(&self) -> Vec<Alert> {
         self.inner.alerts.newest_first()
+    }
+
+    /// What travelled between this peer and others since it started, by protocol, see
+    /// [`PeerTransport::bandwidth`](crate::transport::PeerTransport::bandwidth).
+    pub fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
+        self.inner.transport.bandwidth()
     }
 
     /// Who sees whom: each member's view of the members, and its daemon's connections. A member that cannot be asked

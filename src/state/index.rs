@@ -99,12 +99,8 @@ pub(super) struct Driver {
 /// condition's number is given too.
 pub(super) fn ordered_driver(order: StateOrder, conditions: &[&Selection]) -> (Driver, Option<usize>) {
     let choices: [fn(&Selection) -> bool; 2] = match order {
-        StateOrder::Cid => {
-            [|s| matches!(s, Selection::Name(_)), |s| matches!(s, Selection::Metadata { .. })]
-        }
-        StateOrder::Name => {
-            [|s| matches!(s, Selection::Name(_)), |s| matches!(s, Selection::NamePrefix(_))]
-        }
+        StateOrder::Cid => [|s| matches!(s, Selection::Name(_)), |s| matches!(s, Selection::Metadata { .. })],
+        StateOrder::Name => [|s| matches!(s, Selection::Name(_)), |s| matches!(s, Selection::NamePrefix(_))],
         StateOrder::Created => [|s| matches!(s, Selection::Created { .. }), |_| false],
     };
     let chosen = choices.iter().find_map(|wanted| conditions.iter().position(|condition| wanted(condition)));
@@ -292,7 +288,11 @@ mod tests {
             let mut pin = pin(1, "");
             pin.timestamp = Some(at("2026-01-01T00:00:00Z") + std::time::Duration::from_secs(second));
             assert_eq!(selection.matches(&pin), inside, "second {second}");
-            assert_eq!(contains(&range, &position(StateOrder::Created, &pin).unwrap()), inside, "second {second}");
+            assert_eq!(
+                contains(&range, &position(StateOrder::Created, &pin).unwrap()),
+                inside,
+                "second {second}"
+            );
         }
     }
 }

@@ -288,8 +288,7 @@ impl Cursor {
 
     fn walk(&mut self, view: &View, limit: usize, scan_max: usize) -> Result<Vec<Pin>> {
         let Way::Along { driver, is_exact } = &mut self.way else { return Ok(Vec::new()) };
-        let direction =
-            if self.query.descending { Direction::Backward } else { Direction::Forward };
+        let direction = if self.query.descending { Direction::Backward } else { Direction::Forward };
         let mut pins = Vec::with_capacity(limit.min(PAGE_ITEMS_MAX));
         let mut scanned = 0;
         while !self.done && pins.len() < limit && scanned < scan_max {

@@ -352,8 +352,7 @@ mod tests {
         let name = "\0".repeat(10_000);
         let cid = crate::types::Block::raw("x").cid;
         let options = crate::types::PinOptions { name, ..Default::default() };
-        let position =
-            super::super::index::position(StateOrder::Name, &Pin::new(cid, options)).unwrap();
+        let position = super::super::index::position(StateOrder::Name, &Pin::new(cid, options)).unwrap();
         let text = StateQuery::default().cursor_at(position).to_string();
         assert!(text.len() <= CURSOR_TEXT_BYTES_MAX / 2, "{}", text.len());
         "A".repeat(CURSOR_TEXT_BYTES_MAX + 1).parse::<StateCursor>().unwrap_err();

@@ -20,7 +20,8 @@ use tracing::warn;
 
 use super::index::{self, Index};
 use super::{
-    PAGE_ITEMS_MAX, State, StateChange, StateCounts, StatePage, StateQuery, StateReader, codec, list, replace, sum,
+    PAGE_ITEMS_MAX, State, StateChange, StateCounts, StatePage, StateQuery, StateReader, codec, list,
+    replace, sum,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage};

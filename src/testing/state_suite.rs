@@ -841,7 +841,11 @@ pub async fn conditions_are_combined_and_put_in_any_order(fixture: impl Fixture)
         StateQuery { peer: Some(peer(1)), ..query(wide.clone()) },
         StateQuery { peer: Some(peer(1)), order: Some(StateOrder::Created), ..query(wide.clone()) },
         StateQuery { peer: Some(peer(99)), descending: true, ..StateQuery::default() },
-        StateQuery { types: [PinType::Meta].into_iter().collect(), order: Some(StateOrder::Cid), ..query(wide) },
+        StateQuery {
+            types: [PinType::Meta].into_iter().collect(),
+            order: Some(StateOrder::Cid),
+            ..query(wide)
+        },
     ]);
     for asked in queries {
         let expected = model.ask(&asked);
@@ -856,7 +860,9 @@ pub async fn a_cursor_of_another_query_is_refused(fixture: impl Fixture) {
     let Opened { state, guard: _guard } = filled(&fixture, 0..60).await;
     let queries: Vec<_> = combinations().into_iter().take(12).collect();
     for (number, asked) in queries.iter().enumerate() {
-        let StatePage { next: Some(next), .. } = state.page(asked.clone(), 1).await.unwrap() else { continue };
+        let StatePage { next: Some(next), .. } = state.page(asked.clone(), 1).await.unwrap() else {
+            continue;
+        };
         for (other_number, other) in queries.iter().enumerate() {
             let other = StateQuery { after: Some(next.clone()), ..other.clone() };
             let page = state.page(other.clone(), 1).await;

@@ -26,8 +26,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::{ErrorKind, Result};
 use crate::transport::{
-    GossipMessage, MessageValidator, PeerStream, PeerTransport, Protocol, StreamHandler, Topic,
-    TransportEvent, Verdict,
+    GOSSIP_PROTOCOL, GossipMessage, MessageValidator, PeerStream, PeerTransport, Protocol, StreamHandler,
+    Topic, TransportEvent, Verdict,
 };
 use crate::types::{Multiaddr, PeerId};
 
@@ -63,6 +63,7 @@ conformance_suite!($ transport_suite, transport_conformance, run_case, [
     connecting_to_what_is_no_address_of_ours_is_invalid,
     a_stream_carries_bytes_both_ways_and_says_who_opened_it,
     each_half_of_a_stream_ends_by_itself,
+    what_travels_is_counted_by_protocol,
     large_data_arrives_whole,
     a_writer_waits_for_a_reader_that_does_not_read,
     streams_do_not_wait_for_each_other,
@@ -362,6 +363,42 @@ pub async fn a_writer_waits_for_a_reader_that_does_not_read(fixture: impl Fixtur
     let written = timeout(Duration::from_millis(500), ours.write_all(&much)).await;
     assert!(written.is_err(), "{written:?}: 64 MiB went somewhere");
     drop(streams.try_recv());
+}
+
+/// Operators look here for what fills their links.
+pub async fn what_travels_is_counted_by_protocol(fixture: impl Fixture) {
+    const SENT: usize = 100_000;
+    const ANSWERED: usize = 7;
+    let (_guard, one, other) = two(&fixture).await;
+    let mut streams = hand_out(&other, "counted");
+    hand_out(&other, "silent");
+    let name = protocol("counted");
+    assert!(!one.bandwidth().contains_key(name.as_str()));
+    let mut ours = open(&one, &other, "counted").await.unwrap();
+    ours.write_all(&vec![1; SENT]).await.unwrap();
+    ours.shutdown().await.unwrap();
+    let (_, mut theirs) = within("a stream", streams.recv()).await.unwrap();
+    let mut read = Vec::new();
+    within("what was sent", theirs.read_to_end(&mut read)).await.unwrap();
+    theirs.write_all(&[2; ANSWERED]).await.unwrap();
+    theirs.shutdown().await.unwrap();
+    within("the answer", ours.read_to_end(&mut read)).await.unwrap();
+
+    for (transport, total_in, total_out) in [(&one, ANSWERED, SENT), (&other, SENT, ANSWERED)] {
+        let all = transport.bandwidth();
+        let moved = all[name.as_str()];
+        assert_eq!((moved.total_in, moved.total_out), (total_in as i64, total_out as i64));
+        assert!(moved.rate_in > 0.0 && moved.rate_out > 0.0, "{moved:?}");
+        assert!(!all.contains_key(protocol("silent").as_str()), "{all:?}");
+    }
+    let mut messages = subscribe(&other, accept_all);
+    heard(&one, b"counted", &mut messages).await;
+    for transport in [&one, &other] {
+        let gossip = transport.bandwidth()[GOSSIP_PROTOCOL];
+        assert!(gossip.total_in + gossip.total_out > 0, "{gossip:?}");
+    }
+    one.shutdown().await.unwrap();
+    assert_eq!(one.bandwidth()[name.as_str()].total_out, SENT as i64);
 }
 
 /// Also when one of them is stuck.

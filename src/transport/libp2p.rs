@@ -23,6 +23,7 @@ mod streams;
 mod swarm;
 mod trim;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ use super::{
 };
 use crate::config::Identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{Cid, Multiaddr, PeerId};
+use crate::types::{Bandwidth, Cid, Multiaddr, PeerId};
 
 pub use config::Libp2pConfig;
 
@@ -258,6 +259,10 @@ impl PeerTransport for Libp2pTransport {
         let key = cid.hash().to_bytes();
         let doing = format!("looking for who has {cid}");
         self.ask(doing, DIRECTORY_TIMEOUT, |reply| Command::Providers { key, reply }).await
+    }
+
+    fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
+        self.shared.registry.traffic.report()
     }
 
     async fn shutdown(&self) -> Result<()> {

@@ -9,6 +9,7 @@ mod node;
 mod pipe;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +25,13 @@ use self::node::Node;
 use self::pipe::MemoryStream;
 use self::trace::Noted;
 use super::received::received;
+use super::traffic::Counted;
 use super::{
     GOSSIP_BYTES_MAX, GossipMessage, MessageValidator, OPEN_TIMEOUT, PeerStream, PeerTransport, Protocol,
     STREAMS_PER_PEER_MAX, StreamHandler, Topic, TransportEvent,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{Cid, Multiaddr, PeerId};
+use crate::types::{Bandwidth, Cid, Multiaddr, PeerId};
 
 /// Most peers that ever join one network.
 pub const NETWORK_PEERS_MAX: usize = 10_000;
@@ -183,11 +185,12 @@ impl MemoryTransport {
         );
         let (ours, theirs) = MemoryStream::pair(&link.delay, &link.token);
         let from = self.node.peer;
+        let theirs = Counted::new(theirs, server.traffic.of(protocol.as_str()));
         server.spawn(async move {
             handler.handle(from, Box::new(theirs)).await;
             drop(slot);
         });
-        Ok(Box::new(ours))
+        Ok(Box::new(Counted::new(ours, self.node.traffic.of(protocol.as_str()))))
     }
 }
 
@@ -307,6 +310,10 @@ impl PeerTransport for MemoryTransport {
 
     async fn providers(&self, _cid: &Cid) -> Result<Vec<PeerId>> {
         Err(no_routing())
+    }
+
+    fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
+        self.node.traffic.report()
     }
 
     async fn shutdown(&self) -> Result<()> {

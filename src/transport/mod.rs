@@ -5,7 +5,9 @@
 mod libp2p;
 mod memory;
 mod received;
+mod traffic;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Result;
-use crate::types::{Cid, Multiaddr, PeerId};
+use crate::types::{Bandwidth, Cid, Multiaddr, PeerId};
 
 #[cfg(all(feature = "transport-libp2p", feature = "testing"))]
 pub(crate) use libp2p::decoders as libp2p_decoders;
@@ -30,6 +32,8 @@ pub const STREAMS_PER_PEER_MAX: usize = 256;
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest gossip message, in bytes (as in gossipsub).
 pub const GOSSIP_BYTES_MAX: usize = 1024 * 1024;
+/// The protocol that gossip is counted under in [`PeerTransport::bandwidth`].
+pub const GOSSIP_PROTOCOL: &str = "/meshsub/1.1.0";
 /// Most peers in one answer of [`PeerTransport::providers`].
 pub const PROVIDERS_MAX: usize = 20;
 
@@ -192,6 +196,12 @@ pub trait PeerTransport: fmt::Debug + Send + Sync + 'static {
     /// As [`PeerTransport::provide`].
     async fn providers(&self, cid: &Cid) -> Result<Vec<PeerId>>;
 
+    /// Bytes of streams since the start, by protocol, ours and theirs together, and of gossip messages under
+    /// [`GOSSIP_PROTOCOL`], of which a transport may count each once, however many peers it comes from and goes to.
+    /// What carries them (framing, encryption, what connections need for themselves) is not counted. Protocols that
+    /// moved nothing are left out. Also after a shutdown.
+    fn bandwidth(&self) -> BTreeMap<String, Bandwidth>;
+
     /// Closes everything. Idempotent; calls after it are `ShutDown`.
     async fn shutdown(&self) -> Result<()>;
 }
@@ -244,6 +254,9 @@ impl<T: PeerTransport + ?Sized> PeerTransport for Arc<T> {
     }
     async fn providers(&self, cid: &Cid) -> Result<Vec<PeerId>> {
         (**self).providers(cid).await
+    }
+    fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
+        (**self).bandwidth()
     }
     async fn shutdown(&self) -> Result<()> {
         (**self).shutdown().await

@@ -3,6 +3,7 @@
 //! The serde forms are those of the reference's REST API and state export (`Go ipfs-cluster 1.1.6`), so a
 //! value read from one can be written to the other.
 
+mod bandwidth;
 mod block;
 pub mod cid;
 mod id;
@@ -16,6 +17,7 @@ mod status;
 mod time;
 
 pub use self::cid::{Cid, parse_cid};
+pub use bandwidth::Bandwidth;
 pub use block::Block;
 pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};
 pub use metric::{Alert, Metric};

@@ -1,6 +1,5 @@
 //! From a request to an answer: read strictly, call the cluster, write.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -14,15 +13,17 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
 use super::answer::{self, Answer, Listing, VARY};
+use super::find::{self, Find};
 use super::lines::Lines;
 use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
 use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Scope};
 use crate::state::StateQuery;
 use crate::types::{
-    GlobalPinInfo, IpfsPath, PeerId, PeerInfo, Pin as PinEntry, PinOptions, Timestamp, Version, parse_peer,
+    GlobalPinInfo, IpfsPath, PeerId, PeerInfo, Pin as PinEntry, PinOptions, PinTypeFilter, StatusFilter,
+    Timestamp, Version, parse_peer,
 };
 
 /// What is read of request bodies.
@@ -135,6 +136,9 @@ impl Api {
             }
             Endpoint::StatusAll => {
                 let (cids, filter, scope) = (query.cids()?, query.status_filter()?, query.scope()?);
+                if let Some(find) = Find::read(query, PinTypeFilter::ALL)? {
+                    return self.find_statuses(find, filter, scope, body).await;
+                }
                 let pages = if cids.is_empty() {
                     cluster.status_all(filter, scope)
                 } else {
@@ -152,6 +156,9 @@ impl Api {
             }
             Endpoint::Allocations => {
                 let types = query.type_filter()?;
+                if let Some(find) = Find::read(query, types)? {
+                    return self.find_pins(find, body).await;
+                }
                 let pages = cluster.pins(StateQuery { types, ..StateQuery::default() });
                 self.listing(Lines::of(pages), body).await?
             }
@@ -179,8 +186,7 @@ impl Api {
             Endpoint::Health => answer::no_content(),
             Endpoint::Graph => answer::json(&cluster.connect_graph().await?),
             Endpoint::Alerts => answer::json(&cluster.alerts()),
-            // By protocol; nothing counts bytes yet.
-            Endpoint::Bandwidth => answer::json(&BTreeMap::<String, u64>::new()),
+            Endpoint::Bandwidth => answer::json(&cluster.bandwidth()),
             Endpoint::MetricNames => answer::json(&cluster.metric_names()),
             Endpoint::Metrics => answer::json(&cluster.metrics(captured)),
             Endpoint::RepoGc => answer::json(&cluster.repo_gc(query.scope()?).await?),
@@ -193,6 +199,29 @@ impl Api {
                 ));
             }
         })
+    }
+
+    async fn find_pins<B: Body + Unpin>(&self, find: Find, body: &mut B) -> Result<Answer, ApiError> {
+        let Some(limit) = find.limit else {
+            return self.listing(Lines::of(self.cluster.pins(find.query)), body).await;
+        };
+        let page = self.cluster.pins_page(find.query, limit).await.map_err(find::refused)?;
+        find::page(page.pins, page.next).await
+    }
+
+    async fn find_statuses<B: Body + Unpin>(
+        &self,
+        find: Find,
+        filter: StatusFilter,
+        scope: Scope,
+        body: &mut B,
+    ) -> Result<Answer, ApiError> {
+        let Some(limit) = find.limit else {
+            let pages = self.cluster.status_of(find.query, filter, scope);
+            return self.listing(Lines::of(pages), body).await;
+        };
+        let page = self.cluster.status_page(find.query, filter, limit, scope).await.map_err(find::refused)?;
+        find::page(page.infos, page.next).await
     }
 
     fn pin_options(&self, query: &Query<'_>) -> Result<PinOptions, ApiError> {

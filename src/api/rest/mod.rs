@@ -15,6 +15,15 @@
 //! | `GET /health/graph`, `GET /health/alerts`, `GET /health/bandwidth` | connections, alerts, traffic |
 //! | `POST /ipfs/gc[?local]` | collects garbage |
 //!
+//! `GET /allocations` and `GET /pins` also take `limit`, `after`, `name`, `name-prefix`, `meta-<key>`, `created-after`,
+//! `created-before` (RFC 3339; the first second that counts, the first that does not), `peer` (that must hold it), `sort`
+//! (`cid`, `name`, `created`, with `-` in front backwards) and `order` (`asc`, `desc`), in any combination. Without `sort`
+//! lines come by CID, by name with `name-prefix` alone, by time with times alone. With `limit` the header `X-Next-Cursor`
+//! is the `after` of the next page, with the same other parameters; no header, no next page. A page may have fewer lines
+//! than its limit, or none, and not be the last: the work for one request is bounded. `sort=created` leaves out pins that
+//! do not say when they were made. Pages of `GET /pins` are of the pinset; with a `filter` of operations alone (`queued`,
+//! `pinning`, `unpinning`, `pin_error`, `unpin_error`) and by CID they are of what the peers have in hand.
+//!
 //! Lines are one JSON document each. No line and no error is 204; an error before the first line is an error document;
 //! one behind it is in the trailer `X-Stream-Error`, which is there and empty when all went well.
 //!
@@ -26,6 +35,9 @@
 //!   `user-allocations` that are none, and broken percent-encoding are 400, with the valid names; the reference ignores
 //!   them.
 //! - `mode=direct` on `/pins/{cid}` pins directly; the reference says so but pins recursively.
+//! - `GET /allocations` and `GET /pins` take filters, orders and pages, see above. With any of these parameters, one that
+//!   is unknown, repeated or empty is a 400; without them everything unknown is ignored, as in the reference. A page has
+//!   a length and no trailer.
 //! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist.
 //! - Empty lists in statuses are always `[]`; the reference sometimes has `null`. Characters that only HTML minds are
 //!   not escaped.
@@ -36,6 +48,7 @@ mod activity;
 mod answer;
 mod config;
 mod connection;
+mod find;
 mod handlers;
 mod lines;
 mod listen;

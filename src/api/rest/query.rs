@@ -37,6 +37,16 @@ impl<'a> Query<'a> {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
+    /// The value of a parameter that is there.
+    pub(super) fn find(&self, name: &str) -> Option<&str> {
+        self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// All parameters as they came.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
     /// `local`: this peer alone, or all.
     pub(super) fn scope(&self) -> Result<Scope, ApiError> {
         match self.get("local") {

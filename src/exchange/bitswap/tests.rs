@@ -10,7 +10,7 @@ use super::*;
 use crate::transport::{
     GossipMessage, MemoryNetwork, MemoryTransport, MessageValidator, PeerStream, StreamHandler, Topic,
 };
-use crate::types::Multiaddr;
+use crate::types::{Bandwidth, Multiaddr};
 
 #[derive(Debug, Default)]
 struct Blocks {
@@ -586,6 +586,9 @@ impl PeerTransport for WithDirectory {
     }
     async fn providers(&self, _: &Cid) -> Result<Vec<PeerId>> {
         Ok(vec![self.local_peer(), self.1])
+    }
+    fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
+        self.0.bandwidth()
     }
     async fn shutdown(&self) -> Result<()> {
         self.0.shutdown().await

@@ -29,6 +29,7 @@ use tracing::debug;
 
 use super::{COMPONENT, filters, unavailable};
 use crate::error::{Error, ErrorKind, Result};
+use crate::transport::traffic::{Counted, Traffic};
 use crate::transport::{OPEN_TIMEOUT, PeerStream, Protocol, STREAMS_PER_PEER_MAX, StreamHandler};
 use crate::types::{Multiaddr, PeerId};
 
@@ -71,6 +72,7 @@ pub(super) struct Registry {
     served: Mutex<Served>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    pub(super) traffic: Traffic,
 }
 
 #[derive(Debug)]
@@ -100,7 +102,7 @@ impl Default for Slots {
 impl Registry {
     pub(super) fn new(tasks: TaskTracker, cancel: CancellationToken) -> Self {
         let served = Served { handlers: BTreeMap::new(), offered: Arc::new([]), slots: BTreeMap::new() };
-        Self { served: Mutex::new(served), tasks, cancel }
+        Self { served: Mutex::new(served), tasks, cancel, traffic: Traffic::default() }
     }
 
     fn served(&self) -> MutexGuard<'_, Served> {
@@ -146,6 +148,10 @@ impl Registry {
         }
     }
 
+    fn counted(&self, protocol: &StreamProtocol, stream: Stream) -> PeerStream {
+        Box::new(Counted::new(stream.compat(), self.traffic.of(protocol.as_ref())))
+    }
+
     fn serve(&self, from: PeerId, protocol: &StreamProtocol, stream: Stream) {
         let (handler, slots) = {
             let mut served = self.served();
@@ -158,10 +164,11 @@ impl Registry {
             debug!(peer = %from, %protocol, "peer has too many streams open, reset one");
             return;
         };
+        let stream = self.counted(protocol, stream);
         let task = async move {
             let slot = timeout(OPEN_TIMEOUT, slots.served.clone().acquire_owned()).await;
             if let Ok(Ok(slot)) = slot {
-                handler.handle(from, Box::new(stream.compat())).await;
+                handler.handle(from, stream).await;
                 drop(slot);
             }
             drop(place);
@@ -356,7 +363,8 @@ impl ConnectionHandler for Handler {
             }) => {
                 self.negotiating = self.negotiating.saturating_sub(1);
                 // Nobody waiting any more drops the stream, which resets it.
-                let _ = open.reply.0.send(Ok(Box::new(stream.compat())));
+                let stream = self.registry.counted(&open.protocol, stream);
+                let _ = open.reply.0.send(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: open, error }) => {
                 self.negotiating = self.negotiating.saturating_sub(1);

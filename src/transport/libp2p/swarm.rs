@@ -28,7 +28,7 @@ use super::streams::Open;
 use super::trim::{Candidate, surplus};
 use super::{COMPONENT, Libp2pConfig, filters, gossip};
 use crate::error::{Error, ErrorKind, Result};
-use crate::transport::{GossipMessage, Topic, TransportEvent};
+use crate::transport::{GOSSIP_PROTOCOL, GossipMessage, Topic, TransportEvent};
 use crate::types::{Multiaddr, PeerId};
 
 /// How often connections are counted and subscriptions that ended are forgotten.
@@ -275,6 +275,7 @@ impl Task {
                     self.swarm.behaviour_mut().gossip.publish(gossip::topic(&topic), data.to_vec());
                 let result = gossip::published(published);
                 if result.is_ok() {
+                    self.shared.registry.traffic.of(GOSSIP_PROTOCOL).sent(data.len());
                     judges.deliver_own(self.shared.peer, &data);
                 }
                 let _ = reply.send(result);
@@ -476,6 +477,7 @@ impl Task {
     }
 
     fn on_message(&mut self, from: PeerId, id: &gossipsub::MessageId, message: gossipsub::Message) {
+        self.shared.registry.traffic.of(GOSSIP_PROTOCOL).received(message.data.len());
         // Strict validation lets no message without its signer through.
         let Some(signer) = message.source else { return };
         let judges = self.shared.state().subscriptions.of(message.topic.as_str());

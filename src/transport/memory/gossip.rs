@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::network::Network;
 use super::node::Node;
 use super::trace::Noted;
-use crate::transport::{GossipMessage, Topic, Verdict};
+use crate::transport::{GOSSIP_PROTOCOL, GossipMessage, Topic, Verdict};
 
 /// Gossip under way to one peer; more is lost.
 const INBOX_MESSAGES_MAX: usize = 4_096;
@@ -57,6 +57,7 @@ impl Network {
             state.hops += 1;
             let key = (now + delay, state.hops);
             let route = [envelope.number, node.number, neighbour.number];
+            node.traffic.of(GOSSIP_PROTOCOL).sent(envelope.message.data.len());
             self.trace.note(Noted::GOSSIP, &route, &envelope.message.data);
             let message = GossipMessage { from: node.peer, ..envelope.message.clone() };
             let mut served = neighbour.served();
@@ -70,7 +71,11 @@ impl Network {
     /// Judges a message that arrived, gives it to the subscriptions, and passes it on.
     fn arrived(&self, node: &Arc<Node>, envelope: Envelope) {
         let GossipMessage { from, signer, data } = &envelope.message;
-        if !self.state().are_connected(from, &node.peer) || !remember(node, envelope.number) {
+        if !self.state().are_connected(from, &node.peer) {
+            return;
+        }
+        node.traffic.of(GOSSIP_PROTOCOL).received(data.len());
+        if !remember(node, envelope.number) {
             return;
         }
         let subscriptions = node.subscriptions(&envelope.topic);

@@ -13,6 +13,7 @@ use super::COMPONENT;
 use super::gossip::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::received::{EVENTS_BUFFERED_MAX, SUBSCRIPTION_MESSAGES_MAX};
+use crate::transport::traffic::Traffic;
 use crate::transport::{
     GossipMessage, MessageValidator, Protocol, STREAMS_PER_PEER_MAX, StreamHandler, Topic, TransportEvent,
 };
@@ -28,6 +29,7 @@ pub(super) struct Node {
     served: Mutex<Served>,
     /// Something came into the inbox.
     pub(super) mail: Notify,
+    pub(super) traffic: Traffic,
 }
 
 pub(super) struct Served {
@@ -65,6 +67,7 @@ impl Node {
                 seen: BTreeSet::new(),
             }),
             mail: Notify::new(),
+            traffic: Traffic::default(),
         })
     }
 

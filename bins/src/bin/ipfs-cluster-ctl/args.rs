@@ -89,6 +89,8 @@ pub(crate) enum Command {
         /// Statuses to show, separated by commas
         #[arg(long, default_value = "", hide_default_value = true)]
         filter: String,
+        #[command(flatten)]
+        find: Find,
         #[arg(value_name = "CID")]
         cids: Vec<String>,
     },
@@ -180,6 +182,8 @@ pub(crate) enum Pin {
         /// Types to list, separated by commas: all, pin, meta-pin, clusterdag-pin, shard-pin
         #[arg(long, default_value = "all")]
         filter: String,
+        #[command(flatten)]
+        find: Find,
         cid: Option<String>,
     },
 }
@@ -230,6 +234,38 @@ pub(crate) struct Wait {
     /// How long to wait, for example 30s; 0 for as long as it takes
     #[arg(long, visible_alias = "wt", default_value = "0s", value_parser = parse_go_duration, value_name = "DURATION")]
     pub(crate) wait_timeout: Duration,
+}
+
+// Not documented, because that would become the description of the commands.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Find {
+    /// List at most so many, and say on stderr where to go on
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) limit: Option<usize>,
+    /// Go on where a list with --limit was cut, with the same other flags
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+    /// Only pins of exactly this name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Only pins whose name begins like this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name_prefix: Option<String>,
+    /// Only pins with this metadata; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) metadata: Vec<String>,
+    /// Only pins made at this time or later, for example 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created_after: Option<String>,
+    /// Only pins made before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created_before: Option<String>,
+    /// Only pins that this peer must hold
+    #[arg(long, value_name = "PEER ID")]
+    pub(crate) peer: Option<String>,
+    /// Sort by cid, name or created; with - in front the last one first
+    #[arg(long, value_name = "[-]FIELD", allow_hyphen_values = true)]
+    pub(crate) sort: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
-use ipfs_cluster::client::{ApiError, Client, Request};
+use ipfs_cluster::client::{ApiError, Client, Find, Request};
 use ipfs_cluster::clock::{SystemClock, WallClock as _};
 use ipfs_cluster::types::{
     Alert, Cid, GlobalPinInfo, IpfsPath, Metric, PeerId, Pin, PinOptions, Timestamp, TrackerStatus,
     parse_cid, parse_go_duration, parse_peer,
 };
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
 use crate::args::{self, Cli, Command, Health, Ipfs, Peers, PinAdd, Wait};
 use crate::failure::{Failure, Result};
 use crate::format;
-use crate::output::{Encoding, Output, parse};
+use crate::output::{Encoding, Output, Show, parse};
 use crate::wait::{Verdict, statuses, verdict};
 
 /// How long a pin is given to get somewhere before its status is shown.
@@ -46,12 +48,13 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
             Ok(client.call(&Request::peer_rm(&peer)).await?)
         }
         Command::Pin(command) => pin(command, &client, out).await,
-        Command::Status { local, filter, cids } => {
+        Command::Status { local, filter, find, cids } => {
             let cids = cids.iter().map(|cid| cid_of(cid)).collect::<Result<Vec<_>>>()?;
+            let find = find_of(&find, !cids.is_empty())?;
             match cids.as_slice() {
                 [] => {
                     let filter = doing("parsing filter flag", filter.parse())?;
-                    out.stream(&client, [Request::status_all(filter, local.local)], format::status).await
+                    found(Request::status_all(filter, local.local), &find, &client, out, format::status).await
                 }
                 [cid] => out.fetch(&client, &Request::status(cid, local.local), format::status).await,
                 cids => out.stream(&client, Request::status_cids(cids, local.local), format::status).await,
@@ -171,14 +174,59 @@ async fn pin(command: args::Pin, client: &Client, out: &mut Output) -> Result<()
             let options = PinOptions { pin_update: Some(from), name, expire_at, ..PinOptions::default() };
             pinned(&Request::pin(path(to)?, &options), TrackerStatus::Pinned, &wait, client, out).await
         }
-        args::Pin::Ls { filter, cid } => match given(cid) {
-            Some(cid) => out.fetch(client, &Request::allocation(&cid_of(&cid)?), format::pin).await,
-            None => {
-                let filter = doing("parsing filter flag", filter.parse())?;
-                out.stream(client, [Request::allocations(filter)], format::pin).await
+        args::Pin::Ls { filter, find, cid } => {
+            let cid = given(cid);
+            let find = find_of(&find, cid.is_some())?;
+            match cid {
+                Some(cid) => out.fetch(client, &Request::allocation(&cid_of(&cid)?), format::pin).await,
+                None => {
+                    let filter = doing("parsing filter flag", filter.parse())?;
+                    found(Request::allocations(filter), &find, client, out, format::pin).await
+                }
             }
-        },
+        }
     }
+}
+
+/// What to find; nothing of it can stand beside a CID.
+fn find_of(args: &args::Find, is_of_cids: bool) -> Result<Find> {
+    let time = |text: &Option<String>, what| {
+        text.as_ref().map(|text| doing(what, text.parse::<Timestamp>())).transpose()
+    };
+    let find = Find {
+        limit: args.limit,
+        after: args.after.clone(),
+        name: args.name.clone(),
+        name_prefix: args.name_prefix.clone(),
+        metadata: metadata(&args.metadata)?,
+        created_after: time(&args.created_after, "parsing created-after")?,
+        created_before: time(&args.created_before, "parsing created-before")?,
+        peer: args.peer.as_ref().map(|peer| doing("parsing peer ID", parse_peer(peer))).transpose()?,
+        sort: args.sort.clone(),
+    };
+    if is_of_cids && find != Find::default() {
+        return Err(Failure::local("", "flags that find pins cannot stand beside a CID"));
+    }
+    Ok(find)
+}
+
+/// Lists what is found: all of it, or a page.
+async fn found<T: DeserializeOwned + Send + 'static>(
+    request: Request,
+    find: &Find,
+    client: &Client,
+    out: &mut Output,
+    show: Show<T>,
+) -> Result<()> {
+    let request = request.find(find);
+    if find.limit.is_none() {
+        return out.stream(client, [request], show).await;
+    }
+    if let Some(next) = out.page(client, &request, show).await? {
+        // A closed stderr is no reason to fail.
+        let _ = writeln!(io::stderr(), "there may be more: --after {next}");
+    }
+    Ok(())
 }
 
 fn path(what: Option<String>) -> Result<IpfsPath> {

@@ -72,6 +72,30 @@ impl Output {
         }
     }
 
+    /// Asks for a page of a listing, prints its items, and gives where the next one begins.
+    pub(crate) async fn page<T: DeserializeOwned + Send + 'static>(
+        &mut self,
+        client: &Client,
+        request: &Request,
+        show: Show<T>,
+    ) -> Result<Option<String>> {
+        let next = match self.encoding {
+            Encoding::Text => {
+                let page = client.page::<T>(request).await?;
+                page.items.iter().try_for_each(|item| self.print(item, show))?;
+                page.next
+            }
+            Encoding::Json => {
+                let page = client.page::<Box<RawValue>>(request).await?;
+                page.items.iter().try_for_each(|item| self.print(item, show_json))?;
+                page.next
+            }
+        };
+        // Whoever is told on stderr where to go on has seen the page.
+        self.writer.flush()?;
+        Ok(next)
+    }
+
     /// Prints a document that was kept as it came.
     pub(crate) fn document<T: DeserializeOwned>(&mut self, json: &RawValue, show: Show<T>) -> Result<()> {
         match self.encoding {
