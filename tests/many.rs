@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, StopReason, Until, presets};
 use ipfs_cluster::ipfs_connector::IpfsConnector as _;
 use ipfs_cluster::rpc::{Method, PeerClient, RPC_PROTOCOL};
-use ipfs_cluster::state::StateQuery;
+use ipfs_cluster::state::{StateOrder, StateQuery};
 use ipfs_cluster::storage::{MemoryStorage, Storage as _};
 use ipfs_cluster::testing::faulty_ipfs::IpfsCall;
 use ipfs_cluster::testing::peer;
@@ -79,6 +79,52 @@ async fn a_pin_goes_to_the_peers_with_the_most_room_and_is_remote_for_the_others
     let info = b.cluster.wait(cid).until(Until::Gone).await.unwrap();
     assert_eq!(info.peer_map.len(), 4);
     until("nobody holds it", || async { !a.ipfs.is_pinned(&cid, PinMode::Recursive).await.unwrap() }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_of_statuses_say_what_all_peers_say_of_the_pins_of_the_page() {
+    let mut peers = Peers::start(3).await;
+    let [a, b, c] = &peers.members[..] else { unreachable!() };
+    let mut cids = Vec::new();
+    for number in 0..20 {
+        let cid = a.ipfs.add_sample(format!("content {number}"));
+        let name = format!("{:02}", 19 - number);
+        a.cluster.pin(cid, PinOptions { name, ..replicas(1, 1 + number % 2) }).await.unwrap();
+        cids.push(cid);
+    }
+    for cid in &cids {
+        c.cluster.wait(*cid).until(Until::PinnedEverywhere).await.unwrap();
+    }
+    let by_name = StateQuery { order: Some(StateOrder::Name), ..StateQuery::default() };
+    let mut seen = Vec::new();
+    let mut query = by_name.clone();
+    loop {
+        let page = c.cluster.status_page(query.clone(), StatusFilter::ALL, 6, Scope::Global).await.unwrap();
+        assert!(page.infos.len() <= 6);
+        seen.extend(page.infos);
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert!(seen.is_sorted_by_key(|info| info.name.clone()) && seen.len() == 20);
+    let stable = |info: &GlobalPinInfo| (info.cid, info.name.clone(), statuses(info));
+    for info in lines(&a.cluster, StatusFilter::ALL).await {
+        assert!(seen.iter().any(|other| stable(other) == stable(&info)), "{info:?}");
+    }
+    // What a page cannot tell of a peer, it says.
+    let held_by_b = StateQuery { peer: Some(b.id), ..by_name };
+    let page = a.cluster.pins_page(held_by_b.clone(), 100).await.unwrap();
+    assert!(page.pins.iter().all(|pin| pin.allocations.contains(&b.id)) && page.next.is_none());
+    assert!(!page.pins.is_empty() && page.pins.len() < 20);
+    let moved = a.cluster.bandwidth();
+    assert!(moved[RPC_PROTOCOL].total_in > 0 && moved[RPC_PROTOCOL].total_out > 0, "{moved:?}");
+    let id = b.id;
+    peers.kill(1).await;
+    let a = &peers.members[0];
+    let failed = a.cluster.status_page(held_by_b, ClusterError.into(), 100, Scope::Global).await.unwrap();
+    assert_eq!(failed.infos.len(), page.pins.len());
+    assert!(failed.infos.iter().all(|info| statuses(info) == [(id, ClusterError)].into()), "{failed:?}");
 }
 
 #[tokio::test(start_paused = true)]

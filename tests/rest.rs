@@ -8,6 +8,8 @@ mod caller;
 mod connections;
 #[path = "rest/daemon.rs"]
 mod daemon;
+#[path = "rest/find.rs"]
+mod find;
 #[path = "rest/listings.rs"]
 mod listings;
 #[path = "rest/parts.rs"]

@@ -15,7 +15,8 @@ use futures::{StreamExt, TryStreamExt};
 use ipfs_cluster::error::{Error, ErrorKind, Result};
 use ipfs_cluster::state::lines::{ImportOptions, export_lines, import_lines};
 use ipfs_cluster::state::{
-    PAGE_ITEMS_MAX, SNAPSHOT_LIFETIME, Selection, State, StateChange, StateQuery, StateReader, StoreState,
+    PAGE_ITEMS_MAX, SNAPSHOT_LIFETIME, Selection, State, StateChange, StateOrder, StateQuery, StateReader,
+    StoreState,
 };
 use ipfs_cluster::storage::{
     Batch, Direction, Durability, FjallConfig, FjallStorage, KeyRange, MemoryStorage, RedbConfig,
@@ -23,7 +24,7 @@ use ipfs_cluster::storage::{
 };
 use ipfs_cluster::testing::state_suite::{Fixture, Model, assert_same, cid, pin};
 use ipfs_cluster::testing::{CrashStorage, FaultyStorage, StorageCall};
-use ipfs_cluster::types::{Pin, PinOperation};
+use ipfs_cluster::types::{Pin, PinOperation, PinType};
 use tempfile::TempDir;
 
 async fn opened(storage: Arc<dyn Storage>) -> Arc<dyn State> {
@@ -367,6 +368,33 @@ async fn listings_by_index_go_on_in_a_new_snapshot_too_also_after_a_replacement(
         seen.extend(listing.try_concat().await.unwrap());
         assert_eq!(seen, model.list(&selection), "{selection:?}");
     }
+}
+
+#[tokio::test]
+async fn looking_for_what_is_rare_takes_many_short_pages_rather_than_a_long_one() {
+    const PINS: u64 = 40_000;
+    let state = StoreState::open(Arc::new(MemoryStorage::new())).await.unwrap();
+    state.replace(pages(0..PINS), Arc::new(|_| {})).await.unwrap();
+    let mut rare = pin(PINS);
+    let mut asked = StateQuery {
+        types: [PinType::Shard].into_iter().collect(),
+        order: Some(StateOrder::Name),
+        ..StateQuery::default()
+    };
+    rare.pin_type = PinType::Shard;
+    state.apply(vec![PinOperation::Pin(Arc::new(rare.clone()))], Batch::new()).await.unwrap();
+    let (mut found, mut count) = (Vec::new(), 0);
+    loop {
+        let page = state.page(asked.clone(), 10).await.unwrap();
+        found.extend(page.pins);
+        count += 1;
+        asked.after = page.next;
+        if asked.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, [rare]);
+    assert!((2..=8).contains(&count), "{count} pages");
 }
 
 #[tokio::test]

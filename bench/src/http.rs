@@ -23,6 +23,8 @@ pub(crate) struct Answer {
     pub(crate) bytes: u64,
     /// The body, where it was asked for.
     pub(crate) body: Vec<u8>,
+    /// Where the next page of a listing begins.
+    pub(crate) next: Option<String>,
     /// Time until the first byte of the body (or the end).
     pub(crate) first_byte: std::time::Duration,
 }
@@ -46,11 +48,12 @@ impl Connection {
             ensure!(self.buffer.len() < HEAD_BYTES_MAX, "the head of the answer is too long");
             self.fill().await?;
         };
-        let head = String::from_utf8_lossy(&self.buffer[..head_end]).to_ascii_lowercase();
+        let head = String::from_utf8_lossy(&self.buffer[..head_end]).into_owned();
         self.buffer.drain(..head_end);
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
-        let mut answer =
-            Answer { status, lines: 0, bytes: 0, body: Vec::new(), first_byte: started.elapsed() };
+        let next = header(&head, "x-next-cursor").map(str::to_owned);
+        let first_byte = started.elapsed();
+        let mut answer = Answer { status, lines: 0, bytes: 0, body: Vec::new(), next, first_byte };
         if status == 204 || status == 304 {
             return Ok(answer);
         }
@@ -67,7 +70,10 @@ impl Connection {
             }
             return Ok(answer);
         }
-        ensure!(header(&head, "transfer-encoding") == Some("chunked"), "neither length nor chunks: {head}");
+        ensure!(
+            header(&head, "transfer-encoding").is_some_and(|how| how.eq_ignore_ascii_case("chunked")),
+            "neither length nor chunks: {head}"
+        );
         self.read_chunks(&mut answer, started, keep_body).await?;
         Ok(answer)
     }
@@ -158,6 +164,6 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
-        (key == name).then_some(value.trim())
+        key.eq_ignore_ascii_case(name).then_some(value.trim())
     })
 }

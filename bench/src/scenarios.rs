@@ -101,6 +101,15 @@ pub(crate) async fn big(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
     let idle = daemon.resident_bytes()?;
     let allocations = list(&daemon, "/allocations", pins).await?;
     let statuses = list(&daemon, "/pins?local=true", pins).await?;
+    // The reference has no pages, and a small pinset too few.
+    let found = match setup.subject.reference || pins < 100 * PAGE_LINES {
+        true => None,
+        false => Some((
+            pages(&daemon, "/allocations?name-prefix=bench-7&meta-owner=bench").await?,
+            pages(&daemon, "/allocations?meta-owner=bench&created-after=2026-01-01T00:00:00Z").await?,
+            pages(&daemon, "/pins?local=true&name-prefix=bench-7&filter=pinned").await?,
+        )),
+    };
     daemon.stop().await?;
     let (daemon, clean_start) = peer.start(&one).await?;
     // Some writes, so that the kill leaves something to repair.
@@ -111,7 +120,7 @@ pub(crate) async fn big(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
     kubo.stop().await?;
 
     let rate = |elapsed: Duration| pins as f64 / elapsed.as_secs_f64();
-    Ok(vec![
+    let mut rows = vec![
         Row::rate(format!("state import of {pins} lines"), rate(import), "lines/s"),
         Row::rate("state export", rate(export), "lines/s"),
         Row::lower("disk after import", disk as f64 / pins as f64, "bytes/pin"),
@@ -125,7 +134,44 @@ pub(crate) async fn big(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
         Row::rate("GET /pins?local=true", rate(statuses.elapsed), "lines/s"),
         Row::milliseconds("the same, first byte", statuses.first_byte),
         Row::mebibytes("the same, growth of resident memory", statuses.growth),
-    ])
+    ];
+    if let Some((by_name, by_metadata, statuses)) = found {
+        rows.push(Row::milliseconds(
+            format!("a page of 1,000 of {pins} pins by name prefix and metadata, p99"),
+            by_name,
+        ));
+        rows.push(Row::milliseconds("the same by metadata and time, p99", by_metadata));
+        rows.push(Row::milliseconds(
+            "the same of GET /pins?local=true, by name prefix and status, p99",
+            statuses,
+        ));
+    }
+    Ok(rows)
+}
+
+/// Pages that are read of one listing; of more the listing begins again.
+const PAGES: usize = 300;
+const PAGE_LINES: u64 = 1_000;
+
+/// Reads a listing page by page, and gives the time that all but one in a hundred take.
+async fn pages(daemon: &Daemon, target: &str) -> Result<Duration> {
+    let mut connection = Connection::open(daemon.api).await?;
+    let mut latencies = Vec::with_capacity(PAGES);
+    let mut after = String::new();
+    while latencies.len() < PAGES {
+        let sent = Instant::now();
+        let target = format!("{target}&limit={PAGE_LINES}{after}");
+        let answer = connection.request("GET", &target, false).await?;
+        let elapsed = sent.elapsed();
+        after = answer.next.map(|next| format!("&after={next}")).unwrap_or_default();
+        // The last page of a listing, and any of a small pinset, is no page of this size.
+        if answer.lines == PAGE_LINES {
+            latencies.push(elapsed);
+        }
+        ensure!(matches!(answer.status, 200 | 204), "{target} was answered {}", answer.status);
+    }
+    latencies.sort_unstable();
+    Ok(latencies[latencies.len() * 99 / 100])
 }
 
 pub(crate) struct Listing {

@@ -27,7 +27,7 @@ const SCAN_KEYS_MAX: usize = 8 * PAGE_ITEMS_MAX;
 pub const PAGE_LIMIT_MAX: usize = 10_000;
 
 /// Most keys looked at for one such page, however few of them belong to it: some ten milliseconds of work.
-const PAGE_SCAN_KEYS_MAX: usize = 16 * 1024;
+const PAGE_SCAN_KEYS_MAX: usize = 8 * 1024;
 
 /// An index that holds at most so many entries of a query is read whole, and what belongs to the query is put in order
 /// afterwards, rather than looking for it along another index that has the order.

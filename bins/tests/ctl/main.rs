@@ -57,6 +57,67 @@ fn status_of(status: &str) -> String {
 }
 
 #[test]
+fn a_page_is_printed_as_a_listing_and_stderr_says_where_it_goes_on() {
+    let line = pin_line("backup-1");
+    let body = format!("{line}\n{line}\n");
+    let page = |cursor: &str| {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{cursor}Content-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        )
+        .into_bytes()
+    };
+    let server = Server::answering(vec![
+        page("X-Next-Cursor: abc-_\r\n"),
+        page(""),
+        listing(&[&format!("{line}\n"), &format!("{line}\n")], &[""]),
+        page(""),
+        page(""),
+    ]);
+    let args = [
+        "pin",
+        "ls",
+        "--limit",
+        "2",
+        "--after",
+        "xyz",
+        "--name-prefix",
+        "backup-",
+        "--metadata",
+        "a=b",
+        "--created-after",
+        "2026-01-02T03:04:05Z",
+        "--sort",
+        "-name",
+    ];
+    let cut = ask(&server, &args);
+    assert_eq!((cut.exit_code, cut.stderr.as_str()), (Some(0), "there may be more: --after abc-_\n"));
+    let last = ask(&server, &args);
+    assert_eq!((last.exit_code, last.stderr.as_str()), (Some(0), ""));
+    let whole = ask(&server, &["pin", "ls", "--name", "backup-1"]);
+    assert_eq!((&cut.stdout, &last.stdout), (&whole.stdout, &whole.stdout));
+    let json = ask(&server, &["--enc", "json", "status", "--peer", PEER, "--limit", "2", "--local"]);
+    assert_eq!((json.exit_code, json.stderr.as_str()), (Some(0), ""));
+    assert_eq!(json.stdout.matches("backup-1").count(), 2);
+    let ignorant = ask(&server, &["pin", "ls", "--limit", "1"]);
+    assert!(ignorant.exit_code != Some(0) && ignorant.stdout.is_empty(), "{ignorant:?}");
+    assert!(ignorant.stderr.contains("it knows no pages"), "{ignorant:?}");
+    let find = "/allocations?filter=all&limit=2&after=xyz&name-prefix=backup-&meta-a=b\
+                &created-after=2026-01-02T03%3A04%3A05Z&sort=-name";
+    assert_eq!(
+        server.request_lines(),
+        [
+            format!("GET {find}"),
+            format!("GET {find}"),
+            "GET /allocations?filter=all&name=backup-1".to_owned(),
+            format!("GET /pins?local=true&filter=&limit=2&peer={PEER}"),
+            "GET /allocations?filter=all&limit=1".to_owned(),
+        ]
+    );
+}
+
+#[test]
 fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
     let filters = "error, queued, cluster_error, pin_error, unpin_error, pinned, pinning, unpinning, unpinned, \
                    remote, pin_queued, unpin_queued, sharded, unexpectedly_unpinned";
@@ -89,6 +150,14 @@ fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
             "error parsing filter flag: invalid filter value \"bogus\", expected a comma list of all, pin, meta-pin, \
              clusterdag-pin, shard-pin\n"
                 .into(),
+            1,
+        ),
+        ("pin ls --created-after x", "error parsing created-after: parsing time \"x\": expected RFC 3339".into(), 1),
+        ("pin ls --metadata x", "error parsing metadata: metadata were not in the format key=value\n".into(), 1),
+        ("status --peer bad", "error parsing peer ID: invalid peer id \"bad\": ".into(), 1),
+        (
+            "pin ls --name x QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o",
+            "error : flags that find pins cannot stand beside a CID\n".into(),
             1,
         ),
         ("peers rm bad", "error parsing peer ID: invalid peer id \"bad\": ".into(), 1),

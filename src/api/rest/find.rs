@@ -55,13 +55,14 @@ impl Find {
             return Ok(None);
         }
         check(query)?;
+        // The first decides on the order where none is asked for.
         let mut conditions = Vec::new();
         conditions.extend(query.find("name").map(|name| Selection::Name(name.to_owned())));
+        conditions.extend(query.find("name-prefix").map(|prefix| Selection::NamePrefix(prefix.to_owned())));
         let pairs = query.pairs().filter_map(|(key, value)| Some((key.strip_prefix(METADATA)?, value)));
         conditions.extend(
             pairs.map(|(key, value)| Selection::Metadata { key: key.to_owned(), value: value.to_owned() }),
         );
-        conditions.extend(query.find("name-prefix").map(|prefix| Selection::NamePrefix(prefix.to_owned())));
         let (from, to) = (time(query, "created-after")?, time(query, "created-before")?);
         if from.is_some() || to.is_some() {
             conditions.push(Selection::Created { from, to });
@@ -248,9 +249,9 @@ mod tests {
         assert_eq!(
             found.query.also,
             [
+                Selection::NamePrefix("a b".into()),
                 pair("k", "v"),
                 pair("e", ""),
-                Selection::NamePrefix("a b".into()),
                 Selection::Created {
                     from: Some("2025-12-31T23:00:00Z".parse().unwrap()),
                     to: Some("2026-01-02T00:00:00Z".parse().unwrap()),

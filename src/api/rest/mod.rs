@@ -18,7 +18,7 @@
 //! `GET /allocations` and `GET /pins` also take `limit`, `after`, `name`, `name-prefix`, `meta-<key>`, `created-after`,
 //! `created-before` (RFC 3339; the first second that counts, the first that does not), `peer` (that must hold it), `sort`
 //! (`cid`, `name`, `created`, with `-` in front backwards) and `order` (`asc`, `desc`), in any combination. Without `sort`
-//! lines come by CID, by name with `name-prefix` alone, by time with times alone. With `limit` the header `X-Next-Cursor`
+//! lines come by CID; by name with `name-prefix` and no `name`; by time with times alone. With `limit` the header `X-Next-Cursor`
 //! is the `after` of the next page, with the same other parameters; no header, no next page. A page may have fewer lines
 //! than its limit, or none, and not be the last: the work for one request is bounded. `sort=created` leaves out pins that
 //! do not say when they were made. Pages of `GET /pins` are of the pinset; with a `filter` of operations alone (`queued`,
