@@ -10,7 +10,7 @@ use super::status::AskAll;
 use super::{Cluster, Inner, Scope};
 use crate::error::Result;
 use crate::state::{PAGE_LIMIT_MAX, StateCursor, StateOrder, StatePage, StateQuery, salt};
-use crate::types::{Cid, GlobalPinInfo, Pin, PinOptions, StatusFilter, TrackerStatus};
+use crate::types::{GlobalPinInfo, Pin, PinOptions, StatusFilter, TrackerStatus};
 
 /// CIDs whose status is asked for at the same time.
 const STATUS_ITEMS_AT_ONCE: usize = 64;
@@ -81,15 +81,32 @@ impl Cluster {
     ) -> BoxStream<'static, Result<Vec<GlobalPinInfo>>> {
         let inner = Arc::clone(&self.inner);
         let stream = async_stream::try_stream! {
-            let mut asked = query;
-            loop {
-                let page = inner.status_page(asked.clone(), filter, STREAM_PAGE_ITEMS, scope).await?;
-                if !page.infos.is_empty() {
-                    yield page.infos;
+            if is_by_operations(&query, filter) {
+                inner.check_alive()?;
+                let salt = salt_of(filter, scope);
+                let query = StateQuery { after: query.after.map(|cursor| cursor.salted(salt)), ..query };
+                let after = query.position()?;
+                let mut lines = inner.all(AskAll::Status(filter), scope);
+                // The stream keeps nothing of this peer but what it needs to go on.
+                drop(inner);
+                while let Some(read) = lines.next().await {
+                    let mut infos = read?;
+                    infos.retain(|info| is_after(info, after.as_deref()) && query.matches(&pin_of(info)));
+                    if !infos.is_empty() {
+                        yield infos;
+                    }
                 }
-                match page.next {
-                    Some(next) => asked.after = Some(next),
-                    None => break,
+            } else {
+                let mut asked = query;
+                loop {
+                    let page = inner.status_page(asked.clone(), filter, STREAM_PAGE_ITEMS, scope).await?;
+                    if !page.infos.is_empty() {
+                        yield page.infos;
+                    }
+                    match page.next {
+                        Some(next) => asked.after = Some(next),
+                        None => break,
+                    }
                 }
             }
         };
@@ -110,11 +127,9 @@ impl Inner {
     ) -> Result<StatusPage> {
         self.check_alive()?;
         let limit = limit.clamp(1, PAGE_LIMIT_MAX);
-        let salt = salt(&format!("status {filter} {scope:?}"));
+        let salt = salt_of(filter, scope);
         query.after = query.after.map(|cursor| cursor.salted(salt));
-        let by_operations =
-            is_of_operations(filter) && query.resolved_order() == StateOrder::Cid && !query.descending;
-        let page = if by_operations {
+        let page = if is_by_operations(&query, filter) {
             self.operations_page(query, filter, limit, scope).await
         } else {
             self.pinset_page(query, filter, limit, scope).await
@@ -130,6 +145,10 @@ impl Inner {
         limit: usize,
         scope: Scope,
     ) -> Result<StatusPage> {
+        let members = match scope {
+            Scope::Local => Vec::new(),
+            Scope::Global => self.asked().await?,
+        };
         let mut page = StatusPage::default();
         let mut asked = 0;
         loop {
@@ -137,12 +156,19 @@ impl Inner {
             let StatePage { pins, next } = self.state.page(query.clone(), left).await?;
             asked += pins.len();
             let is_bounded = pins.is_empty();
-            let cids: Vec<Cid> = pins.iter().map(|pin| pin.cid).collect();
-            let mut infos = futures::stream::iter(cids)
-                .map(|cid| async move { self.status(&cid, scope).await })
+            let own = self.tracker.statuses(pins.clone()).await?;
+            let lines = futures::stream::iter(pins.into_iter().zip(own));
+            let members = members.as_slice();
+            let mut infos = lines
+                .map(|(pin, own)| async move {
+                    match scope {
+                        Scope::Local => own.into(),
+                        Scope::Global => self.others_too(&pin, own, members).await,
+                    }
+                })
                 .buffered(STATUS_ITEMS_AT_ONCE);
             while let Some(info) = infos.next().await {
-                page.infos.extend(filtered(info?, filter));
+                page.infos.extend(filtered(info, filter));
             }
             page.next = next;
             let Some(next) = &page.next else { break };
@@ -169,23 +195,38 @@ impl Inner {
         let mut last = None;
         while let Some(read) = lines.next().await {
             for info in read? {
-                let position = info.cid.to_bytes();
-                if after.as_ref().is_some_and(|after| position.as_slice() <= &after[..]) {
+                if !is_after(&info, after.as_deref()) {
                     continue;
                 }
+                // This line is for the next page, if there is one.
                 if page.infos.len() >= limit || seen >= PAGE_LINES_MAX {
                     page.next = last.map(|last: Vec<u8>| query.cursor_at(last));
                     return Ok(page);
                 }
                 seen += 1;
+                last = Some(info.cid.to_bytes());
                 if query.matches(&pin_of(&info)) {
                     page.infos.push(info);
                 }
-                last = Some(position);
             }
         }
         Ok(page)
     }
+}
+
+/// What of a question for statuses is not in its query.
+fn salt_of(filter: StatusFilter, scope: Scope) -> u64 {
+    salt(&format!("status {filter} {scope:?}"))
+}
+
+/// Whether the lists of operations answer: they come by CID.
+fn is_by_operations(query: &StateQuery, filter: StatusFilter) -> bool {
+    is_of_operations(filter) && query.resolved_order() == StateOrder::Cid && !query.descending
+}
+
+/// Whether a line comes behind a position.
+fn is_after(info: &GlobalPinInfo, position: Option<&[u8]>) -> bool {
+    position.is_none_or(|position| info.cid.to_bytes().as_slice() > position)
 }
 
 fn is_of_operations(filter: StatusFilter) -> bool {

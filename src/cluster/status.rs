@@ -91,7 +91,7 @@ impl Cluster {
 }
 
 impl Inner {
-    pub(super) async fn status(&self, cid: &Cid, scope: Scope) -> Result<GlobalPinInfo> {
+    async fn status(&self, cid: &Cid, scope: Scope) -> Result<GlobalPinInfo> {
         self.check_alive()?;
         match scope {
             Scope::Local => Ok(self.own(Ask::Status, cid).await?.into()),
@@ -100,7 +100,7 @@ impl Inner {
     }
 
     /// Whom a question goes to: every member, and in follower mode this peer alone.
-    async fn asked(&self) -> Result<Vec<PeerId>> {
+    pub(super) async fn asked(&self) -> Result<Vec<PeerId>> {
         if self.config.follower_mode { Ok(vec![self.peer]) } else { self.consensus.peers().await }
     }
 
@@ -153,6 +153,30 @@ impl Inner {
                 }
             }
         };
+        Ok(self.together(pin.as_ref(), own, answers, &asked, &members))
+    }
+
+    /// What all members answer about the status of an entry of the pinset of which this peer's own answer is known.
+    pub(super) async fn others_too(&self, pin: &Pin, own: PinInfo, members: &[PeerId]) -> GlobalPinInfo {
+        let mut asked = whom_to_ask(Some(pin), members);
+        asked.remove(&self.peer);
+        if self.config.follower_mode {
+            asked.clear();
+        }
+        let others = fan_out(asked.iter().copied(), |peer| self.other(Ask::Status, peer, &pin.cid));
+        let answers = others.collect().await;
+        self.together(Some(pin), own, answers, &asked, members)
+    }
+
+    /// One line of what this peer and others said.
+    fn together(
+        &self,
+        pin: Option<&Pin>,
+        own: PinInfo,
+        answers: Vec<(PeerId, Result<PinStatus>)>,
+        asked: &BTreeSet<PeerId>,
+        members: &[PeerId],
+    ) -> GlobalPinInfo {
         // What the pin is, this peer knows as well as others.
         let mut global = GlobalPinInfo::from(own);
         for (peer, answer) in answers {
@@ -167,7 +191,7 @@ impl Inner {
         for peer in members.iter().filter(|peer| **peer != self.peer && !asked.contains(peer)) {
             global.peer_map.insert(*peer, self.known_status(peer, status));
         }
-        Ok(global)
+        global
     }
 
     /// What all members answer about everything.

@@ -891,7 +891,22 @@ pub async fn filters_give_exactly_their_statuses(fixture: impl Fixture) {
     }
     let errors_and_pinned = StatusFilter::ERROR | S::Pinned.into();
     assert_eq!(cids(&stage.list(errors_and_pinned).await), sorted([pinned, failing, failed_unpin]));
-    assert_eq!(stage.list(StatusFilter::ALL).await.len(), expected.len());
+    let all = stage.list(StatusFilter::ALL).await;
+    assert_eq!(all.len(), expected.len());
+    // Asked about some pins, in any order, it says the same.
+    let mut pins = Vec::new();
+    for (_, cid) in expected.iter().rev() {
+        pins.extend(stage.state.get(cid).await.unwrap());
+    }
+    assert_eq!(pins.len(), expected.len() - 2, "all but what is unpinned");
+    let said = stage.tracker.statuses(pins.clone()).await.unwrap();
+    assert_eq!(said.len(), pins.len());
+    for (pin, info) in pins.iter().zip(&said) {
+        let listed = all.iter().find(|listed| listed.cid == pin.cid).unwrap();
+        let what =
+            |info: &PinInfo| (info.cid, info.status.status, info.status.error.clone(), info.name.clone());
+        assert_eq!(what(info), what(listed));
+    }
 }
 
 /// Never an empty answer.
@@ -1156,6 +1171,7 @@ pub async fn shutdown_is_final_and_idempotent(fixture: impl Fixture) {
     stage.tracker.shutdown().await.unwrap();
     let pin = stage.state.get(&cid).await.unwrap().unwrap();
     let refused = |error: Error| assert_eq!(error.kind(), ErrorKind::ShutDown, "{error}");
+    refused(stage.tracker.statuses(vec![pin.clone()]).await.unwrap_err());
     refused(stage.tracker.track(pin).await.unwrap_err());
     refused(stage.tracker.untrack(&cid).await.unwrap_err());
     refused(stage.tracker.status(&cid).await.unwrap_err());

@@ -116,6 +116,13 @@ pub trait PinTracker: fmt::Debug + Send + Sync + 'static {
     /// depend on the number of pins.
     fn status_all(&self, filter: StatusFilter) -> BoxStream<'static, Result<Vec<PinInfo>>>;
 
+    /// Where these entries of the pinset stand, in their order, as [`PinTracker::status_all`] says it: the daemon is not
+    /// asked item by item. Whoever asks bounds how many.
+    ///
+    /// # Errors
+    /// `ShutDown`.
+    async fn statuses(&self, pins: Vec<Pin>) -> Result<Vec<PinInfo>>;
+
     /// Retries what failed (`pin_error`, `unpin_error`) or got lost (`unexpectedly_unpinned`) and gives the status
     /// after queueing; everything else only gives its status.
     ///
@@ -162,6 +169,9 @@ impl<T: PinTracker + ?Sized> PinTracker for Arc<T> {
     }
     fn status_all(&self, filter: StatusFilter) -> BoxStream<'static, Result<Vec<PinInfo>>> {
         (**self).status_all(filter)
+    }
+    async fn statuses(&self, pins: Vec<Pin>) -> Result<Vec<PinInfo>> {
+        (**self).statuses(pins).await
     }
     async fn recover(&self, cid: &Cid) -> Result<PinInfo> {
         (**self).recover(cid).await

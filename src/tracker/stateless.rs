@@ -100,6 +100,10 @@ impl PinTracker for StatelessTracker {
         walk::status_all(Arc::clone(&self.inner), filter)
     }
 
+    async fn statuses(&self, pins: Vec<Pin>) -> Result<Vec<PinInfo>> {
+        walk::statuses(&self.inner, pins)
+    }
+
     async fn recover(&self, cid: &Cid) -> Result<PinInfo> {
         self.inner.until_shut_down(self.inner.recover(cid)).await
     }

@@ -143,6 +143,8 @@ async fn failed_pins_are_found_page_by_page_also_those_that_left_the_pinset() {
     let found =
         pages(&mut caller, "/pins?filter=pinning,queued,pin_error&limit=1&meta-group=1&name=missing").await;
     assert_eq!(found.iter().flat_map(cids_of).count(), 2);
+    let whole = soon(caller.call("GET", "/pins?filter=pinning,queued,pin_error&meta-group=1")).await;
+    assert_eq!((whole.lines().len(), whole.stream_errors()), (2, vec![""]));
     let by_name = pages(&mut caller, "/pins?filter=pinning,queued,pin_error&limit=3&sort=name").await;
     assert_eq!(by_name.iter().flat_map(cids_of).collect::<BTreeSet<_>>(), missing);
     let pinned = pages(&mut caller, "/pins?filter=pinned&limit=4").await;

@@ -83,17 +83,7 @@ impl Walk {
     }
 
     fn wait(&mut self, page: Vec<Pin>) {
-        let (peer, hasher) = (self.inner.peer, &self.inner.hasher);
-        let entry_of = |pin: Pin| {
-            let key = CidKey::from(&pin.cid);
-            let wish = Wish::of(Some(&pin), &peer);
-            let held_entry = match wish {
-                Wish::Held(mode) => Some(hasher.hash(&key, mode)),
-                Wish::Remote | Wish::Sharded | Wish::Absent => None,
-            };
-            Entry { key, pin: Some(pin), wish, held_entry, operation: None, holding: Holding::Missing }
-        };
-        self.waiting = page.into_iter().map(entry_of).collect();
+        self.waiting = page.into_iter().map(|pin| Entry::of_pin(&self.inner, pin)).collect();
     }
 
     /// Puts the waiting entries and the operations among them together.
@@ -133,6 +123,16 @@ impl Walk {
 }
 
 impl Entry {
+    fn of_pin(inner: &Inner, pin: Pin) -> Self {
+        let key = CidKey::from(&pin.cid);
+        let wish = Wish::of(Some(&pin), &inner.peer);
+        let held_entry = match wish {
+            Wish::Held(mode) => Some(inner.hasher.hash(&key, mode)),
+            Wish::Remote | Wish::Sharded | Wish::Absent => None,
+        };
+        Self { key, pin: Some(pin), wish, held_entry, operation: None, holding: Holding::Missing }
+    }
+
     fn of_operation(key: CidKey, view: View) -> Self {
         let wish = Wish::Absent;
         Self { key, pin: None, wish, held_entry: None, operation: Some(view), holding: Holding::Missing }
@@ -201,6 +201,19 @@ pub(super) fn status_all(inner: Arc<Inner>, filter: StatusFilter) -> Pages {
         }
     }
     .boxed()
+}
+
+pub(super) fn statuses(inner: &Inner, pins: Vec<Pin>) -> Result<Vec<PinInfo>> {
+    inner.check_open()?;
+    let mut entries: Vec<_> = pins.into_iter().map(|pin| Entry::of_pin(inner, pin)).collect();
+    for page in entries.chunks_mut(PAGE_ITEMS_MAX) {
+        let shared = inner.lock();
+        for entry in page {
+            entry.holding = entry.held_entry.map_or(Holding::Missing, |held| shared.holding(held));
+            entry.operation = shared.table.get(&entry.key);
+        }
+    }
+    answers(inner, entries, StatusFilter::ALL)
 }
 
 pub(super) fn recover_all(inner: Arc<Inner>) -> Pages {
