@@ -38,13 +38,19 @@ mod caller;
 mod config;
 mod connection;
 mod handlers;
+mod io;
+mod libp2p_http;
 mod lines;
 mod listen;
 mod listing;
 mod query;
+mod room;
 mod routes;
 mod section;
 mod server;
+mod tls;
+#[cfg(unix)]
+mod unix;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,11 +62,12 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER, VARY};
 
 use self::answer::{Answer, Listing};
 use self::caller::Caller;
-pub use self::config::RestConfig;
+pub use self::config::{RestConfig, RestLibp2p};
 use self::handlers::Api;
 use self::lines::LinesBody;
 pub use self::section::RestApiSection;
 pub use self::server::RestApi;
+pub use self::tls::RestTls;
 use crate::cluster::Cluster;
 
 /// The API as a router, for applications that serve other things on the same socket, or with layers of their own.
