@@ -67,8 +67,8 @@ impl RestApi {
     ///
     /// # Errors
     /// `InvalidInput` and `Unsupported` for a configuration that cannot work, naming the setting; `Unavailable` for a
-    /// name that does not resolve; `Io` for an address that cannot be listened on and for files of the certificate that
-    /// cannot be read. Nothing listens then.
+    /// name that does not resolve; `Io` for an address that cannot be listened on, that and `NotFound` for files of the
+    /// certificate that cannot be read. Nothing listens then.
     pub async fn bind(config: RestConfig, cluster: Cluster) -> Result<Self> {
         config.validate()?;
         let tls = match &config.tls {
