@@ -8,6 +8,8 @@ mod caller;
 mod connections;
 #[path = "rest/daemon.rs"]
 mod daemon;
+#[path = "rest/listeners.rs"]
+mod listeners;
 #[path = "rest/listings.rs"]
 mod listings;
 #[path = "rest/parts.rs"]

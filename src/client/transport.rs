@@ -336,7 +336,8 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     let mut cause = Some(error);
     while let Some(error) = cause {
         let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()) {
+        let inside = inside.and_then(|inside| inside.downcast_ref());
+        if let Some(found) = inside.or_else(|| error.downcast_ref::<rustls::Error>()) {
             return Some(found);
         }
         cause = error.source();

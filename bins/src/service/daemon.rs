@@ -1,5 +1,6 @@
 //! The run of a peer.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ipfs_cluster::allocator::BalancedAllocator;
@@ -64,7 +65,7 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
             return Err(Failure::new(STARTING, error));
         }
     };
-    let api = match serve(config.restapi.as_ref(), &cluster).await {
+    let api = match serve(config.restapi.as_ref(), config.folder.path(), &cluster).await {
         Ok(api) => api,
         Err(error) => {
             stop(None, &cluster, &mut signals).await?;
@@ -211,11 +212,22 @@ fn builder(
 }
 
 /// Nothing where the configuration names no API.
-async fn serve(section: Option<&RestApiSection>, cluster: &Cluster) -> Result<Option<RestApi>> {
+async fn serve(
+    section: Option<&RestApiSection>,
+    folder: &Path,
+    cluster: &Cluster,
+) -> Result<Option<RestApi>> {
     let Some(section) = section else { return Ok(None) };
-    let api = RestApi::bind(RestConfig::try_from(section)?, cluster.clone()).await?;
-    for address in api.local_addresses() {
-        info!("REST API (HTTP): {address}");
+    let rest = RestConfig::try_from(section)?.in_folder(folder);
+    if rest.libp2p.as_ref().is_some_and(|libp2p| !libp2p.secret.is_set()) {
+        let risk = "restapi.libp2p_listen_multiaddress: as in the reference, the cluster secret does not guard it: whoever \
+                    reaches it can call the API unless restapi.basic_auth_credentials is set";
+        warn!("{risk}");
+    }
+    let api = RestApi::bind(rest, cluster.clone()).await?;
+    for address in api.local_multiaddresses() {
+        let is_libp2p = address.iter().any(|part| matches!(part, Protocol::P2p(_)));
+        info!("REST API ({}): {address}", if is_libp2p { "libp2p-http" } else { "HTTP" });
     }
     Ok(Some(api))
 }
