@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::activity::{Activity, Busy, Phase, Takeover, TimeLimits, Watched};
 use super::answer::Answer;
+use super::caller::Caller;
 use super::handlers::Api;
 use super::listing;
 
@@ -61,11 +62,17 @@ enum End {
 }
 
 /// Serves one connection until it ends, or until the request in hand is answered after `stop`.
-pub(super) async fn serve(stream: TcpStream, api: Arc<Api>, limits: Limits, stop: CancellationToken) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    caller: Caller,
+    api: Arc<Api>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     let activity = Activity::new();
     let mut socket = Watched::new(stream, activity.clone(), limits.head_bytes);
     loop {
-        let (end, after) = read_requests(socket, &api, &activity, &limits, &stop).await;
+        let (end, after) = read_requests(socket, caller, &api, &activity, &limits, &stop).await;
         socket = after;
         let takeover = match end {
             End::Takeover(takeover) => takeover,
@@ -107,13 +114,14 @@ pub(super) async fn serve(stream: TcpStream, api: Arc<Api>, limits: Limits, stop
 /// Lets hyper read requests until there is something for us to do.
 async fn read_requests(
     socket: Socket,
+    caller: Caller,
     api: &Arc<Api>,
     activity: &Activity,
     limits: &Limits,
     stop: &CancellationToken,
 ) -> (End, Socket) {
     let service = service_fn(|request: Request<Incoming>| {
-        Box::pin(respond(Arc::clone(api), activity.clone(), request))
+        Box::pin(respond(Arc::clone(api), caller, activity.clone(), request))
     });
     let mut connection = http1::Builder::new()
         // The socket gives no more than what is allowed, so these are never reached.
@@ -178,13 +186,14 @@ fn poll_deadline(
 /// Answers one request, or hands a listing over and waits to be dropped.
 async fn respond(
     api: Arc<Api>,
+    caller: Caller,
     activity: Activity,
     request: Request<Incoming>,
 ) -> Result<Response<WholeBody>, Infallible> {
     let busy = activity.busy();
     let chunked = request.version() == Version::HTTP_11;
     let keep_alive = chunked && !wants_close(request.headers());
-    match api.answer(request).await {
+    match api.answer(request, &caller).await {
         Answer::Whole(response) => Ok(response.map(|data| WholeBody { data, _busy: busy })),
         Answer::Listing(listing) => {
             activity.hand_over(Takeover { listing, chunked, keep_alive });

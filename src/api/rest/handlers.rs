@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
 use super::answer::{self, Answer, Listing, VARY};
+use super::caller::Caller;
 use super::lines::Lines;
 use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
@@ -57,7 +58,7 @@ impl Api {
     }
 
     /// Answers a request. A panic on the way becomes a 500, so that the connection and its other requests live on.
-    pub(super) async fn answer<B>(&self, request: Request<B>) -> Answer
+    pub(super) async fn answer<B>(&self, request: Request<B>, _caller: &Caller) -> Answer
     where
         B: Body + Unpin,
     {

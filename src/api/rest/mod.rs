@@ -34,6 +34,7 @@
 
 mod activity;
 mod answer;
+mod caller;
 mod config;
 mod connection;
 mod handlers;
@@ -45,14 +46,16 @@ mod routes;
 mod section;
 mod server;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use hyper::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER, VARY};
 
 use self::answer::{Answer, Listing};
+use self::caller::Caller;
 pub use self::config::RestConfig;
 use self::handlers::Api;
 use self::lines::LinesBody;
@@ -63,6 +66,7 @@ use crate::cluster::Cluster;
 /// The API as a router, for applications that serve other things on the same socket, or with layers of their own.
 ///
 /// It answers every path, so nest it under one or merge it last. Limits for heads and connections are the server's.
+/// Who calls is known to it where the server says so (axum's `into_make_service_with_connect_info::<SocketAddr>()`).
 /// Servers made with hyper send trailers only to callers that ask for them (`TE: trailers`). For others, a listing that
 /// fails behind its first line breaks the connection off instead; [`RestApi`] has no such limit.
 pub fn router(cluster: Cluster) -> axum::Router {
@@ -73,7 +77,11 @@ pub fn router(cluster: Cluster) -> axum::Router {
             let trailers = request.headers().get_all(TE).iter().any(|value| {
                 value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim() == "trailers"))
             });
-            response(api.answer(request).await, trailers)
+            let caller = match request.extensions().get() {
+                Some(ConnectInfo(address)) => Caller::Tcp(*address),
+                None::<&ConnectInfo<SocketAddr>> => Caller::Unknown,
+            };
+            response(api.answer(request, &caller).await, trailers)
         }
     })
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::caller::Caller;
 use super::config::RestConfig;
 use super::connection::{self, Limits};
 use super::handlers::Api;
@@ -122,10 +123,10 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let server_of_task = Arc::clone(&server);
                 server.tasks.spawn(async move {
-                    serve_connection(stream, &server_of_task).await;
+                    serve_connection(stream, Caller::Tcp(address), &server_of_task).await;
                     drop(permit);
                 });
             }
@@ -142,7 +143,7 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, server: &Server) {
+async fn serve_connection(stream: TcpStream, caller: Caller, server: &Server) {
     // Answers are written in one piece, so waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     // A token of its own, so that connections do not meet at one lock each time they look.
@@ -150,7 +151,7 @@ async fn serve_connection(stream: TcpStream, server: &Server) {
     tokio::select! {
         biased;
         () = server.kill.cancelled() => {}
-        () = connection::serve(stream, Arc::clone(&server.api), server.limits, stop) => {}
+        () = connection::serve(stream, caller, Arc::clone(&server.api), server.limits, stop) => {}
     }
 }
 
