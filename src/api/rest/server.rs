@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::caller::Caller;
 use super::config::RestConfig;
 use super::connection::{self, Limits};
+use super::gate::Gate;
 use super::handlers::Api;
 use super::listen;
 use crate::cluster::Cluster;
@@ -67,12 +68,26 @@ impl RestApi {
         for address in &config.http_listen_multiaddress {
             listeners.extend(listen::listen(address).await?);
         }
-        let addresses =
+        let addresses: Vec<SocketAddr> =
             listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>().map_err(
                 |error| crate::Error::io("asking for the REST API's address", error).component("restapi"),
             )?;
+        let exposed = addresses.iter().find(|address: &&SocketAddr| !address.ip().is_loopback());
+        if let Some(address) = exposed {
+            config.check_exposed(address)?;
+        }
+        for risk in config.risks(exposed.is_some()) {
+            warn!(
+                "the REST API is as safe as its configuration: {risk}; set restapi.security to \"strict\" in service.json \
+                 for safer ways"
+            );
+        }
+        let of_gate = config.clone();
+        let gate = tokio::task::spawn_blocking(move || Gate::open(&of_gate)).await.map_err(|source| {
+            crate::Error::internal("opening the files of the REST API did not finish").with_source(source)
+        })??;
         let server = Arc::new(Server {
-            api: Arc::new(Api::new(cluster, config.body_limits())),
+            api: Arc::new(Api::new(cluster, config.body_limits(), gate)),
             limits: config.limits(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             stop: CancellationToken::new(),
@@ -100,6 +115,7 @@ impl RestApi {
             self.server.kill.cancel();
             self.server.tasks.wait().await;
         }
+        self.server.api.gate().log().close().await;
     }
 }
 
