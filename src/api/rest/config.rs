@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
@@ -10,11 +11,14 @@ use super::activity::TimeLimits;
 use super::auth::{Authentication, Security};
 use super::connection::Limits;
 use super::cors::{Cors, CorsConfig};
-use super::gate::custom_headers;
+use super::gate::{check_exposed, custom_headers};
 use super::handlers::BodyLimits;
 use super::section::RestApiSection;
+use super::tls::RestTls;
 use super::tokens::TOKEN_FILE;
+use crate::config::{Identity, Secret};
 use crate::error::{Error, ErrorKind, Result};
+use crate::transport::PeerTransport;
 use crate::types::Multiaddr;
 
 /// Least that `max_header_bytes` may be, and its default.
@@ -27,8 +31,12 @@ const HEADER_BYTES_MAX: usize = 1024 * 1024;
 /// Settings of the REST API. `Default` is what the reference's `init` writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestConfig {
-    /// Where it listens: `/ip4/…/tcp/…`, `/ip6/…/tcp/…`, `/dns4/…/tcp/…`.
+    /// Where it listens: `/ip4/…/tcp/…`, `/ip6/…/tcp/…`, `/dns4/…/tcp/…`, `/unix/…`.
     pub http_listen_multiaddress: Vec<Multiaddr>,
+    /// Encrypts what goes over TCP; relative names are below the working folder, or [`RestConfig::in_folder`].
+    pub tls: Option<RestTls>,
+    /// A libp2p host of its own, on which it is served as well.
+    pub libp2p: Option<RestLibp2p>,
     /// For reading the head of a request; zero is no limit.
     pub read_header_timeout: Duration,
     /// For the next request on a connection; zero is no limit.
@@ -62,6 +70,8 @@ impl Default for RestConfig {
         let address = Multiaddr::from(std::net::Ipv4Addr::LOCALHOST).with(multiaddr::Protocol::Tcp(9094));
         Self {
             http_listen_multiaddress: vec![address],
+            tls: None,
+            libp2p: None,
             read_header_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(2 * 60),
             stall_timeout: Duration::from_secs(10 * 60),
@@ -87,10 +97,14 @@ impl RestConfig {
         self
     }
 
-    /// The same, with relative files in a folder: the access log, and the file of the tokens, which is
-    /// [`TOKEN_FILE`] there unless it is set.
+    /// The same with relative names of files meant as below a folder, the configuration's: the certificate, the access
+    /// log, and the file of the tokens, which is [`TOKEN_FILE`] there unless it is set.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
+        if let Some(tls) = &mut self.tls {
+            tls.cert_file = folder.join(&tls.cert_file);
+            tls.key_file = folder.join(&tls.key_file);
+        }
         if let AccessLog::File(path) = &mut self.access_log {
             *path = folder.join(&path);
         }
@@ -106,14 +120,7 @@ impl RestConfig {
     /// # Errors
     /// `InvalidInput`, naming the address and the ways out.
     pub(super) fn check_exposed(&self, address: &dyn fmt::Display) -> Result<()> {
-        if self.security == Security::Strict && self.authentication.is_none() {
-            return Err(Error::invalid_input(format!(
-                "restapi would be reachable on {address} without authentication, which \"security\": \"strict\" does not \
-                 allow; run `ipfs-cluster-service users add NAME`, or listen on /ip4/127.0.0.1/… or /unix/…"
-            ))
-            .component("restapi"));
-        }
-        Ok(())
+        check_exposed(self.security, self.authentication.is_some(), address)
     }
 
     /// What is unsafe about it, for a warning; `exposed` when callers of other machines reach it.
@@ -147,14 +154,24 @@ impl RestConfig {
             if holds { Ok(()) } else { Err(Error::invalid_input(text).component("restapi")) }
         };
         check(
-            !self.http_listen_multiaddress.is_empty(),
-            "restapi.http_listen_multiaddress: no address to listen on".to_owned(),
+            !self.http_listen_multiaddress.is_empty() || self.libp2p.is_some(),
+            "restapi.http_listen_multiaddress: no address to listen on: neither the libp2p nor the HTTP endpoints are \
+             enabled"
+                .to_owned(),
+        )?;
+        check(
+            self.libp2p.as_ref().is_none_or(|libp2p| !libp2p.listen_multiaddress.is_empty()),
+            "restapi.libp2p_listen_multiaddress: no address to listen on".to_owned(),
         )?;
         for address in &self.http_listen_multiaddress {
             super::listen::Listen::parse(address)?;
             if is_exposed(address) {
                 self.check_exposed(address)?;
             }
+        }
+        for address in self.libp2p.iter().flat_map(|libp2p| &libp2p.listen_multiaddress) {
+            // Also on loopback: streams are relayed from anywhere.
+            self.check_exposed(address)?;
         }
         if let Some(authentication) = &self.authentication {
             authentication.validate(self.security)?;
@@ -205,32 +222,18 @@ fn is_exposed(address: &Multiaddr) -> bool {
 /// as the time in which a caller must take something of an answer.
 ///
 /// # Errors
-/// `Unsupported`, naming the key, for what would leave the API more open than it was asked to be, or unreachable: TLS,
-/// libp2p. `InvalidInput` as [`RestConfig::validate`].
+/// `InvalidInput` as [`RestConfig::validate`].
 impl TryFrom<&RestApiSection> for RestConfig {
     type Error = Error;
 
     fn try_from(section: &RestApiSection) -> Result<Self> {
-        for (asked, keys) in [
-            (
-                !section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty(),
-                "ssl_cert_file, ssl_key_file",
-            ),
-            (!section.libp2p_listen_multiaddress.is_empty(), "libp2p_listen_multiaddress"),
-        ] {
-            if asked {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("restapi: {keys} cannot be served; take it out of the configuration"),
-                )
-                .component("restapi"));
-            }
-        }
         let given =
             |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
         let own = Self::default();
         let config = Self {
             http_listen_multiaddress: section.http_listen_multiaddress.to_vec(),
+            tls: tls(section),
+            libp2p: RestLibp2p::of(section)?,
             read_header_timeout: given(section.read_header_timeout, section.read_timeout),
             idle_timeout: section.idle_timeout,
             stall_timeout: given(section.write_timeout, own.stall_timeout),
@@ -263,6 +266,80 @@ impl TryFrom<&RestApiSection> for RestConfig {
     }
 }
 
+fn tls(section: &RestApiSection) -> Option<RestTls> {
+    let is_asked = !section.ssl_cert_file.is_empty() || !section.ssl_key_file.is_empty();
+    is_asked.then(|| RestTls {
+        cert_file: PathBuf::from(&section.ssl_cert_file),
+        key_file: PathBuf::from(&section.ssl_key_file),
+    })
+}
+
+/// A libp2p host of the API's own. It is not the peer's: it has its own identity, and nobody finds it who is not told
+/// where it is.
+#[derive(Clone, Debug)]
+pub struct RestLibp2p {
+    /// Where it listens.
+    pub listen_multiaddress: Vec<Multiaddr>,
+    /// Who it is there.
+    pub identity: Identity,
+    /// Only callers that have it can connect; none lets anybody, as in the reference.
+    pub secret: Secret,
+}
+
+impl PartialEq for RestLibp2p {
+    fn eq(&self, other: &Self) -> bool {
+        self.listen_multiaddress == other.listen_multiaddress
+            && self.identity.id() == other.identity.id()
+            && self.secret == other.secret
+    }
+}
+
+impl Eq for RestLibp2p {}
+
+impl RestLibp2p {
+    /// From `libp2p_listen_multiaddress`, `id` and `private_key`, which come together.
+    fn of(section: &RestApiSection) -> Result<Option<Self>> {
+        let key = section.private_key.as_ref().map_or("", |key| key.0.as_str());
+        let (listen, id) = (&section.libp2p_listen_multiaddress, section.id.as_str());
+        if listen.is_empty() && id.is_empty() && key.is_empty() {
+            return Ok(None);
+        }
+        if listen.is_empty() || id.is_empty() || key.is_empty() {
+            let text = "all ID, private_key and libp2p_listen_multiaddress should be set";
+            return Err(Error::invalid_input(text).component("restapi"));
+        }
+        let identity = Identity::from_json(&serde_json::json!({"id": id, "private_key": key}).to_string())
+            .map_err(|error| {
+                let text = if error.message().contains("does not match") {
+                    "restapi.ID does not match private_key".to_owned()
+                } else {
+                    format!("restapi: {}", error.message())
+                };
+                Error::new(error.kind(), text).component("restapi")
+            })?;
+        Ok(Some(Self { listen_multiaddress: listen.to_vec(), identity, secret: Secret::NONE }))
+    }
+
+    #[cfg(feature = "transport-libp2p")]
+    pub(super) async fn start(&self) -> Result<Arc<dyn PeerTransport>> {
+        use crate::transport::{Libp2pConfig, Libp2pTransport};
+
+        let config = Libp2pConfig {
+            listen: self.listen_multiaddress.clone(),
+            ..Libp2pConfig::loopback(self.secret.clone())
+        };
+        let host = Libp2pTransport::start(&self.identity, config).await;
+        Ok(Arc::new(host.map_err(|error| error.context("restapi.libp2p_listen_multiaddress"))?))
+    }
+
+    #[cfg(not(feature = "transport-libp2p"))]
+    pub(super) async fn start(&self) -> Result<Arc<dyn PeerTransport>> {
+        let text = "restapi.libp2p_listen_multiaddress: this program was built without libp2p; take it out of the \
+                    configuration, or build with the feature transport-libp2p";
+        Err(Error::new(ErrorKind::Unsupported, text).component("restapi"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,15 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_that_asks_for_more_protection_than_there_is_is_refused() {
-        for (json, key) in [
-            (r#"{"ssl_cert_file":"a","ssl_key_file":"b"}"#, "ssl_cert_file"),
-            (r#"{"libp2p_listen_multiaddress":"/ip4/127.0.0.1/tcp/1"}"#, "libp2p_listen_multiaddress"),
-        ] {
-            let error = section(json).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.message().contains(key) && !error.message().contains("hunter2"), "{error}");
-        }
+    fn the_keys_of_a_section_mean_what_they_mean_in_the_reference() {
         let config =
             section(r#"{"read_timeout":"7s","write_timeout":"8s","read_header_timeout":"0s"}"#).unwrap();
         assert_eq!((config.body_timeout.as_secs(), config.stall_timeout.as_secs()), (7, 8));
@@ -295,12 +364,40 @@ mod tests {
     }
 
     #[test]
+    fn files_of_the_certificate_are_in_the_folder_unless_they_say_where_they_are() {
+        let config = section(r#"{"ssl_cert_file":"a.pem","ssl_key_file":"/keys/b.pem"}"#).unwrap();
+        let tls = config.in_folder(Path::new("/cluster")).tls.unwrap();
+        assert_eq!((tls.cert_file, tls.key_file), ("/cluster/a.pem".into(), "/keys/b.pem".into()));
+    }
+
+    #[test]
+    fn a_libp2p_host_takes_all_three_keys_and_they_have_to_fit() {
+        let own = Identity::generate();
+        let key = serde_json::from_str::<serde_json::Value>(&own.to_json().unwrap()).unwrap()["private_key"]
+            .clone();
+        let read = |id: &str| {
+            let listen = "/ip4/127.0.0.1/tcp/1";
+            let json =
+                serde_json::json!({"libp2p_listen_multiaddress": listen, "id": id, "private_key": key});
+            section(&json.to_string())
+        };
+        let libp2p = read(&own.id().to_string()).unwrap().libp2p.unwrap();
+        assert_eq!(libp2p.identity.id(), own.id());
+        assert!(!libp2p.secret.is_set(), "as in the reference");
+        assert!(!format!("{libp2p:?}").contains(key.as_str().unwrap()));
+        let error = read(&Identity::generate().id().to_string()).unwrap_err();
+        assert_eq!(error.message(), "restapi.ID does not match private_key");
+        let error = read("").unwrap_err();
+        assert_eq!(error.message(), "all ID, private_key and libp2p_listen_multiaddress should be set");
+    }
+
+    #[test]
     fn a_setting_that_cannot_work_is_named() {
         assert!(RestConfig::default().validate().is_ok());
         let default = RestConfig::default;
         for (config, key) in [
             (default().listen([]), "http_listen_multiaddress"),
-            (default().listen(["/unix/api.sock".parse().unwrap()]), "http_listen_multiaddress"),
+            (default().listen(["/unix/api.sock/tcp/1".parse().unwrap()]), "http_listen_multiaddress"),
             (RestConfig { max_header_bytes: 100, ..default() }, "max_header_bytes"),
             (RestConfig { max_header_bytes: usize::MAX, ..default() }, "max_header_bytes"),
             (RestConfig { body_timeout: Duration::ZERO, ..default() }, "body_timeout"),

@@ -9,6 +9,7 @@
 //! for browsers. `OPTIONS` and `GET /health` are never refused.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use hyper::{Method, Response, StatusCode};
 
 use super::access_log::Log;
 use super::answer::{self, Answer};
-use super::auth::{Checked, Claim, Identity, Login, Users};
+use super::auth::{Checked, Claim, Identity, Login, Security, Users};
 use super::config::RestConfig;
 use super::cors::Cors;
 use crate::api::error::ApiError;
@@ -45,6 +46,7 @@ const OF_THE_SERVER: &[HeaderName] = &[
 /// The gate of one API.
 #[derive(Debug)]
 pub(super) struct Gate {
+    security: Security,
     users: Option<Arc<Users>>,
     cors: Cors,
     /// What every answer of a handler has.
@@ -84,6 +86,7 @@ impl Gate {
             .map(|users| Users::open(users, config.security).map(Arc::new))
             .transpose()?;
         Ok(Self {
+            security: config.security,
             users,
             cors: Cors::new(&config.cors)?,
             headers: custom_headers(&config.headers)?,
@@ -93,7 +96,21 @@ impl Gate {
 
     /// One that lets everybody pass, and no page of another origin call.
     pub(super) fn plain() -> Self {
-        Self { users: None, cors: Cors::closed(), headers: HeaderMap::new(), log: Log::Events }
+        Self {
+            security: Security::Compatible,
+            users: None,
+            cors: Cors::closed(),
+            headers: HeaderMap::new(),
+            log: Log::Events,
+        }
+    }
+
+    /// Refuses to let callers from elsewhere in without asking who they are, where security is strict.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the place and the ways out.
+    pub(super) fn check_exposed(&self, place: &dyn fmt::Display) -> Result<()> {
+        check_exposed(self.security, self.users.is_some(), place)
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -179,6 +196,18 @@ impl Gate {
             }
         }
     }
+}
+
+/// As [`Gate::check_exposed`].
+pub(super) fn check_exposed(security: Security, has_users: bool, place: &dyn fmt::Display) -> Result<()> {
+    if security == Security::Strict && !has_users {
+        return Err(Error::invalid_input(format!(
+            "restapi would be reachable on {place} without authentication, which \"security\": \"strict\" does not allow; \
+             run `ipfs-cluster-service users add NAME`, or listen on /ip4/127.0.0.1/… or /unix/…"
+        ))
+        .component("restapi"));
+    }
+    Ok(())
 }
 
 /// Adds the configured headers, before others of the same name, as the reference does.
