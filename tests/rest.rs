@@ -6,16 +6,12 @@
 mod caller;
 #[path = "rest/connections.rs"]
 mod connections;
-#[path = "rest/daemon.rs"]
-mod daemon;
 #[path = "rest/listings.rs"]
 mod listings;
 #[path = "rest/parts.rs"]
 mod parts;
 #[path = "rest/pins.rs"]
 mod pins;
-#[path = "rest/replay.rs"]
-mod replay;
 
 use std::time::Duration;
 
