@@ -49,11 +49,7 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn differs(&mut self, place: &str, theirs: impl Into<String>, ours: impl Into<String>) {
-        self.found.push(Difference {
-            place: place.to_owned(),
-            theirs: theirs.into(),
-            ours: ours.into(),
-        });
+        self.found.push(Difference { place: place.to_owned(), theirs: theirs.into(), ours: ours.into() });
     }
 
     fn same(&mut self, place: &str, theirs: impl ToString, ours: impl ToString) {
@@ -96,7 +92,8 @@ impl Comparison<'_> {
         }
         headers.retain(|(name, _)| name != "date");
         let theirs = &self.recording.answer.headers;
-        let names: std::collections::BTreeSet<_> = theirs.iter().chain(&headers).map(|(name, _)| name).collect();
+        let names: std::collections::BTreeSet<_> =
+            theirs.iter().chain(&headers).map(|(name, _)| name).collect();
         for name in names {
             let values = |headers: &[(String, String)]| -> Vec<String> {
                 let of_name = headers.iter().filter(|(other, _)| other == name);
@@ -194,16 +191,14 @@ impl Comparison<'_> {
                     self.value(&place, cid, theirs, ours);
                 }
             }
-            (Node::Text(expected), Node::Text(found)) => {
-                match field {
-                    "timestamp" | "created" | "expire_at" | "triggered_at" => {
-                        self.time(place, cid, &expected.value, &found.value);
-                    }
-                    "*address" => self.address(place, &expected.value, &found.value),
-                    _ if self.exact => self.same(place, &expected.written, &found.written),
-                    _ => self.same(place, &expected.value, &found.value),
+            (Node::Text(expected), Node::Text(found)) => match field {
+                "timestamp" | "created" | "expire_at" | "triggered_at" => {
+                    self.time(place, cid, &expected.value, &found.value);
                 }
-            }
+                "*address" => self.address(place, &expected.value, &found.value),
+                _ if self.exact => self.same(place, &expected.written, &found.written),
+                _ => self.same(place, &expected.value, &found.value),
+            },
             (Node::Word(expected), Node::Word(found)) => match field {
                 "expire" | "received_at" => {
                     let plausible = |word: &str| word.parse::<i64>().is_ok_and(|time| time > 1 << 60);

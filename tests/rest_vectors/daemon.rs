@@ -84,11 +84,9 @@ impl IpfsConnector for RecordedIpfs {
     async fn id(&self) -> Result<IpfsId> {
         match self.nobody() {
             Some(nobody) => nobody.id().await,
-            None => Ok(IpfsId {
-                id: Some(self.shared.id),
-                addresses: Some(Vec::new()),
-                error: String::new(),
-            }),
+            None => {
+                Ok(IpfsId { id: Some(self.shared.id), addresses: Some(Vec::new()), error: String::new() })
+            }
         }
     }
     async fn pin(&self, pin: &Pin) -> Result<()> {
@@ -141,9 +139,7 @@ impl IpfsConnector for RecordedIpfs {
             return nobody.repo_gc();
         }
         let keys = std::mem::take(&mut *self.shared.garbage.lock().unwrap());
-        futures::stream::iter(keys)
-            .map(|key| Ok(RepoGcKey { key: Some(key), error: String::new() }))
-            .boxed()
+        futures::stream::iter(keys).map(|key| Ok(RepoGcKey { key: Some(key), error: String::new() })).boxed()
     }
     async fn resolve(&self, path: &str) -> Result<Cid> {
         if let Some(nobody) = self.nobody() {
