@@ -74,15 +74,16 @@ async fn replay(all: &[Recording], apis: &[&str], config: RestConfig, tally: &mu
     let mut matched = Matched::default();
     for recording in pairs {
         let name = recording.name.as_str();
-        soon(world.prepare(recording, all), name).await;
+        soon(world.prepare(recording, all, &mut matched), name).await;
         let received = soon(world.send(recording), name).await;
         tally.count(recording, &compare::differences(recording, &received, &mut matched));
-        for (method, path) in AFTERWARDS.iter().filter(|(pair, _)| *pair == name).flat_map(|(_, sent)| *sent) {
+        for (method, path) in AFTERWARDS.iter().filter(|(pair, _)| *pair == name).flat_map(|(_, sent)| *sent)
+        {
             soon(world.must(method, path), name).await;
             soon(world.settle(), name).await;
         }
         if recording.method != "GET" {
-            soon(world.settle(), name).await;
+            soon(world.settle_after(recording), name).await;
         }
     }
 }
@@ -94,16 +95,17 @@ impl Tally {
             self.equal += 1;
         }
         for difference in differences {
-            let meant = INTENDED.iter().position(|intended| {
-                fits(intended.pair, name) && fits(intended.place, &difference.place)
-            });
+            let meant = INTENDED
+                .iter()
+                .position(|intended| fits(intended.pair, name) && fits(intended.place, &difference.place));
             if let Some(index) = meant {
                 self.used.insert(index);
                 self.meant.entry(name.clone()).or_default().insert(INTENDED[index].why);
             } else {
                 let compare::Difference { place, theirs, ours } = difference;
                 let request = format!("{} {}", recording.method, recording.path);
-                self.wrong.push(format!("{name}: {request}\n  {place}\n  theirs: {theirs}\n  ours:   {ours}"));
+                self.wrong
+                    .push(format!("{name}: {request}\n  {place}\n  theirs: {theirs}\n  ours:   {ours}"));
             }
         }
     }
