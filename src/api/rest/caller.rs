@@ -10,7 +10,6 @@ use crate::types::PeerId;
 /// Shown as in the reference's access log: the IP address without its port, `@` for a caller on a Unix socket, the id
 /// of a peer; `-` where it cannot be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)]
 pub(super) enum Caller {
     /// Over TCP, with TLS or without.
     Tcp(SocketAddr),
