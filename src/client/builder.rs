@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Client;
+use super::credentials::Credentials;
 use super::host::{Host, Via};
 use super::transport::{Endpoint, Transport};
 use crate::config::Secret;
@@ -34,7 +35,7 @@ pub(super) const USER_AGENT: &str = concat!("ipfs-cluster/", env!("CARGO_PKG_VER
 pub struct ClientBuilder {
     hosts: Vec<String>,
     timeout: Option<Duration>,
-    credentials: Option<(String, String)>,
+    credentials: Option<Credentials>,
     https: bool,
     no_check_certificate: bool,
     authorities: Vec<u8>,
@@ -71,7 +72,16 @@ impl ClientBuilder {
     /// Sends a name and password with every call. Without https they travel readable for everybody on the way. An
     /// empty user sends none.
     pub fn basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Some((user.into(), password.into())).filter(|(user, _)| !user.is_empty());
+        let (user, password) = (user.into(), password.into());
+        self.credentials =
+            Some(user).filter(|user| !user.is_empty()).map(|user| Credentials::Basic { user, password });
+        self
+    }
+
+    /// Sends a token with every call, as [`Client::token`] gives one, instead of a name and password. It travels as
+    /// readable as they do. An empty one is none.
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.credentials = Some(token.into()).filter(|token| !token.is_empty()).map(Credentials::Bearer);
         self
     }
 
@@ -103,7 +113,8 @@ impl ClientBuilder {
     /// Makes the client. Nothing is sent yet.
     ///
     /// # Errors
-    /// `InvalidInput` for an address that cannot be parsed or too many of them, and for certificates that are none;
+    /// `InvalidInput` for an address that cannot be parsed or too many of them, for certificates that are none, and for
+    /// credentials that cannot be sent;
     /// `Unsupported` for an address that needs what this build or system lacks (libp2p, Unix sockets), naming it;
     /// `Internal` when the system's certificates cannot be read, which only https needs.
     pub fn build(mut self) -> Result<Client> {
@@ -121,10 +132,11 @@ impl ClientBuilder {
             let http = self.http_client(&host)?;
             endpoints.push(Endpoint { host, http });
         }
+        let credentials = self.credentials.as_ref().map(Credentials::header).transpose()?;
         let transport = Transport {
             endpoints,
             timeout: self.timeout,
-            credentials: self.credentials,
+            credentials,
             #[cfg(feature = "transport-libp2p")]
             peers: super::peers::Peers::new(self.secret),
         };
@@ -180,7 +192,7 @@ impl fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("hosts", &self.hosts)
             .field("timeout", &self.timeout)
-            .field("user", &self.credentials.as_ref().map(|(user, _)| user))
+            .field("credentials", &self.credentials)
             .finish_non_exhaustive()
     }
 }

@@ -4,12 +4,11 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http_body_util::BodyExt as _;
-use reqwest::header::{AUTHORIZATION, HOST, HeaderValue};
+use reqwest::header::{HOST, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use tokio_rustls::rustls;
@@ -42,7 +41,8 @@ pub(super) struct Transport {
     /// At least one, in the order in which they are tried.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) timeout: Option<Duration>,
-    pub(super) credentials: Option<(String, String)>,
+    /// The header that says who we are.
+    pub(super) credentials: Option<(HeaderName, HeaderValue)>,
     #[cfg(feature = "transport-libp2p")]
     pub(super) peers: super::peers::Peers,
 }
@@ -102,8 +102,8 @@ impl Transport {
         tracing::debug!(request = label, "sending");
         #[cfg(feature = "transport-libp2p")]
         if let Via::Peer(peer) = &endpoint.host.via {
-            let (method, authorization) = (request.method().clone(), self.authorization());
-            let answer = self.peers.send(peer, method, &url, authorization, self.timeout).await;
+            let (method, credentials) = (request.method().clone(), self.credentials.as_ref());
+            let answer = self.peers.send(peer, method, &url, credentials, self.timeout).await;
             let (status, body) = answer.map_err(|error| error.context(&label))?;
             tracing::debug!(request = label, %status, "answered");
             return Ok(Answer { label, timeout: self.timeout, status, body: Body::Peer(body) });
@@ -122,8 +122,8 @@ impl Transport {
         if let Some(timeout) = self.timeout {
             builder = builder.timeout(timeout);
         }
-        if let Some(authorization) = self.authorization() {
-            builder = builder.header(AUTHORIZATION, authorization);
+        if let Some((name, value)) = &self.credentials {
+            builder = builder.header(name, value);
         }
         match builder.send().await {
             Ok(response) => {
@@ -138,16 +138,6 @@ impl Transport {
                 Err(Error::new(kind, format!("{label}: {reason}")).component("client").with_source(error))
             }
         }
-    }
-
-    /// What says who calls.
-    fn authorization(&self) -> Option<HeaderValue> {
-        let (user, password) = self.credentials.as_ref()?;
-        let text = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        // Base 64 is always a header's text.
-        let mut value = HeaderValue::from_str(&format!("Basic {text}")).ok()?;
-        value.set_sensitive(true);
-        Some(value)
     }
 
     /// Sends a request whose answer is one document.

@@ -1,10 +1,9 @@
 //! The run of a peer.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use ipfs_cluster::allocator::BalancedAllocator;
-use ipfs_cluster::api::rest::{RestApi, RestApiSection, RestConfig};
+use ipfs_cluster::api::rest::{RestApi, RestConfig, Security};
 use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
 use ipfs_cluster::config::peerstore;
 use ipfs_cluster::consensus::{CrdtConfig, SoloConfig};
@@ -65,7 +64,7 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
             return Err(Failure::new(STARTING, error));
         }
     };
-    let api = match serve(config.restapi.as_ref(), config.folder.path(), &cluster).await {
+    let api = match serve(&config, &cluster).await {
         Ok(api) => api,
         Err(error) => {
             stop(None, &cluster, &mut signals).await?;
@@ -212,17 +211,14 @@ fn builder(
 }
 
 /// Nothing where the configuration names no API.
-async fn serve(
-    section: Option<&RestApiSection>,
-    folder: &Path,
-    cluster: &Cluster,
-) -> Result<Option<RestApi>> {
-    let Some(section) = section else { return Ok(None) };
-    let rest = RestConfig::try_from(section)?.in_folder(folder);
-    if rest.libp2p.as_ref().is_some_and(|libp2p| !libp2p.secret.is_set()) {
-        let risk = "restapi.libp2p_listen_multiaddress: as in the reference, the cluster secret does not guard it: whoever \
-                    reaches it can call the API unless restapi.basic_auth_credentials is set";
-        warn!("{risk}");
+async fn serve(config: &PeerConfig, cluster: &Cluster) -> Result<Option<RestApi>> {
+    let Some(section) = &config.restapi else { return Ok(None) };
+    let mut rest = RestConfig::try_from(section)?.in_folder(config.folder.path());
+    if let Some(libp2p) = &mut rest.libp2p
+        && rest.security == Security::Strict
+    {
+        // The reference leaves the secret out, and its clients have to as well.
+        libp2p.secret = config.cluster.secret.clone();
     }
     let api = RestApi::bind(rest, cluster.clone()).await?;
     for address in api.local_multiaddresses() {

@@ -1,14 +1,21 @@
 //! What the REST API may be told.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access_log::AccessLog;
 use super::activity::TimeLimits;
+use super::auth::{Authentication, Security};
 use super::connection::Limits;
+use super::cors::{Cors, CorsConfig};
+use super::gate::{check_exposed, custom_headers};
 use super::handlers::BodyLimits;
 use super::section::RestApiSection;
 use super::tls::RestTls;
+use super::tokens::TOKEN_FILE;
 use crate::config::{Identity, Secret};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::PeerTransport;
@@ -46,6 +53,16 @@ pub struct RestConfig {
     pub connections_max: usize,
     /// For requests in hand, when the API is shut down.
     pub shutdown_timeout: Duration,
+    /// What of all this may be unsafe.
+    pub security: Security,
+    /// Who may call; none is everybody.
+    pub authentication: Option<Authentication>,
+    /// From which pages browsers may call.
+    pub cors: CorsConfig,
+    /// Headers that every answer of an endpoint has, also errors and refusals; not 405, redirects and preflights.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// Where requests are logged.
+    pub access_log: AccessLog,
 }
 
 impl Default for RestConfig {
@@ -63,6 +80,11 @@ impl Default for RestConfig {
             body_timeout: Duration::from_secs(30),
             connections_max: 4096,
             shutdown_timeout: Duration::from_secs(5),
+            security: Security::Compatible,
+            authentication: None,
+            cors: CorsConfig::default(),
+            headers: BTreeMap::new(),
+            access_log: AccessLog::Events,
         }
     }
 }
@@ -75,14 +97,52 @@ impl RestConfig {
         self
     }
 
-    /// The same with relative names of files meant as below a folder, the configuration's.
+    /// The same with relative names of files meant as below a folder, the configuration's: the certificate, the access
+    /// log, and the file of the tokens, which is [`TOKEN_FILE`] there unless it is set.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
         if let Some(tls) = &mut self.tls {
             tls.cert_file = folder.join(&tls.cert_file);
             tls.key_file = folder.join(&tls.key_file);
         }
+        if let AccessLog::File(path) = &mut self.access_log {
+            *path = folder.join(&path);
+        }
+        if let Some(authentication) = &mut self.authentication {
+            let file = authentication.token_file.take().unwrap_or_else(|| TOKEN_FILE.into());
+            authentication.token_file = Some(folder.join(file));
+        }
         self
+    }
+
+    /// Refuses to let callers from other machines in without asking who they are, where security is strict.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the address and the ways out.
+    pub(super) fn check_exposed(&self, address: &dyn fmt::Display) -> Result<()> {
+        check_exposed(self.security, self.authentication.is_some(), address)
+    }
+
+    /// What is unsafe about it, for a warning; `exposed` when callers of other machines reach it.
+    pub(super) fn risks(&self, exposed: bool) -> Vec<&'static str> {
+        let nobody_is_asked = self.authentication.is_none();
+        [
+            (
+                nobody_is_asked && exposed,
+                "everybody who reaches it from the network can change the pinset: there are no users",
+            ),
+            (
+                nobody_is_asked && self.cors.is_open_to_all(),
+                "every page in a browser on this machine can read from it: cors_allowed_origins allows all",
+            ),
+            (
+                self.authentication.as_ref().is_some_and(Authentication::has_plain_passwords),
+                "passwords can be read in the configuration, and tokens made of them never end",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(is_so, text)| (is_so && self.security == Security::Compatible).then_some(text))
+        .collect()
     }
 
     /// Checks values that cannot work.
@@ -105,7 +165,19 @@ impl RestConfig {
         )?;
         for address in &self.http_listen_multiaddress {
             super::listen::Listen::parse(address)?;
+            if is_exposed(address) {
+                self.check_exposed(address)?;
+            }
         }
+        for address in self.libp2p.iter().flat_map(|libp2p| &libp2p.listen_multiaddress) {
+            // Also on loopback: streams are relayed from anywhere.
+            self.check_exposed(address)?;
+        }
+        if let Some(authentication) = &self.authentication {
+            authentication.validate(self.security)?;
+        }
+        Cors::new(&self.cors)?;
+        custom_headers(&self.headers)?;
         check(
             self.max_header_bytes >= HEADER_BYTES_MIN,
             format!("restapi.max_header_bytes must be not less then {HEADER_BYTES_MIN}"),
@@ -137,38 +209,24 @@ impl RestConfig {
     }
 }
 
-/// From `api.restapi` of a configuration file. A `read_timeout` is taken for a request's body, a `write_timeout`
+/// Whether callers of other machines reach it, as far as the address tells: what a name stands for is not known.
+fn is_exposed(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(multiaddr::Protocol::Ip4(ip)) => !ip.is_loopback(),
+        Some(multiaddr::Protocol::Ip6(ip)) => !ip.is_loopback(),
+        _ => false,
+    }
+}
+
+/// From `api.restapi` of a configuration file; files are as it names them, see [`RestConfig::in_folder`]. A `read_timeout` is taken for a request's body, a `write_timeout`
 /// as the time in which a caller must take something of an answer.
 ///
 /// # Errors
-/// `Unsupported`, naming the key, for what would leave the API more open than it was asked to be, or unreachable:
-/// users, headers. Log file and CORS settings that are not served are only warned about.
+/// `InvalidInput` as [`RestConfig::validate`].
 impl TryFrom<&RestApiSection> for RestConfig {
     type Error = Error;
 
     fn try_from(section: &RestApiSection) -> Result<Self> {
-        for (asked, keys) in [
-            (section.basic_auth_credentials.is_some(), "basic_auth_credentials"),
-            (!section.headers.is_empty(), "headers"),
-        ] {
-            if asked {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("restapi: {keys} cannot be served; take it out of the configuration"),
-                )
-                .component("restapi"));
-            }
-        }
-        let default = RestApiSection::default();
-        if !section.http_log_file.is_empty() {
-            tracing::warn!("restapi.http_log_file is ignored: requests are not logged");
-        }
-        if section.cors_allowed_origins != default.cors_allowed_origins
-            || section.cors_allowed_methods != default.cors_allowed_methods
-            || !section.cors_allowed_headers.is_empty()
-        {
-            tracing::warn!("restapi.cors_* is ignored: no browser may call from another origin");
-        }
         let given =
             |timeout: Duration, otherwise: Duration| if timeout.is_zero() { otherwise } else { timeout };
         let own = Self::default();
@@ -181,6 +239,26 @@ impl TryFrom<&RestApiSection> for RestConfig {
             stall_timeout: given(section.write_timeout, own.stall_timeout),
             max_header_bytes: section.max_header_bytes,
             body_timeout: given(section.read_timeout, own.body_timeout),
+            security: section.security,
+            authentication: section.basic_auth_credentials.clone().map(|users| Authentication {
+                users,
+                token_file: None,
+                token_lifetime: given(section.token_lifetime, Authentication::TOKEN_LIFETIME),
+            }),
+            cors: CorsConfig {
+                allowed_origins: section.cors_allowed_origins.clone(),
+                allowed_methods: section.cors_allowed_methods.clone(),
+                allowed_headers: section.cors_allowed_headers.clone(),
+                exposed_headers: section.cors_exposed_headers.clone(),
+                allow_credentials: section.cors_allow_credentials,
+                max_age: section.cors_max_age,
+                closed: section.security == Security::Strict,
+            },
+            headers: section.headers.clone(),
+            access_log: match section.http_log_file.as_str() {
+                "" => AccessLog::Events,
+                path => AccessLog::File(path.into()),
+            },
             ..own
         };
         config.validate()?;
@@ -276,16 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_that_asks_for_more_protection_than_there_is_is_refused() {
-        for (json, key) in [
-            (r#"{"basic_auth_credentials":{"user":"hunter2"}}"#, "basic_auth_credentials"),
-            (r#"{"basic_auth_credentials":{}}"#, "basic_auth_credentials"),
-            (r#"{"headers":{"X-Frame-Options":["DENY"]}}"#, "headers"),
-        ] {
-            let error = section(json).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.message().contains(key) && !error.message().contains("hunter2"), "{error}");
-        }
+    fn the_keys_of_a_section_mean_what_they_mean_in_the_reference() {
         let config =
             section(r#"{"read_timeout":"7s","write_timeout":"8s","read_header_timeout":"0s"}"#).unwrap();
         assert_eq!((config.body_timeout.as_secs(), config.stall_timeout.as_secs()), (7, 8));

@@ -190,7 +190,9 @@ async fn respond(
     let chunked = request.version() == Version::HTTP_11;
     let keep_alive = chunked && !wants_close(request.headers());
     match api.answer(request, &caller).await {
-        Answer::Whole(response) => Ok(response.map(|data| WholeBody { data, _busy: busy })),
+        Answer::Whole(response) | Answer::Bare(response) => {
+            Ok(response.map(|data| WholeBody { data, _busy: busy }))
+        }
         Answer::Listing(listing) => {
             activity.hand_over(Takeover { listing, chunked, keep_alive });
             let answer = pending().await;

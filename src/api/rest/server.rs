@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::caller::Caller;
 use super::config::RestConfig;
 use super::connection::{self, Limits};
+use super::gate::Gate;
 use super::handlers::Api;
 use super::io::Io;
 use super::libp2p_http::{self, Streams};
@@ -79,15 +80,29 @@ impl RestApi {
         for address in &config.http_listen_multiaddress {
             listeners.extend(listen::listen(address, tls.as_ref()).await?);
         }
+        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(Listener::socket_address).collect();
+        let mut multiaddresses: Vec<_> = listeners.iter().map(Listener::multiaddress).collect();
+        let stop = CancellationToken::new();
+        let exposed = addresses.iter().find(|address: &&SocketAddr| !address.ip().is_loopback());
+        if let Some(address) = exposed {
+            config.check_exposed(address)?;
+        }
+        for risk in config.risks(exposed.is_some() || config.libp2p.is_some()) {
+            warn!(
+                "the REST API is as safe as its configuration: {risk}; set restapi.security to \"strict\" in service.json \
+                 for safer ways"
+            );
+        }
+        let of_gate = config.clone();
+        let gate = tokio::task::spawn_blocking(move || Gate::open(&of_gate)).await.map_err(|source| {
+            crate::Error::internal("opening the files of the REST API did not finish").with_source(source)
+        })??;
         let host = match &config.libp2p {
             Some(libp2p) => Some(libp2p.start().await?),
             None => None,
         };
-        let addresses = listeners.iter().filter_map(Listener::socket_address).collect();
-        let mut multiaddresses: Vec<_> = listeners.iter().map(Listener::multiaddress).collect();
-        let stop = CancellationToken::new();
         let server = Arc::new(Server {
-            api: Arc::new(Api::new(cluster, config.body_limits())),
+            api: Arc::new(Api::new(cluster, config.body_limits(), gate)),
             limits: config.limits(),
             room: Room::new(config.connections_max, stop.clone()),
             stop,
@@ -124,8 +139,10 @@ impl RestApi {
     /// refuses the protocol to a second API even after this one has stopped.
     ///
     /// # Errors
-    /// `Conflict` when the transport serves the protocol already; `ShutDown`.
+    /// `Conflict` when the transport serves the protocol already; `InvalidInput` when security is strict and nobody would
+    /// be asked who they are; `ShutDown`.
     pub fn serve_on(&self, transport: &dyn PeerTransport) -> Result<()> {
+        self.server.api.gate().check_exposed(&"streams of libp2p")?;
         if self.server.has_stopped() {
             return Err(crate::Error::shut_down("restapi"));
         }
@@ -148,6 +165,7 @@ impl RestApi {
         {
             debug!(%error, "the API's own host did not stop as it should");
         }
+        self.server.api.gate().log().close().await;
     }
 }
 
