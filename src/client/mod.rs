@@ -49,11 +49,14 @@
 //! Every other method is cancel-safe in the sense that dropping it stops waiting, not the peer from acting.
 
 mod builder;
+mod credentials;
 mod error;
 mod find;
 mod host;
 mod lines;
 mod methods;
+#[cfg(feature = "transport-libp2p")]
+mod peers;
 mod request;
 #[cfg(test)]
 mod tests;
