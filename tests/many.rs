@@ -83,7 +83,7 @@ async fn a_pin_goes_to_the_peers_with_the_most_room_and_is_remote_for_the_others
 
 #[tokio::test(start_paused = true)]
 async fn pages_of_statuses_say_what_all_peers_say_of_the_pins_of_the_page() {
-    let mut peers = Peers::start(3).await;
+    let peers = Peers::start(3).await;
     let [a, b, c] = &peers.members[..] else { unreachable!() };
     let mut cids = Vec::new();
     for number in 0..20 {
