@@ -180,6 +180,7 @@ impl Inner {
         asked: &BTreeSet<PeerId>,
         members: &[PeerId],
     ) -> GlobalPinInfo {
+        let now = self.clock.now();
         // What the pin is, this peer knows as well as others.
         let mut global = GlobalPinInfo::from(own);
         if let Some(own) = global.peer_map.get_mut(&self.peer)
