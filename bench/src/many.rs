@@ -13,7 +13,7 @@ use crate::scenarios::{Setup, list, write_export};
 
 const PEERS: usize = 3;
 /// One secret for all, as `init` would make it.
-const SECRET: &str = "6c6f6f706261636b206265616e6368206f6e6c79206c6f6f706261636b206265";
+pub(crate) const SECRET: &str = "6c6f6f706261636b206265616e6368206f6e6c79206c6f6f706261636b206265";
 /// How long peers may take to agree.
 const AGREE_TIMEOUT: Duration = Duration::from_secs(900);
 const POLL: Duration = Duration::from_millis(20);
@@ -157,7 +157,7 @@ pub(crate) async fn join(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
 }
 
 /// The arguments that make a peer join others.
-fn bootstrap(addresses: &[String]) -> Vec<String> {
+pub(crate) fn bootstrap(addresses: &[String]) -> Vec<String> {
     if addresses.is_empty() { Vec::new() } else { vec!["--bootstrap".to_owned(), addresses.join(",")] }
 }
 
