@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ipfs_cluster::storage::{FjallConfig, FjallStorage, Storage as _};
 use tokio::process::{Child, Command};
 
 use crate::http::Connection;
@@ -149,6 +150,18 @@ impl Peer {
             Ok(bytes)
         }
         below(&self.folder)
+    }
+
+    /// Bytes in each space of the store, and in its journal; the daemon must not run.
+    pub(crate) fn disk_by_space(&self) -> Result<Vec<(String, u64)>> {
+        let store = FjallStorage::open(self.folder.join("fjall"), FjallConfig::default())?;
+        let mut spaces: Vec<(String, u64)> = store.bytes_by_space()?.into_iter().collect();
+        let known: u64 = spaces.iter().map(|(_, bytes)| bytes).sum();
+        spaces.retain(|(_, bytes)| *bytes > 0);
+        spaces.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        spaces.push(("journal and the rest".to_owned(), store.approximate_bytes()?.saturating_sub(known)));
+        store.close()?;
+        Ok(spaces)
     }
 }
 

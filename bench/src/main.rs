@@ -9,6 +9,7 @@ mod load;
 mod many;
 mod report;
 mod scenarios;
+mod walk;
 
 use std::path::PathBuf;
 
@@ -46,15 +47,32 @@ struct Arguments {
     /// Pins that a new peer of the reference has to fetch; it is too slow for the big pinset.
     #[arg(long, default_value_t = 40_000)]
     go_join_pins: u64,
+    /// Pins, a block each, that new peers fetch from a peer of the reference.
+    #[arg(long, default_value_t = 40_000)]
+    walk_pins: u64,
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
-    /// Only these of `post`, `until-pinned`, `big`, `cluster`, `join`.
+    /// Only these of `post`, `until-pinned`, `big`, `cluster`, `join`, `walk`; the last needs the reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the pinsets live while they are measured; a temporary folder without this.
     #[arg(long)]
     folder: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    /// A folder that goes when it is dropped.
+    fn scratch(&self) -> Result<tempfile::TempDir> {
+        Ok(match &self.folder {
+            None => tempfile::tempdir()?,
+            Some(folder) => tempfile::tempdir_in(folder)?,
+        })
+    }
 }
 
 fn main() -> Result<()> {
@@ -69,14 +87,24 @@ async fn run(arguments: &Arguments) -> Result<()> {
         "crdt" => &["init", "--consensus", "crdt"],
         _ => &["init", "--consensus", "solo"],
     };
-    let ours = Subject { name: "ours", program: arguments.service.clone(), init, reference: false };
-    let ours = measure(&ours, arguments).await?;
+    let subject = Subject { name: "ours", program: arguments.service.clone(), init, reference: false };
+    let mut ours = measure(&subject, arguments).await?;
     let reference = match &arguments.go_service {
         None => None,
         Some(program) => {
-            let subject =
+            let go =
                 Subject { name: "reference", program: program.clone(), init: &["init"], reference: true };
-            Some(measure(&subject, arguments).await?)
+            let mut rows = measure(&go, arguments).await?;
+            if arguments.wants("walk") {
+                let folder = arguments.scratch()?;
+                let together = Subject { init: &["init"], ..subject };
+                let walked =
+                    walk::walk(&together, &go, &arguments.fake_kubo, folder.path(), arguments.walk_pins);
+                let (more, theirs) = walked.await.context("a walk")?;
+                ours.extend(more);
+                rows.extend(theirs);
+            }
+            Some(rows)
         }
     };
     println!("\n{cores} cores, load generator on the same cores, one run.\n");
@@ -85,12 +113,9 @@ async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn measure(subject: &Subject, arguments: &Arguments) -> Result<Vec<Row>> {
-    let folder = match &arguments.folder {
-        None => tempfile::tempdir()?,
-        Some(folder) => tempfile::tempdir_in(folder)?,
-    };
+    let folder = arguments.scratch()?;
     let setup = Setup { subject, fake_kubo: &arguments.fake_kubo, folder: folder.path().to_owned() };
-    let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    let wanted = |name: &str| arguments.wants(name);
     let mut rows = Vec::new();
     if wanted("post") {
         eprintln!("{}: pin requests …", subject.name);

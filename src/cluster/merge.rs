@@ -11,8 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tracker::key::CidKey;
 use crate::types::{GlobalPinInfo, PeerId, PinInfo, PinStatus};
 
-/// Lines in one page of the answer.
-const PAGE_LINES_MAX: usize = 1024;
+/// Lines in one page of the answer. A line of three peers takes 4 KiB until it is written, and half a dozen pages are on
+/// their way from here to the caller.
+const PAGE_LINES_MAX: usize = 256;
 /// Pages of one member that wait to be merged.
 const PAGES_AHEAD_MAX: usize = 2;
 
@@ -23,7 +24,7 @@ pub(super) struct Member {
     pub(super) pages: BoxStream<'static, Result<Vec<PinInfo>>>,
 }
 
-/// Merges what the members say into one line for each CID, in order, in pages of at most 1,024.
+/// Merges what the members say into one line for each CID, in order, in pages of at most [`PAGE_LINES_MAX`].
 ///
 /// Every member is read by a task of its own, a few pages ahead. One that fails is an entry with its error on the
 /// lines that follow, made by `failed_status`; one that may not be asked (`Unauthorized`) is left out. When all fail

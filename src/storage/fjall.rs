@@ -11,6 +11,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use ::fjall::{Database, Keyspace, PersistMode, Readable};
 use bytes::Bytes;
@@ -37,6 +38,9 @@ const VITAL_FILES: [&str; 2] = ["version", "keyspaces/0/current"];
 const JOURNAL_BYTES_MIN: u64 = 64 << 20;
 /// Files kept open for reading, so that sockets have their share of the usual 1,024 descriptors.
 const OPEN_FILES_MAX: usize = 256;
+/// How long closing waits for what is in memory to become files, and how often it looks.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+const SETTLE_POLL: Duration = Duration::from_millis(2);
 /// How many entries of a bulk load are written between two looks at how full the disk is.
 const BULK_CHECK_ENTRIES: u64 = 65_536;
 
@@ -92,6 +96,21 @@ impl FjallStorage {
         config.validate()?;
         let engine = Engine::open(Folder::claim(path.as_ref(), LAYOUT, COMPONENT)?, config)?;
         Ok(Self { handle: Handle::new(engine, COMPONENT) })
+    }
+
+    /// About how many bytes of files each space takes, by its name; generations of a space count together. What was
+    /// written lately is in the journal alone, which belongs to no space: the rest of
+    /// [`approximate_bytes`](Storage::approximate_bytes).
+    ///
+    /// # Errors
+    /// `ShutDown` after close.
+    pub fn bytes_by_space(&self) -> Result<BTreeMap<String, u64>> {
+        let engine = self.handle.get()?;
+        let mut bytes = BTreeMap::new();
+        for (name, keyspace) in engine.spaces().each() {
+            *bytes.entry(name.to_owned()).or_default() += keyspace.disk_space();
+        }
+        Ok(bytes)
     }
 }
 
@@ -358,6 +377,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Makes files of what is in memory, so that the next opening has nothing to write again: it would take long, and
+    /// the memory besides. Nothing depends on it, as all of it is in the journal: it stops when it takes too long, and
+    /// the engine does not say when it cannot.
+    fn settle(&self) {
+        let registry = lock(&self.registry);
+        let spaces = self.spaces();
+        let keyspaces = || spaces.each().map(|(_, keyspace)| keyspace).chain([registry.keyspace()]);
+        for keyspace in keyspaces() {
+            if let Err(error) = keyspace.rotate_memtable() {
+                tracing::debug!(%error, "what was written lately stays in the journal");
+                return;
+            }
+        }
+        let deadline = Instant::now() + SETTLE_MAX;
+        while keyspaces().any(|keyspace| keyspace.sealed_memtable_count() > 0) {
+            if Instant::now() >= deadline {
+                tracing::debug!("what was written lately stays in the journal: writing files takes too long");
+                return;
+            }
+            std::thread::sleep(SETTLE_POLL);
+        }
+    }
+
     /// Gives back the room of a keyspace that the registry does not know. If that fails, the next opening does it.
     fn discard(&self, registry: &Registry, keyspace: Keyspace) {
         let name = keyspace.name().to_string();
@@ -468,7 +510,9 @@ impl Storage for FjallStorage {
 
     fn close(&self) -> Result<()> {
         self.handle.close(|engine| {
-            engine.database.persist(PersistMode::SyncAll).map_err(|error| engine.write_error(error))
+            engine.database.persist(PersistMode::SyncAll).map_err(|error| engine.write_error(error))?;
+            engine.settle();
+            Ok(())
         })
     }
 }
@@ -536,5 +580,39 @@ impl Snapshot for FjallSnapshot {
             let (key, value) = entry.into_inner().map_err(|error| engine.read_error(error))?;
             page.entries.push((key.into(), value.into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PINS: Space = Space::new("pins");
+
+    #[test]
+    fn what_was_closed_is_in_files_of_its_space_and_not_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || FjallStorage::open(folder.path(), FjallConfig::default()).unwrap();
+        let storage = open();
+        for number in 0..200_u8 {
+            let mut batch = Batch::new();
+            batch.put(PINS, vec![number], vec![number; 1_000]);
+            batch.put(PINS.generation(1), vec![number], vec![number; 10]);
+            storage.write(batch, Durability::Synced).unwrap();
+        }
+        assert_eq!(storage.bytes_by_space().unwrap(), BTreeMap::from([("pins".to_owned(), 0)]));
+        storage.close().unwrap();
+        assert_eq!(storage.bytes_by_space().unwrap_err().kind(), ErrorKind::ShutDown);
+
+        let storage = open();
+        let bytes = storage.bytes_by_space().unwrap()["pins"];
+        assert!((1_000..storage.approximate_bytes().unwrap()).contains(&bytes), "{bytes}");
+        for keyspace in storage.handle.get().unwrap().spaces().each().map(|(_, keyspace)| keyspace) {
+            // Everything that is read comes from files.
+            assert!(keyspace.table_count() > 0);
+            assert!(!keyspace.rotate_memtable().unwrap(), "something was in memory");
+        }
+        assert_eq!(storage.get(PINS, &[7]).unwrap().unwrap(), vec![7; 1_000]);
+        assert_eq!(storage.get(PINS.generation(1), &[199]).unwrap().unwrap(), vec![199; 10]);
     }
 }

@@ -96,7 +96,7 @@ async fn pages_are_full_but_the_last() {
     let pages =
         merge(vec![member(peers[0], pages(peers[0])), member(peers[1], pages(peers[1]))], failed_status);
     let lines: Vec<_> =
-        pages.map(|page| page.unwrap()).inspect(|page| assert!(page.len() <= 1024)).concat().await;
+        pages.map(|page| page.unwrap()).inspect(|page| assert!(page.len() <= PAGE_LINES_MAX)).concat().await;
     assert_eq!(lines.iter().map(|line| line.cid).collect::<Vec<_>>(), cids);
     assert!(lines.iter().all(|line| line.peer_map.len() == 2));
 }

@@ -50,6 +50,11 @@ impl Spaces {
         self.0.push(Entry { name: space.name.into(), generation: space.generation, keyspace });
     }
 
+    /// Every space: its name without the generation, and where it is.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&str, &Keyspace)> {
+        self.0.iter().map(|entry| (&*entry.name, &entry.keyspace))
+    }
+
     pub(super) fn remove(&mut self, space: Space) {
         self.0.retain(|entry| !entry.is(space));
     }
@@ -120,6 +125,11 @@ impl Registry {
         let mut batch = database.batch().durability(durability);
         batch.insert(&self.keyspace, NEXT_NUMBER, self.next_number.to_be_bytes());
         batch.commit()
+    }
+
+    /// Where this is written down.
+    pub(super) fn keyspace(&self) -> &Keyspace {
+        &self.keyspace
     }
 
     fn quiet(&self) -> RwLockWriteGuard<'_, ()> {

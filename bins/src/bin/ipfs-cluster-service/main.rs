@@ -3,6 +3,7 @@
 mod cli;
 mod daemon;
 mod init;
+mod memory;
 mod state;
 
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_NO_SUCH_SUBCOMMAND: u8 = 3;
 
 fn main() -> ExitCode {
+    memory::give_back_soon();
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return code,
