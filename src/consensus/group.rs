@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::types::PinOperation;
+use crate::types::{Pin, PinOperation};
 
 /// A call that waits for its answer.
 #[derive(Debug)]
@@ -170,20 +170,19 @@ pub(super) fn size<'a>(operations: impl IntoIterator<Item = &'a PinOperation>) -
     const OPERATION_BYTES: usize = 300;
     /// A peer, a CID or an address.
     const ITEM_BYTES: usize = 40;
+    let bytes_of = |pin: &Pin| {
+        let options = &pin.options;
+        let metadata: usize =
+            options.metadata.iter().map(|(key, value)| key.len() + value.len() + 2 * ITEM_BYTES).sum();
+        let items = pin.allocations.len() + 2 * options.origins.len();
+        2 * options.name.len() + metadata + items * ITEM_BYTES
+    };
     operations.into_iter().fold((0, 0), |(count, bytes), operation| {
-        let more = match operation {
-            PinOperation::Unpin(_) => OPERATION_BYTES,
-            PinOperation::Pin(pin) => {
-                let options = &pin.options;
-                let metadata: usize = options
-                    .metadata
-                    .iter()
-                    .map(|(key, value)| key.len() + value.len() + 2 * ITEM_BYTES)
-                    .sum();
-                let items = pin.allocations.len() + 2 * options.origins.len();
-                OPERATION_BYTES + 2 * options.name.len() + metadata + items * ITEM_BYTES
-            }
+        let pin = match operation {
+            PinOperation::Pin(pin) => Some(pin),
+            PinOperation::Unpin(_) => None,
+            PinOperation::Revise(revision) => revision.now(),
         };
-        (count + 1, bytes + more)
+        (count + 1, bytes + OPERATION_BYTES + pin.map_or(0, |pin| bytes_of(pin)))
     })
 }

@@ -411,7 +411,13 @@ fn stage(storage: &dyn Storage, mut head: Head, operations: Vec<PinOperation>) -
             }
         };
         let now = &mut touched[place].now;
+        let operation = match operation {
+            PinOperation::Revise(revision) if now.as_deref() == Some(revision.seen()) => revision.operation(),
+            other => other,
+        };
         changes.push(match operation {
+            // It is not as it was seen.
+            PinOperation::Revise(_) => StateChange::Unchanged,
             PinOperation::Pin(pin) => {
                 let pin = if codec::is_normal(&pin) {
                     pin

@@ -203,6 +203,13 @@ impl Model {
 
     fn apply(&mut self, operation: &PinOperation) -> StateChange {
         match operation {
+            PinOperation::Revise(revision) => {
+                if self.0.get(&revision.seen().cid.to_bytes()) == Some(revision.seen()) {
+                    self.apply(&revision.operation())
+                } else {
+                    StateChange::Unchanged
+                }
+            }
             PinOperation::Pin(pin) => {
                 self.pin((**pin).clone());
                 StateChange::Pinned(pin.clone())
