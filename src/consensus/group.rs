@@ -1,7 +1,10 @@
 //! Calls that one task serves, many at a time: whoever writes takes what waits, so more callers make larger batches and
 //! not more syncs.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
@@ -161,6 +164,45 @@ impl<W, A> Inbox<W, A> {
                 ended.send_replace(Some(result));
             }
         }
+    }
+}
+
+/// When to try again what a failed write left open: soon, then ever later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Retry {
+    failures: u32,
+    at: Option<Instant>,
+}
+
+impl Retry {
+    /// How long after the first failure.
+    const FIRST: Duration = Duration::from_secs(1);
+    /// The same after many.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// It failed, perhaps once more.
+    pub(super) fn failed(&mut self) {
+        let wait = Self::FIRST.saturating_mul(1 << self.failures.min(10)).min(Self::LONGEST);
+        self.failures += 1;
+        self.at = Some(Instant::now() + wait);
+    }
+
+    /// It worked.
+    pub(super) fn worked(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When it is time; none after it worked.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+}
+
+/// Waits until then; for ever without a time.
+pub(super) async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,9 @@
 //! part of it that goes wrong; `SIM_LOG=debug` lets the peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod disks;
+mod late_branch;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -138,6 +141,11 @@ fn a_late_removal_that_untracks_is_found() {
 #[test]
 fn a_log_that_is_not_replayed_is_found() {
     is_found(Planted::LogNotReplayed);
+}
+
+#[test]
+fn a_repin_that_does_not_look_is_found() {
+    is_found(Planted::RevisionIsBlind);
 }
 
 #[test]

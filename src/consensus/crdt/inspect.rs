@@ -64,6 +64,15 @@ pub fn known(storage: &dyn Storage) -> Result<BTreeMap<Cid, KnownPin>> {
     Ok(pins)
 }
 
+/// The heads, with their heights.
+///
+/// # Errors
+/// As [`known`].
+pub fn heads(storage: &dyn Storage) -> Result<BTreeMap<BlockName, u64>> {
+    let heads = records::heads(&*storage.snapshot()?)?.into_iter();
+    Ok(heads.filter_map(|head| Some((key::block_digest(&head.cid)?, head.height))).collect())
+}
+
 /// The blocks that a store has.
 ///
 /// # Errors

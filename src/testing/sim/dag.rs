@@ -11,7 +11,7 @@ use crate::state::decode_pin_protobuf;
 use crate::storage::Storage;
 use crate::types::{Cid, Pin};
 
-pub use crdt_inspect::{BlockName, BlockView, KnownPin, blocks, known, walked};
+pub use crdt_inspect::{BlockName, BlockView, KnownPin, blocks, heads, known, walked};
 
 /// All blocks of one peer.
 #[derive(Clone, Debug, Default)]
