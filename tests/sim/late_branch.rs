@@ -116,9 +116,9 @@ async fn scenario(seed: u64) {
     if seed % 2 == 0 {
         pin(&peers, JOINS, cids[2], "joined").await;
     }
-    let holds = async |peers: &TestCluster| holds(peers, JOINS, &cids[1]).await;
+    let held = async |peers: &TestCluster| holds(peers, JOINS, &cids[1]).await;
     peers
-        .wait_until("the daemon of the one that joined holds what is about to be removed late", holds)
+        .wait_until("the daemon of the one that joined holds what is about to be removed late", held)
         .await
         .unwrap();
 
