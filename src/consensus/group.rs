@@ -178,7 +178,7 @@ impl Retry {
     /// How long after the first failure.
     const FIRST: Duration = Duration::from_secs(1);
     /// The same after many.
-    const LONGEST: Duration = Duration::from_secs(60);
+    const LONGEST: Duration = Duration::from_secs(30);
 
     /// It failed, perhaps once more.
     pub(super) fn failed(&mut self) {

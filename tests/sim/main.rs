@@ -1,6 +1,6 @@
 //! The simulator over many seeds, spread over the cores.
 //!
-//! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`), `SIM_SEED=…` one, with everything it did, then the shortest
+//! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`, on `SIM_THREADS`), `SIM_SEED=…` one, with everything it did, then the shortest
 //! part of it that goes wrong; `SIM_LOG=debug` lets the peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
@@ -21,6 +21,8 @@ const SEEDS: u64 = 1_000;
 const SEEDS_TWICE: u64 = 50;
 /// Seeds within which a planted bug must be found.
 const SEEDS_PLANTED: u64 = 1_000;
+/// After so many seeds it is said how far we are.
+const SEEDS_TOLD: u64 = 10_000;
 /// Failing seeds that are shown.
 const FAILURES_SHOWN: usize = 5;
 
@@ -38,9 +40,9 @@ fn planted() -> Option<Planted> {
 /// Runs seeds on all cores until `done` says to stop, and gives how many ran.
 fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -> bool + Sync) -> u64 {
     let (next, stop, ran) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     thread::scope(|scope| {
-        for _ in 0..cores {
+        for _ in 0..number("SIM_THREADS").unwrap_or(cores) {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -48,7 +50,10 @@ fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -
                         return;
                     }
                     let report = sim::run_seed(first + number, bug);
-                    ran.fetch_add(1, Ordering::Relaxed);
+                    let ran = 1 + ran.fetch_add(1, Ordering::Relaxed);
+                    if ran.is_multiple_of(SEEDS_TOLD) {
+                        println!("{ran} seeds");
+                    }
                     if done(report) {
                         stop.store(true, Ordering::Relaxed);
                     }

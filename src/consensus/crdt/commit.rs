@@ -261,8 +261,10 @@ impl Committer {
         if self.is_stale {
             let changes = self.state.settle().await?;
             self.hooks.events.tell_changes(&changes);
+            // What waits has waited since it came.
+            let since = self.memory.pending.since.unwrap_or(now);
             let memory =
-                storage::run(self.storage.clone(), move |storage| Memory::load(storage, now)).await?;
+                storage::run(self.storage.clone(), move |storage| Memory::load(storage, since)).await?;
             self.hooks.heads.set(&memory.heads);
             (self.memory, self.is_stale) = (Arc::new(memory), false);
         }
