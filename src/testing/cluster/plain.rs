@@ -29,6 +29,9 @@ impl PeerTransport for PlainTransport {
     fn listen_addresses(&self) -> Vec<Multiaddr> {
         self.0.listen_addresses()
     }
+    fn announced_addresses(&self) -> Vec<Multiaddr> {
+        self.0.announced_addresses()
+    }
     async fn open(&self, to: &PeerId, protocol: &Protocol) -> Result<PeerStream> {
         if protocol.as_str().starts_with(OURS) {
             return Err(Error::new(ErrorKind::Unsupported, format!("this peer does not speak {protocol}")));
