@@ -23,6 +23,10 @@ const SEEDS_TWICE: u64 = 50;
 const SEEDS_PLANTED: u64 = 1_000;
 /// After so many seeds it is said how far we are.
 const SEEDS_TOLD: u64 = 10_000;
+/// Seeds that went wrong once. A write that failed after its bytes were there left counts that were not those of the store,
+/// pinsets that never looked equal, and daemons that nobody told (1074 to 2675); a disk that did not answer for a moment
+/// ended the task that follows announcements (7833).
+const SEEDS_ONCE_WRONG: [u64; 6] = [1074, 1290, 1707, 1789, 2675, 7833];
 /// Failing seeds that are shown.
 const FAILURES_SHOWN: usize = 5;
 
@@ -105,6 +109,14 @@ fn nothing_goes_wrong_in_many_seeds() {
         println!("{report}");
     }
     assert!(seeds.is_empty(), "{} of {ran} seeds went wrong: {seeds:?}", seeds.len());
+}
+
+#[test]
+fn what_went_wrong_once_goes_well() {
+    for seed in SEEDS_ONCE_WRONG {
+        let report = sim::run_seed(seed, None);
+        assert!(report.is_good(), "{report}");
+    }
 }
 
 #[test]
