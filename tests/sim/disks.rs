@@ -12,7 +12,7 @@ use ipfs_cluster::types::{Cid, PinMode, PinOptions};
 use std::sync::Arc;
 
 /// Seeds that each case is run with: whether the bytes of a failed write are there depends on it.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 8;
 
 async fn peers(seed: u64, count: usize, batching: (usize, Duration)) -> TestCluster {
     let config = TestClusterConfig {

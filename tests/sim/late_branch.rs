@@ -85,7 +85,7 @@ async fn scenario(seed: u64) {
     peers.peer(OLD).unpin(&cids[4]).await.unwrap();
     pin(&peers, OLD, cids[4], "old").await;
     pin(&peers, OLD, cids[6], "old").await;
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         peers.peer(OLD).unpin(&cids[6]).await.unwrap();
     }
     // The others go on, and are higher in the end.
@@ -113,7 +113,7 @@ async fn scenario(seed: u64) {
             && heads(peers, JOINS) == heads(peers, STAYS)
     };
     peers.wait_until("the one that joins has caught up", joined).await.unwrap();
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         pin(&peers, JOINS, cids[2], "joined").await;
     }
     let held = async |peers: &TestCluster| holds(peers, JOINS, &cids[1]).await;
@@ -147,11 +147,19 @@ async fn scenario(seed: u64) {
         let name = async |number: usize| name_of(&peers, peer, &cids[number]).await;
         assert_eq!(name(0).await.as_deref(), Some("last"), "seed {seed}, peer {peer}");
         assert!(name(1).await.is_some_and(|name| name.starts_with("round")), "seed {seed}, peer {peer}");
-        assert_eq!(name(2).await.as_deref(), (seed % 2 == 0).then_some("joined"), "seed {seed}, peer {peer}");
+        assert_eq!(
+            name(2).await.as_deref(),
+            seed.is_multiple_of(2).then_some("joined"),
+            "seed {seed}, peer {peer}"
+        );
         assert_eq!(name(3).await.as_deref(), Some("old"), "seed {seed}, peer {peer}");
         assert_eq!(name(4).await.as_deref(), Some("old"), "seed {seed}, peer {peer}");
         assert_eq!(name(5).await, None, "seed {seed}, peer {peer}");
-        assert_eq!(name(6).await.as_deref(), (seed % 3 != 0).then_some("old"), "seed {seed}, peer {peer}");
+        assert_eq!(
+            name(6).await.as_deref(),
+            (!seed.is_multiple_of(3)).then_some("old"),
+            "seed {seed}, peer {peer}"
+        );
     }
     for (number, cid) in cids.iter().enumerate() {
         let is_there = name_of(&peers, STAYS, cid).await.is_some();

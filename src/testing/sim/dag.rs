@@ -91,9 +91,9 @@ impl Dag {
             let same = written.iter().filter(|one| one.tag == tag);
             same.min_by_key(|one| (one.height, one.name)).map(|one| one.name)
         };
-        let mut findings = Findings::default();
-        findings.winner_is_rewrite =
+        let winner_is_rewrite =
             self.winner(cid, &written, &all).is_some_and(|winner| first(winner.tag) != Some(winner.name));
+        let mut findings = Findings { winner_is_rewrite, ..Findings::default() };
         for again in written.iter().filter(|one| first(one.tag) != Some(one.name)) {
             let past = self.past(&again.name);
             let knew = written.iter().filter(|one| past.contains(&one.name)).map(|one| one.tag).collect();
