@@ -42,7 +42,11 @@ impl<C: Consensus, W: std::io::Write + std::fmt::Debug + Send + 'static> Consens
     async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()> {
         self.inner.log_many(operations.clone()).await?;
         for operation in &operations {
-            let what = if matches!(operation, PinOperation::Pin(_)) { "pin" } else { "unpin" };
+            let what = match operation {
+                PinOperation::Pin(_) => "pin",
+                PinOperation::Unpin(_) => "unpin",
+                PinOperation::Revise(_) => "revise",
+            };
             self.note(what, operation.cid());
         }
         Ok(())

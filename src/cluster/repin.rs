@@ -18,7 +18,7 @@ use super::pin::Metrics;
 use crate::error::Result;
 use crate::monitor::PEERS_MAX;
 use crate::state::StateQuery;
-use crate::types::{PeerId, Pin, PinOperation, ReplicationFactor};
+use crate::types::{PeerId, Pin, PinOperation, ReplicationFactor, Revision};
 
 /// Pins with new allocations that are logged as one batch.
 const REPIN_BATCH: usize = 1024;
@@ -32,6 +32,8 @@ pub(super) struct Repinned {
     pub(super) moved: u64,
     /// Pins that have too few living holders and could not be given more.
     pub(super) left: u64,
+    /// Pins that somebody changed meanwhile, who may not have known that a peer is dead.
+    pub(super) changed: u64,
 }
 
 /// Who saw which peer die: whoever starts later does not know that it is gone, and cannot look after its pins.
@@ -146,7 +148,7 @@ impl Inner {
                 match self.moved(&pin, &dead, metrics).await {
                     Ok(Some(moved)) => {
                         debug!(cid = %moved.cid, from = ?dead, to = ?moved.allocations, "repinning");
-                        batch.push(PinOperation::Pin(moved.into()));
+                        batch.push((pin, moved));
                     }
                     Ok(None) => {}
                     Err(error) => {
@@ -155,14 +157,12 @@ impl Inner {
                     }
                 }
                 if batch.len() >= REPIN_BATCH {
-                    done.moved += batch.len() as u64;
-                    self.consensus.log_many(std::mem::take(&mut batch)).await?;
+                    self.log_moved(std::mem::take(&mut batch), &mut done).await?;
                 }
             }
         }
         if !batch.is_empty() {
-            done.moved += batch.len() as u64;
-            self.consensus.log_many(batch).await?;
+            self.log_moved(batch, &mut done).await?;
         }
         if done.moved > 0 {
             info!(pins = done.moved, "pinned elsewhere what dead peers held");
@@ -171,6 +171,22 @@ impl Inner {
             warn!(pins = done.left, "too few peers for what dead peers held; trying again later");
         }
         Ok(done)
+    }
+
+    /// Logs pins that were so, and are otherwise now. What a user says of a pin meanwhile counts for more, as does a
+    /// removal.
+    async fn log_moved(&self, pins: Vec<(Pin, Pin)>, done: &mut Repinned) -> Result<()> {
+        let moved: Vec<_> = pins.iter().map(|(_, now)| (now.cid, now.allocations.clone())).collect();
+        let revise = |(seen, now)| PinOperation::Revise(Revision::replace(seen, now));
+        self.consensus.log_many(pins.into_iter().map(revise).collect()).await?;
+        for (cid, allocations) in moved {
+            match self.state.get(&cid).await? {
+                Some(pin) if pin.allocations == allocations => done.moved += 1,
+                Some(_) => done.changed += 1,
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     /// The pin with living holders instead of dead ones; none where enough are left, or where it is not worth it.

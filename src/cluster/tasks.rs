@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::state::StateQuery;
-use crate::types::{Alert, Metric, PinOperation, PinType};
+use crate::types::{Alert, Metric, PinOperation, PinType, Revision};
 
 /// Shortest time between two runs of anything periodic, so that a metric's tiny time to live cannot spin.
 pub(super) const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -218,7 +218,8 @@ async fn unpin_expired(inner: &Inner) -> Result<u64> {
                 continue;
             };
             match pin.pin_type {
-                PinType::Data => expired.push(PinOperation::Unpin(pin.cid)),
+                // Not if it is given more time until then.
+                PinType::Data => expired.push(PinOperation::Revise(Revision::remove(pin))),
                 PinType::Meta => match inner.unpin_sharded(&pin).await {
                     Ok(()) => removed += 1,
                     // One whose shards cannot be found must not keep the others.
@@ -327,7 +328,7 @@ async fn repin(inner: Arc<Inner>) {
         if let Err(error) = &outcome {
             warn!(%error, "could not pin elsewhere what dead peers held; trying again later");
         }
-        let none_left = outcome.as_ref().is_ok_and(|repinned| repinned.left == 0);
+        let none_left = outcome.as_ref().is_ok_and(|repinned| repinned.left + repinned.changed == 0);
         if is_first && none_left {
             // Others may have given the dead peer pins before they knew, which come after the first look.
             wait = longest;

@@ -1,11 +1,14 @@
 //! Calls that one task serves, many at a time: whoever writes takes what waits, so more callers make larger batches and
 //! not more syncs.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::types::PinOperation;
+use crate::types::{Pin, PinOperation};
 
 /// A call that waits for its answer.
 #[derive(Debug)]
@@ -164,26 +167,64 @@ impl<W, A> Inbox<W, A> {
     }
 }
 
+/// When to try again what a failed write left open: soon, then ever later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Retry {
+    failures: u32,
+    at: Option<Instant>,
+}
+
+impl Retry {
+    /// How long after the first failure.
+    const FIRST: Duration = Duration::from_secs(1);
+    /// The same after many.
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// It failed, perhaps once more.
+    pub(super) fn failed(&mut self) {
+        let wait = Self::FIRST.saturating_mul(1 << self.failures.min(10)).min(Self::LONGEST);
+        self.failures += 1;
+        self.at = Some(Instant::now() + wait);
+    }
+
+    /// It worked.
+    pub(super) fn worked(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When it is time; none after it worked.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+}
+
+/// Waits until then; for ever without a time.
+pub(super) async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How many operations, and about how many bytes they take in a batch.
 pub(super) fn size<'a>(operations: impl IntoIterator<Item = &'a PinOperation>) -> (usize, usize) {
     /// What every operation takes: key, fixed fields and index entries.
     const OPERATION_BYTES: usize = 300;
     /// A peer, a CID or an address.
     const ITEM_BYTES: usize = 40;
+    let bytes_of = |pin: &Pin| {
+        let options = &pin.options;
+        let metadata: usize =
+            options.metadata.iter().map(|(key, value)| key.len() + value.len() + 2 * ITEM_BYTES).sum();
+        let items = pin.allocations.len() + 2 * options.origins.len();
+        2 * options.name.len() + metadata + items * ITEM_BYTES
+    };
     operations.into_iter().fold((0, 0), |(count, bytes), operation| {
-        let more = match operation {
-            PinOperation::Unpin(_) => OPERATION_BYTES,
-            PinOperation::Pin(pin) => {
-                let options = &pin.options;
-                let metadata: usize = options
-                    .metadata
-                    .iter()
-                    .map(|(key, value)| key.len() + value.len() + 2 * ITEM_BYTES)
-                    .sum();
-                let items = pin.allocations.len() + 2 * options.origins.len();
-                OPERATION_BYTES + 2 * options.name.len() + metadata + items * ITEM_BYTES
-            }
+        let pin = match operation {
+            PinOperation::Pin(pin) => Some(pin),
+            PinOperation::Unpin(_) => None,
+            PinOperation::Revise(revision) => revision.now(),
         };
-        (count + 1, bytes + more)
+        (count + 1, bytes + OPERATION_BYTES + pin.map_or(0, |pin| bytes_of(pin)))
     })
 }

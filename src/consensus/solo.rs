@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use tracing::{error, warn};
 
 use super::events::{self, EventSender, EventSource};
-use super::group::{self, Call, Desk, Inbox, Reply};
+use super::group::{self, Call, Desk, Inbox, Reply, Retry};
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
 use crate::config::SoloSection;
 use crate::error::{Error, ErrorKind, Result};
@@ -93,7 +93,8 @@ impl Solo {
         let (desk, mut inbox) = group::desk(COMPONENT, QUEUED_CALLS_MAX);
         let (events, source) = events::channel(config.max_buffered_events);
         let ended = inbox.on_end();
-        let committer = Committer { config, state: state.clone(), inbox, events };
+        let (state_of_committer, retry) = (state.clone(), Retry::default());
+        let committer = Committer { config, state: state_of_committer, inbox, events, retry };
         tokio::spawn(async move { ended(committer.run().await) });
         Ok(Self { peer: cx.peer, state, desk, events: source })
     }
@@ -212,14 +213,29 @@ struct Committer {
     state: Arc<dyn State>,
     inbox: Inbox<Work, Vec<StateChange>>,
     events: EventSender,
+    /// After a write failed it has to be looked what became of it.
+    retry: Retry,
 }
 
 impl Committer {
     /// Works until it is stopped and everything accepted is done. An error is what kept some of that from being done.
     async fn run(mut self) -> Result<()> {
-        while let Some(call) = self.inbox.take().await {
-            // Its own caller is told.
-            drop(self.serve(call).await);
+        loop {
+            let call = tokio::select! {
+                biased;
+                call = self.inbox.take() => call,
+                () = group::until(self.retry.at()) => {
+                    if let Err(error) = self.settle().await {
+                        warn!(%error, "the store still does not work");
+                    }
+                    continue;
+                }
+            };
+            match call {
+                // Its own caller is told.
+                Some(call) => drop(self.serve(call).await),
+                None => break,
+            }
         }
         self.inbox.close();
         let mut result = Ok(());
@@ -270,9 +286,36 @@ impl Committer {
         parts
     }
 
-    async fn commit(&self, parts: Vec<Part>) -> Result<()> {
+    /// Tells of what a write did that failed.
+    async fn settle(&mut self) -> Result<()> {
+        if self.retry.at().is_none() {
+            return Ok(());
+        }
+        match self.state.settle().await {
+            Ok(changes) => {
+                self.retry.worked();
+                self.events.tell_changes(&changes);
+                Ok(())
+            }
+            Err(error) => {
+                self.retry.failed();
+                Err(error)
+            }
+        }
+    }
+
+    async fn apply(&mut self, operations: Vec<PinOperation>) -> Result<Vec<StateChange>> {
+        self.settle().await?;
+        let applied = self.state.apply(operations, Batch::new()).await;
+        if applied.is_err() {
+            self.retry.failed();
+        }
+        applied
+    }
+
+    async fn commit(&mut self, parts: Vec<Part>) -> Result<()> {
         let operations = parts.iter().flat_map(|part| part.operations.iter().cloned()).collect();
-        match self.state.apply(operations, Batch::new()).await {
+        match self.apply(operations).await {
             Ok(changes) => {
                 self.done(parts, changes);
                 Ok(())
@@ -285,7 +328,7 @@ impl Committer {
                 warn!(%error, "applying a batch call by call");
                 let mut result = Ok(());
                 for part in parts {
-                    let applied = self.state.apply(part.operations.clone(), Batch::new()).await;
+                    let applied = self.apply(part.operations.clone()).await;
                     result = result.and(applied.as_ref().map(drop).map_err(Error::clone));
                     match applied {
                         Ok(changes) => self.done(vec![part], changes),

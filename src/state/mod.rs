@@ -100,8 +100,17 @@ pub trait State: StateReader {
     ///
     /// # Errors
     /// `InvalidInput` for a pin too large to be stored: nothing of the batch is written, now or later. `StorageFull`,
-    /// `Io`, `Corrupt`, `ShutDown`: nothing is visible, though after a crash the batch may turn out written.
+    /// `Io`, `Corrupt`, `ShutDown`: it is unknown whether the batch is there. Call [`State::settle`] before anything else
+    /// is written.
     async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>>;
+
+    /// After an error of [`State::apply`]: makes whatever is there durable, brings the counts up to it, and gives the
+    /// changes of the batch that failed if it turned out to be there, of which nobody was told. None when nothing failed,
+    /// and for a second call.
+    ///
+    /// # Errors
+    /// `StorageFull`, `Io`, `Corrupt`, `ShutDown`: the store still does not work, call it again later.
+    async fn settle(&self) -> Result<Vec<StateChange>>;
 
     /// Replaces the whole pinset by these pins (a later one of the same CID wins) and returns how many entries
     /// there are. All or nothing: until it returns, and after any error or crash, the old pinset is there.
@@ -151,6 +160,9 @@ impl<T: StateReader + ?Sized> StateReader for Arc<T> {
 impl<T: State + ?Sized> State for Arc<T> {
     async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>> {
         (**self).apply(operations, also).await
+    }
+    async fn settle(&self) -> Result<Vec<StateChange>> {
+        (**self).settle().await
     }
     async fn replace(
         &self,

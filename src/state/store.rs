@@ -53,8 +53,18 @@ pub(super) struct Inner {
     pub(super) spool_folder: PathBuf,
     /// What the store says, once it is there.
     head: RwLock<Head>,
+    /// What became of the last batch, when its write failed.
+    doubt: std::sync::Mutex<Option<Doubt>>,
     /// Held by the work itself, so that a dropped call cannot let a second writer in.
     pub(super) writer: Arc<Mutex<()>>,
+}
+
+/// A batch that may be there.
+#[derive(Debug)]
+struct Doubt {
+    before: Head,
+    after: Head,
+    changes: Vec<StateChange>,
 }
 
 impl StoreState {
@@ -78,7 +88,8 @@ impl StoreState {
     ) -> Result<Self> {
         let head = storage::run(storage.clone(), open).await?;
         let head = RwLock::new(head);
-        let inner = Inner { storage, spool_folder: spool_folder.into(), head, writer: Arc::default() };
+        let (spool_folder, doubt) = (spool_folder.into(), Default::default());
+        let inner = Inner { storage, spool_folder, head, doubt, writer: Arc::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
@@ -125,11 +136,36 @@ impl State for StoreState {
             let staged = stage(storage, head, operations)?;
             let mut batch = staged.batch;
             batch.append(also);
-            if !batch.is_empty() {
-                storage.write(batch, Durability::Synced)?;
+            if !batch.is_empty()
+                && let Err(error) = storage.write(batch, Durability::Synced)
+            {
+                if error.kind() != ErrorKind::InvalidInput {
+                    *inner.doubt() =
+                        Some(Doubt { before: head, after: staged.head, changes: staged.changes });
+                }
+                return Err(error);
             }
             inner.set_head(staged.head);
             Ok(staged.changes)
+        })
+        .await
+    }
+
+    async fn settle(&self) -> Result<Vec<StateChange>> {
+        let inner = self.inner.clone();
+        let writing = inner.writer.clone().lock_owned().await;
+        storage::run(inner.storage.clone(), move |storage| {
+            let _writing = writing;
+            if inner.doubt().is_none() {
+                return Ok(Vec::new());
+            }
+            // What readers see and a power cut would take becomes durable, if the disk works again.
+            storage.write(Batch::new(), Durability::Synced)?;
+            let head = Head::of(storage)?;
+            inner.set_head(head);
+            let doubt = inner.doubt().take();
+            let landed = doubt.filter(|doubt| head == doubt.after && head != doubt.before);
+            Ok(landed.map(|doubt| doubt.changes).unwrap_or_default())
         })
         .await
     }
@@ -168,6 +204,10 @@ impl State for StoreState {
 impl Inner {
     pub(super) fn head(&self) -> Head {
         *self.head.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubt(&self) -> std::sync::MutexGuard<'_, Option<Doubt>> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_head(&self, head: Head) {
@@ -416,7 +456,13 @@ fn stage(storage: &dyn Storage, mut head: Head, operations: Vec<PinOperation>) -
             }
         };
         let now = &mut touched[place].now;
+        let operation = match operation {
+            PinOperation::Revise(revision) if now.as_deref() == Some(revision.seen()) => revision.operation(),
+            other => other,
+        };
         changes.push(match operation {
+            // It is not as it was seen.
+            PinOperation::Revise(_) => StateChange::Unchanged,
             PinOperation::Pin(pin) => {
                 let pin = if codec::is_normal(&pin) {
                     pin

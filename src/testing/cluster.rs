@@ -17,7 +17,10 @@
 
 mod clock;
 mod daemon;
+mod disk;
+mod plain;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::daemon::DaemonLink;
+use self::plain::PlainTransport;
 use super::random::Random;
 use super::{CrashStorage, peer};
 use crate::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason, presets};
@@ -39,6 +43,7 @@ use crate::types::{Cid, Multiaddr, PeerId, Timestamp, TrackerStatus};
 
 pub use clock::TestClock;
 pub use daemon::{DaemonManners, TestDaemon};
+pub use disk::{DiskTrouble, TestDisk};
 
 /// Any day will do.
 const EPOCH_UNIX_SECONDS: i64 = 1_800_000_000;
@@ -66,6 +71,10 @@ pub struct TestClusterConfig {
     pub delay: Duration,
     /// How the daemons behave.
     pub daemons: DaemonManners,
+    /// Peers that are not there yet: [`TestCluster::restart`] brings them in, with nothing on their disks.
+    pub absent: BTreeSet<usize>,
+    /// Peers that catch up only by walking, as those of the reference, and let nobody catch up otherwise.
+    pub walkers: BTreeSet<usize>,
     /// Chooses what is not chosen yet, or otherwise: given the peer's index, and its builder with storage, network,
     /// daemon and clock in place.
     pub assemble: Arc<Assemble>,
@@ -82,6 +91,8 @@ impl Default for TestClusterConfig {
             cluster: ClusterConfig::default(),
             delay: Duration::from_millis(10),
             daemons: DaemonManners::default(),
+            absent: BTreeSet::new(),
+            walkers: BTreeSet::new(),
             assemble: Arc::new(|_, builder| agreeing(builder)),
         }
     }
@@ -123,6 +134,7 @@ struct Seat {
     id: PeerId,
     daemon: TestDaemon,
     clock: TestClock,
+    disk: TestDisk,
     storage: Arc<CrashStorage>,
     running: Option<Running>,
 }
@@ -174,13 +186,19 @@ impl TestCluster {
                 id: peer(u64::from(number)),
                 daemon,
                 clock: TestClock::new(started, epoch),
+                disk: TestDisk::new(Random::new(config.seed ^ (u64::from(number) << 32))),
                 storage: Arc::new(CrashStorage::new()),
                 running: None,
             });
         }
         let mut peers = Self { config, network, random, seats };
         for index in 0..peers.seats.len() {
-            peers.restart(index).await?;
+            if peers.config.absent.contains(&index) {
+                // Addresses are given in the order of joining: it has its own when it comes.
+                drop(peers.network.join(peers.seats[index].id)?);
+            } else {
+                peers.restart(index).await?;
+            }
         }
         Ok(peers)
     }
@@ -232,7 +250,12 @@ impl TestCluster {
         &self.seats[index].clock
     }
 
-    /// What a peer's disk holds. It is another one after each start.
+    /// A peer's disk, to be made full and faulty.
+    pub fn disk(&self, index: usize) -> &TestDisk {
+        &self.seats[index].disk
+    }
+
+    /// What a peer's disk holds, whatever is wrong with it. It is another one after each start.
     pub fn storage(&self, index: usize) -> Arc<CrashStorage> {
         Arc::clone(&self.seats[index].storage)
     }
@@ -323,10 +346,22 @@ impl TestCluster {
             .seed(self.random.number())
             .config(config)
             .clock(seat.clock.clone())
-            .storage(Arc::clone(&seat.storage))
-            .transport(Arc::clone(&transport))
+            .storage(seat.disk.holding(Arc::clone(&seat.storage)))
             .ipfs(link.clone());
-        let cluster = (self.config.assemble)(index, builder).start().await?;
+        let builder = if self.config.walkers.contains(&index) {
+            builder.transport(PlainTransport(Arc::clone(&transport)))
+        } else {
+            builder.transport(Arc::clone(&transport))
+        };
+        let cluster = match (self.config.assemble)(index, builder).start().await {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                // The process ends, whatever it closed before.
+                seat.storage = Arc::new(seat.storage.crash());
+                self.network.crash(seat.id);
+                return Err(error);
+            }
+        };
         let redial = CancellationToken::new();
         tokio::spawn(dial_others(Arc::clone(&transport), addresses, redial.clone()));
         let cluster = seat.running.insert(Running { cluster, transport, link, redial }).cluster.clone();

@@ -31,7 +31,7 @@ use super::state_suite::{Model, assert_same, cid, pin};
 use crate::consensus::{Consensus, OPERATIONS_MAX, StateEvent};
 use crate::error::ErrorKind;
 use crate::state::{StateQuery, StateReader};
-use crate::types::{PeerId, Pin, PinOperation};
+use crate::types::{PeerId, Pin, PinOperation, Revision};
 
 /// A fact that does not come true within this time never does.
 const FACT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -115,6 +115,7 @@ conformance_suite!($ consensus_suite, consensus_conformance, run_case, [
     unpinning_an_absent_cid_is_fine,
     many_operations_are_applied_in_order,
     many_operations_may_be_none,
+    what_was_changed_meanwhile_is_not_revised,
     too_many_operations_are_refused_whole,
     every_change_is_an_event,
     an_event_comes_when_the_state_shows_it,
@@ -235,6 +236,44 @@ pub async fn many_operations_are_applied_in_order(fixture: impl Fixture) {
     }
     let place = |event: &StateEvent| last.iter().position(|seen| seen == event);
     assert!(place(&pinned(renamed)) < place(&pinned(pin(3))), "{last:?}");
+}
+
+/// What a peer decides by itself about an entry yields to whoever changed the entry since it was looked at.
+pub async fn what_was_changed_meanwhile_is_not_revised(fixture: impl Fixture) {
+    let (_guard, consensus) = fixture.create().await;
+    let named = |number, name: &str| {
+        let mut pin = pin(number);
+        pin.options.name = name.to_owned();
+        pin
+    };
+    let replace = |seen, now| PinOperation::Revise(Revision::replace(seen, now));
+    let remove = |seen| PinOperation::Revise(Revision::remove(seen));
+    consensus.log_many((1..=4).map(|number| put(pin(number))).collect()).await.unwrap();
+    let operations = vec![
+        replace(pin(1), named(1, "revised")),
+        remove(pin(2)),
+        // Not as they were seen.
+        replace(named(3, "other"), named(3, "revised")),
+        remove(named(4, "other")),
+        replace(pin(5), named(5, "revised")),
+        // Nor in the same batch.
+        replace(pin(1), named(1, "twice")),
+        remove(pin(2)),
+        put(named(4, "user")),
+        remove(pin(4)),
+        replace(named(4, "user"), named(4, "revised")),
+    ];
+    consensus.log_many(operations).await.unwrap();
+    let expected = [named(1, "revised"), pin(3), named(4, "revised")];
+    assert_same(&*consensus.state(), &Model::of(expected.clone())).await;
+    // A user who comes first counts, however short before.
+    let (user, revision) = tokio::join!(
+        consensus.log_pin(named(3, "user")),
+        consensus.log_many(vec![replace(pin(3), named(3, "revised")), remove(pin(3))])
+    );
+    user.and(revision).unwrap();
+    let [one, _, four] = expected;
+    assert_same(&*consensus.state(), &Model::of([one, named(3, "user"), four])).await;
 }
 
 /// No operations, no error.

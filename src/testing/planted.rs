@@ -14,11 +14,14 @@ pub enum Planted {
     LogNotReplayed,
     /// Of two values of equal priority the one that came last wins, instead of the greater.
     LastArrivalWins,
+    /// A peer that pins elsewhere what a dead one held does not look whether a user changed the pin meanwhile.
+    RevisionIsBlind,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::LateRemovalUntracks, Self::LogNotReplayed, Self::LastArrivalWins];
+    pub const ALL: [Self; 4] =
+        [Self::LateRemovalUntracks, Self::LogNotReplayed, Self::LastArrivalWins, Self::RevisionIsBlind];
 
     /// Its name, for a command line.
     pub const fn as_str(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Planted {
             Self::LateRemovalUntracks => "late-removal-untracks",
             Self::LogNotReplayed => "log-not-replayed",
             Self::LastArrivalWins => "last-arrival-wins",
+            Self::RevisionIsBlind => "revision-is-blind",
         }
     }
 }

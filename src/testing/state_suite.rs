@@ -38,7 +38,9 @@ use crate::state::{
     StateReader, encode_pin_protobuf,
 };
 use crate::storage::Batch;
-use crate::types::{Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter, Timestamp};
+use crate::types::{
+    Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter, Revision, Timestamp,
+};
 
 /// Makes the states that the suite examines.
 #[async_trait]
@@ -90,6 +92,8 @@ conformance_suite!($ state_suite, state_conformance, run_case, [
     unpinning_gives_the_entry_as_it_was,
     unpinning_an_absent_cid_changes_nothing,
     operations_of_one_batch_see_each_other,
+    what_is_not_as_it_was_seen_is_not_revised,
+    nothing_is_left_to_settle_after_what_worked,
     an_empty_batch_is_fine,
     the_number_of_pins_follows_every_change,
     versions_of_a_cid_are_different_entries,
@@ -254,6 +258,13 @@ impl Model {
 
     fn apply(&mut self, operation: &PinOperation) -> StateChange {
         match operation {
+            PinOperation::Revise(revision) => {
+                if self.0.get(&revision.seen().cid.to_bytes()) == Some(revision.seen()) {
+                    self.apply(&revision.operation())
+                } else {
+                    StateChange::Unchanged
+                }
+            }
             PinOperation::Pin(pin) => {
                 self.pin((**pin).clone());
                 StateChange::Pinned(pin.clone())
@@ -548,6 +559,38 @@ pub async fn operations_of_one_batch_see_each_other(fixture: impl Fixture) {
     ];
     assert_eq!(apply(&*state, operations).await, expected);
     assert_same(&*state, &Model::of([pin(0), renamed])).await;
+}
+
+/// Something else, or nothing, may be there by then.
+pub async fn what_is_not_as_it_was_seen_is_not_revised(fixture: impl Fixture) {
+    let Opened { state, guard: _guard } = filled(&fixture, 0..3).await;
+    let mut renamed = pin(1);
+    renamed.options.name = "renamed".to_owned();
+    let operations = vec![
+        PinOperation::Revise(Revision::replace(renamed.clone(), pin(1))),
+        PinOperation::Revise(Revision::replace(pin(1), renamed.clone())),
+        PinOperation::Revise(Revision::remove(pin(1))),
+        PinOperation::Revise(Revision::remove(pin(2))),
+        PinOperation::Revise(Revision::replace(pin(2), pin(2))),
+        PinOperation::Revise(Revision::remove(pin(9))),
+    ];
+    let expected = [
+        StateChange::Unchanged,
+        StateChange::Pinned(Arc::new(renamed.clone())),
+        StateChange::Unchanged,
+        StateChange::Unpinned(Arc::new(pin(2))),
+        StateChange::Unchanged,
+        StateChange::Unchanged,
+    ];
+    assert_eq!(apply(&*state, operations).await, expected);
+    assert_same(&*state, &Model::of([pin(0), renamed])).await;
+}
+
+/// There is something to be told only after an error.
+pub async fn nothing_is_left_to_settle_after_what_worked(fixture: impl Fixture) {
+    let Opened { state, guard: _guard } = filled(&fixture, 0..3).await;
+    assert_eq!(state.settle().await.expect("settling"), []);
+    assert_same(&*state, &Model::of([pin(0), pin(1), pin(2)])).await;
 }
 
 /// No operations, no changes, no error.

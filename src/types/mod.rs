@@ -25,7 +25,7 @@ pub use path::IpfsPath;
 pub use peer::{Multiaddr, PeerId, parse_multiaddr, parse_peer};
 pub use pin::{
     MAX_DEPTH_DIRECT, MAX_DEPTH_RECURSIVE, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter,
-    ReplicationFactor,
+    ReplicationFactor, Revision,
 };
 pub use pin_info::{GlobalPinInfo, PinInfo, PinStatus};
 pub use standing::PinsetStanding;

@@ -319,6 +319,8 @@ pub enum PinOperation {
     Pin(Arc<Pin>),
     /// Removes the entry, if there is one.
     Unpin(Cid),
+    /// Changes or removes the entry if it is as somebody saw it, and changes nothing otherwise.
+    Revise(Revision),
 }
 
 impl PinOperation {
@@ -327,6 +329,45 @@ impl PinOperation {
         match self {
             Self::Pin(pin) => &pin.cid,
             Self::Unpin(cid) => cid,
+            Self::Revise(revision) => &revision.seen.cid,
+        }
+    }
+}
+
+/// What a peer does by itself with an entry that it has looked at: nothing, if a user changed the entry meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    seen: Arc<Pin>,
+    now: Option<Arc<Pin>>,
+}
+
+impl Revision {
+    /// The entry becomes another one, of the same CID, where it still is as it was seen.
+    pub fn replace(seen: Pin, now: Pin) -> Self {
+        let now = Arc::new(Pin { cid: seen.cid, ..now });
+        Self { seen: Arc::new(seen.into_stored()), now: Some(now) }
+    }
+
+    /// The entry goes where it still is as it was seen.
+    pub fn remove(seen: Pin) -> Self {
+        Self { seen: Arc::new(seen.into_stored()), now: None }
+    }
+
+    /// The entry as it must be, in its stored form.
+    pub fn seen(&self) -> &Pin {
+        &self.seen
+    }
+
+    /// What the entry becomes; none when it goes.
+    pub fn now(&self) -> Option<&Arc<Pin>> {
+        self.now.as_ref()
+    }
+
+    /// What happens where the entry is as it was seen: [`PinOperation::Pin`] or [`PinOperation::Unpin`].
+    pub fn operation(&self) -> PinOperation {
+        match &self.now {
+            Some(pin) => PinOperation::Pin(pin.clone()),
+            None => PinOperation::Unpin(self.seen.cid),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The simulator over many seeds, spread over the cores.
 //!
-//! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`), `SIM_SEED=…` one, with everything it did, then the shortest
+//! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`, on `SIM_THREADS`), `SIM_SEED=…` one, with everything it did, then the shortest
 //! part of it that goes wrong; `SIM_LOG=debug` lets the peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
+mod disks;
+mod late_branch;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +21,12 @@ const SEEDS: u64 = 1_000;
 const SEEDS_TWICE: u64 = 50;
 /// Seeds within which a planted bug must be found.
 const SEEDS_PLANTED: u64 = 1_000;
+/// After so many seeds it is said how far we are.
+const SEEDS_TOLD: u64 = 10_000;
+/// Seeds that went wrong once. A write that failed after its bytes were there left counts that were not those of the store,
+/// pinsets that never looked equal, and daemons that nobody told (1074 to 2675); a disk that did not answer for a moment
+/// ended the task that follows announcements (7833).
+const SEEDS_ONCE_WRONG: [u64; 6] = [1074, 1290, 1707, 1789, 2675, 7833];
 /// Failing seeds that are shown.
 const FAILURES_SHOWN: usize = 5;
 
@@ -35,9 +44,9 @@ fn planted() -> Option<Planted> {
 /// Runs seeds on all cores until `done` says to stop, and gives how many ran.
 fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -> bool + Sync) -> u64 {
     let (next, stop, ran) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     thread::scope(|scope| {
-        for _ in 0..cores {
+        for _ in 0..number("SIM_THREADS").unwrap_or(cores) {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -45,7 +54,10 @@ fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -
                         return;
                     }
                     let report = sim::run_seed(first + number, bug);
-                    ran.fetch_add(1, Ordering::Relaxed);
+                    let ran = 1 + ran.fetch_add(1, Ordering::Relaxed);
+                    if ran.is_multiple_of(SEEDS_TOLD) {
+                        println!("{ran} seeds");
+                    }
                     if done(report) {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -100,6 +112,14 @@ fn nothing_goes_wrong_in_many_seeds() {
 }
 
 #[test]
+fn what_went_wrong_once_goes_well() {
+    for seed in SEEDS_ONCE_WRONG {
+        let report = sim::run_seed(seed, None);
+        assert!(report.is_good(), "{report}");
+    }
+}
+
+#[test]
 fn a_seed_run_twice_leaves_the_same_trace() {
     let first = number("SIM_FIRST").unwrap_or(0);
     run_all(first, SEEDS_TWICE, None, |report| {
@@ -138,6 +158,11 @@ fn a_late_removal_that_untracks_is_found() {
 #[test]
 fn a_log_that_is_not_replayed_is_found() {
     is_found(Planted::LogNotReplayed);
+}
+
+#[test]
+fn a_repin_that_does_not_look_is_found() {
+    is_found(Planted::RevisionIsBlind);
 }
 
 #[test]

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::COMPONENT;
@@ -19,7 +18,7 @@ use super::records::{self, META};
 use super::stage::{Memory, Stage, Staged};
 use crate::consensus::StateEvent;
 use crate::consensus::events::EventSender;
-use crate::consensus::group::{self, Call, Inbox, Reply};
+use crate::consensus::group::{self, Call, Inbox, Reply, Retry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{State, StateChange};
 use crate::storage::{self, Batch, Durability, Storage};
@@ -31,8 +30,6 @@ use crate::types::{Cid, PinOperation};
 const GROUP_OPERATIONS_MAX: usize = 4096;
 /// About how many bytes of several callers share one batch. A single call may have more.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// How long after a failure what waits is cut again, at least.
-const CUT_RETRY: Duration = Duration::from_secs(1);
 
 /// An operation and the value it gives the pin, which the caller encoded.
 #[derive(Clone, Debug)]
@@ -104,8 +101,8 @@ pub(super) struct Committer {
     memory: Arc<Memory>,
     /// After a write failed only the store knows what became of it.
     is_stale: bool,
-    /// When what waits is cut again after a failure.
-    retry_at: Option<Instant>,
+    /// When it is tried again after a failure.
+    retry: Retry,
 }
 
 impl Committer {
@@ -120,7 +117,7 @@ impl Committer {
     ) -> Self {
         hooks.heads.set(&memory.heads);
         let memory = Arc::new(memory);
-        Self { storage, state, policy, inbox, hooks, memory, is_stale: false, retry_at: None }
+        Self { storage, state, policy, inbox, hooks, memory, is_stale: false, retry: Retry::default() }
     }
 
     /// Works until it is stopped, everything accepted is done and everything that waited is cut. An error is what kept
@@ -131,14 +128,10 @@ impl Committer {
             let call = tokio::select! {
                 biased;
                 call = self.inbox.take() => call,
-                () = async {
-                    match deadline {
-                        Some(deadline) => sleep_until(deadline).await,
-                        None => std::future::pending().await,
-                    }
-                } => {
-                    // Logged; it is tried again.
-                    drop(self.commit(Vec::new(), true).await);
+                () = group::until(deadline) => {
+                    // Logged; it is tried again. What waits has its own time once it is known what that is.
+                    let cut_all = !self.is_stale;
+                    drop(self.commit(Vec::new(), cut_all).await);
                     continue;
                 }
             };
@@ -159,15 +152,18 @@ impl Committer {
         result
     }
 
-    /// When what waits is cut, if nothing happens before.
+    /// When what waits is cut, or a failed write is looked after, if nothing happens before.
     fn deadline(&self) -> Option<Instant> {
+        if self.is_stale {
+            return self.retry.at();
+        }
         let since = self.memory.pending.since?;
         let due = match self.policy {
             // It was left by a failure, or by a peer that batched.
             Policy::AtOnce => since,
             Policy::Batched { age, .. } => since + age,
         };
-        Some(self.retry_at.map_or(due, |retry| retry.max(due)))
+        Some(self.retry.at().map_or(due, |retry| retry.max(due)))
     }
 
     /// Serves a call, and with it those that wait and fit into its batch.
@@ -248,10 +244,10 @@ impl Committer {
         cut_all: bool,
     ) -> Result<Vec<Answer>> {
         let written = self.try_write(works.clone(), which, cut_all).await;
-        self.retry_at = match &written {
-            Ok(_) => None,
-            Err(_) => Some(Instant::now() + CUT_RETRY),
-        };
+        match &written {
+            Ok(_) => self.retry.worked(),
+            Err(_) => self.retry.failed(),
+        }
         written
     }
 
@@ -263,8 +259,12 @@ impl Committer {
     ) -> Result<Vec<Answer>> {
         let now = Instant::now();
         if self.is_stale {
+            let changes = self.state.settle().await?;
+            self.hooks.events.tell_changes(&changes);
+            // What waits has waited since it came.
+            let since = self.memory.pending.since.unwrap_or(now);
             let memory =
-                storage::run(self.storage.clone(), move |storage| Memory::load(storage, now)).await?;
+                storage::run(self.storage.clone(), move |storage| Memory::load(storage, since)).await?;
             self.hooks.heads.set(&memory.heads);
             (self.memory, self.is_stale) = (Arc::new(memory), false);
         }

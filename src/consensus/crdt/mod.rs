@@ -24,6 +24,8 @@ pub(crate) mod decoders;
 mod delta;
 mod frontier;
 mod heads;
+#[cfg(feature = "testing")]
+pub(crate) mod inspect;
 mod key;
 mod ledger;
 mod network;
@@ -203,9 +205,14 @@ impl Crdt {
 
 /// The operation with its value, encoded by whoever calls, so that the committer does not.
 fn local(operation: PinOperation) -> Result<LocalOperation> {
-    let value = match &operation {
-        PinOperation::Unpin(_) => Bytes::new(),
-        PinOperation::Pin(pin) => {
+    let pin = match &operation {
+        PinOperation::Pin(pin) => Some(pin),
+        PinOperation::Unpin(_) => None,
+        PinOperation::Revise(revision) => revision.now(),
+    };
+    let value = match pin {
+        None => Bytes::new(),
+        Some(pin) => {
             let value = Bytes::from(encode_pin_protobuf(pin));
             // What is larger than a delta gets into no block that other peers take.
             let bytes = element_len(&pin.cid, value.len());

@@ -22,7 +22,7 @@ use crate::state::{State, decode_pin_protobuf, encode_pin_protobuf};
 use crate::storage::{Batch, KeyRange, Snapshot, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
-use crate::types::{Cid, PinOperation};
+use crate::types::{Cid, PinOperation, Revision};
 
 /// Blocks whose values are kept while a batch is made, when two elements have to be compared.
 const READ_BLOCKS_MAX: usize = 16;
@@ -175,6 +175,8 @@ pub(super) struct Stage<'a> {
     /// Numbers that are new.
     numbered: BTreeMap<Number, Digest>,
     is_caught_up: bool,
+    /// Something that must not wait was logged.
+    must_cut: bool,
     operations: Vec<PinOperation>,
     blocks: Vec<Cid>,
     merged: Vec<Digest>,
@@ -199,6 +201,7 @@ impl<'a> Stage<'a> {
             next_number: memory.next_number,
             numbered: BTreeMap::new(),
             is_caught_up: false,
+            must_cut: false,
             operations: Vec::new(),
             blocks: Vec::new(),
             merged: Vec::new(),
@@ -212,6 +215,13 @@ impl<'a> Stage<'a> {
         // What nodes did before is seen before.
         self.show()?;
         match operation {
+            PinOperation::Revise(revision) => {
+                if self.is_as_seen(revision)? {
+                    // Waiting, it would be above what comes meanwhile.
+                    self.must_cut |= revision.now().is_some() && is_careful();
+                    return self.log(&revision.operation(), value);
+                }
+            }
             PinOperation::Pin(pin) => {
                 let touched = self.touch_or_replace(&pin.cid)?;
                 touched.is_changed |= touched.exact.take().is_some();
@@ -237,6 +247,29 @@ impl<'a> Stage<'a> {
         }
         self.operations.push(operation.clone());
         Ok(())
+    }
+
+    /// Whether the pinset has the entry that somebody saw.
+    fn is_as_seen(&mut self, revision: &Revision) -> Result<bool> {
+        if !is_careful() {
+            return Ok(true);
+        }
+        let cid = revision.seen().cid;
+        if self.pins.contains_key(&cid) {
+            let last = self.operations.iter().rev().find_map(|operation| match operation {
+                PinOperation::Pin(pin) if pin.cid == cid => Some(Some(pin.clone())),
+                PinOperation::Unpin(gone) if *gone == cid => Some(None),
+                _ => None,
+            });
+            if let Some(last) = last {
+                return Ok(
+                    last.is_some_and(|pin| Arc::unwrap_or_clone(pin).into_stored() == *revision.seen())
+                );
+            }
+        }
+        let stored = self.stored_value(&cid)?;
+        Ok(stored
+            .is_some_and(|value| decode_pin_protobuf(&cid, &value).is_ok_and(|pin| pin == *revision.seen())))
     }
 
     /// A node whose block was checked. One that is processed changes nothing.
@@ -368,8 +401,10 @@ impl<'a> Stage<'a> {
         self.show()?;
         let pending = &self.memory.pending;
         let operations = pending.operations + self.logged.len();
-        let is_cut =
-            operations > 0 && (cut_all || policy.is_due(operations, self.waiting_bytes(), pending.age(now)));
+        let is_cut = operations > 0
+            && (cut_all
+                || self.must_cut
+                || policy.is_due(operations, self.waiting_bytes(), pending.age(now)));
         let (cut, log) = if is_cut { (self.cut()?, Vec::new()) } else { (None, self.put_log()) };
         self.put_records()?;
         let after = After {
@@ -649,6 +684,11 @@ impl<'a> Stage<'a> {
         if self.pins.get(pin).is_none_or(|touched| touched.stored != Some(number)) {
             return Ok(None);
         }
+        self.stored_value(pin)
+    }
+
+    /// What the pinset has before this batch.
+    fn stored_value(&mut self, pin: &Cid) -> Result<Option<Bytes>> {
         let snapshot = match &self.snapshot {
             Some(snapshot) => snapshot.clone(),
             None => self.snapshot.insert(self.storage.snapshot()?).clone(),
@@ -676,6 +716,15 @@ impl<'a> Stage<'a> {
         let less: usize = self.waiting.keys().map(|pin| bytes(&pending.pins, pin)).sum();
         (pending.bytes + more).saturating_sub(less)
     }
+}
+
+/// Whether what a peer does by itself yields to what users did meanwhile.
+fn is_careful() -> bool {
+    #[cfg(feature = "testing")]
+    if is_planted(Planted::RevisionIsBlind) {
+        return false;
+    }
+    true
 }
 
 fn not_a_block(cid: &Cid) -> Error {

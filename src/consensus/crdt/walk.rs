@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::future::{AbortHandle, Abortable, BoxFuture, Either, FutureExt as _, select};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -54,6 +54,8 @@ const MERGE_BYTES: usize = 1 << 20;
 const MERGE_LINGER: Duration = Duration::from_millis(20);
 /// How long after a failed merge the next one is tried.
 const MERGE_RETRY: Duration = Duration::from_secs(5);
+/// How long after a failure of the ledger it is begun anew, at most.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Walks that are remembered when they cannot go on now, and the blocks that they need.
 const PARKED_WALKS_MAX: usize = 256;
 const PARKED_BLOCKS_MAX: usize = 16_384;
@@ -202,17 +204,42 @@ impl Walker {
         }
     }
 
-    /// Walks until it is cancelled or the ledger or the exchange is shut down. A merge that has begun is waited for.
+    /// Walks until it is cancelled or the ledger or the exchange is shut down. A merge that has begun is waited for. When
+    /// the ledger fails it begins anew after a while, with what the ledger remembers of unfinished walks.
     pub(super) async fn run(mut self) {
-        match self.work().await {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::ShutDown => {}
-            Err(error) => warn!(%error, "announcements are no longer followed"),
+        let mut pause = MERGE_RETRY;
+        loop {
+            let begun = Instant::now();
+            let result = self.work().await;
+            if let Some(merge) = self.merge.take() {
+                // What it carries is on disk then or not at all; either way nothing is lost.
+                drop(merge.await);
+            }
+            let error = match result {
+                Ok(()) => return,
+                Err(error) if error.kind() == ErrorKind::ShutDown => return,
+                Err(error) => error,
+            };
+            pause = if begun.elapsed() > RESTART_PAUSE_MAX { MERGE_RETRY } else { pause };
+            warn!(%error, seconds = pause.as_secs(), "announcements are not followed for a while");
+            self = self.anew();
+            tokio::select! {
+                biased;
+                () = self.cx.cancel.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RESTART_PAUSE_MAX);
         }
-        if let Some(merge) = self.merge.take() {
-            // What it carries is on disk then or not at all; either way nothing is lost.
-            drop(merge.await);
+    }
+
+    /// A walker that knows nothing; those who wait for this one are told that it did not get what they want.
+    fn anew(mut self) -> Self {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            let _ = waiting.send(Ended::Missing);
         }
+        // What is being repaired is not whole until the walks that are remembered have been gone on with.
+        self.cx.dirty.0.fetch_add(1, Ordering::SeqCst);
+        Self::new(self.cx)
     }
 
     async fn work(&mut self) -> Result<()> {

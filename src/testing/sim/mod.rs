@@ -7,9 +7,12 @@
 //!
 //! - all have equal pinsets;
 //! - what was acknowledged is there (see [`model`]);
+//! - every peer knows what a walk over the whole DAG gives, elements and tombstones of each pin;
 //! - every daemon holds its peer's share and nothing else, before anybody recovers anything but what failed;
 //! - no peer stopped by itself, no task panicked, no operation hangs.
 
+#[cfg(feature = "consensus-crdt")]
+pub mod dag;
 pub mod model;
 mod peers;
 pub mod plan;
@@ -24,6 +27,9 @@ use std::time::Duration;
 pub use plan::Plan;
 
 use super::planted::{Planted, plant};
+
+/// What the log says of a peer that joined later, and got what others had without the history.
+const TOOK_OVER: &str = "took over what another peer had";
 
 thread_local! {
     static PANICS: Cell<u64> = const { Cell::new(0) };
@@ -56,6 +62,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether a peer that joined later had got what others had without the history, with so many pins or more, before
+    /// those that were cut off turned up.
+    pub fn took_over(&self, pins: u64) -> bool {
+        let lines = self.log.iter().filter_map(|line| line.split_once(TOOK_OVER));
+        let counts =
+            lines.filter_map(|(_, rest)| rest.trim_start_matches(", ").split(' ').next()?.parse().ok());
+        counts.into_iter().any(|count: u64| count >= pins)
+    }
+
     /// Whether nothing was wrong.
     pub fn is_good(&self) -> bool {
         self.violations.is_empty()

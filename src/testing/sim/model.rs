@@ -10,6 +10,9 @@
 //! - Of two pins of which one *followed* the other (on the same peer after its answer, or on another peer which had it),
 //!   the earlier is not there in the end while the later one must be.
 //! - What an unpin answered that it removed stays away, and what was acknowledged by its peer before.
+//!
+//! Peers write a value once more, under its tag, to give a pin other holders (a [`Rewrite`]). One that did not know of a
+//! change may undo it, as any of two that happen at the same time may win; one that knew must not.
 
 use std::collections::BTreeSet;
 
@@ -80,14 +83,25 @@ impl Operation {
 }
 
 /// What else happened that changes what may be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Circumstances {
     /// The time of day by the clock that is furthest ahead, in the end.
     pub latest_now: Timestamp,
     /// By the clock that is furthest behind, at a moment after which somebody looked for expired pins.
     pub expired_before: Timestamp,
-    /// Peers pinned again by themselves what had lost a peer, under the tag it had.
-    pub repinning: bool,
+    /// What peers wrote once more of this CID.
+    pub rewrites: Vec<Rewrite>,
+    /// Whether what is there was written by one of these.
+    pub there_is_rewrite: bool,
+}
+
+/// A value that a peer wrote once more by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Whose value.
+    pub tag: Tag,
+    /// Whose values that peer had.
+    pub knew: BTreeSet<Tag>,
 }
 
 /// What is wrong with one CID: `there` is the tag and the expiry of the entry that all peers have.
@@ -95,7 +109,7 @@ pub fn check(
     history: &[Operation],
     cid: usize,
     there: Option<(Tag, Option<Timestamp>)>,
-    circumstances: Circumstances,
+    circumstances: &Circumstances,
 ) -> Vec<String> {
     let case = Case { history, cid, circumstances };
     match there {
@@ -107,7 +121,7 @@ pub fn check(
 struct Case<'a> {
     history: &'a [Operation],
     cid: usize,
-    circumstances: Circumstances,
+    circumstances: &'a Circumstances,
 }
 
 impl Case<'_> {
@@ -135,20 +149,24 @@ impl Case<'_> {
         if expires.is_some_and(|expires| expires < self.circumstances.expired_before) {
             wrong.push(format!("pin {tag} expired and is still there"));
         }
-        if self.circumstances.repinning {
-            // A peer may have written the value once more, at any time.
-            return wrong;
-        }
+        let rewrites = || self.circumstances.rewrites.iter().filter(|rewrite| rewrite.tag == tag);
         for (number, unpin) in self.of_kind(Kind::Unpin) {
+            if self.circumstances.there_is_rewrite {
+                // By somebody who did not know of the unpin: it would have been nothing to write once more.
+                break;
+            }
             let Answer::Unpinned { removed } = unpin.answer else { continue };
             let had_it = pin.peer == unpin.peer && pin.ended_before(unpin.began) && pin.is_acknowledged_pin();
-            if removed == Some(tag) || had_it {
+            // What was there may have been what a peer wrote once more, and what it had been written of came later.
+            if (removed == Some(tag) && rewrites().next().is_none()) || had_it {
                 wrong.push(format!("pin {tag} is there though the acknowledged unpin {number} removed it"));
             }
         }
         for later in self.followers(tag) {
             let operation = &self.history[later];
-            if operation.is_acknowledged_pin() && !self.may_be_gone(later, operation) {
+            let may_be_undone = self.circumstances.there_is_rewrite
+                && rewrites().any(|rewrite| !rewrite.knew.contains(&later));
+            if operation.is_acknowledged_pin() && !may_be_undone && !self.may_be_gone(later, operation) {
                 wrong.push(format!("pin {tag} is there though acknowledged pin {later} followed it"));
             }
         }
@@ -170,9 +188,11 @@ impl Case<'_> {
             Answer::Unpinned { .. } | Answer::Refused => false,
         };
         // Written once more by a peer that did not know better, what expires may be the last word after all.
-        let may_count =
-            expired == tag || self.circumstances.repinning || !self.followers(expired).contains(&tag);
-        may_expire && may_count
+        let mut rewrites = self.circumstances.rewrites.iter();
+        may_expire
+            && (expired == tag
+                || !self.followers(expired).contains(&tag)
+                || rewrites.any(|rewrite| rewrite.tag == expired && !rewrite.knew.contains(&tag)))
     }
 
     /// Pins that surely beat this one where both are.
@@ -223,14 +243,42 @@ mod tests {
         Operation { answer: Answer::Pinned { expires: Some(at(second)) }, ..operation }
     }
 
-    fn complaints(history: &[Operation], there: Option<Tag>) -> usize {
+    fn complaints_with(history: &[Operation], there: Option<Tag>, rewrites: &[Rewrite]) -> usize {
         let expires = |tag: Tag| match history[tag].answer {
             Answer::Pinned { expires } => expires,
             _ => None,
         };
-        let circumstances =
-            Circumstances { latest_now: at(1_000), expired_before: at(900), repinning: false };
-        check(history, 0, there.map(|tag| (tag, expires(tag))), circumstances).len()
+        let circumstances = Circumstances {
+            latest_now: at(1_000),
+            expired_before: at(900),
+            there_is_rewrite: there.is_some_and(|tag| rewrites.iter().any(|rewrite| rewrite.tag == tag)),
+            rewrites: rewrites.to_vec(),
+        };
+        check(history, 0, there.map(|tag| (tag, expires(tag))), &circumstances).len()
+    }
+
+    fn complaints(history: &[Operation], there: Option<Tag>) -> usize {
+        complaints_with(history, there, &[])
+    }
+
+    #[test]
+    fn only_who_did_not_know_of_a_change_may_undo_it_by_writing_once_more() {
+        let rewrite = |tag, knew: &[Tag]| Rewrite { tag, knew: knew.iter().copied().collect() };
+        let history = [expiring(pin(0, 1, 2, None), 500), pin(1, 3, 4, Some(0))];
+        for (rewrites, may_be_gone) in [
+            (vec![], false),
+            (vec![rewrite(0, &[0, 1])], false),
+            (vec![rewrite(0, &[0])], true),
+            (vec![rewrite(1, &[0, 1])], false),
+        ] {
+            assert_eq!(complaints_with(&history, None, &rewrites) == 0, may_be_gone, "{rewrites:?}");
+        }
+        let history = [pin(0, 1, 2, None), pin(1, 3, 4, Some(0))];
+        assert_ne!(complaints_with(&history, Some(0), &[rewrite(0, &[0, 1])]), 0);
+        assert_eq!(complaints_with(&history, Some(0), &[rewrite(0, &[0])]), 0);
+        let history = [pin(0, 1, 2, None), unpin(1, 3, 4, 0)];
+        assert_eq!(complaints_with(&history, Some(0), &[rewrite(0, &[0])]), 0);
+        assert_ne!(complaints_with(&history, Some(0), &[]), 0);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) fn config(plan: &Plan) -> TestClusterConfig {
             latency_max: plan.daemon_latency,
             failures_percent: plan.daemon_failures_percent,
         },
+        absent: plan.late.into_iter().collect(),
+        walkers: plan.walker.into_iter().collect(),
         assemble: Arc::new(move |_, builder| assemble(&chosen, builder)),
         ..TestClusterConfig::default()
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::testing::cluster::DiskTrouble;
 use crate::testing::random::Random;
 
 /// Choices for all of a run, and what is done in it.
@@ -24,6 +25,10 @@ pub struct Plan {
     pub factors: (i32, i32),
     /// Whether pins of dead peers move.
     pub repinning: bool,
+    /// A peer that is not there until it is started.
+    pub late: Option<usize>,
+    /// A peer that catches up only by walking.
+    pub walker: Option<usize>,
     /// How many CIDs there are.
     pub cids: usize,
     /// Delays between pairs of peers.
@@ -105,6 +110,10 @@ pub enum What {
         peer: usize,
         milliseconds: i64,
     },
+    Disk {
+        peer: usize,
+        trouble: DiskTrouble,
+    },
 }
 
 /// Least and most steps of a run.
@@ -137,6 +146,8 @@ impl Plan {
             }),
             factors: factors(random, peers),
             repinning: random.percent(20),
+            late: None,
+            walker: None,
             cids: random.between(1, 8),
             delays,
             loss_percent: if random.percent(40) { random.below(60) } else { 0 },
@@ -155,7 +166,123 @@ impl Plan {
             // They have time to hear of each other.
             plan.steps[0].after += Duration::from_secs(20);
         }
+        // Choices of their own, so that more of them change nothing else.
+        let random = &mut Random::new(seed ^ 0x6c61_7465_7220_6f6e);
+        if random.percent(10) {
+            plan.walker = Some(random.below(peers));
+        }
+        if peers > 2 && random.percent(15) {
+            plan.add_late_branch(random);
+        }
+        if random.percent(25) {
+            plan.add_disk_troubles(random);
+        }
         plan
+    }
+
+    /// A plan in which a peer joins by what another one gives it at once, and then an old branch turns up: pins, pins
+    /// changed and unpins of the CIDs that the joining peer got, made by a peer that was cut off from all others.
+    pub fn late_branch(seed: u64) -> Self {
+        let mut plan = Self::from_seed(seed);
+        let random = &mut Random::new(seed ^ 0x6272_616e_6368);
+        if plan.peers < 3 {
+            plan.peers = 3;
+            plan.factors = (-1, -1);
+        }
+        (plan.followers, plan.walker, plan.late) = (0, None, None);
+        // Only what this is about, among the steps that anything may do.
+        plan.steps.retain(|step| {
+            matches!(
+                step.what,
+                What::Pin { .. }
+                    | What::Burst { .. }
+                    | What::Unpin { .. }
+                    | What::Update { .. }
+                    | What::Loss { .. }
+            )
+        });
+        while plan.steps.len() < 9 {
+            let (peer, cid) = (random.below(plan.peers), random.below(plan.cids));
+            let what = if random.percent(60) { pin(peer, cid) } else { What::Unpin { peer, cid } };
+            plan.steps.push(Step { after: pause(random, false), what });
+        }
+        plan.add_late_branch(random);
+        plan
+    }
+
+    /// Cuts a peer off, lets another one join, and heals the network later.
+    fn add_late_branch(&mut self, random: &mut Random) {
+        let writers = self.peers - self.followers;
+        let old = random.below(writers);
+        let late = (old + random.between(1, self.peers - 1)) % self.peers;
+        let others: Vec<usize> = (0..writers).filter(|peer| *peer != old && *peer != late).collect();
+        let cut = random.between(1, self.steps.len() / 3);
+        let join = random.between(cut, self.steps.len() * 2 / 3);
+        let heal = random.between(join, self.steps.len());
+        let rest: Vec<Step> = std::mem::take(&mut self.steps);
+        let add = |steps: &mut Vec<Step>, after: Duration, what: What| steps.push(Step { after, what });
+        for (place, step) in rest.into_iter().enumerate() {
+            if place == cut {
+                for other in (0..self.peers).filter(|other| *other != old) {
+                    add(&mut self.steps, Duration::ZERO, What::Partition { one: old, other });
+                }
+                // Both sides say something of the same CIDs.
+                for _ in 0..random.between(2, 8) {
+                    let among =
+                        if others.is_empty() || random.percent(50) { old } else { *random.one_of(&others) };
+                    let cid = random.below(self.cids);
+                    let what =
+                        if random.percent(60) { pin(among, cid) } else { What::Unpin { peer: among, cid } };
+                    add(&mut self.steps, pause(random, false), what);
+                }
+            }
+            if place == join {
+                add(
+                    &mut self.steps,
+                    random.time(Duration::ZERO, Duration::from_secs(5)),
+                    What::Start { peer: late },
+                );
+                // It has some time to catch up.
+                add(
+                    &mut self.steps,
+                    random.time(Duration::ZERO, Duration::from_secs(10)),
+                    What::Recover { peer: late },
+                );
+            }
+            if place == heal {
+                add(&mut self.steps, pause(random, true), What::Heal);
+            }
+            let is_early = match step.what {
+                What::Heal => (cut..heal).contains(&place),
+                What::Start { peer } => peer == late && place < join,
+                _ => false,
+            };
+            if is_early {
+                continue;
+            }
+            self.steps.push(step);
+        }
+        self.late = Some(late);
+    }
+
+    /// Lets disks fail, and most of them work again.
+    fn add_disk_troubles(&mut self, random: &mut Random) {
+        for _ in 0..random.between(1, 4) {
+            let peer = random.below(self.peers);
+            let trouble = match random.below(10) {
+                0..4 => DiskTrouble::Full,
+                4..9 => DiskTrouble::FailingWrites(random.between(1, 4)),
+                _ => DiskTrouble::Unreachable,
+            };
+            let place = random.below(self.steps.len());
+            let end = random.between(place + 1, self.steps.len());
+            if random.percent(70) {
+                let what = What::Disk { peer, trouble: DiskTrouble::None };
+                self.steps.insert(end, Step { after: pause(random, true), what });
+            }
+            self.steps
+                .insert(place, Step { after: pause(random, false), what: What::Disk { peer, trouble } });
+        }
     }
 
     /// The same plan with these steps alone, by their places. The steps that stay happen when they did.
@@ -182,6 +309,8 @@ impl Plan {
         let mut plan = Self {
             peers: 1,
             followers: 0,
+            late: None,
+            walker: None,
             factors: self.factors.clamp((-1, -1), (1, 1)),
             repinning: false,
             delays: Vec::new(),
@@ -206,12 +335,17 @@ impl Plan {
                 | What::Start { peer }
                 | What::DaemonDown { peer }
                 | What::DaemonUp { peer }
-                | What::Skew { peer, .. } => *peer = 0,
+                | What::Skew { peer, .. }
+                | What::Disk { peer, .. } => *peer = 0,
                 What::Partition { .. } | What::Heal | What::Loss { .. } => {}
             }
         }
         plan
     }
+}
+
+fn pin(peer: usize, cid: usize) -> What {
+    What::Pin { peer, cid, factors: (0, 0), direct: false, expires_in: None }
 }
 
 fn factors(random: &mut Random, peers: usize) -> (i32, i32) {
@@ -339,6 +473,14 @@ impl fmt::Display for What {
             Self::DaemonDown { peer } => write!(f, "daemon {peer} goes down"),
             Self::DaemonUp { peer } => write!(f, "daemon {peer} comes up"),
             Self::Loss { percent } => write!(f, "lose {percent} % of gossip"),
+            Self::Disk { peer, trouble: DiskTrouble::None } => write!(f, "disk {peer} works"),
+            Self::Disk { peer, trouble: DiskTrouble::Full } => write!(f, "disk {peer} is full"),
+            Self::Disk { peer, trouble: DiskTrouble::FailingWrites(writes) } => {
+                write!(f, "{writes} writes on disk {peer} fail")
+            }
+            Self::Disk { peer, trouble: DiskTrouble::Unreachable } => {
+                write!(f, "disk {peer} does not answer")
+            }
             Self::Skew { peer, milliseconds } => write!(f, "clock {peer} is {milliseconds} ms ahead"),
         }
     }
@@ -364,6 +506,12 @@ impl fmt::Display for Plan {
             "  {} % of gossip lost, delays {:?}, daemons take up to {:?}, {} % fail",
             self.loss_percent, self.delays, self.daemon_latency, self.daemon_failures_percent
         )?;
+        if let Some(late) = self.late {
+            writeln!(f, "  peer {late} is not there until it is started")?;
+        }
+        if let Some(walker) = self.walker {
+            writeln!(f, "  peer {walker} only walks")?;
+        }
         let mut time = Duration::ZERO;
         for (place, step) in self.steps.iter().enumerate() {
             time += step.after;

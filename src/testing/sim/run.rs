@@ -9,6 +9,8 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+#[cfg(feature = "consensus-crdt")]
+use super::dag;
 use super::model::{self, Answer, Circumstances, Kind, Operation, Tag};
 use super::plan::{Plan, Step, What};
 use super::{Figures, peers};
@@ -18,7 +20,7 @@ use crate::error::{ErrorKind, Result};
 use crate::ipfs_connector::IpfsConnector as _;
 use crate::state::{StateQuery, StateReader as _, StoreState};
 use crate::storage::{Direction, KeyRange, Space, Storage as _};
-use crate::testing::cluster::{DaemonManners, TestCluster};
+use crate::testing::cluster::{DaemonManners, DiskTrouble, TestCluster};
 use crate::types::{Cid, Pin, PinMode, PinOptions, TrackerStatus};
 
 /// How long an operation may take after everything was healed.
@@ -32,6 +34,11 @@ const QUIET_POLLS: u32 = 3;
 /// Where the CRDT has its heads and blocks; empty elsewhere.
 const CRDT_HEADS: Space = Space::new("crdt-heads");
 const CRDT_BLOCKS: Space = Space::new("crdt-blocks");
+/// Where it has what was acknowledged and is in no block yet.
+const CRDT_LOG: Space = Space::new("crdt-log");
+/// Where it says that it caught up without the history.
+const CRDT_META: Space = Space::new("crdt-meta");
+const CAUGHT_UP: &[u8] = b"caught-up";
 /// Names of pins are this and the tag.
 const NAME_PREFIX: &str = "op-";
 
@@ -103,6 +110,8 @@ pub(super) async fn carry_out(plan: &Plan) -> Outcome {
     }
     run.heal().await;
     if run.wait_quiet("after healing").await {
+        #[cfg(feature = "consensus-crdt")]
+        run.check_knowledge().await;
         run.check_pinset().await;
         run.check_daemons(false).await;
         run.recover().await;
@@ -166,7 +175,10 @@ impl Run<'_> {
                 }
             }
             What::Partition { one, other } => self.peers.partition(one, other),
-            What::Heal => self.peers.heal(),
+            What::Heal => {
+                self.note_late();
+                self.peers.heal();
+            }
             What::Crash { peer, keep_some: true } => self.peers.crash_keeping_some(peer),
             What::Crash { peer, keep_some: false } => self.peers.crash(peer),
             What::Stop { peer } => {
@@ -179,7 +191,20 @@ impl Run<'_> {
             What::DaemonDown { peer } => self.peers.daemon(peer).down(),
             What::DaemonUp { peer } => self.peers.daemon(peer).up(),
             What::Loss { percent } => self.peers.network().set_gossip_loss(share(percent)),
+            What::Disk { peer, trouble } => self.peers.disk(peer).set(trouble),
             What::Skew { peer, milliseconds } => self.peers.clock(peer).set_skew(milliseconds),
+        }
+    }
+
+    /// Notes what the peer that joined later has when those that were cut off turn up.
+    fn note_late(&self) {
+        let Some(late) = self.plan.late else { return };
+        if let Some(cluster) = self.peers.get(late) {
+            let took_over =
+                self.peers.storage(late).get(CRDT_META, CAUGHT_UP).is_ok_and(|mark| mark.is_some());
+            let pins = cluster.state().counts().pins;
+            let how = if took_over { super::TOOK_OVER } else { "has what it walked to" };
+            lock(&self.history).note(&format!("    peer {late} {how}, {pins} pins"));
         }
     }
 
@@ -194,7 +219,11 @@ impl Run<'_> {
         if self.peers.get(peer).is_none() {
             self.restarted.insert(peer);
         }
+        let works = self.peers.disk(peer).trouble() == DiskTrouble::None;
         if let Err(error) = self.peers.restart(peer).await {
+            if !works {
+                return lock(&self.history).note(&format!("peer {peer} did not start: {error}"));
+            }
             self.violations.push(format!("peer {peer} did not start again: {error}"));
         }
     }
@@ -249,9 +278,11 @@ impl Run<'_> {
     /// Everything works and runs again.
     async fn heal(&mut self) {
         lock(&self.history).note("heal everything");
+        self.note_late();
         self.peers.heal();
         self.peers.network().set_gossip_loss(0.0);
         for peer in 0..self.peers.len() {
+            self.peers.disk(peer).set(DiskTrouble::None);
             self.peers.daemon(peer).up();
             self.peers
                 .daemon(peer)
@@ -314,6 +345,17 @@ impl Run<'_> {
         if let Some(text) = self.different_dags() {
             return Some(text);
         }
+        let waits = |index: &usize| {
+            let page = self
+                .peers
+                .storage(*index)
+                .snapshot()
+                .and_then(|disk| disk.scan(CRDT_LOG, KeyRange::all(), Direction::Forward, 1));
+            page.is_ok_and(|page| !page.entries.is_empty())
+        };
+        if let Some(index) = (0..self.peers.len()).find(waits) {
+            return Some(format!("operations of peer {index} wait for their batch"));
+        }
         let (_, first) = self.peers.running().next()?;
         let pins = pinset(first).await.unwrap_or_default();
         let expiring = pins.iter().find(|pin| pin.options.expire_at.is_some())?;
@@ -356,6 +398,37 @@ impl Run<'_> {
         format!("{cid}: {}", pin.options.name)
     }
 
+    /// Whether every peer knows of every pin what a walk over all blocks gives, and shows what that comes to.
+    #[cfg(feature = "consensus-crdt")]
+    async fn check_knowledge(&mut self) {
+        let mut wrong = Vec::new();
+        for (index, cluster) in self.peers.running() {
+            let storage = self.peers.storage(index);
+            let (known, dag) = match (dag::known(&*storage), dag::Dag::of(&*storage)) {
+                (Ok(known), Ok(dag)) => (known, dag),
+                (Err(error), _) | (_, Err(error)) => {
+                    wrong.push(format!("what peer {index} knows cannot be read: {error}"));
+                    continue;
+                }
+            };
+            if known != dag.known() {
+                wrong.push(format!(
+                    "peer {index} knows\n    {known:?}\n  and a walk gives\n    {:?}",
+                    dag.known()
+                ));
+            }
+            let shown = pinset(cluster).await.unwrap_or_default();
+            let shown: BTreeMap<Cid, Pin> = shown.into_iter().map(|pin| (pin.cid, pin)).collect();
+            if shown != dag.pins() {
+                wrong.push(format!(
+                    "peer {index} shows\n    {shown:?}\n  and a walk gives\n    {:?}",
+                    dag.pins()
+                ));
+            }
+        }
+        self.violations.extend(wrong);
+    }
+
     async fn check_pinset(&mut self) {
         let Some((_, first)) = self.peers.running().next() else { return };
         let pins = match pinset(first).await {
@@ -370,11 +443,14 @@ impl Run<'_> {
             }
         }
         let now = (0..self.peers.len()).map(|peer| self.peers.clock(peer).now());
-        let circumstances = Circumstances {
+        let all = Circumstances {
             latest_now: now.clone().max().unwrap_or(crate::types::Timestamp::UNIX_EPOCH) + peers::SKEW_MAX,
             expired_before: now.min().unwrap_or(crate::types::Timestamp::UNIX_EPOCH),
-            repinning: self.plan.repinning,
+            rewrites: Vec::new(),
+            there_is_rewrite: false,
         };
+        #[cfg(feature = "consensus-crdt")]
+        let dag = dag::Dag::of(&*self.peers.storage(0)).unwrap_or_default();
         let history = lock(&self.history);
         for cid in 0..self.cids.len() {
             let pin = found.get(&cid);
@@ -386,7 +462,16 @@ impl Run<'_> {
                 Some(Some(tag)) => Some((tag, pin.and_then(|pin| pin.options.expire_at))),
                 None => None,
             };
-            let wrong = model::check(&history.operations, cid, there, circumstances);
+            #[allow(unused_mut)] // Without the CRDT nobody writes anything once more.
+            let mut circumstances = all.clone();
+            #[cfg(feature = "consensus-crdt")]
+            {
+                let findings = dag.findings(&self.cids[cid], tag_of);
+                circumstances.rewrites = findings.rewrites;
+                circumstances.there_is_rewrite = findings.winner_is_rewrite;
+                self.violations.extend(findings.wrong.into_iter().map(|what| format!("c{cid}: {what}")));
+            }
+            let wrong = model::check(&history.operations, cid, there, &circumstances);
             self.violations.extend(wrong.into_iter().map(|what| format!("c{cid}: {what}")));
             if let (Some(pin), Some((tag, _))) = (pin, there)
                 && let Some(told) = history.answers.get(&tag)

@@ -44,6 +44,7 @@ pub(super) async fn act(crdt: &Crdt, random: &mut Random) {
         let now = match &operation {
             PinOperation::Pin(pin) => Some(Pin::clone(pin)),
             PinOperation::Unpin(_) => None,
+            PinOperation::Revise(_) => continue,
         };
         last.insert(*operation.cid(), now);
     }

@@ -256,6 +256,28 @@ async fn a_pin_that_waits_beats_whatever_other_peers_bring() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_peer_does_by_itself_does_not_wait_and_is_below_what_comes_then() {
+    use crate::types::{PinOperation, Revision};
+    let crdt = memory(BATCHED).await;
+    crdt.log_pin(named(1, "user")).await.unwrap();
+    wait().await;
+    let first = nodes(storage(&crdt)).pop().unwrap();
+    let revision = Revision::replace(named(1, "user"), named(1, "revised"));
+    crdt.log_many(vec![PinOperation::Revise(revision.clone())]).await.unwrap();
+    let second = nodes(storage(&crdt)).pop().unwrap();
+    assert_eq!((second.delta.priority, second.delta.elements.len()), (2, 1));
+    // A user elsewhere had seen what was there before, and others built upon that.
+    let theirs = node(&[&first], &[&named(1, "user again")], &[]);
+    let above = node(&[&theirs], &[&named(2, "theirs")], &[]);
+    let top = node(&[&above], &[&named(1, "user again")], &[]);
+    merge(&crdt, &[&theirs, &above, &top], tip(&top)).await;
+    assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(named(1, "user again")));
+    crdt.log_many(vec![PinOperation::Revise(revision)]).await.unwrap();
+    assert_eq!(crdt.state.get(&cid(1)).await.unwrap(), Some(named(1, "user again")));
+    assert!(entries(storage(&crdt), LOG).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unpin_that_waits_hides_what_it_saw_and_nothing_else() {
     let crdt = memory(BATCHED).await;
     let (first, second) = (named(1, "first"), named(1, "second"));
