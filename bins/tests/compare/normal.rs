@@ -10,12 +10,26 @@ pub(crate) struct Printed {
     err: String,
 }
 
-pub(crate) fn printed(said: Said, names: &[(String, &'static str)]) -> Printed {
+pub(crate) fn printed(said: Said, names: &[(String, &'static str)], racing: bool) -> Printed {
     let normal = |text: &str| {
         let text = names.iter().fold(text.to_owned(), |text, (own, name)| text.replace(own, name));
-        masked(&text)
+        let text = masked(&text);
+        if racing { without_progress(&text) } else { text }
     };
     Printed { code: said.code, out: blocks(&normal(&said.out)), err: normal(&said.err) }
+}
+
+/// A text without how far operations are.
+fn without_progress(text: &str) -> String {
+    let mut without = text.to_owned();
+    for status in ["PIN_QUEUED", "PINNING", "PINNED", "pin_queued", "pinning", "pinned"] {
+        without = without.replace(status, "<progress>");
+    }
+    for attempts in 0..=9 {
+        without = without.replace(&format!("Attempts: {attempts}"), "Attempts: <some>");
+        without = without.replace(&format!("\"attempt_count\": {attempts}"), "\"attempt_count\": <some>");
+    }
+    without
 }
 
 /// Where two differ.
@@ -50,32 +64,59 @@ fn blocks(text: &str) -> Vec<String> {
             _ => blocks.push(line.to_owned()),
         }
     }
+    if json && !text.contains('{') {
+        // A list of names.
+        blocks = text.split(',').map(|name| name.trim_matches(['[', ']', ' ', '\n']).to_owned()).collect();
+    }
     blocks.sort();
     blocks
 }
 
-/// A text in which times, and numbers too long to be anything else, are replaced.
+/// A text in which times, and numbers that depend on the time, are replaced.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let word: &str = &rest[..rest.find(|char: char| !is_time_like(char)).unwrap_or(rest.len())];
-        let digits = word.chars().filter(char::is_ascii_digit).count();
-        if word.len() >= 19 && word.as_bytes()[4] == b'-' && word.contains('T') && !word.starts_with("0001") {
-            masked.push_str("<time>");
-            rest = &rest[word.len()..];
-        } else if digits == 19 && word.len() == 19 {
-            masked.push_str("<nanoseconds>");
-            rest = &rest[word.len()..];
-        } else if word.is_empty() {
-            masked.push(first);
-            rest = &rest[first.len_utf8()..];
-        } else {
-            masked.push_str(word);
-            rest = &rest[word.len()..];
-        }
+    let mut words = text.split_inclusive(|char: char| !is_time_like(char)).peekable();
+    let mut after_date = false;
+    while let Some(word) = words.next() {
+        let end = word.trim_end_matches(|char: char| !is_time_like(char)).len();
+        let (word, tail) = word.split_at(end);
+        let name = match word.len() {
+            19.. if is_date(&word[..10]) && word.as_bytes()[10] == b'T' && !word.starts_with("0001") => {
+                "<time>"
+            }
+            10 if is_date(word) => "<date>",
+            8 if after_date => "<time of day>",
+            19 if is_number(word) => "<nanoseconds>",
+            // What is left of 10 GB.
+            10 if is_number(word) && word.starts_with("99999") => "<free>",
+            _ => word,
+        };
+        after_date = name == "<date>";
+        masked.push_str(name);
+        masked.push_str(tail);
     }
-    masked
+    without_waits(&masked)
+}
+
+/// A text without how long metrics are still true, to the end of the line.
+fn without_waits(text: &str) -> String {
+    const WAIT: &str = "Expires in: ";
+    let lines = text.split('\n').map(|line| match line.split_once(WAIT) {
+        Some((before, _)) => format!("{before}{WAIT}<some>"),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn is_number(word: &str) -> bool {
+    word.chars().all(|char| char.is_ascii_digit())
+}
+
+/// `2026-11-20`.
+fn is_date(word: &str) -> bool {
+    let mut parts = word.split('-');
+    let mut number = |digits: usize| parts.next().is_some_and(|part| part.len() == digits && is_number(part));
+    number(4) && number(2) && number(2)
 }
 
 fn is_time_like(char: char) -> bool {
@@ -84,7 +125,9 @@ fn is_time_like(char: char) -> bool {
 
 #[test]
 fn times_are_masked_and_other_numbers_are_not() {
-    let text = "a 2026-11-20T23:19:20.706294137Z, \"0001-01-01T00:00:00Z\" 1795216841348515432 12:5 T.";
-    assert_eq!(masked(text), "a <time>, \"0001-01-01T00:00:00Z\" <nanoseconds> 12:5 T.");
+    let text = "a 2026-11-20T23:19:20.706294137Z, \"0001-01-01T00:00:00Z\" 1795216841348515432 12:5 T.\n";
+    assert_eq!(masked(text), "a <time>, \"0001-01-01T00:00:00Z\" <nanoseconds> 12:5 T.\n");
+    assert_eq!(masked("Exp: 2026-11-23 08:27:31 | 08:27:31"), "Exp: <date> <time of day> | 08:27:31");
+    assert_eq!(masked("9999902582 0 Expires in: 2 seconds\na"), "<free> 0 Expires in: <some>\na");
     assert_eq!(blocks("b\n  c\na\n"), ["a", "b\n  c"]);
 }

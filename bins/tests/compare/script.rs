@@ -8,6 +8,11 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// Whether it shows operations while they run: how far they are is a matter of luck.
+    pub(crate) fn is_racing(&self) -> bool {
+        self.words.iter().any(|word| word == "recover")
+    }
+
     pub(crate) fn line(&self) -> String {
         self.words.join(" ")
     }
@@ -40,6 +45,12 @@ pin add {0}
 pin add --no-status --name cli --replication 1 --metadata a=b --metadata <x>=& --expire-in 48h {1}
 --enc=json pin add --no-status {2}
 pin add --mode direct {3}
+status {3}
+--enc=json status {3}
+pin ls {3}
+status --filter pinned
+recover
+pin rm --no-status {3}
 pin add --wait {4}
 pin add -w -wl 1 -ns {4}
 pin add --replication-min 3 --replication-max 2 {5}
@@ -47,9 +58,10 @@ pin add --rmin 2 --rmax 3 {5}
 pin add --replication-min 1 --replication-max 1 --allocations <peer> {5}
 pin add --allocations bad {5}
 pin add --metadata bad {5}
-pin add --expire-in 500ms {5}
+pin add --no-status --expire-in 500ms {6}
 pin add --expire-in xyz {5}
 pin add --mode weird {5}
+pin add --no-status {5}
 pin add notacid
 pin add
 pin add /ipfs/{dir}/a
@@ -86,8 +98,10 @@ pin update
 recover {0}
 --enc=json recover {0}
 recover --local {0}
+status {absent}
 recover --local
---enc=json recover --local
+pin rm --no-status {absent}
+recover --local
 recover notacid
 pin rm --no-status {2}
 --enc=json pin rm --no-status {4}

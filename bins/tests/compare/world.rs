@@ -41,6 +41,11 @@ pub(crate) fn go_programs() -> Option<PathBuf> {
     folder
 }
 
+/// An id as graphs show it.
+fn short(id: &str) -> String {
+    format!("{}*{}", &id[..2], &id[id.len() - 6..])
+}
+
 /// A ctl, the daemon it asks and the Kubo behind that.
 pub(crate) struct World {
     ctl: PathBuf,
@@ -82,9 +87,14 @@ impl World {
         let child = running.spawn().unwrap();
         let identity = std::fs::read(folder.path().join("identity.json")).unwrap();
         let identity: Value = serde_json::from_slice(&identity).unwrap();
+        let peer = identity["id"].as_str().unwrap().to_owned();
+        let ipfs = kubo.run(&["id", "--format=<id>"]);
         let names = vec![
-            (identity["id"].as_str().unwrap().to_owned(), "<peer>"),
-            (kubo.run(&["id", "--format=<id>"]), "<daemon>"),
+            (peer.clone(), "<peer>"),
+            (ipfs.clone(), "<daemon>"),
+            (short(&peer), "<short peer>"),
+            (short(&ipfs), "<short daemon>"),
+            (format!("127.0.0.1:{api}"), "127.0.0.1:<port>"),
             (format!("/tcp/{swarm}"), "/tcp/<port>"),
             (format!("127.0.0.1:{}", kubo.api.port()), "127.0.0.1:<port>"),
         ];
@@ -112,17 +122,21 @@ impl World {
         text(&std::fs::read(self.folder.path().join("daemon.log")).unwrap_or_default())
     }
 
-    pub(crate) fn ctl<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Said {
+    pub(crate) fn ctl<S: AsRef<str>>(&self, arguments: &[S]) -> Said {
         let mut command = Command::new(&self.ctl);
         // Neither proxies nor credentials of whoever runs this.
-        command.env_clear().args(["--host", &self.api]).args(arguments).stdin(Stdio::null());
+        command.env_clear().stdin(Stdio::null());
+        if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
+            command.args(["--host", &self.api]);
+        }
+        command.args(arguments.iter().map(AsRef::as_ref));
         command.output().unwrap().into()
     }
 
     /// Runs a command, and gives what it printed without what is of this world alone.
     pub(crate) fn run(&self, step: &Step) -> Printed {
         let arguments: Vec<_> = step.words.iter().map(|word| self.own(word)).collect();
-        normal::printed(self.ctl(&arguments), &self.names)
+        normal::printed(self.ctl(&arguments), &self.names, step.is_racing())
     }
 
     /// A word of a command with the names of this world.
