@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 // In a folder, because files directly in `tests/` would be test programs of their own.
+#[path = "rest/auth.rs"]
+mod auth;
 #[path = "rest/caller.rs"]
 mod caller;
 #[path = "rest/connections.rs"]
