@@ -75,9 +75,9 @@ fn blocks(text: &str) -> Vec<String> {
 /// A text in which times, and numbers that depend on the time, are replaced.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
-    let mut words = text.split_inclusive(|char: char| !is_time_like(char)).peekable();
+    let words = text.split_inclusive(|char: char| !is_time_like(char));
     let mut after_date = false;
-    while let Some(word) = words.next() {
+    for word in words {
         let end = word.trim_end_matches(|char: char| !is_time_like(char)).len();
         let (word, tail) = word.split_at(end);
         let name = match word.len() {
