@@ -85,7 +85,7 @@ fn answer(node: &Node) -> Answer {
         status: word(node.get("status").unwrap()) as u16,
         headers,
         trailers: trailers.collect(),
-        chunks: node.get("chunks").map(|chunks| word(chunks)),
+        chunks: node.get("chunks").map(word),
         body: body(node),
     }
 }
