@@ -1,5 +1,6 @@
 //! A transport that speaks no protocol of ours, as a peer of the reference.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use crate::transport::{
     GossipMessage, MemoryTransport, MessageValidator, PeerStream, PeerTransport, Protocol, StreamHandler,
     Topic, TransportEvent,
 };
-use crate::types::{Cid, Multiaddr, PeerId};
+use crate::types::{Bandwidth, Cid, Multiaddr, PeerId};
 
 /// Of protocols that only our peers speak, and that have another way where they are not spoken.
 const OURS: &str = "/ipfs-cluster-rs/catchup/";
@@ -74,6 +75,9 @@ impl PeerTransport for PlainTransport {
     }
     async fn providers(&self, cid: &Cid) -> Result<Vec<PeerId>> {
         self.0.providers(cid).await
+    }
+    fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
+        self.0.bandwidth()
     }
     async fn shutdown(&self) -> Result<()> {
         self.0.shutdown().await
