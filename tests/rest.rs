@@ -8,6 +8,8 @@ mod auth;
 mod caller;
 #[path = "rest/connections.rs"]
 mod connections;
+#[path = "rest/listeners.rs"]
+mod listeners;
 #[path = "rest/listings.rs"]
 mod listings;
 #[path = "rest/parts.rs"]

@@ -113,8 +113,8 @@ impl ClientBuilder {
     /// Makes the client. Nothing is sent yet.
     ///
     /// # Errors
-    /// `InvalidInput` for an address that cannot be parsed or too many of them, and for certificates and credentials that are
-    /// none;
+    /// `InvalidInput` for an address that cannot be parsed or too many of them, for certificates that are none, and for
+    /// credentials that cannot be sent;
     /// `Unsupported` for an address that needs what this build or system lacks (libp2p, Unix sockets), naming it;
     /// `Internal` when the system's certificates cannot be read, which only https needs.
     pub fn build(mut self) -> Result<Client> {

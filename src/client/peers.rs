@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, USER_AGENT};
+use reqwest::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Method, StatusCode, Url};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -53,11 +53,11 @@ impl Peers {
         address: &Multiaddr,
         method: Method,
         url: &Url,
-        authorization: Option<HeaderValue>,
+        credentials: Option<&(HeaderName, HeaderValue)>,
         timeout: Option<Duration>,
     ) -> Result<(StatusCode, Body)> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let sent = self.exchange(address, method, url, authorization);
+        let sent = self.exchange(address, method, url, credentials);
         let (status, incoming, connection) = match (deadline, timeout) {
             (Some(deadline), Some(timeout)) => {
                 tokio::time::timeout_at(deadline, sent).await.unwrap_or_else(|_| {
@@ -76,7 +76,7 @@ impl Peers {
         address: &Multiaddr,
         method: Method,
         url: &Url,
-        authorization: Option<HeaderValue>,
+        credentials: Option<&(HeaderName, HeaderValue)>,
     ) -> Result<(StatusCode, Incoming, AbortOnDropHandle<()>)> {
         let stream = self.open(address).await?;
         let broken = |error: hyper::Error| {
@@ -99,8 +99,8 @@ impl Peers {
         if method == Method::POST {
             request = request.header(CONTENT_LENGTH, "0");
         }
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
+        if let Some((name, value)) = credentials {
+            request = request.header(name, value);
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|source| {
             Error::invalid_input(format!("the request cannot be sent: {source}"))

@@ -274,10 +274,14 @@ async fn null_reads_as_an_empty_list() {
 }
 
 #[test]
-fn what_cannot_be_spoken_is_refused_before_anything_is_sent() {
-    let error = Client::builder().host("localhost").https(true).build().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("\"localhost\" asks for https"), "{error}");
+fn what_cannot_work_is_refused_before_anything_is_sent() {
+    let https = || Client::builder().host("localhost").https(true);
+    for pem in ["x", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
+        let error = https().certificate_authorities(pem).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("certificate authorities"), "{error}");
+    }
+    assert!(https().no_check_certificate(true).build().is_ok());
     let many = (0..=HOSTS_MAX).fold(Client::builder(), |builder, _| builder.host("localhost"));
     assert!(many.build().unwrap_err().to_string().contains("at most 64"));
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http_body_util::BodyExt as _;
-use reqwest::header::{AUTHORIZATION, HOST, HeaderValue};
+use reqwest::header::{HOST, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use tokio_rustls::rustls;
@@ -41,8 +41,8 @@ pub(super) struct Transport {
     /// At least one, in the order in which they are tried.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) timeout: Option<Duration>,
-    /// The value of the header that says who we are.
-    pub(super) credentials: Option<HeaderValue>,
+    /// The header that says who we are.
+    pub(super) credentials: Option<(HeaderName, HeaderValue)>,
     #[cfg(feature = "transport-libp2p")]
     pub(super) peers: super::peers::Peers,
 }
@@ -102,8 +102,8 @@ impl Transport {
         tracing::debug!(request = label, "sending");
         #[cfg(feature = "transport-libp2p")]
         if let Via::Peer(peer) = &endpoint.host.via {
-            let (method, authorization) = (request.method().clone(), self.credentials.clone());
-            let answer = self.peers.send(peer, method, &url, authorization, self.timeout).await;
+            let (method, credentials) = (request.method().clone(), self.credentials.as_ref());
+            let answer = self.peers.send(peer, method, &url, credentials, self.timeout).await;
             let (status, body) = answer.map_err(|error| error.context(&label))?;
             tracing::debug!(request = label, %status, "answered");
             return Ok(Answer { label, timeout: self.timeout, status, body: Body::Peer(body) });
@@ -122,8 +122,8 @@ impl Transport {
         if let Some(timeout) = self.timeout {
             builder = builder.timeout(timeout);
         }
-        if let Some(authorization) = &self.credentials {
-            builder = builder.header(AUTHORIZATION, authorization);
+        if let Some((name, value)) = &self.credentials {
+            builder = builder.header(name, value);
         }
         match builder.send().await {
             Ok(response) => {
@@ -325,11 +325,14 @@ fn reason(error: &reqwest::Error, host: &Host, address: &Url, timeout: Option<Du
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()) {
+        if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        cause = error.source();
+        // What is inside of an error of the system is not its source, but the same error.
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inside) => Some(inside),
+            None => error.source(),
+        };
     }
     None
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use ipfs_cluster::transport::{ByteStream, PeerStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -44,9 +45,8 @@ impl Received {
 }
 
 /// One connection.
-#[derive(Debug)]
 pub(crate) struct Caller {
-    stream: TcpStream,
+    stream: PeerStream,
     buffer: Vec<u8>,
     /// The last request was a HEAD, whose answer has no body whatever its headers say.
     head: bool,
@@ -54,7 +54,12 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new(), head: false }
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// On a connection of any kind.
+    pub(crate) fn over(stream: impl ByteStream + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new(), head: false }
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ipfs_cluster::allocator::BalancedAllocator;
-use ipfs_cluster::api::rest::{RestApi, RestApiSection, RestConfig};
+use ipfs_cluster::api::rest::{RestApi, RestConfig, Security};
 use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
 use ipfs_cluster::config::peerstore;
 use ipfs_cluster::consensus::{CrdtConfig, SoloConfig};
@@ -64,7 +64,7 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
             return Err(Failure::new(STARTING, error));
         }
     };
-    let api = match serve(config.restapi.as_ref(), &cluster).await {
+    let api = match serve(&config, &cluster).await {
         Ok(api) => api,
         Err(error) => {
             stop(None, &cluster, &mut signals).await?;
@@ -211,11 +211,19 @@ fn builder(
 }
 
 /// Nothing where the configuration names no API.
-async fn serve(section: Option<&RestApiSection>, cluster: &Cluster) -> Result<Option<RestApi>> {
-    let Some(section) = section else { return Ok(None) };
-    let api = RestApi::bind(RestConfig::try_from(section)?, cluster.clone()).await?;
-    for address in api.local_addresses() {
-        info!("REST API (HTTP): {address}");
+async fn serve(config: &PeerConfig, cluster: &Cluster) -> Result<Option<RestApi>> {
+    let Some(section) = &config.restapi else { return Ok(None) };
+    let mut rest = RestConfig::try_from(section)?.in_folder(config.folder.path());
+    if let Some(libp2p) = &mut rest.libp2p
+        && rest.security == Security::Strict
+    {
+        // The reference leaves the secret out, and its clients have to as well.
+        libp2p.secret = config.cluster.secret.clone();
+    }
+    let api = RestApi::bind(rest, cluster.clone()).await?;
+    for address in api.local_multiaddresses() {
+        let is_libp2p = address.iter().any(|part| matches!(part, Protocol::P2p(_)));
+        info!("REST API ({}): {address}", if is_libp2p { "libp2p-http" } else { "HTTP" });
     }
     Ok(Some(api))
 }

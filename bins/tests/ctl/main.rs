@@ -106,13 +106,10 @@ fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
             1,
         ),
         (
-            "--https --host /dns4/example.com/tcp/1 id",
-            "error creating API client: host \"/dns4/example.com/tcp/1\" asks for https, which this build cannot \
-             speak; use the plain http address\n"
-                .into(),
+            "--secret abab --host /dnsaddr/example.com id",
+            "error creating API client: length of ProtectorKey should be 32\n".into(),
             1,
         ),
-        ("--basic-auth a:b id", "error creating API client: host \"/ip4/127.0.0.1/tcp/9094\" asks for https".into(), 1),
         ("--timeout soon id", "error: invalid value 'soon' for '--timeout".into(), 1),
         ("pin add --wait-timeout 5 x", "error: invalid value '5' for '--wait-timeout".into(), 1),
         ("id more", "error: unexpected argument 'more' found".into(), 1),
@@ -127,6 +124,52 @@ fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
         assert!(ran.stderr.starts_with(stderr.as_str()), "{line}: {ran:?}");
         assert_eq!((ran.stdout.as_str(), ran.exit_code), ("", Some(*exit_code)), "{line}");
     }
+}
+
+/// What went wrong where nobody answers, with a line on stderr where there is something to know.
+fn silence(line: &str) -> (String, String) {
+    let ran = run(ctl().args(line.split(' ')));
+    assert_eq!(ran.exit_code, Some(1), "{line}: {ran:?}");
+    let message = ran.stdout.strip_prefix("An error occurred:\n  Code: 0\n  Message: ").unwrap();
+    (message.trim_end().to_owned(), ran.stderr)
+}
+
+#[test]
+fn hosts_of_every_kind_are_asked_in_their_own_way() {
+    let port = closed_port();
+    let (message, stderr) = silence(&format!("--host /ip4/127.0.0.1/tcp/{port} --basic-auth a:b version"));
+    let refused = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
+    assert_eq!(message, format!("Get \"https://127.0.0.1:{port}/version\": {refused}"));
+    assert_eq!(
+        stderr,
+        "SSL automatically enabled with basic auth credentials. Set \"force-http\" to disable\n"
+    );
+
+    let (message, stderr) = silence(&format!("--host /dns4/localhost/tcp/{port} version"));
+    assert_eq!(message, format!("Get \"http://127.0.0.1:{port}/version\": {refused}"));
+    assert_eq!(stderr, "");
+
+    let (message, _) = silence("--host /unix/no/such/api.sock --https version");
+    let missing = "dial unix /no/such/api.sock: connect: no such file or directory";
+    assert_eq!(message, format!("Get \"http+unix://restapi/version\": {missing}"));
+
+    let server = Server::answering(vec![document(200, "{\"version\":\"1.1.6\"}")]);
+    let hosts = format!("/ip4/127.0.0.1/tcp/{port},/unix/no/such/api.sock,{}", server.host());
+    let ran = run(ctl().args(["--host", &hosts, "version"]));
+    assert_eq!((ran.stdout.as_str(), ran.exit_code), ("1.1.6\n", Some(0)), "{ran:?}");
+}
+
+#[cfg(feature = "ctl-libp2p")]
+#[test]
+fn a_host_of_libp2p_is_dialled_and_https_is_ignored() {
+    let host = format!("/ip4/127.0.0.1/tcp/{}/p2p/{PEER}", closed_port());
+    let (message, stderr) = silence(&format!("--https --host {host} version"));
+    let dialled = format!("Get \"libp2p://{PEER}/version\": failed to dial: failed to dial {PEER}: ");
+    assert!(message.starts_with(&dialled), "{message}");
+    assert_eq!(
+        stderr,
+        format!("Using libp2p-http for {host}. The https flag will be ignored for this connection\n")
+    );
 }
 
 #[test]

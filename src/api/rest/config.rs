@@ -17,7 +17,7 @@ use super::section::RestApiSection;
 use super::tls::RestTls;
 use super::tokens::TOKEN_FILE;
 use crate::config::{Identity, Secret};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::transport::PeerTransport;
 use crate::types::Multiaddr;
 
@@ -336,7 +336,7 @@ impl RestLibp2p {
     pub(super) async fn start(&self) -> Result<Arc<dyn PeerTransport>> {
         let text = "restapi.libp2p_listen_multiaddress: this program was built without libp2p; take it out of the \
                     configuration, or build with the feature transport-libp2p";
-        Err(Error::new(ErrorKind::Unsupported, text).component("restapi"))
+        Err(Error::new(crate::error::ErrorKind::Unsupported, text).component("restapi"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The REST API of a peer, compatible with that of Go ipfs-cluster 1.1.6.
 //!
-//! [`RestApi`] serves it on sockets of its own, [`router`] gives it to applications that have a server already.
+//! [`RestApi`] serves it on sockets of its own (TCP with TLS or without, Unix sockets, a libp2p host) and on streams of
+//! any transport ([`RestApi::serve_on`]); [`router`] gives it to applications that have a server already.
 //!
 //! | request | answer |
 //! |---|---|
@@ -43,6 +44,11 @@
 //! - `DELETE /token` exists. More than one header `Authorization` is 400.
 //! - Lines of the access log have the user's name, and times in UTC. Configured headers that no header can be, or that
 //!   say how an answer travels, are errors.
+//! - TLS is for TCP: Unix sockets stay in the clear, where the reference encrypts them and its own client cannot follow.
+//!   What rustls offers is spoken, without the reference's CBC and RSA suites.
+//! - A Unix socket that a dead process left behind is replaced, and never open to others than its owner and group.
+//! - All listeners share one number of connections; when it is reached, those that are idle for longest are closed.
+//!   Where an answer breaks off on a Unix socket, callers of HTTP/1.0 cannot tell.
 
 mod access_log;
 mod activity;

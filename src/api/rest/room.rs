@@ -128,8 +128,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(2)).await;
         }
         let busy = places[0].activity.busy();
-        let _young = { places[2].activity.busy() };
-        drop(_young);
+        drop(places[2].activity.busy());
 
         // Only the second is idle and old enough.
         let waiting = room.free();
@@ -153,7 +152,7 @@ mod tests {
             () = third.cancelled() => {}
         }
         drop(places.remove(1));
-        waiting.await;
+        let _permit = waiting.await;
         assert!(!places[0].stop.is_cancelled());
         drop(busy);
         drop(places);

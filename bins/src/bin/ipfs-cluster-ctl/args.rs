@@ -22,16 +22,17 @@ const EXIT_UNKNOWN_COMMAND: u8 = 3;
 #[derive(Debug, Parser)]
 #[command(name = "ipfs-cluster-ctl", disable_version_flag = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Addresses of the API, separated by commas
+    /// Addresses of the API, separated by commas: /ip4/…/tcp/…, /dns4/…/tcp/…, /unix/PATH, or of libp2p, with /p2p/ID
+    /// at the end or /dnsaddr/NAME
     #[arg(long, short = 'l', default_value = DEFAULT_HOST, value_name = "MULTIADDR[,…]")]
     pub(crate) host: String,
-    /// Cluster secret in hex, only for addresses of libp2p
-    #[arg(long, default_value = "", hide_default_value = true, hide = true)]
+    /// Secret of the private network in hex, only for addresses of libp2p
+    #[arg(long, default_value = "", hide_default_value = true, hide_env_values = true, value_name = "HEX")]
     pub(crate) secret: String,
     /// Use https
     #[arg(long, short = 's')]
     pub(crate) https: bool,
-    /// Do not check the certificate of the server, with --https
+    /// Do not check the certificate of the server, with --https: anybody on the way can then read and change everything
     #[arg(long)]
     pub(crate) no_check_certificate: bool,
     /// How to print: text or json

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipfs_cluster::client::{ApiError, Client, Request};
 use ipfs_cluster::clock::{SystemClock, WallClock as _};
+use ipfs_cluster::config::Secret;
 use ipfs_cluster::types::{
     Alert, Cid, GlobalPinInfo, IpfsPath, Metric, PeerId, Pin, PinOptions, Timestamp, TrackerStatus,
     parse_cid, parse_go_duration, parse_peer,
@@ -81,22 +82,38 @@ fn client(cli: &Cli) -> Result<Client> {
     let credentials = cli.basic_auth.as_deref().unwrap_or_default();
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     // As in the reference, so that a password never travels in the clear by accident.
-    let https = cli.https || (!user.is_empty() && !cli.force_http);
+    let implied = !user.is_empty() && !cli.https && !cli.force_http;
+    if implied {
+        eprintln!("SSL automatically enabled with basic auth credentials. Set \"force-http\" to disable");
+    }
     let mut builder = Client::builder()
         .timeout(Duration::from_secs(cli.timeout.into()))
         .basic_auth(user, password)
-        .https(https);
+        .https(cli.https || implied)
+        .no_check_certificate(cli.no_check_certificate);
     for host in cli.host.split(',') {
+        let is_peer = is_peer(host);
+        if is_peer && cli.https {
+            eprintln!("Using libp2p-http for {host}. The https flag will be ignored for this connection");
+        }
+        if is_peer && !cli.secret.is_empty() {
+            let secret = cli.secret.parse::<Secret>();
+            builder =
+                builder.secret(secret.map_err(|_| {
+                    Failure::local("creating API client", "length of ProtectorKey should be 32")
+                })?);
+        }
         builder = builder.host(host);
     }
     builder.build().map_err(|error| match error.kind() {
         ipfs_cluster::ErrorKind::InvalidInput => Failure::local("parsing host multiaddress", error),
-        _ if https && !cli.https => Failure::local(
-            "creating API client",
-            format!("{error} with --force-http (--basic-auth implies https)"),
-        ),
         _ => Failure::local("creating API client", error),
     })
+}
+
+/// Whether an address leads to a peer of libp2p.
+fn is_peer(host: &str) -> bool {
+    !host.starts_with("/unix/") && ["/p2p/", "/ipfs/", "/dnsaddr/"].iter().any(|part| host.contains(part))
 }
 
 /// The secret is only used with libp2p, but a bad one is a mistake wherever it is given.
