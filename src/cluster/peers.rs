@@ -207,7 +207,7 @@ impl Inner {
         PeerInfo {
             id: self.peer,
             addresses: Some(if self.reachable {
-                addresses_of(&self.peer, self.transport.listen_addresses())
+                addresses_of(&self.peer, self.transport.announced_addresses())
             } else {
                 Vec::new()
             }),
@@ -463,7 +463,8 @@ fn not_asked(peer: PeerId, error: &Error) -> PeerInfo {
 
 /// Appends `/p2p/<peer>`, which daemons' addresses may have already.
 fn with_peer(address: Multiaddr, peer: PeerId) -> Multiaddr {
-    if address.iter().any(|part| matches!(part, Protocol::P2p(_))) {
+    // The id before `/p2p-circuit` is the relay's.
+    if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
         address
     } else {
         address.with(Protocol::P2p(peer))
@@ -491,6 +492,21 @@ fn public_addresses(id: &IpfsId) -> impl Iterator<Item = &Multiaddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_through_a_relay_ends_with_whose_it_is() {
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        for (address, expected) in [
+            ("/ip4/1.2.3.4/tcp/1".to_owned(), format!("/ip4/1.2.3.4/tcp/1/p2p/{peer}")),
+            (format!("/ip4/1.2.3.4/tcp/1/p2p/{peer}"), format!("/ip4/1.2.3.4/tcp/1/p2p/{peer}")),
+            (
+                format!("/ip4/1.2.3.4/tcp/1/p2p/{relay}/p2p-circuit"),
+                format!("/ip4/1.2.3.4/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}"),
+            ),
+        ] {
+            assert_eq!(with_peer(parse_multiaddr(&address).unwrap(), peer).to_string(), expected);
+        }
+    }
 
     #[test]
     fn a_ping_is_read_as_far_as_it_can_be() {

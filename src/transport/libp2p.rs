@@ -88,12 +88,6 @@ impl Libp2pTransport {
         Ok(Self { shared, commands, dial_timeout })
     }
 
-    /// What others are told about where we are: the addresses we listen on and those that were found out, as far as the
-    /// settings let them. Without `/p2p/`.
-    pub fn announced_addresses(&self) -> Vec<Multiaddr> {
-        self.shared.state().announced.clone()
-    }
-
     /// Addresses of all known peers with their ids, most important first: what is to be in the peerstore file.
     pub fn known_addresses(&self) -> Vec<Multiaddr> {
         let state = self.shared.state();
@@ -157,6 +151,10 @@ impl PeerTransport for Libp2pTransport {
 
     fn listen_addresses(&self) -> Vec<Multiaddr> {
         self.shared.state().listen.iter().cloned().collect()
+    }
+
+    fn announced_addresses(&self) -> Vec<Multiaddr> {
+        self.shared.state().announced.clone()
     }
 
     async fn open(&self, to: &PeerId, protocol: &Protocol) -> Result<PeerStream> {

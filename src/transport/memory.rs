@@ -221,6 +221,10 @@ impl PeerTransport for MemoryTransport {
         vec![address_of(self.node.number)]
     }
 
+    fn announced_addresses(&self) -> Vec<Multiaddr> {
+        self.listen_addresses()
+    }
+
     async fn open(&self, to: &PeerId, protocol: &Protocol) -> Result<PeerStream> {
         self.while_in(self.open_stream(to, protocol)).await
     }

@@ -132,6 +132,10 @@ pub trait PeerTransport: fmt::Debug + Send + Sync + 'static {
     /// Addresses we listen on, without `/p2p/`.
     fn listen_addresses(&self) -> Vec<Multiaddr>;
 
+    /// Where others are told that we can be reached, without `/p2p/`: what the operator says, else addresses we listen
+    /// on and those that were found out, a relay's among them.
+    fn announced_addresses(&self) -> Vec<Multiaddr>;
+
     /// Opens a stream, connecting first where needed. Cancel-safe.
     ///
     /// # Errors
@@ -204,6 +208,9 @@ impl<T: PeerTransport + ?Sized> PeerTransport for Arc<T> {
     }
     fn listen_addresses(&self) -> Vec<Multiaddr> {
         (**self).listen_addresses()
+    }
+    fn announced_addresses(&self) -> Vec<Multiaddr> {
+        (**self).announced_addresses()
     }
     async fn open(&self, to: &PeerId, protocol: &Protocol) -> Result<PeerStream> {
         (**self).open(to, protocol).await

@@ -19,7 +19,7 @@ mod worlds;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipfs_cluster::api::rest::RestConfig;
+use ipfs_cluster::api::rest::{Authentication, CorsConfig, RestConfig};
 
 use compare::Matched;
 use intended::{AFTERWARDS, INTENDED, fits};
@@ -51,13 +51,30 @@ async fn our_answers_are_those_of_the_reference() {
     let all = recording::all();
     let mut tally = Tally::default();
     replay(&all, &["rest", "rest-2peers", "rest-ipfs-down"], RestConfig::default(), &mut tally).await;
-    replay(&all, &["rest-auth"], RestConfig::default(), &mut tally).await;
+    replay(&all, &["rest-auth"], with_users(), &mut tally).await;
     for recording in &all {
         if let Some(reason) = intended::left_out(&recording.api, &recording.name, &recording.path) {
             *tally.left_out.entry(reason).or_default() += 1;
         }
     }
     report(&all, &tally);
+}
+
+/// As the peer with users was configured.
+fn with_users() -> RestConfig {
+    let user = ("testuser".to_owned(), "testpass".to_owned());
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+    RestConfig {
+        authentication: Some(Authentication::new([user])),
+        headers: [("X-Test".to_owned(), texts(&["one", "two"]))].into(),
+        cors: CorsConfig {
+            allowed_origins: texts(&["http://example.com"]),
+            allowed_methods: texts(&["GET", "POST"]),
+            max_age: Duration::from_secs(600),
+            ..CorsConfig::default()
+        },
+        ..RestConfig::default()
+    }
 }
 
 /// Replays the pairs of one world.

@@ -10,6 +10,7 @@ use crate::steps::Steps;
 mod bench;
 mod cargo;
 mod ci;
+mod compare;
 mod conformance;
 mod fuzz;
 mod gopeer;
@@ -64,6 +65,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Run every command of our `ipfs-cluster-ctl` and the reference's against our daemon and the reference's, beside real
+    /// Kubos, and compare what is printed
+    ///
+    /// The folder is as for `mixed`.
+    Compare {
+        /// Folder of the Go programs
+        go: std::path::PathBuf,
+    },
     /// Everything that has to be green before a change goes in
     Ci,
 }
@@ -95,6 +104,7 @@ fn run(task: Task) -> Result<()> {
             with_summary(|steps| fuzz::run(steps, &args))
         }
         Task::Mixed { go, args } => with_summary(|steps| mixed::run(steps, &go, &args)),
+        Task::Compare { go } => with_summary(|steps| compare::run(steps, &go)),
         Task::Ci => with_summary(ci::run),
     }
 }

@@ -30,6 +30,8 @@
 //!
 //! # Where it differs from the reference, on purpose
 //!
+//! `tests/rest_vectors` compares the rest with recorded answers, to the byte but for times and addresses.
+//!
 //! - A query that cannot be read is a 400 and nothing else happens; the reference pins all the same, with what it could
 //!   read, and sends two documents.
 //! - Unknown names in `filter` and `mode`, other values of `local` than `true` and `false`, peer ids in
@@ -37,8 +39,14 @@
 //!   them.
 //! - `mode=direct` on `/pins/{cid}` pins directly; the reference says so but pins recursively.
 //! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist.
-//! - Empty lists in statuses are always `[]`; the reference sometimes has `null`. Characters that only HTML minds are
-//!   not escaped.
+//! - Error texts are the reference's, and some go on with the valid values; what is wrong with a CID, a peer id or an
+//!   address is said in our parsers' words.
+//! - Empty lists in statuses are always `[]`, where the reference sometimes has `null`, and `created` of what is not
+//!   pinned is no time, where the reference has the time of the answer.
+//! - Direct pins are listed as `pinned`, and `POST /pins/recover` leaves them alone; `filter` selects by the real status.
+//! - While the IPFS daemon is down, listings of statuses have every pin with `cluster_error`; the reference's are empty,
+//!   or an error when they are local. A failed unpin is shown, and can be recovered, after the pin left the pinset.
+//! - `GET /health/alerts` has every metric that expired, and `GET /peers` says how pinsets compare.
 //! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
 //! - A peer that is stopping, or whose queues are full, answers 503. So does one that checks too many passwords.
 //! - `DELETE /token` exists. More than one header `Authorization` is 400.

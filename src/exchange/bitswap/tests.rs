@@ -547,6 +547,10 @@ impl PeerTransport for WithDirectory {
     fn listen_addresses(&self) -> Vec<Multiaddr> {
         self.0.listen_addresses()
     }
+
+    fn announced_addresses(&self) -> Vec<Multiaddr> {
+        self.0.announced_addresses()
+    }
     async fn open(&self, to: &PeerId, protocol: &Protocol) -> Result<PeerStream> {
         self.0.open(to, protocol).await
     }

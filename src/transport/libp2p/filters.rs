@@ -138,6 +138,11 @@ pub(super) fn belongs_to_wan(address: &Multiaddr) -> bool {
     scope(address) == Scope::Public && !is_relayed(address)
 }
 
+/// Whether an address leads to a peer through a relay that everybody can reach.
+pub(super) fn is_reached_by_relay(address: &Multiaddr) -> bool {
+    scope(address) == Scope::Public && is_relayed(address)
+}
+
 /// What others are told: what the operator says, else what was found, without what the operator does not want.
 pub(super) fn announced(
     found: impl IntoIterator<Item = Multiaddr>,
@@ -282,7 +287,10 @@ mod tests {
             let address = address(text);
             assert_eq!((belongs_to_lan(&address), belongs_to_wan(&address)), (lan, wan), "{text}");
         }
-        assert!(!belongs_to_wan(&address(&format!("/ip4/1.1.1.1/tcp/1/p2p/{OTHER}/p2p-circuit"))));
+        let relayed = address(&format!("/ip4/1.1.1.1/tcp/1/p2p/{OTHER}/p2p-circuit"));
+        assert!(!belongs_to_wan(&relayed) && is_reached_by_relay(&relayed));
+        let next_door = address(&format!("/ip4/10.0.0.1/tcp/1/p2p/{OTHER}/p2p-circuit"));
+        assert!(!is_reached_by_relay(&next_door) && !is_reached_by_relay(&address("/ip4/1.1.1.1/tcp/1")));
     }
 
     #[test]

@@ -455,6 +455,13 @@ impl Task {
                 }
             }
         }
+        // Who can only be reached through a relay keeps no directory, and is found in ours all the same: the reference
+        // answers for every peer that it is connected to.
+        if let Some(wan) = host.wan.as_mut() {
+            for address in addresses.iter().filter(|address| filters::is_reached_by_relay(address)) {
+                enter(wan, &peer, address.clone());
+            }
+        }
         if info.protocols.iter().any(|protocol| protocol.as_ref() == RELAY_HOP) {
             self.is_relay(peer, &via);
         }

@@ -1,0 +1,158 @@
+//! One ctl and one daemon, beside a Kubo of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::kubo::Kubo;
+use crate::normal::{self, Printed};
+use crate::programs::{IN_SECONDS, Said, free_address, text, wait_until};
+use crate::script::Step;
+
+/// Where the reference's programs are.
+const GO_VARIABLE: &str = "IPFS_CLUSTER_COMPARE_GO";
+const SECRET: &str = "636f6d7061726520636f6d7061726520636f6d7061726520636f6d7061726521";
+
+/// Whose program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Go,
+    Ours,
+}
+
+impl Kind {
+    fn program(self, go: &Path, name: &str) -> PathBuf {
+        match (self, name) {
+            (Self::Go, _) => go.join(name),
+            (Self::Ours, "ipfs-cluster-ctl") => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-ctl")),
+            (Self::Ours, _) => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-service")),
+        }
+    }
+}
+
+/// The reference's programs; none after saying why.
+pub(crate) fn go_programs() -> Option<PathBuf> {
+    let folder = std::env::var_os(GO_VARIABLE).map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("skipped: no Go programs (run `cargo xtask compare FOLDER`)");
+    }
+    folder
+}
+
+/// An id as graphs show it.
+fn short(id: &str) -> String {
+    format!("{}*{}", &id[..2], &id[id.len() - 6..])
+}
+
+/// A ctl, the daemon it asks and the Kubo behind that.
+pub(crate) struct World {
+    ctl: PathBuf,
+    api: String,
+    pub(crate) kubo: Kubo,
+    /// What is of this world alone, and what stands for it.
+    names: Vec<(String, &'static str)>,
+    folder: TempDir,
+    child: Child,
+}
+
+impl World {
+    pub(crate) fn start(ctl: Kind, daemon: Kind, go: &Path) -> Option<Self> {
+        let kubo = Kubo::start()?;
+        let multiaddr = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}");
+        let [api, swarm, proxy, pinning] = [(); 4].map(|()| free_address().port());
+        let folder = TempDir::new().unwrap();
+        let command = |arguments: &[&str]| {
+            let mut command = Command::new(daemon.program(go, "ipfs-cluster-service"));
+            command.arg("--config").arg(folder.path()).args(arguments).stdin(Stdio::null());
+            command.envs(IN_SECONDS).envs([
+                ("CLUSTER_PEERNAME", "compared".to_owned()),
+                ("CLUSTER_SECRET", SECRET.to_owned()),
+                ("CLUSTER_LISTENMULTIADDRESS", multiaddr(swarm)),
+                ("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", multiaddr(api)),
+                ("CLUSTER_IPFSPROXY_LISTENMULTIADDRESS", multiaddr(proxy)),
+                ("CLUSTER_PINSVCAPI_HTTPLISTENMULTIADDRESS", multiaddr(pinning)),
+                ("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", kubo.multiaddr()),
+                ("CLUSTER_MDNSINTERVAL", "0s".to_owned()),
+                ("CLUSTER_CRDT_TRUSTEDPEERS", "*".to_owned()),
+            ]);
+            command
+        };
+        let said = Said::from(command(&["init"]).output().unwrap());
+        assert_eq!(said.code, 0, "{said:?}");
+        let log = std::fs::File::create(folder.path().join("daemon.log")).unwrap();
+        let mut running = command(&["daemon"]);
+        running.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+        let child = running.spawn().unwrap();
+        let identity = std::fs::read(folder.path().join("identity.json")).unwrap();
+        let identity: Value = serde_json::from_slice(&identity).unwrap();
+        let peer = identity["id"].as_str().unwrap().to_owned();
+        let ipfs = kubo.run(&["id", "--format=<id>"]);
+        let names = vec![
+            (peer.clone(), "<peer>"),
+            (ipfs.clone(), "<daemon>"),
+            (short(&peer), "<short peer>"),
+            (short(&ipfs), "<short daemon>"),
+            (format!("127.0.0.1:{api}"), "127.0.0.1:<port>"),
+            (format!("/tcp/{swarm}"), "/tcp/<port>"),
+            (format!("127.0.0.1:{}", kubo.api.port()), "127.0.0.1:<port>"),
+        ];
+        let mut world = Self {
+            ctl: ctl.program(go, "ipfs-cluster-ctl"),
+            api: multiaddr(api),
+            kubo,
+            names,
+            folder,
+            child,
+        };
+        wait_until("the daemon answers, and knows of room for pins", || {
+            if let Some(status) = world.child.try_wait().unwrap() {
+                panic!("it ended: {status}\n{}", world.log());
+            }
+            ["ping", "freespace", "pinqueue", "tag:group"].iter().all(|metric| {
+                let said = world.ctl(&["--enc=json", "health", "metrics", metric]);
+                said.code == 0 && said.out.contains("received_at")
+            })
+        });
+        Some(world)
+    }
+
+    fn log(&self) -> String {
+        text(&std::fs::read(self.folder.path().join("daemon.log")).unwrap_or_default())
+    }
+
+    pub(crate) fn ctl<S: AsRef<str>>(&self, arguments: &[S]) -> Said {
+        let mut command = Command::new(&self.ctl);
+        // Neither proxies nor credentials of whoever runs this.
+        command.env_clear().stdin(Stdio::null());
+        if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
+            command.args(["--host", &self.api]);
+        }
+        command.args(arguments.iter().map(AsRef::as_ref));
+        command.output().unwrap().into()
+    }
+
+    /// Runs a command, and gives what it printed without what is of this world alone.
+    pub(crate) fn run(&self, step: &Step) -> Printed {
+        let arguments: Vec<_> = step.words.iter().map(|word| self.own(word)).collect();
+        normal::printed(self.ctl(&arguments), &self.names, step.is_racing())
+    }
+
+    /// A word of a command with the names of this world.
+    fn own(&self, word: &str) -> String {
+        self.names.iter().fold(word.to_owned(), |word, (own, name)| word.replace(name, own))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.len().saturating_sub(2_000);
+            eprintln!("--- log of a daemon ---\n{}", String::from_utf8_lossy(&log.as_bytes()[start..]));
+        }
+    }
+}
