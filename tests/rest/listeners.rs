@@ -202,12 +202,17 @@ fn memory() -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
+/// Whether this is the only test of the process that runs, so that its memory can be told: run it by its name.
+#[cfg(target_os = "linux")]
+fn is_long() -> bool {
+    std::env::var_os("IPFS_CLUSTER_TEST_LONG").is_some_and(|value| value == "1")
+}
+
 /// 10,000 with `IPFS_CLUSTER_TEST_LONG=1`, which takes 20,000 open files.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_idle_connections_take_little_memory_and_nobody_waits_for_them() {
-    let long = std::env::var_os("IPFS_CLUSTER_TEST_LONG").is_some_and(|value| value == "1");
-    let callers = if long { 9_800 } else { 300 };
+    let callers = if is_long() { 9_800 } else { 300 };
     let config = RestConfig { connections_max: 20_000, max_header_bytes: 4096, ..RestConfig::default() };
     let api = bind(config.listen([loopback()])).await.unwrap();
     let address = api.local_addresses()[0];
@@ -227,7 +232,7 @@ async fn thousands_of_idle_connections_take_little_memory_and_nobody_waits_for_t
     let each = memory().saturating_sub(before) / callers;
     println!("{callers} idle connections: {each} bytes each, both sides of it");
     // This test's own side is about half of it.
-    assert!(each < 96 * 1024, "{each} bytes for each idle connection");
+    assert!(!is_long() || each < 64 * 1024, "{each} bytes for each idle connection");
     assert_eq!(soon(Caller::connect(address).await.call("GET", "/health")).await.status, 204);
     drop((first, idle));
     soon(api.shutdown()).await;
@@ -267,7 +272,7 @@ async fn floods_of_headers_and_bodies_without_end_take_bounded_memory() {
     }
     let each = memory().saturating_sub(before) / CALLERS;
     println!("{CALLERS} floods: {each} bytes each");
-    assert!(each < 256 * 1024, "{each} bytes for each flood");
+    assert!(!is_long() || each < 256 * 1024, "{each} bytes for each flood");
     assert_eq!(soon(Caller::connect(address).await.call("GET", "/health")).await.status, 204);
     soon(api.shutdown()).await;
 }

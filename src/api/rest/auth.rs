@@ -134,7 +134,7 @@ type Tag = [u8; 32];
 struct User {
     name: Arc<str>,
     /// None for a plain password.
-    hash: Option<PasswordHash>,
+    hash: Option<Arc<PasswordHash>>,
     signing: Signing,
 }
 
@@ -146,7 +146,7 @@ pub(super) struct Users {
     /// Logins with plain passwords.
     plain: Vec<(Tag, Arc<str>)>,
     /// What a login is checked against that has no hash, as long as anybody has one.
-    decoy: Option<PasswordHash>,
+    decoy: Option<Arc<PasswordHash>>,
     tokens: Option<Tokens>,
     checks: Mutex<Checks>,
     permits: Arc<Semaphore>,
@@ -197,7 +197,7 @@ pub(super) enum Claim {
 /// A login whose password is hashed, or that nobody has.
 pub(super) struct Login {
     /// None when there is no such user, or none with a hash.
-    user: Option<(Arc<str>, PasswordHash)>,
+    user: Option<(Arc<str>, Arc<PasswordHash>)>,
     password: Hidden<Vec<u8>>,
     tag: Tag,
 }
@@ -235,9 +235,11 @@ impl Users {
         let (mut by_name, mut plain, mut decoy) = (BTreeMap::new(), Vec::new(), None);
         for (name, credential) in &config.users.0 {
             let shared: Arc<str> = name.as_str().into();
-            let hash = is_password_hash(credential).then(|| PasswordHash::parse(credential)).transpose()?;
+            let hash = is_password_hash(credential)
+                .then(|| PasswordHash::parse(credential).map(Arc::new))
+                .transpose()?;
             if let Some(hash) = &hash {
-                decoy.get_or_insert_with(|| hash.that_nothing_matches());
+                decoy.get_or_insert_with(|| Arc::new(hash.that_nothing_matches()));
             } else if !name.is_empty() && !credential.is_empty() {
                 plain.push((tag(&key, name.as_bytes(), credential.as_bytes()), Arc::clone(&shared)));
             }
@@ -331,7 +333,7 @@ impl Users {
         let Login { user, password, tag } = login;
         let (name, hash) = match (user, &self.decoy) {
             (Some((name, hash)), _) => (Some(name), hash),
-            (None, Some(decoy)) => (None, decoy.clone()),
+            (None, Some(decoy)) => (None, Arc::clone(decoy)),
             (None, None) => return Checked::Wrong,
         };
         let running = {
@@ -404,7 +406,7 @@ impl Users {
 }
 
 /// Waits for its turn, checks, and remembers.
-async fn check(users: Arc<Users>, tag: Tag, hash: PasswordHash, password: Hidden<Vec<u8>>) -> bool {
+async fn check(users: Arc<Users>, tag: Tag, hash: Arc<PasswordHash>, password: Hidden<Vec<u8>>) -> bool {
     let permit = Arc::clone(&users.permits).acquire_owned().await;
     let checking = tokio::task::spawn_blocking(move || {
         let _permit = permit;

@@ -1,6 +1,7 @@
 //! The REST API of a peer, compatible with that of Go ipfs-cluster 1.1.6.
 //!
-//! [`RestApi`] serves it on sockets of its own, [`router`] gives it to applications that have a server already.
+//! [`RestApi`] serves it on sockets of its own (TCP with TLS or without, Unix sockets, a libp2p host) and on streams of
+//! any transport ([`RestApi::serve_on`]); [`router`] gives it to applications that have a server already.
 //!
 //! | request | answer |
 //! |---|---|
@@ -14,6 +15,7 @@
 //! | `GET /monitor/metrics`, `GET /monitor/metrics/{name}` | names of metrics, latest values |
 //! | `GET /health/graph`, `GET /health/alerts`, `GET /health/bandwidth` | connections, alerts, traffic |
 //! | `POST /ipfs/gc[?local]` | collects garbage |
+//! | `POST /token`, `DELETE /token[?all]` | a token for who asks; revokes the one that is sent, or all of its user |
 //!
 //! `GET /allocations` and `GET /pins` also take `limit`, `after`, `name`, `name-prefix`, `meta-<key>`, `created-after`,
 //! `created-before` (RFC 3339; the first second that counts, the first that does not), `peer` (that must hold it), `sort`
@@ -26,6 +28,14 @@
 //!
 //! Lines are one JSON document each. No line and no error is 204; an error before the first line is an error document;
 //! one behind it is in the trailer `X-Stream-Error`, which is there and empty when all went well.
+//!
+//! # Who may call
+//!
+//! Without [`RestConfig::authentication`] everybody. With it, every request but `OPTIONS` and `GET /health` has to bring
+//! a password (basic) or a token (bearer), or is a 401 that tells nothing else. Credentials in the configuration may be
+//! passwords, or hashes of them ([`hash_password`]). Users with a hash have tokens that expire and can be revoked, those
+//! with a password have the reference's, which are good as long as the password. [`Security::Strict`] takes hashes only,
+//! and refuses to listen for other machines without users.
 //!
 //! # Where it differs from the reference, on purpose
 //!
@@ -50,7 +60,15 @@
 //!   or an error when they are local. A failed unpin is shown, and can be recovered, after the pin left the pinset.
 //! - `GET /health/alerts` has every metric that expired, and `GET /peers` says how pinsets compare.
 //! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
-//! - A peer that is stopping, or whose queues are full, answers 503.
+//! - A peer that is stopping, or whose queues are full, answers 503. So does one that checks too many passwords.
+//! - `DELETE /token` exists. More than one header `Authorization` is 400.
+//! - Lines of the access log have the user's name, and times in UTC. Configured headers that no header can be, or that
+//!   say how an answer travels, are errors.
+//! - TLS is for TCP: Unix sockets stay in the clear, where the reference encrypts them and its own client cannot follow.
+//!   What rustls offers is spoken, without the reference's CBC and RSA suites.
+//! - A Unix socket that a dead process left behind is replaced, and never open to others than its owner and group.
+//! - All listeners share one number of connections; when it is reached, those that are idle for longest are closed.
+//!   Where an answer breaks off on a Unix socket, callers of HTTP/1.0 cannot tell.
 
 mod access_log;
 mod activity;

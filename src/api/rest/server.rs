@@ -87,10 +87,12 @@ impl RestApi {
         if let Some(address) = exposed {
             config.check_exposed(address)?;
         }
-        for risk in config.risks(exposed.is_some() || config.libp2p.is_some()) {
+        let risks = config.risks(exposed.is_some() || config.libp2p.is_some());
+        if !risks.is_empty() {
             warn!(
-                "the REST API is as safe as its configuration: {risk}; set restapi.security to \"strict\" in service.json \
-                 for safer ways"
+                "the REST API is not as safe as it could be: {}; set restapi.security to \"strict\" in service.json to \
+                 have it refuse that",
+                risks.join("; ")
             );
         }
         let of_gate = config.clone();

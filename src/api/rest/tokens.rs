@@ -236,7 +236,7 @@ pub(super) fn check_as_reference(
 ) -> Option<Presented> {
     // An empty password would be a key that everybody has.
     (token.is_signed_with(password.as_bytes()) && !password.is_empty() && token.claims.are_valid_at(now))
-        .then(|| Presented { id: None, expires: token.claims.exp })
+        .then_some(Presented { id: None, expires: token.claims.exp })
 }
 
 fn parse(path: &Path, text: &str) -> Result<([u8; 32], BTreeMap<String, Revoked>)> {
