@@ -47,6 +47,7 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     {
         return Err(Failure::new(STARTING, Error::invalid_input("no informers are passed")));
     }
+    storage::refuse_reference_data(&config).doing("creating datastore")?;
     for flag in unserved(&config, &options) {
         warn!("{flag} does nothing with this configuration in this version");
     }

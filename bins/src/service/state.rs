@@ -41,8 +41,9 @@ pub struct ImportOptions {
 /// Writes every pin as one line of JSON, and says how many bytes that were. Flushing is up to the caller.
 ///
 /// # Errors
-/// Of the storage or the writer.
+/// Of the storage or the writer; `Conflict` where the only pinset is one of a Go peer.
 pub async fn export(config: &PeerConfig, to: &mut (dyn Write + Send)) -> Result<u64> {
+    storage::refuse_reference_data(config)?;
     let (storage, state) = open(config).await?;
     let mut bytes = 0;
     let mut pages = export_lines(&state, StateQuery::default());
