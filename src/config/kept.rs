@@ -265,9 +265,7 @@ fn value_like(like: &Value, path: &str, found: &Value) -> Result<(), String> {
     let expected = |what: &str| Err(format!("expected {what}"));
     match (like, found) {
         // Where the default is null, the reference takes more than one type.
-        (Value::Null, _)
-        | (Value::Bool(_), Value::Bool(_))
-        | (Value::Object(_), Value::Object(_)) => Ok(()),
+        (Value::Null, _) | (Value::Bool(_), Value::Bool(_)) | (Value::Object(_), Value::Object(_)) => Ok(()),
         (Value::Number(like), Value::Number(found)) if like.is_f64() || !found.is_f64() => Ok(()),
         (Value::Number(like), _) => expected(if like.is_f64() { "a number" } else { "a whole number" }),
         (Value::String(like), Value::String(found)) => text_like(&kind(path, like), found),
@@ -291,10 +289,9 @@ fn variable_like(like: &Value, path: &str, text: &str) -> Result<(), String> {
         Value::Number(like) if like.is_f64() => {
             text.parse::<f64>().map(drop).map_err(|_| format!("{text:?} is not a number"))
         }
-        Value::Number(_) => text
-            .parse::<i128>()
-            .map(drop)
-            .map_err(|_| format!("{text:?} is not a whole number in range")),
+        Value::Number(_) => {
+            text.parse::<i128>().map(drop).map_err(|_| format!("{text:?} is not a whole number in range"))
+        }
         Value::String(like) => {
             let kind = kind(path, like);
             text.split(',').try_for_each(|item| text_like(&kind, item.trim()))
@@ -366,7 +363,10 @@ mod tests {
         assert_eq!(kept[0].unknown_keys, ["api.ipfsproxy.listen"]);
         let mut keys = kept[1].unknown_keys.clone();
         keys.sort_unstable();
-        assert_eq!(keys, ["datastore.pebble.pebble_options.levels[0].size", "datastore.pebble.pebble_options.x"]);
+        assert_eq!(
+            keys,
+            ["datastore.pebble.pebble_options.levels[0].size", "datastore.pebble.pebble_options.x"]
+        );
     }
 
     #[test]

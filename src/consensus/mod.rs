@@ -23,7 +23,7 @@ use crate::types::{Cid, PeerId, Pin, PinOperation};
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub(crate) use crdt::decoders as crdt_decoders;
 #[cfg(feature = "consensus-crdt")]
-pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
+pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

@@ -110,7 +110,11 @@ impl fmt::Display for Warning {
         match self {
             Self::UnknownKeys(paths) => {
                 let named = &paths[..paths.len().min(UNKNOWN_KEYS_NAMED_MAX)];
-                write!(f, "unknown configuration keys are ignored, are they spelled right? {}", named.join(", "))?;
+                write!(
+                    f,
+                    "unknown configuration keys are ignored, are they spelled right? {}",
+                    named.join(", ")
+                )?;
                 match paths.len() - named.len() {
                     0 => Ok(()),
                     more => write!(f, " and {more} more"),

@@ -25,7 +25,8 @@ pub fn find(folder: &Folder, file: &ServiceJson) -> Option<ReferenceData> {
         let named = file.section(section).ok().flatten();
         let named = named.as_ref().and_then(|section| section.get(key)?.as_str());
         // An absolute path stays what it is.
-        let named = named.filter(|name| !name.is_empty()).and_then(|name| at(folder.path().join(name), default));
+        let named =
+            named.filter(|name| !name.is_empty()).and_then(|name| at(folder.path().join(name), default));
         named.or_else(|| at(folder.path().join(default), default))
     })
 }

@@ -67,7 +67,11 @@ async fn get(url: &str) -> Result<String> {
     }
     if status >= 300 {
         body.truncate(REFUSAL_BYTES_MAX);
-        let text = String::from_utf8_lossy(&body);
+        // It ends up on a terminal.
+        let text: String = String::from_utf8_lossy(&body)
+            .chars()
+            .filter(|character| !character.is_control() || *character == '\n')
+            .collect();
         return Err(unavailable(format!("unsuccessful request ({status}): {text}")));
     }
     if body.len() as u64 > FILE_BYTES_MAX {
@@ -75,8 +79,9 @@ async fn get(url: &str) -> Result<String> {
             "the configuration at {shown} is larger than {FILE_BYTES_MAX} bytes"
         )));
     }
-    String::from_utf8(body)
-        .map_err(|source| Error::invalid_input(format!("the configuration at {shown} is not UTF-8: {source}")))
+    String::from_utf8(body).map_err(|source| {
+        Error::invalid_input(format!("the configuration at {shown} is not UTF-8: {source}"))
+    })
 }
 
 /// The reference's text says no more; why goes to the log.
