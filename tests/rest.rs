@@ -2,20 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 // In a folder, because files directly in `tests/` would be test programs of their own.
+#[path = "rest/auth.rs"]
+mod auth;
 #[path = "rest/caller.rs"]
 mod caller;
 #[path = "rest/connections.rs"]
 mod connections;
-#[path = "rest/daemon.rs"]
-mod daemon;
 #[path = "rest/listings.rs"]
 mod listings;
 #[path = "rest/parts.rs"]
 mod parts;
 #[path = "rest/pins.rs"]
 mod pins;
-#[path = "rest/replay.rs"]
-mod replay;
 
 use std::time::Duration;
 

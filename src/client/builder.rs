@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Client;
+use super::credentials::Credentials;
 use super::host::{Host, https_unsupported};
 use super::transport::{Endpoint, Transport};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,7 +32,7 @@ const REDIRECTS_MAX: usize = 3;
 pub struct ClientBuilder {
     hosts: Vec<String>,
     timeout: Option<Duration>,
-    credentials: Option<(String, String)>,
+    credentials: Option<Credentials>,
     https: bool,
 }
 
@@ -56,7 +57,16 @@ impl ClientBuilder {
     /// Sends a name and password with every call. They travel readable for everybody on the way, since
     /// addresses are plain http. An empty user sends none.
     pub fn basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Some((user.into(), password.into())).filter(|(user, _)| !user.is_empty());
+        let (user, password) = (user.into(), password.into());
+        self.credentials =
+            Some(user).filter(|user| !user.is_empty()).map(|user| Credentials::Basic { user, password });
+        self
+    }
+
+    /// Sends a token with every call, as [`Client::token`] gives one, instead of a name and password. It travels as
+    /// readable as they do. An empty one is none.
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.credentials = Some(token.into()).filter(|token| !token.is_empty()).map(Credentials::Bearer);
         self
     }
 
@@ -70,7 +80,8 @@ impl ClientBuilder {
     /// Makes the client. Nothing is sent yet.
     ///
     /// # Errors
-    /// `InvalidInput` for an address that cannot be parsed or too many of them, `Unsupported` for one that needs
+    /// `InvalidInput` for an address that cannot be parsed or too many of them, and for credentials that cannot be sent;
+    /// `Unsupported` for one that needs
     /// https, libp2p or a unix socket; both name it.
     pub fn build(self) -> Result<Client> {
         let texts = if self.hosts.is_empty() { vec![DEFAULT_HOST.to_owned()] } else { self.hosts };
@@ -87,7 +98,8 @@ impl ClientBuilder {
             let http = http_client(&host)?;
             endpoints.push(Endpoint { host, http });
         }
-        let transport = Transport { endpoints, timeout: self.timeout, credentials: self.credentials };
+        let credentials = self.credentials.as_ref().map(Credentials::header).transpose()?;
+        let transport = Transport { endpoints, timeout: self.timeout, credentials };
         Ok(Client { transport: Arc::new(transport) })
     }
 }
@@ -97,7 +109,7 @@ impl fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("hosts", &self.hosts)
             .field("timeout", &self.timeout)
-            .field("user", &self.credentials.as_ref().map(|(user, _)| user))
+            .field("credentials", &self.credentials)
             .finish_non_exhaustive()
     }
 }

@@ -134,4 +134,25 @@ impl Client {
     pub async fn repo_gc(&self, local: bool) -> Result<GlobalRepoGc> {
         self.fetch(&Request::repo_gc(local)).await
     }
+
+    /// A token that says the same as the credentials of this client, for [`bearer_token`](super::ClientBuilder::bearer_token).
+    /// `Unauthorized` where nobody is asked who they are.
+    pub async fn token(&self) -> Result<String> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            token: String,
+        }
+        self.fetch::<Answer>(&Request::token()).await.map(|answer| answer.token)
+    }
+
+    /// Ends the token that this client sends. `Unsupported` for tokens that cannot be ended: those of peers of the
+    /// reference, and those of users whose password stands in the configuration as it is.
+    pub async fn revoke_token(&self) -> Result<()> {
+        self.call(&Request::revoke_token(false)).await
+    }
+
+    /// Ends every token of this client's user; see [`revoke_token`](Self::revoke_token).
+    pub async fn revoke_all_tokens(&self) -> Result<()> {
+        self.call(&Request::revoke_token(true)).await
+    }
 }

@@ -49,6 +49,7 @@
 //! Every other method is cancel-safe in the sense that dropping it stops waiting, not the peer from acting.
 
 mod builder;
+mod credentials;
 mod error;
 mod host;
 mod lines;

@@ -75,6 +75,16 @@ impl Request {
         Self::get(["health"])
     }
 
+    /// `POST /token`: `{"token":"…"}`.
+    pub fn token() -> Self {
+        Self::post(["token"])
+    }
+
+    /// `DELETE /token`, of the one that is sent or of all: no content. Peers of the reference do not know it.
+    pub fn revoke_token(all: bool) -> Self {
+        Self::new(Method::DELETE, ["token"]).with("all", all.to_string())
+    }
+
     /// `GET /peers`: a stream of [`PeerInfo`](crate::types::PeerInfo).
     pub fn peers() -> Self {
         Self::get(["peers"])

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http_body_util::BodyExt as _;
+use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
@@ -39,7 +40,8 @@ pub(super) struct Transport {
     /// At least one, in the order in which they are tried.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) timeout: Option<Duration>,
-    pub(super) credentials: Option<(String, String)>,
+    /// The header that says who we are.
+    pub(super) credentials: Option<(HeaderName, HeaderValue)>,
 }
 
 /// An answer whose status was read and whose body was not.
@@ -79,8 +81,8 @@ impl Transport {
         if let Some(timeout) = self.timeout {
             builder = builder.timeout(timeout);
         }
-        if let Some((user, password)) = &self.credentials {
-            builder = builder.basic_auth(user, Some(password));
+        if let Some((name, value)) = &self.credentials {
+            builder = builder.header(name, value);
         }
         match builder.send().await {
             Ok(response) => {

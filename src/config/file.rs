@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Only the owner may read it: the file holds a secret.
-pub(super) const MODE_PRIVATE: u32 = 0o600;
+pub(crate) const MODE_PRIVATE: u32 = 0o600;
 /// Everybody may read it, unless the umask says otherwise.
 pub(super) const MODE_SHARED: u32 = 0o644;
 /// Mode of a configuration folder.
@@ -30,7 +30,7 @@ pub fn create_folder(path: &Path) -> Result<()> {
 }
 
 /// Reads a text file of at most `bytes_max` bytes.
-pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<String> {
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String> {
     let file = File::open(path).map_err(|source| failed("open", path, source))?;
     let mut text = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut text).map_err(|source| failed("read", path, source))?;
@@ -50,7 +50,7 @@ pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<String> {
 
 /// Replaces a file. When it returns, the new content is on disk under that name; when it fails, the old file
 /// is untouched.
-pub(super) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     // A rename would replace a link by a file, and what it points to would go stale.
     let path = if path.is_symlink() {
         &fs::canonicalize(path).map_err(|source| failed("open", path, source))?

@@ -37,6 +37,8 @@ use crate::error::{Error, Result};
 
 pub use cluster::{ClusterSection, ConnectionManagerConfig, PubSubConfig, ResourceManagerConfig};
 pub use file::create_folder;
+#[cfg(feature = "api-rest")]
+pub(crate) use file::{MODE_PRIVATE, read_text, write_atomically};
 pub use identity::Identity;
 pub use lock::{FolderLock, LOCK_FILE};
 pub use overlay::{Environment, Loaded, process_environment};

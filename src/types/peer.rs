@@ -2,6 +2,7 @@
 
 pub use libp2p_identity::PeerId;
 pub use multiaddr::Multiaddr;
+use multiaddr::Protocol;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -31,7 +32,7 @@ pub fn parse_peer(text: &str) -> Result<PeerId> {
     })
 }
 
-/// Parses a multiaddress (`/ip4/127.0.0.1/tcp/9096`).
+/// Parses a multiaddress (`/ip4/127.0.0.1/tcp/9096`). All that follows `/unix` is the path of a socket.
 ///
 /// # Errors
 /// `InvalidInput` with the reference's text `failed to parse multiaddr "…": …`.
@@ -39,6 +40,10 @@ pub fn parse_multiaddr(text: &str) -> Result<Multiaddr> {
     check_length("failed to parse multiaddr", text, ADDRESS_TEXT_BYTES_MAX)?;
     if !text.starts_with('/') {
         return Err(Error::invalid_input(format!("failed to parse multiaddr {text:?}: must begin with /")));
+    }
+    if let Some(path) = text.strip_prefix("/unix/").filter(|path| !path.is_empty()) {
+        // A path takes all that follows; the parser below would end it at its next slash.
+        return Ok(Protocol::Unix(path.into()).into());
     }
     text.parse::<Multiaddr>().map_err(|source| {
         Error::invalid_input(format!("failed to parse multiaddr {text:?}: {source}")).with_source(source)
@@ -88,5 +93,15 @@ mod tests {
         assert_eq!(error, "invalid peer id: it has 1048576 bytes, at most 256 are possible");
         let error = parse_multiaddr(&format!("/p2p/{long}")).unwrap_err().to_string();
         assert_eq!(error, "failed to parse multiaddr: it has 1048581 bytes, at most 2048 are possible");
+    }
+
+    #[test]
+    fn the_path_of_a_socket_is_all_that_follows() {
+        for text in ["/unix/run/cluster/api.sock", "/unix/api.sock"] {
+            let address = parse_multiaddr(text).unwrap();
+            assert_eq!(address.to_string(), text);
+            assert!(matches!(address.iter().next(), Some(Protocol::Unix(path)) if text[6..] == path));
+        }
+        assert!(parse_multiaddr("/unix/").is_err() && parse_multiaddr("/unix").is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ipfs_cluster::allocator::BalancedConfig;
-use ipfs_cluster::api::rest::RestApiSection;
+use ipfs_cluster::api::rest::{RestApiSection, Security, hash_password, is_password_hash};
 use ipfs_cluster::config::{
     ClusterSection, ConfigSection, Environment, Identity, SERVED_SECTIONS, ServiceJson, SoloSection,
     StorageEngine, kept::kept_sections,
@@ -162,7 +162,10 @@ impl PeerConfig {
         let mut warnings = Vec::new();
         let mut reader = Reader { file: &file, environment, unknown_keys: Vec::new() };
         let cluster: ClusterSection = reader.section().doing(LOADING)?;
-        let restapi = reader.optional().doing(LOADING)?;
+        let mut restapi: Option<RestApiSection> = reader.optional().doing(LOADING)?;
+        if environment(CREDENTIALS_VARIABLE).is_some() {
+            restapi.as_mut().map_or(Ok(()), hash_passwords).doing(LOADING)?;
+        }
         let mut ipfshttp: KuboConfig = reader.section().doing(LOADING)?;
         let mut tracker: StatelessConfig = reader.section().doing(LOADING)?;
         let monitor = reader.section().doing(LOADING)?;
@@ -217,6 +220,25 @@ impl PeerConfig {
         };
         Ok((config, warnings))
     }
+}
+
+/// The variable that has users and their passwords.
+pub const CREDENTIALS_VARIABLE: &str = "CLUSTER_RESTAPI_BASICAUTHCREDENTIALS";
+
+/// Replaces passwords by hashes where security is strict, which takes nothing else from a file. A variable cannot have
+/// hashes, because they have commas, and is in no file.
+///
+/// # Errors
+/// `InvalidInput` for a password that cannot be hashed.
+pub fn hash_passwords(section: &mut RestApiSection) -> Result<()> {
+    if section.security != Security::Strict {
+        return Ok(());
+    }
+    let users = section.basic_auth_credentials.iter_mut().flat_map(|users| users.0.values_mut());
+    for password in users.filter(|password| !is_password_hash(password)) {
+        *password = hash_password(password)?;
+    }
+    Ok(())
 }
 
 struct Reader<'a> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipfs_cluster::allocator::BalancedAllocator;
-use ipfs_cluster::api::rest::{RestApi, RestApiSection, RestConfig};
+use ipfs_cluster::api::rest::{RestApi, RestConfig};
 use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
 use ipfs_cluster::config::peerstore;
 use ipfs_cluster::consensus::{CrdtConfig, SoloConfig};
@@ -87,7 +87,7 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
             return Err(Failure::new(STARTING, error));
         }
     };
-    let api = match serve(config.restapi.as_ref(), &cluster).await {
+    let api = match serve(&config, &cluster).await {
         Ok(api) => api,
         Err(error) => {
             stop(None, &cluster, &mut signals).await;
@@ -236,9 +236,10 @@ fn builder(
 }
 
 /// Nothing where the configuration names no API.
-async fn serve(section: Option<&RestApiSection>, cluster: &Cluster) -> Result<Option<RestApi>> {
-    let Some(section) = section else { return Ok(None) };
-    let api = RestApi::bind(RestConfig::try_from(section)?, cluster.clone()).await?;
+async fn serve(config: &PeerConfig, cluster: &Cluster) -> Result<Option<RestApi>> {
+    let Some(section) = &config.restapi else { return Ok(None) };
+    let settings = RestConfig::try_from(section)?.in_folder(config.folder.path());
+    let api = RestApi::bind(settings, cluster.clone()).await?;
     for address in api.local_addresses() {
         info!("REST API (HTTP): {address}");
     }

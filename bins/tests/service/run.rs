@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
-use ipfs_cluster::testing::{FakeKubo, FakeKuboConfig};
+use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
 
 use super::*;
 

@@ -96,6 +96,11 @@ impl Activity {
         notes.head_bytes = 0;
     }
 
+    /// The time for the first request runs from now on.
+    pub(super) fn begin(&self) {
+        self.enter(Phase::New);
+    }
+
     /// A request is in hand until the guard is dropped, which is when its answer was handed over.
     pub(super) fn busy(&self) -> Busy {
         self.enter(Phase::Busy);
@@ -117,6 +122,16 @@ impl Activity {
         };
         let stall = notes.blocked_since.and_then(|since| after(since, limits.stall));
         [phase, stall].into_iter().flatten().min()
+    }
+
+    /// Since when nothing but the caller is waited for, with no byte of a request there.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let notes = self.notes();
+        match notes.phase {
+            Phase::Idle => Some(notes.since),
+            Phase::New if notes.head_bytes == 0 => Some(notes.since),
+            Phase::New | Phase::Head | Phase::Busy => None,
+        }
     }
 
     /// Hands a listing to whoever drives the connection.

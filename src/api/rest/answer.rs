@@ -1,30 +1,42 @@
 //! What goes back to a caller.
 
 use bytes::Bytes;
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::access_log::Record;
 use super::lines::{Beginning, Lines};
 use crate::api::error::ApiError;
 
 /// The trailer that tells what went wrong after the first line of a listing; empty when nothing did.
 pub(super) const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-pub(super) const VARY: HeaderValue = HeaderValue::from_static("Origin");
 
 /// An answer.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// One that is known whole.
+    /// One of a handler that is known whole.
     Whole(Response<Bytes>),
+    /// One that no handler gave, and that has no configured headers therefore (405, 307).
+    Bare(Response<Bytes>),
     /// A listing.
     Listing(Listing),
 }
 
 /// A listing, which announces its trailer whatever it turns out to be.
 #[derive(Debug)]
-pub(super) enum Listing {
+pub(super) struct Listing {
+    pub(super) content: Content,
+    /// Headers that it has besides its own.
+    pub(super) headers: HeaderMap,
+    /// Its line in the access log, written when the listing is.
+    pub(super) record: Option<Record>,
+}
+
+/// What is in a listing.
+#[derive(Debug)]
+pub(super) enum Content {
     /// 200 and lines.
     Lines(Lines),
     /// 204.
@@ -34,21 +46,61 @@ pub(super) enum Listing {
 }
 
 impl Listing {
+    /// Waits for how it begins.
     pub(super) async fn of(lines: Lines) -> Self {
         match lines.begin().await {
-            Beginning::Lines(lines) => Self::Lines(lines),
-            Beginning::Empty => Self::Empty,
-            Beginning::Failed(error) => Self::Failed(error.into()),
+            Beginning::Lines(lines) => Content::Lines(lines),
+            Beginning::Empty => Content::Empty,
+            Beginning::Failed(error) => Content::Failed(error.into()),
         }
+        .into()
     }
 
     pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::Lines(_) => StatusCode::OK,
-            Self::Empty => StatusCode::NO_CONTENT,
-            Self::Failed(error) => status(error),
+        match &self.content {
+            Content::Lines(_) => StatusCode::OK,
+            Content::Empty => StatusCode::NO_CONTENT,
+            Content::Failed(error) => status(error),
         }
     }
+}
+
+impl From<Content> for Listing {
+    fn from(content: Content) -> Self {
+        Self { content, headers: HeaderMap::new(), record: None }
+    }
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) | Self::Bare(response) => response.status(),
+            Self::Listing(listing) => listing.status(),
+        }
+    }
+
+    /// Notes the answer in the line of its request, which is complete then, or travels on with a listing.
+    pub(super) fn noted(mut self, record: Option<Record>) -> Self {
+        let Some(mut record) = record else { return self };
+        record.status(self.status().as_u16());
+        match &mut self {
+            Self::Whole(response) | Self::Bare(response) => record.sent(response.body().len()),
+            Self::Listing(listing) => listing.record = Some(record),
+        }
+        self
+    }
+}
+
+/// `content-type` as `Content-Type`.
+pub(super) fn canonical(name: &str) -> String {
+    let mut start = true;
+    name.chars()
+        .map(|c| {
+            let c = if start { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+            start = c == '-';
+            c
+        })
+        .collect()
 }
 
 impl From<ApiError> for Answer {
@@ -65,7 +117,6 @@ fn status(error: &ApiError) -> StatusCode {
 pub(super) fn bare(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::VARY, VARY);
     response
 }
 

@@ -18,15 +18,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::activity::{Activity, Busy, Phase, Takeover, TimeLimits, Watched};
 use super::answer::Answer;
+use super::caller::Caller;
 use super::handlers::Api;
+use super::io::Io;
 use super::listing;
+use super::room::Place;
 
 /// How long we wait for the caller to close its side after we closed ours. Closing with bytes unread would reset the
 /// connection and might destroy our answer on its way.
@@ -48,7 +50,7 @@ pub(super) struct Limits {
     pub(super) head_bytes: usize,
 }
 
-type Socket = Watched<TcpStream>;
+type Socket = Watched<Io>;
 
 /// How hyper's part of a connection ended.
 enum End {
@@ -60,12 +62,14 @@ enum End {
     Expired(Phase),
 }
 
-/// Serves one connection until it ends, or until the request in hand is answered after `stop`.
-pub(super) async fn serve(stream: TcpStream, api: Arc<Api>, limits: Limits, stop: CancellationToken) {
-    let activity = Activity::new();
-    let mut socket = Watched::new(stream, activity.clone(), limits.head_bytes);
+/// Serves one connection until it ends, or until the request in hand is answered after its place is to be left.
+pub(super) async fn serve(io: Io, caller: Caller, api: Arc<Api>, limits: Limits, place: &Place) {
+    let (activity, stop) = (place.activity.clone(), place.stop.clone());
+    // A handshake has a time of its own.
+    activity.begin();
+    let mut socket = Watched::new(io, activity.clone(), limits.head_bytes);
     loop {
-        let (end, after) = read_requests(socket, &api, &activity, &limits, &stop).await;
+        let (end, after) = read_requests(socket, caller, &api, &activity, &limits, &stop).await;
         socket = after;
         let takeover = match end {
             End::Takeover(takeover) => takeover,
@@ -96,8 +100,7 @@ pub(super) async fn serve(stream: TcpStream, api: Arc<Api>, limits: Limits, stop
             Ok(()) => return close(socket, &activity).await,
             Err(error) => {
                 debug!(%error, "a listing broke off");
-                // A reset, so that what was sent does not look whole.
-                let _ = socket2::SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO));
+                socket.get_ref().break_off();
                 return;
             }
         }
@@ -107,13 +110,14 @@ pub(super) async fn serve(stream: TcpStream, api: Arc<Api>, limits: Limits, stop
 /// Lets hyper read requests until there is something for us to do.
 async fn read_requests(
     socket: Socket,
+    caller: Caller,
     api: &Arc<Api>,
     activity: &Activity,
     limits: &Limits,
     stop: &CancellationToken,
 ) -> (End, Socket) {
     let service = service_fn(|request: Request<Incoming>| {
-        Box::pin(respond(Arc::clone(api), activity.clone(), request))
+        Box::pin(respond(Arc::clone(api), caller, activity.clone(), request))
     });
     let mut connection = http1::Builder::new()
         // The socket gives no more than what is allowed, so these are never reached.
@@ -178,14 +182,17 @@ fn poll_deadline(
 /// Answers one request, or hands a listing over and waits to be dropped.
 async fn respond(
     api: Arc<Api>,
+    caller: Caller,
     activity: Activity,
     request: Request<Incoming>,
 ) -> Result<Response<WholeBody>, Infallible> {
     let busy = activity.busy();
     let chunked = request.version() == Version::HTTP_11;
     let keep_alive = chunked && !wants_close(request.headers());
-    match api.answer(request).await {
-        Answer::Whole(response) => Ok(response.map(|data| WholeBody { data, _busy: busy })),
+    match api.answer(request, &caller).await {
+        Answer::Whole(response) | Answer::Bare(response) => {
+            Ok(response.map(|data| WholeBody { data, _busy: busy }))
+        }
         Answer::Listing(listing) => {
             activity.hand_over(Takeover { listing, chunked, keep_alive });
             let answer = pending().await;
@@ -210,6 +217,11 @@ async fn close(mut socket: Socket, activity: &Activity) {
     }
     // From now on nothing counts as a head.
     let _busy = activity.busy();
+    drain(socket).await;
+}
+
+/// Reads what the other side still sends after we closed ours, and throws it away, up to its limits.
+pub(super) async fn drain(socket: impl AsyncRead + Unpin) {
     let mut rest = socket.take(LINGER_BYTES);
     let drained = async {
         let mut buffer = [0; 4096];

@@ -13,10 +13,14 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
-use super::answer::{self, Answer, Listing, VARY};
+use super::answer::{self, Answer, Listing};
+use super::auth::Identity;
+use super::caller::Caller;
+use super::gate::{Decision, Gate};
 use super::lines::Lines;
 use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
+use super::tokens::Revoke;
 use crate::api::error::ApiError;
 use crate::api::json::{self, Shape};
 use crate::cluster::Cluster;
@@ -39,6 +43,7 @@ pub(super) struct BodyLimits {
 pub(super) struct Api {
     cluster: Cluster,
     limits: BodyLimits,
+    gate: Gate,
 }
 
 #[derive(Deserialize)]
@@ -47,8 +52,12 @@ struct AddPeerBody {
 }
 
 impl Api {
-    pub(super) fn new(cluster: Cluster, limits: BodyLimits) -> Self {
-        Self { cluster, limits }
+    pub(super) fn new(cluster: Cluster, limits: BodyLimits, gate: Gate) -> Self {
+        Self { cluster, limits, gate }
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The time of day.
@@ -56,36 +65,62 @@ impl Api {
         self.cluster.clock().now()
     }
 
-    /// Answers a request. A panic on the way becomes a 500, so that the connection and its other requests live on.
-    pub(super) async fn answer<B>(&self, request: Request<B>) -> Answer
+    /// Answers a request, if the [gate](Gate) lets it pass. A panic on the way becomes a 500, so that the connection and
+    /// its other requests live on.
+    pub(super) async fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Answer
     where
         B: Body + Unpin,
     {
-        match AssertUnwindSafe(self.handle(request)).catch_unwind().await {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let now = self.now();
+        let mut record = self.gate.log().begin(caller, method, uri, request.version(), now);
+        let decision = match self.gate.admit(method, uri.path(), headers, now) {
+            Decision::Check(login) => self.gate.check(login, method, headers).await,
+            decided => decided,
+        };
+        let pass = match decision {
+            Decision::Pass(pass) => pass,
+            Decision::Answer(response) => return Answer::Whole(response).noted(record),
+            Decision::Check(_) => {
+                return Answer::from(ApiError::new(500, "a check of a check")).noted(record);
+            }
+        };
+        let identity = pass.identity;
+        if let (Some(record), Some(identity)) = (&mut record, &identity) {
+            record.user(&identity.user);
+        }
+        let handled = AssertUnwindSafe(self.handle(request, identity.as_ref())).catch_unwind().await;
+        let mut answer = match handled {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => error.into(),
             Err(_) => {
                 ApiError::new(500, "the request failed because of a bug; the log has the details").into()
             }
-        }
+        };
+        self.gate.finish(&mut answer, pass.cors);
+        answer.noted(record)
     }
 
-    async fn handle<B>(&self, request: Request<B>) -> Result<Answer, ApiError>
+    async fn handle<B>(&self, request: Request<B>, identity: Option<&Identity>) -> Result<Answer, ApiError>
     where
         B: Body + Unpin,
     {
         let (head, mut body) = request.into_parts();
         if head.uri.path().ends_with('/') {
-            return Ok(Answer::Whole(without_slash(&head.method, &head.uri)));
+            return Ok(Answer::Bare(without_slash(&head.method, &head.uri)));
         }
         let path = query::decode(head.uri.path(), false)?;
         let (endpoint, captured) = match routes::target(&head.method, &path) {
             Target::Endpoint(endpoint, captured) => (endpoint, captured),
-            Target::WrongMethod => return Ok(Answer::Whole(answer::bare(StatusCode::METHOD_NOT_ALLOWED))),
+            Target::WrongMethod => return Ok(Answer::Bare(answer::bare(StatusCode::METHOD_NOT_ALLOWED))),
             Target::Unknown => return Err(ApiError::not_found()),
         };
         let query = Query::parse(head.uri.query())?;
-        self.call(endpoint, captured, &query, &mut body).await
+        match endpoint {
+            Endpoint::Token => self.token(identity),
+            Endpoint::RevokeToken => self.revoke_token(identity, query.flag("all")?).await,
+            other => self.call(other, captured, &query, &mut body).await,
+        }
     }
 
     async fn call<B>(
@@ -184,8 +219,8 @@ impl Api {
             Endpoint::MetricNames => answer::json(&cluster.metric_names()),
             Endpoint::Metrics => answer::json(&cluster.metrics(captured)),
             Endpoint::RepoGc => answer::json(&cluster.repo_gc(query.scope()?).await?),
-            // Without configured users nobody can have a token.
-            Endpoint::Token => return Err(ApiError::new(401, "unauthorized")),
+            // Answered by who knows the caller.
+            Endpoint::Token | Endpoint::RevokeToken => return Err(ApiError::new(401, "unauthorized")),
             Endpoint::AddContent => {
                 return Err(ApiError::new(
                     501,
@@ -193,6 +228,45 @@ impl Api {
                 ));
             }
         })
+    }
+
+    /// Without configured users nobody can have a token.
+    fn token(&self, identity: Option<&Identity>) -> Result<Answer, ApiError> {
+        #[derive(serde::Serialize)]
+        struct Token {
+            token: String,
+        }
+        let unauthorized = || ApiError::new(401, "unauthorized");
+        let (Some(users), Some(identity)) = (self.gate.users(), identity) else {
+            return Err(unauthorized());
+        };
+        let token = users.issue(identity, self.now()).ok_or_else(unauthorized)?;
+        Ok(answer::json(&Token { token }))
+    }
+
+    async fn revoke_token(&self, identity: Option<&Identity>, all: bool) -> Result<Answer, ApiError> {
+        let (Some(users), Some(identity)) = (self.gate.users(), identity) else {
+            return Err(ApiError::new(401, "unauthorized"));
+        };
+        let Some(tokens) = users.revocable(identity) else {
+            return Err(ApiError::new(
+                501,
+                "tokens of a user with a plain password cannot be revoked: they count as long as the password; set \
+                 restapi.security to \"strict\", or store a hash of the password",
+            ));
+        };
+        let what = match (&identity.token, all) {
+            (_, true) => Revoke::All,
+            (Some(token), false) => Revoke::One(token),
+            (None, false) => {
+                return Err(ApiError::bad_request(
+                    "the request came with a password, not with a token that could be revoked; DELETE /token?all=true \
+                     revokes all of the user",
+                ));
+            }
+        };
+        tokens.revoke(&identity.user, what, self.now()).await?;
+        Ok(answer::no_content())
     }
 
     fn pin_options(&self, query: &Query<'_>) -> Result<PinOptions, ApiError> {
@@ -308,7 +382,6 @@ fn without_slash(method: &Method, uri: &Uri) -> Response<Bytes> {
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    debug_assert!(response.headers().get(header::VARY) == Some(&VARY));
     response
 }
 

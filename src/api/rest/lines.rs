@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::future::Either;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 
+use super::access_log::Record;
 use crate::api::json::Line;
 use crate::error::{Error, Result};
 
@@ -168,11 +169,13 @@ pub(super) struct LinesBody {
     lines: Option<Lines>,
     failures: Failures,
     trailers_wanted: bool,
+    /// Written when the body is dropped.
+    record: Option<Record>,
 }
 
 impl LinesBody {
-    pub(super) fn new(lines: Lines, trailers_wanted: bool) -> Self {
-        Self { lines: Some(lines), failures: Failures::default(), trailers_wanted }
+    pub(super) fn new(lines: Lines, trailers_wanted: bool, record: Option<Record>) -> Self {
+        Self { lines: Some(lines), failures: Failures::default(), trailers_wanted, record }
     }
 }
 
@@ -188,7 +191,12 @@ impl hyper::body::Body for LinesBody {
         loop {
             let Some(lines) = &mut self.lines else { return Poll::Ready(None) };
             match std::task::ready!(Pin::new(lines).poll_next(cx)) {
-                Some(Ok(page)) => return Poll::Ready(Some(Ok(Frame::data(page.into())))),
+                Some(Ok(page)) => {
+                    if let Some(record) = &mut self.record {
+                        record.sent(page.len());
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(page.into()))));
+                }
                 Some(Err(error)) if !self.trailers_wanted => {
                     self.lines = None;
                     return Poll::Ready(Some(Err(error)));

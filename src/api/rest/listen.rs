@@ -1,10 +1,15 @@
-//! From a listen address to sockets.
+//! From a listen address to sockets, and from those to connections.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use multiaddr::Protocol;
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
+use super::caller::Caller;
+use super::io::Io;
+use super::tls::Tls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Multiaddr;
 
@@ -16,6 +21,7 @@ const BACKLOG: u32 = 1024;
 pub(super) enum Listen {
     Socket(SocketAddr),
     Name { name: String, port: u16, family: Family },
+    Path(PathBuf),
 }
 
 /// Which addresses of a name are meant.
@@ -26,11 +32,31 @@ pub(super) enum Family {
     V6,
 }
 
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp {
+        listener: TcpListener,
+        address: SocketAddr,
+        tls: Option<Tls>,
+    },
+    #[cfg(unix)]
+    Unix(super::unix::Listening),
+}
+
+/// A connection that has to begin yet.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    Tcp(TcpStream, SocketAddr, Option<Tls>),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+}
+
 impl Listen {
-    /// Reads `/ip4/…/tcp/…`, `/ip6/…/tcp/…`, and names (`/dns`, `/dns4`, `/dns6`).
+    /// Reads `/ip4/…/tcp/…`, `/ip6/…/tcp/…`, names (`/dns`, `/dns4`, `/dns6`), and `/unix/…`.
     ///
     /// # Errors
-    /// `Unsupported` for sockets in the file system; `InvalidInput` for anything else.
+    /// `InvalidInput` for anything else; `Unsupported` for sockets in the file system where the system has none.
     pub(super) fn parse(address: &Multiaddr) -> Result<Self> {
         let parts: Vec<_> = address.iter().collect();
         let name = |name: &str, port: u16, family| Self::Name { name: name.to_owned(), port, family };
@@ -40,35 +66,106 @@ impl Listen {
             [Protocol::Dns(host), Protocol::Tcp(port)] => Ok(name(host, *port, Family::Any)),
             [Protocol::Dns4(host), Protocol::Tcp(port)] => Ok(name(host, *port, Family::V4)),
             [Protocol::Dns6(host), Protocol::Tcp(port)] => Ok(name(host, *port, Family::V6)),
-            [Protocol::Unix(_), ..] => Err(Error::new(
+            [Protocol::Unix(path)] if cfg!(unix) => {
+                Ok(Self::Path(PathBuf::from(format!("/{}", path.trim_start_matches('/')))))
+            }
+            [Protocol::Unix(_)] => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("restapi.http_listen_multiaddress: cannot listen on {address}; give a TCP address"),
+                format!("restapi.http_listen_multiaddress: cannot listen on {address} on this system; give a TCP address"),
             )
             .component("restapi")),
             _ => Err(Error::invalid_input(format!(
-                "restapi.http_listen_multiaddress: cannot listen on {address}; expected /ip4/…/tcp/…, /ip6/…/tcp/… or \
-                 /dns4/…/tcp/…"
+                "restapi.http_listen_multiaddress: cannot listen on {address}; expected /ip4/…/tcp/…, /ip6/…/tcp/…, \
+                 /dns4/…/tcp/… or /unix/…"
             ))
             .component("restapi")),
         }
     }
 }
 
-/// Listens on an address; a name may have several.
-pub(super) async fn listen(address: &Multiaddr) -> Result<Vec<TcpListener>> {
+/// Listens on an address; a name may have several. TLS is for TCP: a socket in the file system is guarded by the system.
+pub(super) async fn listen(address: &Multiaddr, tls: Option<&Tls>) -> Result<Vec<Listener>> {
+    let failed = |error: io::Error, place: &dyn std::fmt::Display| {
+        Error::io(format!("restapi.http_listen_multiaddress: cannot listen on {place}"), error)
+            .component("restapi")
+    };
     let sockets = match Listen::parse(address)? {
         Listen::Socket(socket) => vec![socket],
         Listen::Name { name, port, family } => resolve(address, &name, port, family).await?,
+        #[cfg(unix)]
+        Listen::Path(path) => {
+            let listening = super::unix::Listening::bind(&path).await;
+            let listening = listening.map_err(|error| failed(error, &path.display()))?;
+            return Ok(vec![Listener::Unix(listening)]);
+        }
+        #[cfg(not(unix))]
+        Listen::Path(path) => {
+            return Err(failed(io::ErrorKind::Unsupported.into(), &path.display()));
+        }
     };
     sockets
         .into_iter()
         .map(|socket| {
-            listen_on(socket).map_err(|error| {
-                Error::io(format!("restapi.http_listen_multiaddress: cannot listen on {socket}"), error)
-                    .component("restapi")
-            })
+            let listener = listen_on(socket).map_err(|error| failed(error, &socket))?;
+            let address = listener.local_addr().map_err(|error| failed(error, &socket))?;
+            Ok(Listener::Tcp { listener, address, tls: tls.cloned() })
         })
         .collect()
+}
+
+impl Listener {
+    pub(super) fn socket_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { address, .. } => Some(*address),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+        }
+    }
+
+    pub(super) fn multiaddress(&self) -> Multiaddr {
+        match self {
+            Self::Tcp { address, .. } => Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port())),
+            #[cfg(unix)]
+            Self::Unix(listening) => {
+                let path = listening.path().to_string_lossy();
+                Multiaddr::from(Protocol::Unix(path.trim_start_matches('/').into()))
+            }
+        }
+    }
+
+    /// Waits for a caller. Cancel-safe.
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp { listener, tls, .. } => {
+                let (stream, address) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream, address, tls.clone()))
+            }
+            #[cfg(unix)]
+            Self::Unix(listening) => listening.accept().await.map(Accepted::Unix),
+        }
+    }
+}
+
+impl Accepted {
+    /// The connection, ready for requests.
+    ///
+    /// # Errors
+    /// When a handshake fails or takes too long; for the log.
+    pub(super) async fn begin(self) -> io::Result<(Io, Caller)> {
+        match self {
+            Self::Tcp(stream, address, tls) => {
+                // Answers are written in one piece, so waiting for more to send only delays them.
+                let _ = stream.set_nodelay(true);
+                let io = match tls {
+                    Some(tls) => Io::Tls(Box::new(tls.begin(stream).await?)),
+                    None => Io::Tcp(stream),
+                };
+                Ok((io, Caller::Tcp(address)))
+            }
+            #[cfg(unix)]
+            Self::Unix(stream) => Ok((Io::Unix(stream), Caller::Unix)),
+        }
+    }
 }
 
 async fn resolve(address: &Multiaddr, name: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
@@ -92,7 +189,7 @@ async fn resolve(address: &Multiaddr, name: &str, port: u16, family: Family) -> 
     if sockets.is_empty() { Err(unknown("it has no such address".to_owned())) } else { Ok(sockets) }
 }
 
-fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address.ip() {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => {
@@ -122,11 +219,14 @@ mod tests {
                 "/dns4/localhost/tcp/1",
                 Listen::Name { name: "localhost".to_owned(), port: 1, family: Family::V4 },
             ),
+            #[cfg(unix)]
+            ("/unix/run/api.sock", Listen::Path("/run/api.sock".into())),
+            #[cfg(unix)]
+            ("/unix//run/api.sock", Listen::Path("/run/api.sock".into())),
         ] {
-            assert_eq!(Listen::parse(&text.parse().unwrap()).unwrap(), expected);
+            assert_eq!(Listen::parse(&crate::types::parse_multiaddr(text).unwrap()).unwrap(), expected);
         }
         for (text, kind) in [
-            ("/unix/api.sock", ErrorKind::Unsupported),
             ("/ip4/127.0.0.1/udp/9094", ErrorKind::InvalidInput),
             ("/ip4/127.0.0.1/tcp/9094/http", ErrorKind::InvalidInput),
         ] {

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::activity::Takeover;
-use super::answer::{self, Listing};
+use super::answer::{self, Content, Listing};
 use super::lines::{Failures, Lines};
 use crate::api::json::Civil;
 use crate::types::Timestamp;
@@ -34,27 +34,36 @@ where
 {
     let Takeover { listing, chunked, .. } = takeover;
     let mut head = head(&listing, chunked, keep_alive, now);
-    match listing {
-        Listing::Empty => {
+    // Its line in the access log is written when this function ends, however it does.
+    let Listing { content, mut record, .. } = listing;
+    let mut sent = |bytes: usize| {
+        if let Some(record) = &mut record {
+            record.sent(bytes);
+        }
+    };
+    match content {
+        Content::Empty => {
             head.extend_from_slice(b"\r\n");
             send(io, &head[..], stall).await
         }
-        Listing::Failed(error) => {
+        Content::Failed(error) => {
             let body = answer::error_body(&error);
             head.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+            sent(body.len());
             send(io, (&head[..]).chain(&body[..]), stall).await
         }
-        Listing::Lines(lines) if chunked => {
+        Content::Lines(lines) if chunked => {
             head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
             send(io, &head[..], stall).await?;
-            write_chunks(io, lines, stall).await
+            write_chunks(io, lines, sent, stall).await
         }
-        Listing::Lines(mut lines) => {
+        Content::Lines(mut lines) => {
             head.extend_from_slice(b"\r\n");
             send(io, &head[..], stall).await?;
             while let Some(page) = lines.next().await {
                 // Without trailers, a connection that breaks off is the only way to say so.
                 let page = page.map_err(io::Error::other)?;
+                sent(page.len());
                 send(io, &page[..], stall).await?;
             }
             Ok(())
@@ -62,7 +71,12 @@ where
     }
 }
 
-async fn write_chunks<Io>(io: &mut Io, mut lines: Lines, stall: Duration) -> io::Result<()>
+async fn write_chunks<Io>(
+    io: &mut Io,
+    mut lines: Lines,
+    mut sent: impl FnMut(usize),
+    stall: Duration,
+) -> io::Result<()>
 where
     Io: AsyncWrite + Unpin,
 {
@@ -71,6 +85,7 @@ where
         match page {
             Ok(page) => {
                 let size = format!("{:x}\r\n", page.len());
+                sent(page.len());
                 send(io, size.as_bytes().chain(&page[..]).chain(&b"\r\n"[..]), stall).await?;
             }
             Err(error) if failures.push(&error) => {}
@@ -90,16 +105,20 @@ where
 fn head(listing: &Listing, chunked: bool, keep_alive: bool, now: Timestamp) -> Vec<u8> {
     let status = listing.status();
     let (version, reason) = (u8::from(chunked), status.canonical_reason().unwrap_or_default());
-    let mut head = format!(
-        "HTTP/1.{version} {} {reason}\r\nContent-Type: application/json\r\nTrailer: X-Stream-Error\r\nVary: Origin\r\n\
-         Date: {}\r\n",
-        status.as_u16(),
-        http_date(now),
-    );
-    if !keep_alive {
-        head.push_str("Connection: close\r\n");
+    let mut head = format!("HTTP/1.{version} {} {reason}\r\n", status.as_u16()).into_bytes();
+    for (name, value) in &listing.headers {
+        head.extend_from_slice(answer::canonical(name.as_str()).as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
     }
-    head.into_bytes()
+    head.extend_from_slice(b"Content-Type: application/json\r\nTrailer: X-Stream-Error\r\nDate: ");
+    head.extend_from_slice(http_date(now).as_bytes());
+    head.extend_from_slice(b"\r\n");
+    if !keep_alive {
+        head.extend_from_slice(b"Connection: close\r\n");
+    }
+    head
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -142,7 +161,10 @@ mod tests {
 
     const STALL: Duration = Duration::from_secs(60);
 
-    async fn written(listing: Listing, chunked: bool) -> (String, io::Result<()>) {
+    async fn written(content: Content, chunked: bool) -> (String, io::Result<()>) {
+        let mut listing = Listing::from(content);
+        listing.headers.append("x-test", "one".parse().unwrap());
+        listing.headers.append("x-test", "two".parse().unwrap());
         let (mut caller, mut server) = tokio::io::duplex(64 * 1024);
         let takeover = Takeover { listing, chunked, keep_alive: true };
         let now = "1994-11-06T08:49:37Z".parse().unwrap();
@@ -153,20 +175,20 @@ mod tests {
         (text, outcome)
     }
 
-    fn lines(end: Option<Error>) -> Listing {
+    fn lines(end: Option<Error>) -> Content {
         let pin = Pin::new(Block::raw("x").cid, PinOptions::default());
         let pages = [Ok(vec![pin])].into_iter().chain(end.map(Err));
-        Listing::Lines(Lines::of(futures::stream::iter(pages.collect::<Vec<_>>()).boxed()))
+        Content::Lines(Lines::of(futures::stream::iter(pages.collect::<Vec<_>>()).boxed()))
     }
 
-    const HEADERS: &str = "Content-Type: application/json\r\nTrailer: X-Stream-Error\r\nVary: Origin\r\n\
-                           Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    const HEADERS: &str = "X-Test: one\r\nX-Test: two\r\nContent-Type: application/json\r\n\
+                           Trailer: X-Stream-Error\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
     #[tokio::test]
     async fn a_listing_without_lines_is_204_and_one_that_fails_at_once_is_a_document() {
-        let (text, _) = written(Listing::Empty, true).await;
+        let (text, _) = written(Content::Empty, true).await;
         assert_eq!(text, format!("HTTP/1.1 204 No Content\r\n{HEADERS}\r\n"));
-        let (text, _) = written(Listing::Failed(ApiError::new(500, "no")), true).await;
+        let (text, _) = written(Content::Failed(ApiError::new(500, "no")), true).await;
         let body = "{\"code\":500,\"message\":\"no\"}\n";
         assert_eq!(
             text,
@@ -202,7 +224,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_takes_nothing_is_given_up() {
         let (_caller, mut server) = tokio::io::duplex(64);
-        let takeover = Takeover { listing: lines(None), chunked: true, keep_alive: true };
+        let takeover = Takeover { listing: lines(None).into(), chunked: true, keep_alive: true };
         let started = tokio::time::Instant::now();
         let error = write(&mut server, takeover, true, Timestamp::UNIX_EPOCH, STALL).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -32,67 +32,117 @@
 //! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
 //! - A peer that is stopping, or whose queues are full, answers 503.
 
+mod access_log;
 mod activity;
 mod answer;
+mod auth;
+mod caller;
 mod config;
 mod connection;
+mod cors;
+mod gate;
 mod handlers;
+mod io;
+mod jwt;
+mod libp2p_http;
 mod lines;
 mod listen;
 mod listing;
+mod passwords;
 mod query;
+mod room;
 mod routes;
 mod section;
 mod server;
+mod tls;
+mod tokens;
+#[cfg(unix)]
+mod unix;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use hyper::Response;
-use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER, VARY};
+use hyper::header::{CONTENT_TYPE, HeaderValue, TE, TRAILER};
 
-use self::answer::{Answer, Listing};
-pub use self::config::RestConfig;
+pub use self::access_log::AccessLog;
+use self::answer::{Answer, Content, Listing};
+pub use self::auth::{Authentication, Security};
+use self::caller::Caller;
+pub use self::config::{RestConfig, RestLibp2p};
+pub use self::cors::CorsConfig;
+use self::gate::Gate;
 use self::handlers::Api;
 use self::lines::LinesBody;
+pub use self::passwords::{hash_password, is_password_hash};
 pub use self::section::RestApiSection;
 pub use self::server::RestApi;
+pub use self::tls::RestTls;
+pub use self::tokens::TOKEN_FILE;
 use crate::cluster::Cluster;
+use crate::error::Result;
 
 /// The API as a router, for applications that serve other things on the same socket, or with layers of their own.
 ///
 /// It answers every path, so nest it under one or merge it last. Limits for heads and connections are the server's.
+/// Who calls is known to it where the server says so (axum's `into_make_service_with_connect_info::<SocketAddr>()`).
 /// Servers made with hyper send trailers only to callers that ask for them (`TE: trailers`). For others, a listing that
 /// fails behind its first line breaks the connection off instead; [`RestApi`] has no such limit.
+///
+/// Nobody is asked who they are, and no page of another origin may call; [`router_with`] can do both.
 pub fn router(cluster: Cluster) -> axum::Router {
-    let api = Arc::new(Api::new(cluster, RestConfig::default().body_limits()));
+    route(Api::new(cluster, RestConfig::default().body_limits(), Gate::plain()))
+}
+
+/// As [`router`], with users, CORS, headers and an access log. What a configuration says of sockets means nothing
+/// here. Reads the token file and opens the log file, and blocks meanwhile.
+///
+/// # Errors
+/// `InvalidInput` for a configuration that cannot work, naming the setting; `Io` for one of the files.
+pub fn router_with(config: &RestConfig, cluster: Cluster) -> Result<axum::Router> {
+    Ok(route(Api::new(cluster, config.body_limits(), Gate::open(config)?)))
+}
+
+fn route(api: Api) -> axum::Router {
+    let api = Arc::new(api);
     axum::Router::new().fallback(move |request: Request| {
         let api = Arc::clone(&api);
         async move {
             let trailers = request.headers().get_all(TE).iter().any(|value| {
                 value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim() == "trailers"))
             });
-            response(api.answer(request).await, trailers)
+            let caller = match request.extensions().get() {
+                Some(ConnectInfo(address)) => Caller::Tcp(*address),
+                None::<&ConnectInfo<SocketAddr>> => Caller::Unknown,
+            };
+            response(api.answer(request, &caller).await, trailers)
         }
     })
 }
 
 fn response(answer: Answer, trailers: bool) -> Response<Body> {
     let listing = match answer {
-        Answer::Whole(response) => return response.map(Body::from),
+        Answer::Whole(response) | Answer::Bare(response) => return response.map(Body::from),
         Answer::Listing(listing) => listing,
     };
     let status = listing.status();
-    let mut response = Response::new(match listing {
-        Listing::Lines(lines) => Body::new(LinesBody::new(lines, trailers)),
-        Listing::Empty => Body::empty(),
-        Listing::Failed(error) => Body::from(answer::error_body(&error)),
+    let Listing { content, headers, mut record } = listing;
+    let mut response = Response::new(match content {
+        Content::Lines(lines) => Body::new(LinesBody::new(lines, trailers, record)),
+        Content::Empty => Body::empty(),
+        Content::Failed(error) => {
+            let body = answer::error_body(&error);
+            if let Some(record) = &mut record {
+                record.sent(body.len());
+            }
+            Body::from(body)
+        }
     });
     *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, answer::JSON);
-    headers.insert(VARY, answer::VARY);
-    headers.insert(TRAILER, HeaderValue::from_static("X-Stream-Error"));
+    *response.headers_mut() = headers;
+    response.headers_mut().append(CONTENT_TYPE, answer::JSON);
+    response.headers_mut().insert(TRAILER, HeaderValue::from_static("X-Stream-Error"));
     response
 }

@@ -39,11 +39,16 @@ impl<'a> Query<'a> {
 
     /// `local`: this peer alone, or all.
     pub(super) fn scope(&self) -> Result<Scope, ApiError> {
-        match self.get("local") {
-            "true" => Ok(Scope::Local),
-            "" | "false" => Ok(Scope::Global),
+        Ok(if self.flag("local")? { Scope::Local } else { Scope::Global })
+    }
+
+    /// Something that is `true` or `false`; absent is `false`.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            "true" => Ok(true),
+            "" | "false" => Ok(false),
             other => Err(ApiError::bad_request(format!(
-                "parameter local invalid: {other:?}, expected true or false"
+                "parameter {name} invalid: {other:?}, expected true or false"
             ))),
         }
     }

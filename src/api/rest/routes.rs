@@ -33,6 +33,7 @@ pub(super) enum Endpoint {
     Metrics,
     MetricNames,
     Token,
+    RevokeToken,
     Health,
 }
 
@@ -70,6 +71,8 @@ static ROUTES: &[(Method, &[Part], Endpoint)] = &[
     (Method::POST, &[Is("pins"), IpfsPath], Endpoint::PinPath),
     (Method::DELETE, &[Is("pins"), Any], Endpoint::Unpin),
     (Method::DELETE, &[Is("pins"), IpfsPath], Endpoint::UnpinPath),
+    // Ours too. Here, where no other answer changes because there is a DELETE more.
+    (Method::DELETE, &[Is("token")], Endpoint::RevokeToken),
     (Method::POST, &[Is("ipfs"), Is("gc")], Endpoint::RepoGc),
     (Method::GET, &[Is("health"), Is("graph")], Endpoint::Graph),
     (Method::GET, &[Is("health"), Is("alerts")], Endpoint::Alerts),
@@ -156,6 +159,8 @@ mod tests {
             ("GET", "/monitor/metrics", E::MetricNames, ""),
             ("GET", "/monitor/metrics/tag:group", E::Metrics, "tag:group"),
             ("GET", "/health", E::Health, ""),
+            ("POST", "/token", E::Token, ""),
+            ("DELETE", "/token", E::RevokeToken, ""),
             ("GET", "/health/graph", E::Graph, ""),
         ] {
             let method = method.parse().unwrap();

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::auth::Security;
 use super::config::HEADER_BYTES_MIN;
 use crate::config::{Addresses, ConfigSection, Hidden, check, duration, number};
 use crate::error::Result;
 
-/// `api.restapi`. A missing CORS key means nothing allowed, not the default.
+/// `api.restapi`. A missing CORS key is an empty list or `false`, not the default; see [`CorsConfig`](super::CorsConfig)
+/// for what an empty list means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RestApiSection {
@@ -46,8 +48,15 @@ pub struct RestApiSection {
     /// Its own key there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_key: Option<Hidden<String>>,
-    /// Passwords by user; none = no authentication.
+    /// Ours: `strict`, or as the reference does when it is missing.
+    #[serde(skip_serializing_if = "is_default")]
+    pub security: Security,
+    /// Passwords by user, or hashes of them (`$argon2id$…`, not in a variable: they have commas); none = no
+    /// authentication.
     pub basic_auth_credentials: Option<Hidden<BTreeMap<String, String>>>,
+    /// Ours: how long tokens count that expire; 0 = 24 hours.
+    #[serde(with = "duration", skip_serializing_if = "is_default")]
+    pub token_lifetime: Duration,
     /// Where requests are logged, relative to the configuration folder; empty = with everything else.
     pub http_log_file: String,
     /// Headers added to every answer.
@@ -88,7 +97,9 @@ impl Default for RestApiSection {
             libp2p_listen_multiaddress: Addresses::default(),
             id: String::new(),
             private_key: None,
+            security: Security::Compatible,
             basic_auth_credentials: None,
+            token_lifetime: Duration::ZERO,
             http_log_file: String::new(),
             headers: BTreeMap::new(),
             cors_allowed_origins: texts(&["*"]),
@@ -104,6 +115,23 @@ impl Default for RestApiSection {
             cors_max_age: Duration::ZERO,
         }
     }
+}
+
+impl RestApiSection {
+    /// What our `init` writes: strict, and closed to pages of other origins.
+    #[must_use]
+    pub fn strict() -> Self {
+        Self {
+            security: Security::Strict,
+            cors_allowed_origins: Vec::new(),
+            cors_allow_credentials: false,
+            ..Self::default()
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl ConfigSection for RestApiSection {

@@ -4,18 +4,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::caller::Caller;
 use super::config::RestConfig;
 use super::connection::{self, Limits};
+use super::gate::Gate;
 use super::handlers::Api;
-use super::listen;
+use super::io::Io;
+use super::libp2p_http::{self, Streams};
+use super::listen::{self, Accepted, Listener};
+use super::room::{Place, Room};
+use super::tls::Tls;
 use crate::cluster::Cluster;
 use crate::error::Result;
+use crate::transport::{PeerTransport, Protocol};
+use crate::types::Multiaddr;
 
 /// How long to wait before accepting again when the system could not give us a connection (no file descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -38,20 +44,23 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct RestApi {
     addresses: Vec<SocketAddr>,
+    multiaddresses: Vec<Multiaddr>,
     shutdown_timeout: Duration,
     server: Arc<Server>,
+    /// Our own host, where there is one.
+    host: Option<Arc<dyn PeerTransport>>,
 }
 
 #[derive(Debug)]
-struct Server {
+pub(super) struct Server {
     api: Arc<Api>,
     limits: Limits,
-    connections: Arc<Semaphore>,
+    pub(super) room: Arc<Room>,
     /// Connections end after the request in hand.
     stop: CancellationToken,
     /// Connections end.
     kill: CancellationToken,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
 }
 
 impl RestApi {
@@ -59,34 +68,86 @@ impl RestApi {
     ///
     /// # Errors
     /// `InvalidInput` and `Unsupported` for a configuration that cannot work, naming the setting; `Unavailable` for a
-    /// name that does not resolve; `Io` for an address that cannot be listened on. Nothing listens then.
+    /// name that does not resolve; `Io` for an address that cannot be listened on and for files of the certificate that
+    /// cannot be read. Nothing listens then.
     pub async fn bind(config: RestConfig, cluster: Cluster) -> Result<Self> {
         config.validate()?;
+        let tls = match &config.tls {
+            Some(files) => Some(Tls::load(files, config.read_header_timeout)?),
+            None => None,
+        };
         let mut listeners = Vec::new();
         for address in &config.http_listen_multiaddress {
-            listeners.extend(listen::listen(address).await?);
+            listeners.extend(listen::listen(address, tls.as_ref()).await?);
         }
-        let addresses =
-            listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>().map_err(
-                |error| crate::Error::io("asking for the REST API's address", error).component("restapi"),
-            )?;
+        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(Listener::socket_address).collect();
+        let mut multiaddresses: Vec<_> = listeners.iter().map(Listener::multiaddress).collect();
+        let stop = CancellationToken::new();
+        let exposed = addresses.iter().find(|address: &&SocketAddr| !address.ip().is_loopback());
+        if let Some(address) = exposed {
+            config.check_exposed(address)?;
+        }
+        for risk in config.risks(exposed.is_some() || config.libp2p.is_some()) {
+            warn!(
+                "the REST API is as safe as its configuration: {risk}; set restapi.security to \"strict\" in service.json \
+                 for safer ways"
+            );
+        }
+        let of_gate = config.clone();
+        let gate = tokio::task::spawn_blocking(move || Gate::open(&of_gate)).await.map_err(|source| {
+            crate::Error::internal("opening the files of the REST API did not finish").with_source(source)
+        })??;
+        let host = match &config.libp2p {
+            Some(libp2p) => Some(libp2p.start().await?),
+            None => None,
+        };
         let server = Arc::new(Server {
-            api: Arc::new(Api::new(cluster, config.body_limits())),
+            api: Arc::new(Api::new(cluster, config.body_limits(), gate)),
             limits: config.limits(),
-            connections: Arc::new(Semaphore::new(config.connections_max)),
-            stop: CancellationToken::new(),
+            room: Room::new(config.connections_max, stop.clone()),
+            stop,
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        if let Some(host) = &host {
+            host.accept(Protocol::new(libp2p_http::PROTOCOL), Arc::new(Streams(Arc::downgrade(&server))))?;
+            let peer = host.local_peer();
+            multiaddresses.extend(
+                host.listen_addresses()
+                    .into_iter()
+                    .map(|address| address.with(multiaddr::Protocol::P2p(peer))),
+            );
+        }
         for listener in listeners {
             server.tasks.spawn(accept(listener, Arc::clone(&server)));
         }
-        Ok(Self { addresses, shutdown_timeout: config.shutdown_timeout, server })
+        Ok(Self { addresses, multiaddresses, shutdown_timeout: config.shutdown_timeout, server, host })
     }
 
-    /// Where it listens, with the ports that the system chose for port 0.
+    /// Where it listens for TCP, with the ports that the system chose for port 0.
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Everywhere it listens: TCP, Unix sockets, and its own libp2p host, those with the host's id behind them.
+    pub fn local_multiaddresses(&self) -> &[Multiaddr] {
+        &self.multiaddresses
+    }
+
+    /// Serves the API also on streams that other peers open to this transport, under the protocol `/libp2p-http`, as
+    /// long as this lives. They share all limits with the other listeners. The transport stays the caller's to stop; it
+    /// refuses the protocol to a second API even after this one has stopped.
+    ///
+    /// # Errors
+    /// `Conflict` when the transport serves the protocol already; `InvalidInput` when security is strict and nobody would
+    /// be asked who they are; `ShutDown`.
+    pub fn serve_on(&self, transport: &dyn PeerTransport) -> Result<()> {
+        self.server.api.gate().check_exposed(&"streams of libp2p")?;
+        if self.server.has_stopped() {
+            return Err(crate::Error::shut_down("restapi"));
+        }
+        let streams = Streams(Arc::downgrade(&self.server));
+        transport.accept(Protocol::new(libp2p_http::PROTOCOL), Arc::new(streams))
     }
 
     /// Stops: no new connections and requests; those in hand are answered, within the configured `shutdown_timeout`,
@@ -99,6 +160,12 @@ impl RestApi {
             self.server.kill.cancel();
             self.server.tasks.wait().await;
         }
+        if let Some(host) = &self.host
+            && let Err(error) = host.shutdown().await
+        {
+            debug!(%error, "the API's own host did not stop as it should");
+        }
+        self.server.api.gate().log().close().await;
     }
 }
 
@@ -109,25 +176,54 @@ impl Drop for RestApi {
     }
 }
 
-async fn accept(listener: TcpListener, server: Arc<Server>) {
+impl Server {
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Serves one connection to its end.
+    pub(super) async fn serve(self: Arc<Self>, io: Io, caller: Caller, place: Place) {
+        tokio::select! {
+            biased;
+            () = self.kill.cancelled() => {}
+            () = connection::serve(io, caller, Arc::clone(&self.api), self.limits, &place) => {}
+        }
+    }
+
+    /// Makes a connection of what was accepted, which takes a handshake where there is TLS, and serves it.
+    async fn begin(self: Arc<Self>, accepted: Accepted, place: Place) {
+        let begun = async {
+            tokio::select! {
+                biased;
+                () = place.stop.cancelled() => None,
+                begun = accepted.begin() => Some(begun),
+            }
+        };
+        match begun.await {
+            Some(Ok((io, caller))) => self.serve(io, caller, place).await,
+            Some(Err(error)) => debug!(%error, "a connection was not made"),
+            None => {}
+        }
+    }
+}
+
+async fn accept(listener: Listener, server: Arc<Server>) {
     loop {
         let accepted = async {
-            // Callers beyond the limit wait in the system's queue.
-            let permit = Arc::clone(&server.connections).acquire_owned().await;
-            (permit, listener.accept().await)
+            let accepted = listener.accept().await;
+            // Callers beyond the limit, but for this one, wait in the system's queue. None of the places is taken while
+            // nobody calls, since the listeners share them.
+            (accepted, server.room.free().await)
         };
-        let (permit, accepted) = tokio::select! {
+        let (accepted, permit) = tokio::select! {
             biased;
             () = server.stop.cancelled() => return,
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let server_of_task = Arc::clone(&server);
-                server.tasks.spawn(async move {
-                    serve_connection(stream, &server_of_task).await;
-                    drop(permit);
-                });
+            Ok(accepted) => {
+                let place = server.room.enter(permit);
+                server.tasks.spawn(Arc::clone(&server).begin(accepted, place));
             }
             Err(error) if of_the_caller(&error) => debug!(%error, "a caller was gone before it was accepted"),
             Err(error) => {
@@ -139,18 +235,6 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
                 }
             }
         }
-    }
-}
-
-async fn serve_connection(stream: TcpStream, server: &Server) {
-    // Answers are written in one piece, so waiting for more to send only delays them.
-    let _ = stream.set_nodelay(true);
-    // A token of its own, so that connections do not meet at one lock each time they look.
-    let stop = server.stop.child_token();
-    tokio::select! {
-        biased;
-        () = server.kill.cancelled() => {}
-        () = connection::serve(stream, Arc::clone(&server.api), server.limits, stop) => {}
     }
 }
 

@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// Work on the pinset of a peer that does not run
     #[command(arg_required_else_help = false)]
     State(State),
+    /// Say who may use the REST API
+    #[command(arg_required_else_help = false)]
+    Users(Users),
     /// Print the peer id
     Id,
     /// Print the version
@@ -175,6 +178,30 @@ pub(crate) enum CrdtCommand {
     MarkDirty,
     /// Have the next run look for nothing
     MarkClean,
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Users {
+    #[command(subcommand)]
+    pub(crate) command: Option<UsersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UsersCommand {
+    /// Add a user, or change a password; it is read from the terminal or from standard input
+    Add {
+        /// The name
+        name: String,
+    },
+    /// Remove a user
+    Rm {
+        /// The name
+        name: String,
+    },
+    /// List the users
+    Ls,
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }

@@ -19,7 +19,7 @@ use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
 use ipfs_cluster::{Error, Result as ClusterResult};
-use ipfs_cluster_bins::service::config::ConsensusSection;
+use ipfs_cluster_bins::service::config::{ConsensusSection, hash_passwords};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, prompt};
 use multiaddr::Protocol;
@@ -53,6 +53,7 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     let mut sections = sections
         .with_environment(&process_environment)
         .doing("applying environment variables to configuration")?;
+    hash_passwords(&mut sections.restapi).doing("applying environment variables to configuration")?;
     if options.custom_secret && options.source.is_none() {
         sections.cluster.secret = ask_secret()?;
     }
@@ -126,7 +127,7 @@ impl Sections {
                 Consensus::Crdt => ConsensusSection::Crdt(CrdtSection { storage, ..Default::default() }),
                 Consensus::Solo => ConsensusSection::Solo(SoloSection { storage, ..Default::default() }),
             },
-            restapi: RestApiSection::default(),
+            restapi: RestApiSection::strict(),
             ipfshttp: KuboConfig::default(),
             tracker: StatelessConfig::default(),
             monitor: MonitorConfig::default(),

@@ -5,6 +5,7 @@ mod crdt;
 mod daemon;
 mod init;
 mod state;
+mod users;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -17,7 +18,7 @@ use ipfs_cluster_bins::args::from_go_style;
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, logging};
 
-use cli::{Cli, Command, CrdtCommand, StateCommand};
+use cli::{Cli, Command, CrdtCommand, StateCommand, UsersCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -63,6 +64,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Daemon(options)) => daemon::run(folder, &options)?,
         Some(Command::Id) => id(&folder)?,
         Some(Command::Version) => print(&format!("{COMPATIBLE_VERSION}\n")),
+        Some(Command::Users(options)) => match options.command {
+            None => print_help(&["users"]),
+            Some(UsersCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),
+            Some(UsersCommand::Add { name }) => users::add(&folder, &name)?,
+            Some(UsersCommand::Rm { name }) => users::remove(&folder, &name)?,
+            Some(UsersCommand::Ls) => users::list(&folder)?,
+        },
         Some(Command::State(options)) => match options.command {
             None => print_help(&["state"]),
             Some(StateCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),

@@ -38,7 +38,7 @@ const FACILITIES: &[(&str, &[&str])] = &[
     ("raft", &["ipfs_cluster::consensus::raft"]),
     ("raftlib", &["openraft"]),
     ("restapi", &["ipfs_cluster::api::rest", "ipfs_cluster::api"]),
-    ("restapilog", &["ipfs_cluster::api::rest::access_log"]),
+    ("restapilog", &["restapilog"]),
     ("service", &["ipfs_cluster_bins", "ipfs_cluster_service"]),
     ("shardingdags", &[]),
     ("singledags", &[]),
