@@ -41,7 +41,7 @@ const LAYERS: &[(&str, u8, u8)] = &[
     ("rpc", 2, 2),
     ("cluster", 4, 4),
     ("api", 5, 4),
-    ("client", 5, 0),
+    ("client", 5, 1),
     ("testing", 5, 5),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::header::HeaderValue;
 
 use crate::error::{Error, Result};
 
@@ -20,7 +20,7 @@ impl Credentials {
     ///
     /// # Errors
     /// `InvalidInput` for a user with a colon, and for a token that does not fit into a header. It does not repeat them.
-    pub(super) fn header(&self) -> Result<(reqwest::header::HeaderName, HeaderValue)> {
+    pub(super) fn header(&self) -> Result<HeaderValue> {
         use base64::Engine as _;
         let text = match self {
             Self::Basic { user, .. } if user.contains(':') => {
@@ -36,7 +36,7 @@ impl Credentials {
             Error::invalid_input("the token has characters that no token has").component("client")
         })?;
         value.set_sensitive(true);
-        Ok((AUTHORIZATION, value))
+        Ok(value)
     }
 }
 

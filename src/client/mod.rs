@@ -54,6 +54,8 @@ mod error;
 mod host;
 mod lines;
 mod methods;
+#[cfg(feature = "transport-libp2p")]
+mod peers;
 mod request;
 #[cfg(test)]
 mod tests;

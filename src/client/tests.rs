@@ -214,6 +214,26 @@ async fn credentials_travel_with_every_call() {
 }
 
 #[tokio::test]
+async fn a_token_travels_with_every_call_and_never_into_a_log() {
+    let server = Server::answering("200 OK", "{\"token\":\"new\"}\n");
+    let builder = Client::builder().host(&server.host).basic_auth("user", "password").bearer_token("tok.en");
+    assert!(!format!("{builder:?}").contains("tok.en"));
+    assert_eq!(builder.build().unwrap().token().await.unwrap(), "new");
+    let head = server.next_request();
+    assert!(head.starts_with("POST /token HTTP/1.1\r\n"), "{head}");
+    assert!(head.to_lowercase().contains("\r\nauthorization: bearer tok.en\r\n"), "{head}");
+    for (builder, secret) in [
+        (Client::builder().bearer_token("hunter2\n"), "hunter2"),
+        (Client::builder().basic_auth("us:er", "hunter2"), "hunter2"),
+    ] {
+        assert!(!format!("{builder:?}").contains(secret));
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(!error.to_string().contains(secret), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_post_without_a_body_says_so_and_reads_the_pin_back() {
     let body = format!("{{\"cid\":\"{CID}\",\"name\":\"n\",\"metadata\":{{}},\"origins\":null}}\n");
     let server = Server::answering("200 OK", &body);

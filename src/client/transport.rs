@@ -8,12 +8,13 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http_body_util::BodyExt as _;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HOST, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use tokio_rustls::rustls;
 
 use super::error::ApiError;
-use super::host::Host;
+use super::host::{Host, Via, authority};
 use super::lines::{LINE_BYTES_MAX, Lines};
 use super::request::Request;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,8 +41,10 @@ pub(super) struct Transport {
     /// At least one, in the order in which they are tried.
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) timeout: Option<Duration>,
-    /// The header that says who we are.
-    pub(super) credentials: Option<(HeaderName, HeaderValue)>,
+    /// The value of the header that says who we are.
+    pub(super) credentials: Option<HeaderValue>,
+    #[cfg(feature = "transport-libp2p")]
+    pub(super) peers: super::peers::Peers,
 }
 
 /// An answer whose status was read and whose body was not.
@@ -50,30 +53,68 @@ struct Answer {
     label: String,
     timeout: Option<Duration>,
     status: StatusCode,
-    body: reqwest::Body,
+    body: Body,
+}
+
+/// What is read of an answer.
+enum Body {
+    Http(reqwest::Body),
+    #[cfg(feature = "transport-libp2p")]
+    Peer(super::peers::Body),
+}
+
+/// How reading an answer ended early.
+pub(super) struct Broken {
+    pub(super) is_timeout: bool,
+    pub(super) source: Box<dyn StdError + Send + Sync>,
 }
 
 impl Transport {
-    /// Asks one host after the other, each once, until one answers: with anything, also with a refusal.
+    /// Asks one host after the other, each once, until one answers: with anything, also with a refusal. A host with a
+    /// name is asked at each address of the name.
     async fn send(&self, request: &Request) -> Result<Answer> {
         let mut last = Error::internal("the client has no host").component("client");
         for endpoint in &self.endpoints {
-            match self.send_to(endpoint, request).await {
-                Ok(answer) => return Ok(answer),
+            let addresses = match endpoint.host.addresses().await {
+                Ok(addresses) => addresses,
                 Err(error) => {
-                    tracing::debug!(%error, "no answer, trying the next host if there is one");
-                    last = error;
+                    let label = label(request.method(), &endpoint.host, &request.url(&endpoint.host.url));
+                    last = error.context(label);
+                    continue;
+                }
+            };
+            for address in addresses {
+                match self.send_to(endpoint, &address, request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => {
+                        tracing::debug!(%error, "no answer, trying the next host if there is one");
+                        last = error;
+                    }
                 }
             }
         }
         Err(last)
     }
 
-    async fn send_to(&self, endpoint: &Endpoint, request: &Request) -> Result<Answer> {
-        let url = request.url(&endpoint.host.url);
-        let label = label(request.method(), &url);
+    async fn send_to(&self, endpoint: &Endpoint, address: &Url, request: &Request) -> Result<Answer> {
+        let url = request.url(address);
+        let label = label(request.method(), &endpoint.host, &url);
         tracing::debug!(request = label, "sending");
+        #[cfg(feature = "transport-libp2p")]
+        if let Via::Peer(peer) = &endpoint.host.via {
+            let (method, authorization) = (request.method().clone(), self.credentials.clone());
+            let answer = self.peers.send(peer, method, &url, authorization, self.timeout).await;
+            let (status, body) = answer.map_err(|error| error.context(&label))?;
+            tracing::debug!(request = label, %status, "answered");
+            return Ok(Answer { label, timeout: self.timeout, status, body: Body::Peer(body) });
+        }
         let mut builder = endpoint.http.request(request.method().clone(), url);
+        if address.host() != endpoint.host.url.host() {
+            // The server knows itself by its name.
+            let host = &endpoint.host.url;
+            let port = host.port().map(|port| format!(":{port}")).unwrap_or_default();
+            builder = builder.header(HOST, format!("{}{port}", host.host_str().unwrap_or_default()));
+        }
         if request.method() == Method::POST {
             // Calls have no body, and some proxies refuse a POST that does not say so.
             builder = builder.header("content-length", "0");
@@ -81,17 +122,18 @@ impl Transport {
         if let Some(timeout) = self.timeout {
             builder = builder.timeout(timeout);
         }
-        if let Some((name, value)) = &self.credentials {
-            builder = builder.header(name, value);
+        if let Some(authorization) = &self.credentials {
+            builder = builder.header(AUTHORIZATION, authorization);
         }
         match builder.send().await {
             Ok(response) => {
                 let status = response.status();
                 tracing::debug!(request = label, %status, "answered");
-                Ok(Answer { label, timeout: self.timeout, status, body: response.into() })
+                let body = Body::Http(response.into());
+                Ok(Answer { label, timeout: self.timeout, status, body })
             }
             Err(error) => {
-                let reason = reason(&error, &endpoint.host, self.timeout);
+                let reason = reason(&error, &endpoint.host, address, self.timeout);
                 let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
                 Err(Error::new(kind, format!("{label}: {reason}")).component("client").with_source(error))
             }
@@ -198,7 +240,14 @@ impl Answer {
     }
 
     async fn frame(&mut self) -> Result<Option<Frame>> {
-        let Some(frame) = self.body.frame().await else { return Ok(None) };
+        let frame = match &mut self.body {
+            Body::Http(body) => body.frame().await.map(|frame| {
+                frame.map_err(|error| Broken { is_timeout: error.is_timeout(), source: Box::new(error) })
+            }),
+            #[cfg(feature = "transport-libp2p")]
+            Body::Peer(body) => body.frame().await,
+        };
+        let Some(frame) = frame else { return Ok(None) };
         let frame = frame.map_err(|error| self.broken(error))?;
         Ok(Some(match frame.into_data() {
             Ok(chunk) => Frame::Data(chunk),
@@ -218,28 +267,35 @@ impl Answer {
         })
     }
 
-    fn broken(&self, error: reqwest::Error) -> Error {
+    fn broken(&self, error: Broken) -> Error {
         let (kind, reason) = match self.timeout {
-            Some(timeout) if error.is_timeout() => {
+            Some(timeout) if error.is_timeout => {
                 (ErrorKind::Timeout, format!("it took longer than {}", go_duration(timeout)))
             }
-            _ => (ErrorKind::Unavailable, innermost(&error).to_string()),
+            _ => (ErrorKind::Unavailable, innermost(&*error.source).to_string()),
         };
         let message = format!("{}: the answer broke off: {reason}", self.label);
-        Error::new(kind, message).component("client").with_source(error)
+        Error::new(kind, message).component("client").with_source(error.source)
     }
 }
 
 /// How the reference names a request in its errors: `Get "http://…"`.
-fn label(method: &Method, url: &Url) -> String {
+fn label(method: &Method, host: &Host, url: &Url) -> String {
     let method = method.as_str();
     let (first, rest) = method.split_at(1);
-    format!("{first}{} \"{url}\"", rest.to_ascii_lowercase())
+    format!("{first}{} \"{}\"", rest.to_ascii_lowercase(), host.shown(url))
 }
 
 /// Why nothing came back, in the reference's words where it has some, because scripts look for them.
-fn reason(error: &reqwest::Error, host: &Host, timeout: Option<Duration>) -> String {
+fn reason(error: &reqwest::Error, host: &Host, address: &Url, timeout: Option<Duration>) -> String {
     let cause = innermost(error);
+    if let Some(error) = tls_error(error) {
+        return match error {
+            rustls::Error::InvalidMessage(_) => "http: server gave HTTP response to HTTPS client".to_owned(),
+            rustls::Error::InvalidCertificate(_) => format!("tls: failed to verify certificate: {error}"),
+            error => format!("tls: {error}"),
+        };
+    }
     if error.is_connect() {
         let why = match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused) => "connect: connection refused".to_owned(),
@@ -247,10 +303,15 @@ fn reason(error: &reqwest::Error, host: &Host, timeout: Option<Duration>) -> Str
             Some(io::ErrorKind::NetworkUnreachable) => "connect: network is unreachable".to_owned(),
             Some(io::ErrorKind::HostUnreachable) => "connect: no route to host".to_owned(),
             Some(io::ErrorKind::TimedOut) => "i/o timeout".to_owned(),
+            Some(io::ErrorKind::NotFound) => "connect: no such file or directory".to_owned(),
+            Some(io::ErrorKind::PermissionDenied) => "connect: permission denied".to_owned(),
             _ if error.is_timeout() => "i/o timeout".to_owned(),
             _ => cause.to_string(),
         };
-        return format!("dial tcp {}: {why}", host.authority());
+        return match &host.via {
+            Via::Unix(path) => format!("dial unix {}: {why}", path.display()),
+            Via::Tcp(_) | Via::Peer(_) => format!("dial tcp {}: {why}", authority(address)),
+        };
     }
     match timeout {
         Some(timeout) if error.is_timeout() => {
@@ -260,12 +321,25 @@ fn reason(error: &reqwest::Error, host: &Host, timeout: Option<Duration>) -> Str
     }
 }
 
-fn go_duration(duration: Duration) -> String {
+/// What went wrong with TLS, which hides inside of an error of the connection.
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(found) = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+pub(super) fn go_duration(duration: Duration) -> String {
     crate::config::duration::to_text(duration)
 }
 
 /// The cause of the cause: the outer layers only repeat the address.
-fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+pub(super) fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

@@ -13,7 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rpc::fan_out;
 use crate::state::StateQuery;
 use crate::tracker::key::CidKey;
-use crate::types::{Cid, GlobalPinInfo, PeerId, Pin, PinInfo, PinStatus, StatusFilter, TrackerStatus};
+use crate::types::{
+    Cid, GlobalPinInfo, PeerId, Pin, PinInfo, PinStatus, StatusFilter, Timestamp, TrackerStatus,
+};
 
 /// CIDs in one page of a status by list.
 const STATUS_PAGE_ITEMS: usize = 64;
@@ -141,11 +143,12 @@ impl Inner {
         }
         let others = fan_out(asked.iter().copied(), |peer| self.other(ask, peer, cid));
         let (own, answers) = tokio::join!(self.own(ask, cid), others.collect::<Vec<_>>());
+        let now = self.clock.now();
         let own = match own {
             Ok(own) => own,
             Err(error) if asked.is_empty() => return Err(error),
             Err(error) => {
-                let status = self.failed_status(&self.peer, &error);
+                let status = self.failed_status(&self.peer, &error, now);
                 match &pin {
                     Some(pin) => PinInfo::of_pin(pin, self.peer, status),
                     None => PinInfo::of_cid(*cid, self.peer, status),
@@ -154,17 +157,23 @@ impl Inner {
         };
         // What the pin is, this peer knows as well as others.
         let mut global = GlobalPinInfo::from(own);
+        if let Some(own) = global.peer_map.get_mut(&self.peer)
+            && own.status == TrackerStatus::Remote
+        {
+            // As of the others that need not be asked.
+            own.timestamp = Some(now);
+        }
         for (peer, answer) in answers {
             let status = match answer {
                 Ok(status) => status,
                 Err(error) if error.kind() == ErrorKind::Unauthorized => continue,
-                Err(error) => self.failed_status(&peer, &error),
+                Err(error) => self.failed_status(&peer, &error, now),
             };
             global.peer_map.insert(peer, status);
         }
         let status = if pin.is_some() { TrackerStatus::Remote } else { TrackerStatus::Unpinned };
         for peer in members.iter().filter(|peer| **peer != self.peer && !asked.contains(peer)) {
-            global.peer_map.insert(*peer, self.known_status(peer, status));
+            global.peer_map.insert(*peer, self.known_status(peer, status, now));
         }
         Ok(global)
     }
@@ -227,7 +236,7 @@ impl Inner {
         };
         let members = members.iter().map(|peer| Member { peer: *peer, pages: pages_of(*peer) }).collect();
         let inner = Arc::clone(self);
-        merge(members, move |peer, error| inner.failed_status(peer, error))
+        merge(members, move |peer, error| inner.failed_status(peer, error, inner.clock.now()))
     }
 
     /// Everything on another peer, in order: as it comes from peers like us, put in order here from others.
@@ -249,19 +258,19 @@ impl Inner {
     }
 
     /// What is shown of a peer that was not asked.
-    fn known_status(&self, peer: &PeerId, status: TrackerStatus) -> PinStatus {
+    fn known_status(&self, peer: &PeerId, status: TrackerStatus, now: Timestamp) -> PinStatus {
         let ping = self.ping_of(peer);
         PinStatus {
             peername: ping.peername,
             ipfs_peer_id: ping.ipfs_id,
             ipfs_peer_addresses: ping.ipfs_addresses,
-            ..PinStatus::new(status, self.clock.now())
+            ..PinStatus::new(status, now)
         }
     }
 
     /// What is shown of a peer that could not be asked.
-    fn failed_status(&self, peer: &PeerId, error: &Error) -> PinStatus {
-        PinStatus { error: error.to_string(), ..self.known_status(peer, TrackerStatus::ClusterError) }
+    fn failed_status(&self, peer: &PeerId, error: &Error, now: Timestamp) -> PinStatus {
+        PinStatus { error: error.to_string(), ..self.known_status(peer, TrackerStatus::ClusterError, now) }
     }
 }
 
@@ -303,7 +312,7 @@ pub(super) fn after(pages: Infos, last: &Cid) -> Infos {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Block, PinOptions, Timestamp};
+    use crate::types::{Block, PinOptions};
 
     #[test]
     fn allocated_peers_are_asked_and_all_members_for_a_pin_everywhere() {

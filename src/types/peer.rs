@@ -41,7 +41,12 @@ pub fn parse_multiaddr(text: &str) -> Result<Multiaddr> {
     if !text.starts_with('/') {
         return Err(Error::invalid_input(format!("failed to parse multiaddr {text:?}: must begin with /")));
     }
-    if let Some(path) = text.strip_prefix("/unix/").filter(|path| !path.is_empty()) {
+    if let Some(path) = text.strip_prefix("/unix/") {
+        if path.is_empty() {
+            return Err(Error::invalid_input(format!(
+                "failed to parse multiaddr {text:?}: there is no path"
+            )));
+        }
         // A path takes all that follows; the parser below would end it at its next slash.
         return Ok(Protocol::Unix(path.into()).into());
     }

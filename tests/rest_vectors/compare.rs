@@ -29,6 +29,13 @@ pub(crate) struct Matched {
     pinned: BTreeMap<(String, String), String>,
 }
 
+impl Matched {
+    /// The pinset was written otherwise than by requests.
+    pub(crate) fn forget_pins(&mut self) {
+        self.pinned.clear();
+    }
+}
+
 /// All differences between an answer and the recorded one.
 pub(crate) fn differences(recording: &Recording, ours: &Received, matched: &mut Matched) -> Vec<Difference> {
     let mut comparison =
@@ -175,7 +182,17 @@ impl Comparison<'_> {
             (Node::List(theirs), Node::List(ours)) => {
                 if theirs.len() != ours.len() {
                     let write = |items: &[Node]| Node::List(items.to_vec()).write();
-                    return self.differs(place, write(theirs), write(ours));
+                    self.differs(&format!("{place}[]"), write(theirs), write(ours));
+                    // What has a name can be found nevertheless.
+                    for theirs in theirs.iter().filter(|theirs| theirs.get("name").is_some()) {
+                        let same = ours.iter().find(|ours| ours.get("name") == theirs.get("name"));
+                        let place = format!("{place}/{}", theirs.get("name").and_then(Node::text).unwrap());
+                        match same {
+                            Some(ours) => self.value(&place, cid, theirs, ours),
+                            None => self.differs(&place, theirs.write(), "none of this name"),
+                        }
+                    }
+                    return;
                 }
                 let (mut theirs, mut ours) = (theirs.clone(), ours.clone());
                 if self.recording.path == "/monitor/metrics" {
@@ -196,8 +213,10 @@ impl Comparison<'_> {
                     self.time(place, cid, &expected.value, &found.value);
                 }
                 "*address" => self.address(place, &expected.value, &found.value),
-                _ if self.exact => self.same(place, &expected.written, &found.written),
-                _ => self.same(place, &expected.value, &found.value),
+                _ if self.exact => {
+                    self.same(place, without_port(&expected.written), without_port(&found.written))
+                }
+                _ => self.same(place, without_port(&expected.value), without_port(&found.value)),
             },
             (Node::Word(expected), Node::Word(found)) => match field {
                 "expire" | "received_at" => {
@@ -242,6 +261,14 @@ impl Comparison<'_> {
 fn key(document: &Node) -> String {
     let text = |name: &str| document.get(name).and_then(Node::text);
     text("cid").or_else(|| text("id")).unwrap_or_default().to_owned()
+}
+
+/// A text without the port of a daemon.
+fn without_port(text: &str) -> String {
+    const HOST: &str = "127.0.0.1:";
+    let mut parts = text.split(HOST);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + HOST + part.trim_start_matches(|char: char| char.is_ascii_digit()))
 }
 
 /// A time without its fraction.

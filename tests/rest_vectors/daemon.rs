@@ -30,6 +30,8 @@ struct Shared {
     blocks: Mutex<BTreeMap<Cid, Block>>,
     /// What the next collection of garbage removes.
     garbage: Mutex<Vec<Cid>>,
+    /// What is said to the next path that is to be resolved.
+    unresolved: Mutex<Option<String>>,
 }
 
 fn refused(text: String) -> Error {
@@ -50,6 +52,7 @@ impl RecordedIpfs {
             pinned: Mutex::default(),
             blocks: Mutex::default(),
             garbage: Mutex::default(),
+            unresolved: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -58,12 +61,24 @@ impl RecordedIpfs {
         self.shared.up.send_replace(up);
     }
 
+    pub(crate) fn is_up(&self) -> bool {
+        *self.shared.up.borrow()
+    }
+
+    pub(crate) fn pinned(&self) -> Vec<Cid> {
+        self.shared.pinned.lock().unwrap().keys().copied().collect()
+    }
+
     pub(crate) fn hold(&self, block: Block) {
         self.shared.blocks.lock().unwrap().insert(block.cid, block);
     }
 
     pub(crate) fn set_garbage(&self, keys: Vec<Cid>) {
         *self.shared.garbage.lock().unwrap() = keys;
+    }
+
+    pub(crate) fn fail_to_resolve(&self, error: &str) {
+        *self.shared.unresolved.lock().unwrap() = Some(error.to_owned());
     }
 
     fn nobody(&self) -> Option<&KuboConnector> {
@@ -145,12 +160,16 @@ impl IpfsConnector for RecordedIpfs {
         if let Some(nobody) = self.nobody() {
             return nobody.resolve(path).await;
         }
+        if let Some(error) = self.shared.unresolved.lock().unwrap().take() {
+            return Err(refused(error));
+        }
         if path == "/ipfs/QmRK984TroGyy8se6GkgqAB6k9CxtAsrh7Q8FSHW3hx3Ce/sub/def.txt" {
             return Ok("QmR4waSammpkmN3xe9Vx34SRSa8L396ZFqrF2aTjXwsZUr".parse().unwrap());
         }
         let why = match path.strip_prefix("/ipns/") {
             Some(name) => format!(
-                "DNSLink lookup for \"{name}.\" failed: lookup _dnslink.{name}. on 127.0.0.1:53: read udp"
+                "DNSLink lookup for \"{name}.\" failed: lookup _dnslink.{name}. on 10.255.255.53:53: dial udp \
+                 10.255.255.53:53: connect: network is unreachable"
             ),
             None => {
                 "no link named \"nope.txt\" under QmRK984TroGyy8se6GkgqAB6k9CxtAsrh7Q8FSHW3hx3Ce".to_owned()

@@ -1,6 +1,6 @@
 //! The clusters in which the pairs were recorded, built again from our peers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -12,9 +12,10 @@ use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::state::StateQuery;
 use ipfs_cluster::storage::MemoryStorage;
 use ipfs_cluster::transport::MemoryNetwork;
-use ipfs_cluster::types::{Block, Cid, Pin, PinOptions, StatusFilter};
+use ipfs_cluster::types::{Block, Cid, Pin, PinMode, PinOptions, StatusFilter, Timestamp, TrackerStatus};
 
 use super::caller::{Caller, Received};
+use super::compare::Matched;
 use super::daemon::RecordedIpfs;
 use super::node::Node;
 use super::recording::{Body, Recording};
@@ -97,16 +98,23 @@ impl Member {
 
     /// Until nothing is on its way to the daemon: the pairs were recorded that way.
     async fn settle(&self) {
-        let busy: StatusFilter = "queued,pinning,unpinning".parse().unwrap();
-        loop {
-            let mut pages = self.cluster.status_all(busy, Scope::Local);
-            match pages.next().await {
-                None => return,
-                // Its daemon is down, so nothing is on its way.
-                Some(Err(_)) => return,
-                Some(Ok(_)) => tokio::task::yield_now().await,
-            }
+        until(async || !self.is_busy().await).await;
+    }
+
+    /// Whether the daemon is going to be asked for something, also when its tracker was not told yet.
+    async fn is_busy(&self) -> bool {
+        let unsettled: StatusFilter = match self.ipfs.is_up() {
+            true => "queued,pinning,unpinning,unexpectedly_unpinned",
+            false => "queued,pinning,unpinning",
         }
+        .parse()
+        .unwrap();
+        let pinset: BTreeSet<Cid> = self.pinset().await.iter().map(|pin| pin.cid).collect();
+        if self.ipfs.is_up() && self.ipfs.pinned().iter().any(|cid| !pinset.contains(cid)) {
+            return true;
+        }
+        // An error is a daemon that is down, to which nothing is on its way.
+        matches!(self.cluster.status_all(unsettled, Scope::Local).next().await, Some(Ok(_)))
     }
 }
 
@@ -123,7 +131,7 @@ impl World {
     }
 
     /// Makes the world what it was when this was recorded, where requests that are not replayed made it so.
-    pub(crate) async fn prepare(&mut self, recording: &Recording, all: &[Recording]) {
+    pub(crate) async fn prepare(&mut self, recording: &Recording, all: &[Recording], matched: &mut Matched) {
         match recording.name.as_str() {
             "allocations-after-shard-meta" => {
                 self.asked.write(entries(recording)).await;
@@ -139,11 +147,17 @@ impl World {
                     }
                 }
                 self.asked.write(entries).await;
+                matched.forget_pins();
                 self.settle().await;
+            }
+            "unpin-path" => {
+                let error = documents(recording)[0].get("message").and_then(Node::text).unwrap();
+                self.asked.ipfs.fail_to_resolve(error);
             }
             "two-peers" => self.second_peer_comes().await,
             "dead-status" => {
-                self.write_missing(all, "dead-status-all-pinned").await;
+                self.write_pinned(all, "dead-status-all-pinned").await;
+                matched.forget_pins();
                 self.second_peer_dies().await;
             }
             "alerts" => {
@@ -152,6 +166,8 @@ impl World {
             }
             "ipfsdown-id" => {
                 let again = PINNED_AGAIN.parse().unwrap();
+                self.asked.cluster.unpin(&again).await.unwrap();
+                self.settle().await;
                 self.asked.cluster.pin(again, PinOptions::default()).await.unwrap();
                 self.settle().await;
                 self.asked.ipfs.set_up(false);
@@ -189,6 +205,19 @@ impl World {
         assert!(received.status < 300, "{method} {path}: {}", received.text());
     }
 
+    /// What a request did has come to the daemons.
+    pub(crate) async fn settle_after(&self, recording: &Recording) {
+        let cid = recording.path.split(['/', '?']).nth(2).and_then(|part| part.parse::<Cid>().ok());
+        if let Some(cid) = cid.filter(|_| !self.asked.ipfs.is_up()) {
+            let failed = async || {
+                let info = self.asked.cluster.tracker().status(&cid).await.unwrap();
+                matches!(info.status.status, TrackerStatus::PinError | TrackerStatus::UnpinError)
+            };
+            until(failed).await;
+        }
+        self.settle().await;
+    }
+
     pub(crate) async fn settle(&self) {
         self.asked.settle().await;
         if let Some(other) = &self.other {
@@ -223,14 +252,21 @@ impl World {
         until(gone).await;
     }
 
-    /// Pins what a later listing has and we have not: it was added.
-    async fn write_missing(&self, all: &[Recording], name: &str) {
+    /// Makes what is pinned what a later listing says: some was added, pinned again and unpinned elsewhere.
+    async fn write_pinned(&self, all: &[Recording], name: &str) {
         let listing = all.iter().find(|recording| recording.name == name).unwrap();
-        let held: BTreeSet<Cid> = self.asked.pinset().await.iter().map(|pin| pin.cid).collect();
+        let held: BTreeMap<Cid, Pin> =
+            self.asked.pinset().await.into_iter().map(|pin| (pin.cid, pin)).collect();
+        let mut listed = BTreeSet::new();
         for status in documents(listing) {
             let text = |field: &str| status.get(field).and_then(Node::text).unwrap();
             let cid: Cid = text("cid").parse().unwrap();
-            if held.contains(&cid) {
+            listed.insert(cid);
+            let created: Option<Timestamp> = Some(text("created").parse().unwrap());
+            if held
+                .get(&cid)
+                .is_some_and(|held| held.timestamp >= created && held.options.name == text("name"))
+            {
                 continue;
             }
             let options = PinOptions { name: text("name").to_owned(), ..PinOptions::default() };
@@ -240,8 +276,13 @@ impl World {
             let factor = if pin.allocations.is_empty() { -1 } else { 1 };
             pin.options.replication_factor_min = factor;
             pin.options.replication_factor_max = factor;
-            pin.timestamp = Some(text("created").parse().unwrap());
+            pin.timestamp = created;
             self.asked.write([pin]).await;
+        }
+        // Not what is pinned elsewhere, and not the direct pin, which the reference does not list.
+        let everywhere = |pin: &&Pin| pin.allocations.is_empty() && pin.options.mode == PinMode::Recursive;
+        for pin in held.values().filter(everywhere).filter(|pin| !listed.contains(&pin.cid)) {
+            self.asked.cluster.consensus().log_unpin(&pin.cid).await.unwrap();
         }
         self.settle().await;
     }

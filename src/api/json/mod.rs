@@ -10,7 +10,7 @@ mod time;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::text::string;
+pub(crate) use self::text::{string, value};
 pub(crate) use self::time::Civil;
 use crate::types::{GlobalPinInfo, Multiaddr, PeerId, Pin, PinStatus};
 

@@ -120,22 +120,26 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
     String::from_utf8(out).unwrap()
 }
 
+fn by_serde(value: &impl serde::Serialize) -> String {
+    written(|out| super::value(out, value).unwrap())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_pin_is_written_as_serde_writes_it(value in pins()) {
-        prop_assert_eq!(written(|out| value.write(out)), serde_json::to_string(&value).unwrap());
+        prop_assert_eq!(written(|out| value.write(out)), by_serde(&value));
     }
 
     #[test]
     fn a_status_is_written_as_serde_writes_it(value in infos()) {
-        prop_assert_eq!(written(|out| value.write(out)), serde_json::to_string(&value).unwrap());
+        prop_assert_eq!(written(|out| value.write(out)), by_serde(&value));
     }
 
     #[test]
     fn a_text_is_written_as_serde_writes_it(value: String) {
-        prop_assert_eq!(written(|out| string(out, &value)), serde_json::to_string(&value).unwrap());
+        prop_assert_eq!(written(|out| string(out, &value)), by_serde(&value));
     }
 
     #[test]
@@ -146,9 +150,17 @@ proptest! {
 }
 
 #[test]
+fn what_html_and_scripts_mind_is_escaped_as_in_the_reference() {
+    let text = "<a&b>\u{2028}\u{2029}\u{202a}\u{e2}";
+    assert_eq!(by_serde(&text), "\"\\u003ca\\u0026b\\u003e\\u2028\\u2029\u{202a}\u{e2}\"");
+    assert_eq!(written(|out| string(out, text)), by_serde(&text));
+    assert_eq!(serde_json::from_str::<String>(&by_serde(&text)).unwrap(), text);
+}
+
+#[test]
 fn every_ascii_character_is_escaped_as_serde_escapes_it() {
     let all: String = (0..128u8).map(char::from).collect();
-    assert_eq!(written(|out| string(out, &all)), serde_json::to_string(&all).unwrap());
+    assert_eq!(written(|out| string(out, &all)), by_serde(&all));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::access_log::Record;
 use super::lines::{Beginning, Lines};
 use crate::api::error::ApiError;
+use crate::api::json;
 
 /// The trailer that tells what went wrong after the first line of a listing; empty when nothing did.
 pub(super) const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
@@ -153,7 +154,8 @@ pub(super) fn error_body(error: &ApiError) -> Vec<u8> {
 }
 
 fn body(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
-    let mut body = serde_json::to_vec(value)
+    let mut body = Vec::new();
+    json::value(&mut body, value)
         .map_err(|error| ApiError::new(500, format!("the answer cannot be written: {error}")))?;
     body.push(b'\n');
     Ok(body)

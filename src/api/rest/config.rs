@@ -392,6 +392,58 @@ mod tests {
     }
 
     #[test]
+    fn users_headers_and_logs_are_taken_from_the_section_and_files_are_in_the_folder() {
+        let config = section(
+            r#"{"basic_auth_credentials":{"ann":"hunter2"},"headers":{"X-A":["b"]},"http_log_file":"rest.log"}"#,
+        )
+        .unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(config.cors.is_open_to_all(), "missing keys allow all, as in the reference");
+        assert_eq!(config.headers["X-A"], ["b"]);
+        let config = config.in_folder(Path::new("/cluster"));
+        assert_eq!(config.access_log, AccessLog::File("/cluster/rest.log".into()));
+        let users = config.authentication.unwrap();
+        assert_eq!(users.token_file.as_deref(), Some(Path::new("/cluster/api-tokens.json")));
+        assert_eq!(users.token_lifetime, Authentication::TOKEN_LIFETIME);
+
+        let strict = section(r#"{"security":"strict","token_lifetime":"1h"}"#).unwrap();
+        assert_eq!(strict.security, Security::Strict);
+        assert!(!strict.cors.is_open_to_all());
+        for (json, part) in [
+            (r#"{"basic_auth_credentials":{}}"#, "at least one entry"),
+            (r#"{"security":"strict","basic_auth_credentials":{"ann":"hunter2"}}"#, "users add ann"),
+            (r#"{"basic_auth_credentials":{"ann":"$argon2id$hunter2"}}"#, "hash cannot be used"),
+            (r#"{"security":"strict","http_listen_multiaddress":"/ip4/0.0.0.0/tcp/1"}"#, "users add NAME"),
+            (r#"{"headers":{"Content-Length":["1"]}}"#, "Content-Length"),
+        ] {
+            let error = section(json).unwrap_err();
+            assert!(error.message().contains(part) && !error.message().contains("hunter2"), "{error}");
+        }
+        assert!(serde_json::from_str::<RestApiSection>(r#"{"security":"strickt"}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_unsafe_is_named_unless_it_is_asked_to_be_safe() {
+        let default = RestConfig::default;
+        let with = |credential: &str| RestConfig {
+            authentication: Some(Authentication::new([("ann".to_owned(), credential.to_owned())])),
+            ..default()
+        };
+        for (config, exposed, parts) in [
+            (default(), false, &["cors_allowed_origins"][..]),
+            (default(), true, &["no users", "cors_allowed_origins"]),
+            (RestConfig { cors: CorsConfig::closed(), ..default() }, false, &[]),
+            (with("secret"), true, &["passwords"]),
+            (with("$argon2id$v=19$"), true, &[]),
+            (RestConfig { security: Security::Strict, ..default() }, false, &[]),
+        ] {
+            let risks = config.risks(exposed);
+            assert_eq!(risks.len(), parts.len(), "{risks:?}");
+            assert!(risks.iter().zip(parts).all(|(risk, part)| risk.contains(part)), "{risks:?}");
+        }
+    }
+
+    #[test]
     fn a_setting_that_cannot_work_is_named() {
         assert!(RestConfig::default().validate().is_ok());
         let default = RestConfig::default;

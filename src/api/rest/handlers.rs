@@ -196,7 +196,7 @@ impl Api {
             Endpoint::Peers => {
                 let mut page = Vec::new();
                 for peer in cluster.peers().await? {
-                    serde_json::to_writer(&mut page, &peer).map_err(unwritable)?;
+                    json::value(&mut page, &peer).map_err(unwritable)?;
                     page.push(b'\n');
                 }
                 self.listing(Lines::of_page(page), body).await?

@@ -14,9 +14,18 @@
 //! | `GET /monitor/metrics`, `GET /monitor/metrics/{name}` | names of metrics, latest values |
 //! | `GET /health/graph`, `GET /health/alerts`, `GET /health/bandwidth` | connections, alerts, traffic |
 //! | `POST /ipfs/gc[?local]` | collects garbage |
+//! | `POST /token`, `DELETE /token[?all]` | a token for who asks; revokes the one that is sent, or all of its user |
 //!
 //! Lines are one JSON document each. No line and no error is 204; an error before the first line is an error document;
 //! one behind it is in the trailer `X-Stream-Error`, which is there and empty when all went well.
+//!
+//! # Who may call
+//!
+//! Without [`RestConfig::authentication`] everybody. With it, every request but `OPTIONS` and `GET /health` has to bring
+//! a password (basic) or a token (bearer), or is a 401 that tells nothing else. Credentials in the configuration may be
+//! passwords, or hashes of them ([`hash_password`]). Users with a hash have tokens that expire and can be revoked, those
+//! with a password have the reference's, which are good as long as the password. [`Security::Strict`] takes hashes only,
+//! and refuses to listen for other machines without users.
 //!
 //! # Where it differs from the reference, on purpose
 //!
@@ -30,7 +39,10 @@
 //! - Empty lists in statuses are always `[]`; the reference sometimes has `null`. Characters that only HTML minds are
 //!   not escaped.
 //! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
-//! - A peer that is stopping, or whose queues are full, answers 503.
+//! - A peer that is stopping, or whose queues are full, answers 503. So does one that checks too many passwords.
+//! - `DELETE /token` exists. More than one header `Authorization` is 400.
+//! - Lines of the access log have the user's name, and times in UTC. Configured headers that no header can be, or that
+//!   say how an answer travels, are errors.
 
 mod access_log;
 mod activity;

@@ -209,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_ours_are_written_only_where_they_say_something() {
+        let written = serde_json::to_value(RestApiSection::default()).unwrap();
+        assert!(written.get("security").is_none() && written.get("token_lifetime").is_none());
+        let written = serde_json::to_value(RestApiSection::strict()).unwrap();
+        assert_eq!((&written["security"], &written["cors_allowed_origins"]), (&json!("strict"), &json!([])));
+        let read: RestApiSection = section(written);
+        assert_eq!(read, RestApiSection::strict());
+        let strict = [("CLUSTER_RESTAPI_SECURITY", "strict")];
+        assert_eq!(with::<RestApiSection>(Value::Null, &strict).unwrap().section.security, Security::Strict);
+        assert!(with::<RestApiSection>(json!({"security": "lax"}), &[]).is_err());
+    }
+
+    #[test]
     fn credentials_stay_out_of_errors() {
         let variable = ("CLUSTER_RESTAPI_BASICAUTHCREDENTIALS", "u:p,root:hunter2:x");
         let found = text_of(with::<RestApiSection>(Value::Null, &[variable]));

@@ -68,8 +68,8 @@ impl RestApi {
     ///
     /// # Errors
     /// `InvalidInput` and `Unsupported` for a configuration that cannot work, naming the setting; `Unavailable` for a
-    /// name that does not resolve; `Io` for an address that cannot be listened on and for files of the certificate that
-    /// cannot be read. Nothing listens then.
+    /// name that does not resolve; `Io` for an address that cannot be listened on, that and `NotFound` for files of the
+    /// certificate that cannot be read. Nothing listens then.
     pub async fn bind(config: RestConfig, cluster: Cluster) -> Result<Self> {
         config.validate()?;
         let tls = match &config.tls {
@@ -87,10 +87,12 @@ impl RestApi {
         if let Some(address) = exposed {
             config.check_exposed(address)?;
         }
-        for risk in config.risks(exposed.is_some() || config.libp2p.is_some()) {
+        let risks = config.risks(exposed.is_some() || config.libp2p.is_some());
+        if !risks.is_empty() {
             warn!(
-                "the REST API is as safe as its configuration: {risk}; set restapi.security to \"strict\" in service.json \
-                 for safer ways"
+                "the REST API is not as safe as it could be: {}; set restapi.security to \"strict\" in service.json to \
+                 have it refuse that",
+                risks.join("; ")
             );
         }
         let of_gate = config.clone();

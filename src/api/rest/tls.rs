@@ -63,7 +63,7 @@ impl Tls {
     /// Reads the files. They are small and this happens once, before anything is served.
     ///
     /// # Errors
-    /// `Io` for a file that cannot be read, `InvalidInput` for what is in them; both name the file.
+    /// `NotFound` and `Io` for a file that cannot be read, `InvalidInput` for what is in them; both name the file.
     pub(super) fn load(files: &RestTls, head_timeout: Duration) -> Result<Self> {
         let broken = |path: &Path, why: &dyn fmt::Display| {
             invalid(format!("error loading TLS certificate/key: {}: {why}", path.display()))
@@ -205,7 +205,7 @@ mod tests {
         std::fs::write(path("key"), "-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n").unwrap();
         std::fs::write(path("huge"), vec![b'a'; 1024 * 1024 + 1]).unwrap();
         for (name, kind, part) in [
-            ("missing", ErrorKind::Io, "missing"),
+            ("missing", ErrorKind::NotFound, "missing"),
             ("empty", ErrorKind::InvalidInput, "no certificate"),
             ("huge", ErrorKind::InvalidInput, "longer than 1048576 bytes"),
         ] {

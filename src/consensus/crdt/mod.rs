@@ -331,7 +331,11 @@ impl Consensus for Crdt {
 
     async fn remove_peer(&self, _peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
-        Err(Self::unsupported("has no list of members: a peer leaves by stopping"))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "crdt consensus component cannot remove peers: a peer leaves by stopping",
+        )
+        .component(COMPONENT))
     }
 
     async fn leader(&self) -> Result<Option<PeerId>> {

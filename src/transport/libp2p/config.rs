@@ -16,6 +16,8 @@ pub struct Libp2pConfig {
     pub secret: Secret,
     /// Where to listen. QUIC is left out, because no peer of a cluster speaks it; port 0 takes any free one.
     pub listen: Vec<Multiaddr>,
+    /// Whether to do without listening anywhere.
+    pub dial_only: bool,
     /// What others are told instead of what was found out.
     pub announce: Vec<Multiaddr>,
     /// What others are never told: addresses, or ranges such as `/ip4/10.0.0.0/ipcidr/8`.
@@ -65,6 +67,7 @@ impl From<&ClusterSection> for Libp2pConfig {
         Self {
             secret: section.secret.clone(),
             listen: section.listen_multiaddress.to_vec(),
+            dial_only: false,
             announce: section.announce_multiaddress.to_vec(),
             no_announce: section.no_announce_multiaddress.to_vec(),
             peer_addresses: section.peer_addresses.clone(),
@@ -106,6 +109,11 @@ impl Libp2pConfig {
         }
     }
 
+    /// Listens nowhere and looks for nobody: for those that only connect to peers that they are told of.
+    pub fn dialing(secret: Secret) -> Self {
+        Self { listen: Vec::new(), dial_only: true, ..Self::loopback(secret) }
+    }
+
     /// Checks values that cannot work.
     ///
     /// # Errors
@@ -114,7 +122,7 @@ impl Libp2pConfig {
         let connections = &self.connections;
         let gossip = &self.gossip;
         for (holds, text) in [
-            (!self.listen.is_empty(), "cluster.listen_multiaddress is empty"),
+            (self.dial_only || !self.listen.is_empty(), "cluster.listen_multiaddress is empty"),
             (connections.low_water > 0, "cluster.connection_manager.low_water is invalid"),
             (connections.high_water > 0, "cluster.connection_manager.high_water is invalid"),
             (

@@ -208,7 +208,7 @@ impl Task {
         while let Some(Some(event)) = self.swarm.next().now_or_never() {
             self.on_event(event);
         }
-        if self.shared.state().listen.is_empty() {
+        if self.shared.state().listen.is_empty() && !self.config.dial_only {
             let text = format!("cannot listen on any address of this peer: {}", failures.join("; "));
             return Err(Error::new(ErrorKind::Io, text).component(COMPONENT));
         }
