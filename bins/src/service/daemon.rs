@@ -184,6 +184,10 @@ async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
         info!("Bootstrapping to {address}");
         match cluster.join(std::slice::from_ref(&address)).await {
             Ok(_) => return,
+            // Somebody is there who hangs up on what makes no sense to them.
+            Err(error) if error.message().contains("reset by peer") => {
+                error!("bootstrap to {address} failed: {error}: it may have another cluster secret");
+            }
             Err(error) => error!("bootstrap to {address} failed: {error}"),
         }
     }

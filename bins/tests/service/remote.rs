@@ -22,8 +22,12 @@ fn serve(files: Vec<(&'static str, String)>) -> String {
             let (status, body) = found.map_or(("404 Not Found", "not here\n"), |(_, body)| ("200 OK", body));
             let length = body.len();
             let answer = match body.strip_prefix("-> ") {
-                Some(to) => format!("HTTP/1.1 301 Moved\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-                None => format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"),
+                Some(to) => format!(
+                    "HTTP/1.1 301 Moved\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                ),
+                None => format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+                ),
             };
             let _ = stream.write_all(answer.as_bytes());
         }
