@@ -278,7 +278,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_reached_is_refused_by_name() {
-        use ErrorKind::{InvalidInput, Unsupported};
+        use ErrorKind::InvalidInput;
+        #[cfg(not(feature = "transport-libp2p"))]
+        use ErrorKind::Unsupported;
         for (text, kind, part) in [
             ("", InvalidInput, "empty multiaddr"),
             ("/ip4/bad/tcp/1", InvalidInput, "failed to parse multiaddr \"/ip4/bad/tcp/1\": "),

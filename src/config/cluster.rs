@@ -13,6 +13,8 @@ use crate::types::{Multiaddr, ReplicationFactor};
 
 /// Where known addresses are kept unless `peerstore_file` says otherwise.
 const PEERSTORE_FILE: &str = "peerstore";
+/// Left out of the file, which then is as the reference writes it.
+const DEFAULT_IPFS_SYNC_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// The `cluster` section of `service.json`, key by key as in the reference. It says much that is no business of
 /// [`Cluster`](crate::Cluster) itself, whose [`ClusterConfig`](crate::cluster::ClusterConfig) is made from it.
@@ -57,7 +59,7 @@ pub struct ClusterSection {
     pub pin_recover_interval: Duration,
     /// How often the whole list of the IPFS daemon is compared with what is known of it; 0 = never. A key of
     /// ours; the reference had it once and ignores it now.
-    #[serde(with = "duration")]
+    #[serde(with = "duration", skip_serializing_if = "is_default_ipfs_sync")]
     pub ipfs_sync_interval: Duration,
     /// Fewest peers for a pin that does not say; -1 = every peer, 0 takes the default.
     #[serde(deserialize_with = "zero_is_everywhere")]
@@ -113,7 +115,7 @@ impl Default for ClusterSection {
             dial_peer_timeout: Duration::from_secs(3),
             state_sync_interval: Duration::from_secs(5 * 60),
             pin_recover_interval: Duration::from_secs(12 * 60),
-            ipfs_sync_interval: Duration::from_secs(10 * 60),
+            ipfs_sync_interval: DEFAULT_IPFS_SYNC_INTERVAL,
             replication_factor_min: -1,
             replication_factor_max: -1,
             monitor_ping_interval: Duration::from_secs(15),
@@ -255,6 +257,10 @@ impl Default for PubSubConfig {
             flood_publish: false,
         }
     }
+}
+
+fn is_default_ipfs_sync(interval: &Duration) -> bool {
+    *interval == DEFAULT_IPFS_SYNC_INTERVAL
 }
 
 fn zero_is_everywhere<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {

@@ -4,12 +4,14 @@
 //! - [`ConfigSection`] is one component's part of it, a plain serde struct beside the component. Here are those that
 //!   say more than one component takes: [`ClusterSection`] and [`SoloSection`]. [`ServiceJson::read`] gives one with
 //!   `CLUSTER_*` variables laid over it.
+//! - [`kept`] knows the sections of parts that this version does not have.
 //! - [`Identity`] is the peer's key pair, [`FolderLock`] keeps other processes out, [`peerstore`] is the list of
 //!   addresses that are tried at the start.
 //!
 //! Every file is replaced as a whole: a crash leaves the old one or the new one.
 
 pub mod duration;
+pub mod kept;
 pub mod overlay;
 pub mod peerstore;
 
@@ -42,7 +44,7 @@ pub use lock::{FolderLock, LOCK_FILE};
 pub use overlay::{Environment, Loaded, process_environment};
 pub use secret::{Hidden, SECRET_BYTES, Secret};
 pub use sections::{SERVED_SECTIONS, SoloSection, StorageEngine};
-pub use service_json::ServiceJson;
+pub use service_json::{FILE_BYTES_MAX, ServiceJson};
 pub use strings::{Addresses, FromText, OneOrMany, Strings};
 
 /// A component's part of `service.json`.

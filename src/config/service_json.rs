@@ -10,8 +10,8 @@ use super::overlay::{self, Environment, Loaded};
 use super::{ConfigSection, check};
 use crate::error::{Error, Result};
 
-/// Largest file that is read.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Largest configuration that is read, in bytes.
+pub const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Sections that hold one part each, named `<section>.<part>`. The section `cluster` and what we do not know
 /// stand for themselves.
@@ -61,27 +61,29 @@ impl ServiceJson {
         }
     }
 
-    /// Reads the file, and refuses one that is somewhere else (`source`).
+    /// Reads the file. One that has a [`source`](Self::source) says nothing else; whoever calls fetches that, for
+    /// [`with_fetched`](Self::with_fetched).
     ///
     /// # Errors
-    /// `NotFound` `open <path>: no such file or directory`; `InvalidInput` when it cannot be parsed;
-    /// `Unsupported` when it has a `source`, naming the address and the way out.
+    /// `NotFound` `open <path>: no such file or directory`; `InvalidInput` when it cannot be parsed.
     pub fn load(path: &Path) -> Result<Self> {
         let text = file::read_text(path, FILE_BYTES_MAX)?;
-        let file = Self::parse(&text).map_err(|error| error.context(path.display()))?;
-        match file.source() {
-            None => Ok(file),
-            Some(url) => Err(Error::new(
-                crate::ErrorKind::Unsupported,
-                format!(
-                    "{} gets its configuration from {url}, and this version does not fetch it: download that \
-                     file and put it in its place, as {}",
-                    path.display(),
-                    path.display()
-                ),
-            )
-            .component("config")),
+        Self::parse(&text).map_err(|error| error.context(path.display()))
+    }
+
+    /// The configuration that was found at this file's source. Saving it still writes the source alone.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it cannot be parsed, and with the reference's text when it has a source of its own.
+    pub fn with_fetched(&self, text: &str) -> Result<Self> {
+        let mut fetched = Self::parse(text)?;
+        if fetched.source().is_some() {
+            return Err(wrong("a sourced configuration cannot point to another source"));
         }
+        if let Some(url) = self.source() {
+            fetched.set("source", &url)?;
+        }
+        Ok(fetched)
     }
 
     /// Replaces the file: 2 spaces for each level, no newline at the end, readable by its owner alone. If there

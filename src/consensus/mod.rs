@@ -25,7 +25,7 @@ pub(crate) use crdt::decoders as crdt_decoders;
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub(crate) use crdt::inspect as crdt_inspect;
 #[cfg(feature = "consensus-crdt")]
-pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
+pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

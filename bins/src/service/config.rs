@@ -5,10 +5,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ipfs_cluster::allocator::BalancedConfig;
-use ipfs_cluster::api::rest::RestApiSection;
+use ipfs_cluster::api::rest::{RestApiSection, Security, hash_password, is_password_hash};
 use ipfs_cluster::config::{
     ClusterSection, ConfigSection, Environment, Identity, SERVED_SECTIONS, ServiceJson, SoloSection,
-    StorageEngine,
+    StorageEngine, kept::kept_sections,
 };
 use ipfs_cluster::consensus::CrdtSection;
 use ipfs_cluster::informer::{FreeSpaceConfig, NumPinsConfig, PinQueueConfig, TagsConfig};
@@ -18,7 +18,8 @@ use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::{Error, ErrorKind, Result};
 
 use super::folder::{Folder, PROGRAM};
-use super::{Doing as _, Failure};
+use super::reference_data::{self, ReferenceData};
+use super::{Doing as _, Failure, source};
 
 /// A peer's configuration: sections with `CLUSTER_*` variables laid over them. Those that are optional run only if
 /// the file names them.
@@ -50,6 +51,8 @@ pub struct PeerConfig {
     pub tags: Option<TagsConfig>,
     /// Number of pins.
     pub num_pin: Option<NumPinsConfig>,
+    /// The pinset of a Go peer, if there is one in the folder.
+    pub reference_data: Option<ReferenceData>,
 }
 
 /// The consensus component that the file names, with what it is told.
@@ -82,10 +85,15 @@ impl ConsensusSection {
 /// What the configuration says that its writer may not have meant. For the log, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// A key that no section has; its full path.
-    UnknownKey(String),
-    /// A section of a component that this version does not have; its path.
-    UnservedSection(String),
+    /// Keys and sections that nobody has; their full paths.
+    UnknownKeys(Vec<String>),
+    /// A section of a component that this version does not have.
+    UnservedSection {
+        /// Its path.
+        path: &'static str,
+        /// What somebody would look for in vain.
+        missing: String,
+    },
     /// There is no cluster secret.
     NoSecret,
     /// The identity was taken from `service.json`, where versions before 0.11 kept it.
@@ -100,11 +108,20 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownKey(path) => {
-                write!(f, "unknown configuration key {path} is ignored: is it spelled right?")
+            Self::UnknownKeys(paths) => {
+                let named = &paths[..paths.len().min(UNKNOWN_KEYS_NAMED_MAX)];
+                write!(
+                    f,
+                    "unknown configuration keys are ignored, are they spelled right? {}",
+                    named.join(", ")
+                )?;
+                match paths.len() - named.len() {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
             }
-            Self::UnservedSection(path) => {
-                write!(f, "configuration section {path} is kept in the file but not served by this version")
+            Self::UnservedSection { path, missing } => {
+                write!(f, "configuration section {path} is kept but not served by this version: {missing}")
             }
             Self::NoSecret => {
                 f.write_str("cluster.secret is empty: the peer starts on a network that anybody can join")
@@ -113,6 +130,21 @@ impl fmt::Display for Warning {
                 write!(f, "NOTICE: the identity in {} was saved as {}", from.display(), to.display())
             }
         }
+    }
+}
+
+/// Most unknown keys that one line names.
+const UNKNOWN_KEYS_NAMED_MAX: usize = 50;
+
+/// Reads `service.json`, and what it points to if it is somewhere else.
+///
+/// # Errors
+/// See [`ServiceJson::load`], [`source::fetch`] and [`ServiceJson::with_fetched`].
+pub fn load_service_json(folder: &Folder) -> Result<ServiceJson> {
+    let file = ServiceJson::load(&folder.service_json())?;
+    match file.source() {
+        None => Ok(file),
+        Some(url) => file.with_fetched(&source::fetch(&url)?),
     }
 }
 
@@ -126,11 +158,14 @@ impl PeerConfig {
     pub fn load(folder: Folder, environment: Environment<'_>) -> Result<(Self, Vec<Warning>), Failure> {
         const LOADING: &str = "loading configurations";
         const MANAGING: &str = "creating state manager";
-        let file = ServiceJson::load(&folder.service_json()).doing(LOADING)?;
+        let file = load_service_json(&folder).doing(LOADING)?;
         let mut warnings = Vec::new();
-        let mut reader = Reader { file: &file, environment, warnings: &mut warnings };
+        let mut reader = Reader { file: &file, environment, unknown_keys: Vec::new() };
         let cluster: ClusterSection = reader.section().doing(LOADING)?;
-        let restapi = reader.optional().doing(LOADING)?;
+        let mut restapi: Option<RestApiSection> = reader.optional().doing(LOADING)?;
+        if environment(CREDENTIALS_VARIABLE).is_some() {
+            restapi.as_mut().map_or(Ok(()), hash_passwords).doing(LOADING)?;
+        }
         let mut ipfshttp: KuboConfig = reader.section().doing(LOADING)?;
         let mut tracker: StatelessConfig = reader.section().doing(LOADING)?;
         let monitor = reader.section().doing(LOADING)?;
@@ -150,12 +185,25 @@ impl PeerConfig {
             "crdt" => ConsensusSection::Crdt(reader.section().doing(LOADING)?),
             other => return Err(Failure::new(MANAGING, unavailable(other))),
         };
+        let mut unknown_keys = reader.unknown_keys;
+        let kept = kept_sections(&file, environment).doing(LOADING)?;
+        let is_known = |path: &String| kept.iter().any(|section| section.path == path);
+        unknown_keys.extend(file.unserved(SERVED_SECTIONS).into_iter().filter(|path| !is_known(path)));
+        for section in kept {
+            unknown_keys.extend(section.unknown_keys);
+            warnings.extend(
+                section.missing.map(|missing| Warning::UnservedSection { path: section.path, missing }),
+            );
+        }
+        if !unknown_keys.is_empty() {
+            warnings.insert(0, Warning::UnknownKeys(unknown_keys));
+        }
         let identity = load_identity(&folder, &file, environment, &mut warnings).doing(LOADING)?;
-        warnings.extend(file.unserved(SERVED_SECTIONS).into_iter().map(Warning::UnservedSection));
         if !cluster.secret.is_set() {
             warnings.push(Warning::NoSecret);
         }
         let config = Self {
+            reference_data: reference_data::find(&folder, &file),
             folder,
             identity,
             cluster,
@@ -174,16 +222,35 @@ impl PeerConfig {
     }
 }
 
+/// The variable that has users and their passwords.
+pub const CREDENTIALS_VARIABLE: &str = "CLUSTER_RESTAPI_BASICAUTHCREDENTIALS";
+
+/// Replaces passwords by hashes where security is strict, which takes nothing else from a file. A variable cannot have
+/// hashes, because they have commas, and is in no file.
+///
+/// # Errors
+/// `InvalidInput` for a password that cannot be hashed.
+pub fn hash_passwords(section: &mut RestApiSection) -> Result<()> {
+    if section.security != Security::Strict {
+        return Ok(());
+    }
+    let users = section.basic_auth_credentials.iter_mut().flat_map(|users| users.0.values_mut());
+    for password in users.filter(|password| !is_password_hash(password)) {
+        *password = hash_password(password)?;
+    }
+    Ok(())
+}
+
 struct Reader<'a> {
     file: &'a ServiceJson,
     environment: Environment<'a>,
-    warnings: &'a mut Vec<Warning>,
+    unknown_keys: Vec<String>,
 }
 
 impl Reader<'_> {
     fn section<T: ConfigSection>(&mut self) -> Result<T> {
         let loaded = self.file.read::<T>(self.environment)?;
-        self.warnings.extend(loaded.unknown_keys.into_iter().map(Warning::UnknownKey));
+        self.unknown_keys.extend(loaded.unknown_keys);
         Ok(loaded.section)
     }
 
@@ -225,7 +292,8 @@ fn unavailable(consensus: &str) -> Error {
         ErrorKind::Unsupported,
         format!(
             "consensus.{consensus} is not available in this version, which has consensus.crdt and consensus.solo, a \
-             cluster of one peer"
+             cluster of one peer. To move a Go peer over: run \"{PROGRAM} state export -f pins.json\" with the Go \
+             program, \"{PROGRAM} init --force\" and \"{PROGRAM} state import pins.json\" with this one"
         ),
     )
 }
@@ -289,16 +357,23 @@ mod tests {
         let (_temporary, folder) = folder_with(|file| {
             file["cluster"]["peer_name"] = json!("x");
             file["cluster"]["secret"] = json!("");
-            file["datastore"] = json!({"pebble": {}});
+            file["datastore"] = json!({"pebble": {"x": 1}});
+            file["api"]["ipfsproxy"] = json!({});
             file["own"] = json!(1);
         });
         let (_, warnings) = PeerConfig::load(folder, &none).unwrap();
         assert_eq!(
             warnings,
             [
-                Warning::UnknownKey("cluster.peer_name".to_owned()),
-                Warning::UnservedSection("datastore.pebble".to_owned()),
-                Warning::UnservedSection("own".to_owned()),
+                Warning::UnknownKeys(vec![
+                    "cluster.peer_name".to_owned(),
+                    "own".to_owned(),
+                    "datastore.pebble.x".to_owned()
+                ]),
+                Warning::UnservedSection {
+                    path: "api.ipfsproxy",
+                    missing: "nothing listens on /ip4/127.0.0.1/tcp/9095".to_owned()
+                },
                 Warning::NoSecret,
             ]
         );
@@ -313,7 +388,9 @@ mod tests {
         assert_eq!(
             failure(|file| file["consensus"] = json!({"raft": {}})),
             "error creating state manager: consensus.raft is not available in this version, which has \
-             consensus.crdt and consensus.solo, a cluster of one peer"
+             consensus.crdt and consensus.solo, a cluster of one peer. To move a Go peer over: run \
+             \"ipfs-cluster-service state export -f pins.json\" with the Go program, \"ipfs-cluster-service init \
+             --force\" and \"ipfs-cluster-service state import pins.json\" with this one"
         );
         assert_eq!(
             failure(|file| file["cluster"]["dial_peer_timeout"] = json!("0s")),

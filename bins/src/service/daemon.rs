@@ -1,6 +1,9 @@
 //! The run of a peer.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ipfs_cluster::allocator::BalancedAllocator;
 use ipfs_cluster::api::rest::{RestApi, RestConfig, Security};
@@ -14,10 +17,26 @@ use ipfs_cluster::types::{Multiaddr, PeerId};
 use ipfs_cluster::{Error, Result};
 use multiaddr::Protocol;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::config::{ConsensusSection, PeerConfig};
 use super::{Doing as _, Failure, storage};
+
+/// Shortest time between two signs of life.
+const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Exit code when signals insist, as in the reference.
+const EXIT_THIRD_SIGNAL: i32 = 1;
+/// What the reference prints.
+const SECOND_SIGNAL: &str = "
+
+
+!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
+Shutdown is taking too long! Press Ctrl-c again to manually kill cluster.
+Note that this may corrupt the local cluster state.
+!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!
+
+
+";
 
 /// What the command line adds to the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,16 +66,20 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     {
         return Err(Failure::new(STARTING, Error::invalid_input("no informers are passed")));
     }
+    storage::refuse_reference_data(&config).doing("creating datastore")?;
     for flag in unserved(&config, &options) {
         warn!("{flag} does nothing with this configuration in this version");
     }
     info!(peer = %config.identity.id(), name = config.cluster.peername, "starting a peer");
     let mut signals = Signals::subscribe().doing(STARTING)?;
     let host = host(&config, &options).await.doing(STARTING)?;
-    let cluster = match builder(&config, &options, host.clone()) {
-        Ok(builder) => builder.start().await,
-        Err(error) => Err(error),
+    let starting = async {
+        match builder(&config, &options, host.clone()) {
+            Ok(builder) => builder.start().await,
+            Err(error) => Err(error),
+        }
     };
+    let cluster = signals.count_during(starting).await;
     let cluster = match cluster {
         Ok(cluster) => cluster,
         Err(error) => {
@@ -67,23 +90,24 @@ pub async fn run(config: PeerConfig, options: DaemonOptions) -> Result<(), Failu
     let api = match serve(&config, &cluster).await {
         Ok(api) => api,
         Err(error) => {
-            stop(None, &cluster, &mut signals).await?;
+            stop(None, &cluster, &mut signals).await;
             return Err(Failure::new("creating REST API component", error));
         }
     };
 
-    let announce = tokio::spawn(announce_ready(cluster.clone()));
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let announce = tokio::spawn(tell_service_manager(cluster.clone(), is_ready.clone()));
     let joining = tokio::spawn(join(cluster.clone(), options.bootstrap));
     let reason = tokio::select! {
         reason = cluster.stopped() => reason,
         () = signals.first() => StopReason::Requested,
     };
-    let was_ready = announce.is_finished();
-    announce.abort();
+    let was_ready = is_ready.load(Ordering::Relaxed);
     joining.abort();
     // Asked before the network stops, which forgets them.
     let known = host.as_ref().map(|host| host.known_addresses());
-    stop(api, &cluster, &mut signals).await?;
+    stop(api, &cluster, &mut signals).await;
+    announce.abort();
     if let Some(known) = known.filter(|_| was_ready) {
         let path = config.cluster.peerstore_path(config.folder.path());
         peerstore::save(&path, &known).doing("saving peers to peerstore")?;
@@ -157,9 +181,14 @@ async fn stop_host(host: Option<Arc<Libp2pTransport>>) {
 /// Joins through the first of these peers that can be reached, as the reference does.
 async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
     for address in addresses {
+        info!("Bootstrapping to {address}");
         match cluster.join(std::slice::from_ref(&address)).await {
             Ok(_) => return,
-            Err(error) => warn!("bootstrap failed: {error}"),
+            // Somebody is there who hangs up on what makes no sense to them.
+            Err(error) if error.message().contains("reset by peer") => {
+                error!("bootstrap to {address} failed: {error}: it may have another cluster secret");
+            }
+            Err(error) => error!("bootstrap to {address} failed: {error}"),
         }
     }
 }
@@ -228,37 +257,42 @@ async fn serve(config: &PeerConfig, cluster: &Cluster) -> Result<Option<RestApi>
     Ok(Some(api))
 }
 
-/// Returns once the peer has stopped, or when a signal insists.
-async fn stop(api: Option<RestApi>, cluster: &Cluster, signals: &mut Signals) -> Result<(), Failure> {
+/// Returns once the peer has stopped.
+async fn stop(api: Option<RestApi>, cluster: &Cluster, signals: &mut Signals) {
     // A service manager that is not there is no failure.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    let stopping = async {
-        if let Some(api) = api {
-            api.shutdown().await;
-        }
-        cluster.shutdown().await;
-    };
-    tokio::select! {
-        () = stopping => Ok(()),
-        () = signals.insist() => {
-            let text = "ended by a third signal before it had stopped";
-            Err(Failure::new("stopping cluster", Error::internal(text)))
-        }
+    signals
+        .count_during(async {
+            if let Some(api) = api {
+                api.shutdown().await;
+            }
+            cluster.shutdown().await;
+        })
+        .await;
+}
+
+/// Tells a service manager when the peer is ready, and that it still runs as often as that wants to hear it.
+async fn tell_service_manager(cluster: Cluster, is_ready: Arc<AtomicBool>) {
+    if cluster.ready().await.is_err() {
+        return;
+    }
+    is_ready.store(true, Ordering::Relaxed);
+    drop(cluster);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval((patience / 2).max(WATCHDOG_INTERVAL_MIN));
+    loop {
+        ticks.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }
 
-/// Tells a service manager when the peer is ready.
-async fn announce_ready(cluster: Cluster) {
-    if cluster.ready().await.is_ok() {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }
-}
-
-/// The signals that end a peer: the first asks, the second is told to wait, the third insists.
+/// The signals that end a peer: the first asks, the second is told to wait, the third ends the process.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    seen: u32,
 }
 
 impl Signals {
@@ -268,6 +302,7 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
             hang_up: on(SignalKind::hangup())?,
+            seen: 0,
         })
     }
 
@@ -277,16 +312,34 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
         }
+        self.seen += 1;
+        match self.seen {
+            1 => info!("shutting down..."),
+            2 => eprint!("{SECOND_SIGNAL}"),
+            _ => {
+                eprint!("exiting cluster NOW");
+                // Nothing of the process is waited for: it is what does not end.
+                std::process::exit(EXIT_THIRD_SIGNAL);
+            }
+        }
     }
 
+    /// Waits for the first signal, which may have come already.
     async fn first(&mut self) {
-        self.next().await;
-        info!("shutting down...");
+        if self.seen == 0 {
+            self.next().await;
+        }
     }
 
-    async fn insist(&mut self) {
-        self.next().await;
-        warn!("shutting down; a third signal ends the peer at once, and operations under way are lost");
-        self.next().await;
+    /// Does something to its end while signals are counted.
+    async fn count_during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = self.next() => {}
+            }
+        }
     }
 }

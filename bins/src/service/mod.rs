@@ -6,6 +6,8 @@ pub mod folder;
 pub mod logging;
 pub mod output;
 pub mod prompt;
+pub mod reference_data;
+pub mod source;
 pub mod state;
 pub mod storage;
 

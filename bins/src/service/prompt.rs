@@ -36,6 +36,55 @@ pub fn ask(question: &str, input: &mut impl BufRead, output: &mut impl Write) ->
     answer(input)
 }
 
+/// One line, with the blanks it has.
+///
+/// # Errors
+/// Of the input; `InvalidData` for a line that is too long or not UTF-8.
+pub fn line(input: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    io::Read::take(input, ANSWER_BYTES_MAX).read_line(&mut line)?;
+    if line.len() as u64 == ANSWER_BYTES_MAX {
+        let text = format!("the line is longer than {ANSWER_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Asks for one line that the terminal does not show.
+///
+/// # Errors
+/// Of the terminal.
+#[cfg(unix)]
+pub fn ask_unseen(question: &str) -> io::Result<String> {
+    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+    /// Shows again, whatever happens.
+    struct Shown(Termios);
+    impl Drop for Shown {
+        fn drop(&mut self) {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        }
+    }
+
+    let shown = Shown(tcgetattr(io::stdin())?);
+    let mut unseen = shown.0.clone();
+    unseen.local_modes.remove(LocalModes::ECHO);
+    unseen.local_modes.insert(LocalModes::ECHONL);
+    tcsetattr(io::stdin(), OptionalActions::Flush, &unseen)?;
+    eprint!("{question}");
+    line(&mut io::stdin().lock())
+}
+
+/// Asks for one line.
+///
+/// # Errors
+/// Of the terminal.
+#[cfg(not(unix))]
+pub fn ask_unseen(question: &str) -> io::Result<String> {
+    eprint!("{question}");
+    line(&mut io::stdin().lock())
+}
+
 fn answer(input: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     io::Read::take(input, ANSWER_BYTES_MAX).read_line(&mut line)?;

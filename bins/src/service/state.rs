@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ipfs_cluster::clock::SystemClock;
 use ipfs_cluster::consensus::{
-    BatchingConfig, Consensus as _, ConsensusContext, Crdt, CrdtConfig, CrdtSection,
+    BatchingConfig, Consensus as _, ConsensusContext, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore,
 };
 use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::lines::{self, export_lines, import_lines};
@@ -41,8 +41,9 @@ pub struct ImportOptions {
 /// Writes every pin as one line of JSON, and says how many bytes that were. Flushing is up to the caller.
 ///
 /// # Errors
-/// Of the storage or the writer.
+/// Of the storage or the writer; `Conflict` where the only pinset is one of a Go peer.
 pub async fn export(config: &PeerConfig, to: &mut (dyn Write + Send)) -> Result<u64> {
+    storage::refuse_reference_data(config)?;
     let (storage, state) = open(config).await?;
     let mut bytes = 0;
     let mut pages = export_lines(&state, StateQuery::default());
@@ -153,6 +154,38 @@ pub async fn cleanup(config: &PeerConfig) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Heads of the crdt, and whether something may be missing below them. Blocks.
+///
+/// # Errors
+/// Of the storage; `Conflict` where the only pinset is one of a Go peer.
+pub fn crdt_info(config: &PeerConfig) -> Result<CrdtInfo> {
+    with_crdt(config, |store| store.info())
+}
+
+/// Writes the DAG for Graphviz, and says how many blocks it has. Flushing is up to the caller. Blocks.
+///
+/// # Errors
+/// Of the storage or the writer; `Conflict` where the only pinset is one of a Go peer.
+pub fn crdt_dot(config: &PeerConfig, to: &mut (dyn Write + Send)) -> Result<u64> {
+    with_crdt(config, |store| store.write_dot(to))
+}
+
+/// Has the next run look through the whole DAG, or not. Blocks.
+///
+/// # Errors
+/// Of the storage; `Conflict` where the only pinset is one of a Go peer.
+pub fn mark_crdt(config: &PeerConfig, dirty: bool) -> Result<()> {
+    with_crdt(config, |store| store.set_dirty(dirty))
+}
+
+fn with_crdt<T>(config: &PeerConfig, work: impl FnOnce(&CrdtStore) -> Result<T>) -> Result<T> {
+    storage::refuse_reference_data(config)?;
+    let storage = storage::open(config)?;
+    let done = CrdtStore::open(Arc::clone(&storage)).and_then(|store| work(&store));
+    storage.close()?;
+    done
 }
 
 async fn open(config: &PeerConfig) -> Result<(Arc<dyn Storage>, StoreState)> {

@@ -24,6 +24,19 @@ pub fn open(config: &PeerConfig) -> Result<Arc<dyn Storage>> {
     open_at(config, &folder)
 }
 
+/// Refuses to begin an empty pinset beside the one of a Go peer, which would look as if that was lost.
+///
+/// # Errors
+/// `Conflict` with the way out, when there is one of a Go peer and none of ours.
+pub fn refuse_reference_data(config: &PeerConfig) -> Result<()> {
+    let folder = folder(config);
+    Replacement::of(&folder).settle()?;
+    match &config.reference_data {
+        Some(data) if !folder.exists() => Err(data.refusal()),
+        _ => Ok(()),
+    }
+}
+
 fn open_at(config: &PeerConfig, folder: &Path) -> Result<Arc<dyn Storage>> {
     Ok(match config.consensus.storage() {
         StorageEngine::Fjall => Arc::new(FjallStorage::open(folder, FjallConfig::default())?),

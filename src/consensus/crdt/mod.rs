@@ -30,6 +30,7 @@ mod key;
 mod ledger;
 mod network;
 mod node;
+mod offline;
 mod records;
 mod repair;
 mod set;
@@ -80,6 +81,7 @@ use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 pub use config::{BatchingConfig, CrdtConfig, CrdtSection};
+pub use offline::{CrdtInfo, CrdtStore};
 
 const COMPONENT: &str = "crdt consensus";
 

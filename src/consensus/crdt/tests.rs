@@ -4,6 +4,7 @@ mod catchup;
 mod convergence;
 mod durability;
 mod network;
+mod offline;
 mod reference;
 mod rules;
 

@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// Work on the pinset of a peer that does not run
     #[command(arg_required_else_help = false)]
     State(State),
+    /// Say who may use the REST API
+    #[command(arg_required_else_help = false)]
+    Users(Users),
     /// Print the peer id
     Id,
     /// Print the version
@@ -89,9 +92,10 @@ pub(crate) struct Init {
     #[arg(long, default_value = "crdt")]
     pub(crate) consensus: String,
 
-    /// Engine that keeps the pinset: fjall or redb
-    #[arg(long, default_value = "fjall")]
-    pub(crate) storage: String,
+    /// Engine that keeps the pinset: fjall or redb. Those of a Go peer (badger, badger3, leveldb, pebble) get a section
+    /// for it in the file, beside fjall
+    #[arg(long, default_value = "fjall", alias = "storage")]
+    pub(crate) datastore: String,
 
     /// Ask for the secret of the cluster
     #[arg(short = 's', long)]
@@ -112,8 +116,8 @@ pub(crate) struct Init {
 
 #[derive(Debug, Args)]
 pub(crate) struct Daemon {
-    // Accepted and unused, as in the reference.
-    #[arg(short, long, hide = true)]
+    /// Accepted and unused: the store upgrades itself
+    #[arg(short, long)]
     pub(crate) upgrade: bool,
 
     /// Addresses of peers to join, separated by commas
@@ -151,6 +155,53 @@ pub(crate) enum StateCommand {
     Import(Import),
     /// Remove the pinset and everything else that the peers agreed on
     Cleanup(Cleanup),
+    /// Look at what the peers agreed on, as it is stored
+    #[command(arg_required_else_help = false)]
+    Crdt(Crdt),
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Crdt {
+    #[command(subcommand)]
+    pub(crate) command: Option<CrdtCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CrdtCommand {
+    /// Print the heads, the height and whether something is missing
+    Info,
+    /// Write the DAG for Graphviz; it has a line or more for every change ever made
+    Dot(Export),
+    /// Have the next run look through the whole DAG for what is missing
+    MarkDirty,
+    /// Have the next run look for nothing
+    MarkClean,
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Users {
+    #[command(subcommand)]
+    pub(crate) command: Option<UsersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UsersCommand {
+    /// Add a user, or change a password; it is read from the terminal or from standard input
+    Add {
+        /// The name
+        name: String,
+    },
+    /// Remove a user
+    Rm {
+        /// The name
+        name: String,
+    },
+    /// List the users
+    Ls,
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }

@@ -10,7 +10,7 @@ use ipfs_cluster::allocator::BalancedConfig;
 use ipfs_cluster::api::rest::RestApiSection;
 use ipfs_cluster::config::{
     Addresses, ClusterSection, ConfigSection, Environment, Identity, Secret, ServiceJson, SoloSection,
-    StorageEngine, create_folder, overlay, peerstore, process_environment,
+    StorageEngine, create_folder, kept::write_default, overlay, peerstore, process_environment,
 };
 use ipfs_cluster::consensus::CrdtSection;
 use ipfs_cluster::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
@@ -19,7 +19,7 @@ use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
 use ipfs_cluster::{Error, Result as ClusterResult};
-use ipfs_cluster_bins::service::config::ConsensusSection;
+use ipfs_cluster_bins::service::config::{ConsensusSection, hash_passwords};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, prompt};
 use multiaddr::Protocol;
@@ -29,7 +29,7 @@ use crate::terminal;
 
 pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     let consensus = choose_consensus(&options.consensus).doing("choosing consensus")?;
-    let storage = choose_storage(&options.storage).doing("choosing storage")?;
+    let (storage, reference_store) = choose_datastore(&options.datastore).doing("choosing datastore")?;
     let (service_json, identity_json) = (folder.service_json(), folder.identity_json());
     let (config_exists, identity_exists) = (is_there(&service_json), is_there(&identity_json));
     // A peer may be running on it.
@@ -46,12 +46,14 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     }
 
     let mut sections = Sections::new(consensus, storage);
+    sections.reference_store = reference_store;
     if options.randomports {
         sections.randomize_ports().doing("randomizing ports")?;
     }
     let mut sections = sections
         .with_environment(&process_environment)
         .doing("applying environment variables to configuration")?;
+    hash_passwords(&mut sections.restapi).doing("applying environment variables to configuration")?;
     if options.custom_secret && options.source.is_none() {
         sections.cluster.secret = ask_secret()?;
     }
@@ -68,6 +70,12 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
         .and_then(|()| file?.save(&service_json))
         .doing("saving default configuration")?;
     say(format_args!("configuration written to {}.", service_json.display()));
+    if let (Some(name), None) = (&sections.reference_store, &options.source) {
+        say(format_args!(
+            "the section datastore.{name} is for a Go peer; this one keeps its pinset in {}",
+            folder.path().join(sections.consensus.folder()).display()
+        ));
+    }
 
     if !identity_exists {
         let identity = Identity::generate()
@@ -107,6 +115,8 @@ struct Sections {
     disk: FreeSpaceConfig,
     pin_queue: PinQueueConfig,
     tags: TagsConfig,
+    /// A section for a Go peer, should one be started on the file.
+    reference_store: Option<String>,
 }
 
 impl Sections {
@@ -117,7 +127,7 @@ impl Sections {
                 Consensus::Crdt => ConsensusSection::Crdt(CrdtSection { storage, ..Default::default() }),
                 Consensus::Solo => ConsensusSection::Solo(SoloSection { storage, ..Default::default() }),
             },
-            restapi: RestApiSection::default(),
+            restapi: RestApiSection::strict(),
             ipfshttp: KuboConfig::default(),
             tracker: StatelessConfig::default(),
             monitor: MonitorConfig::default(),
@@ -125,6 +135,7 @@ impl Sections {
             disk: FreeSpaceConfig::default(),
             pin_queue: PinQueueConfig::default(),
             tags: TagsConfig::default(),
+            reference_store: None,
         }
     }
 
@@ -175,6 +186,7 @@ impl Sections {
             disk: overlaid(&self.disk, environment)?,
             pin_queue: overlaid(&self.pin_queue, environment)?,
             tags: overlaid(&self.tags, environment)?,
+            reference_store: self.reference_store,
         })
     }
 
@@ -194,6 +206,9 @@ impl Sections {
         file.write(&self.disk)?;
         file.write(&self.pin_queue)?;
         file.write(&self.tags)?;
+        if let Some(name) = &self.reference_store {
+            write_default(&mut file, &format!("datastore.{name}"))?;
+        }
         Ok(file)
     }
 }
@@ -213,15 +228,26 @@ fn choose_consensus(name: &str) -> ClusterResult<Consensus> {
             "'raft' is not available in this version: flag value must be set to 'crdt', or to 'solo' for a cluster of \
              one peer",
         )),
-        _ => Err(Error::invalid_input("flag value must be set to 'crdt' or 'solo'")),
+        _ => Err(Error::invalid_input(
+            "flag value must be set to 'raft' or 'crdt', or to 'solo' for a cluster of one peer ('raft' is not \
+             available in this version)",
+        )),
     }
 }
 
-fn choose_storage(name: &str) -> ClusterResult<StorageEngine> {
-    [StorageEngine::Fjall, StorageEngine::Redb]
-        .into_iter()
-        .find(|engine| engine.as_str() == name)
-        .ok_or_else(|| Error::invalid_input("flag value must be set to 'fjall' or 'redb'"))
+/// Our engine, and the store of a Go peer if that was named.
+fn choose_datastore(name: &str) -> ClusterResult<(StorageEngine, Option<String>)> {
+    let own = [StorageEngine::Fjall, StorageEngine::Redb].into_iter().find(|engine| engine.as_str() == name);
+    match (own, name) {
+        (Some(engine), _) => Ok((engine, None)),
+        (None, "leveldb" | "badger" | "badger3" | "pebble") => {
+            Ok((StorageEngine::default(), Some(name.to_owned())))
+        }
+        _ => Err(Error::invalid_input(
+            "flag value must be set to 'leveldb', 'badger', 'badger3' or 'pebble', or to 'fjall' or 'redb', which this \
+             peer uses",
+        )),
+    }
 }
 
 /// Anything but certainty that it is missing counts as there: then it is not overwritten without a question.

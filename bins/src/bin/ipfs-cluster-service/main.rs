@@ -1,10 +1,12 @@
 //! The cluster peer as a process.
 
 mod cli;
+mod crdt;
 mod daemon;
 mod init;
 mod memory;
 mod state;
+mod users;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -17,7 +19,7 @@ use ipfs_cluster_bins::args::from_go_style;
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, logging};
 
-use cli::{Cli, Command, StateCommand};
+use cli::{Cli, Command, CrdtCommand, StateCommand, UsersCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,7 +56,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let folder = Folder::locate(cli.config.as_deref()).doing("finding the configuration folder")?;
-    logging::start(cli.debug, &cli.loglevel).doing("setting the log level")?;
+    logging::start(cli.debug, &cli.loglevel, &process_environment).doing("setting the log level")?;
     match cli.command {
         None | Some(Command::Unknown(_)) => {
             print(&Cli::command().render_help().to_string());
@@ -64,16 +66,27 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Daemon(options)) => daemon::run(folder, &options)?,
         Some(Command::Id) => id(&folder)?,
         Some(Command::Version) => print(&format!("{COMPATIBLE_VERSION}\n")),
+        Some(Command::Users(options)) => match options.command {
+            None => print_help(&["users"]),
+            Some(UsersCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),
+            Some(UsersCommand::Add { name }) => users::add(&folder, &name)?,
+            Some(UsersCommand::Rm { name }) => users::remove(&folder, &name)?,
+            Some(UsersCommand::Ls) => users::list(&folder)?,
+        },
         Some(Command::State(options)) => match options.command {
-            None => print_state_help(),
-            Some(StateCommand::Unknown(words)) => {
-                let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-                eprintln!("No help topic for '{word}'");
-                return Ok(ExitCode::from(EXIT_NO_SUCH_SUBCOMMAND));
-            }
+            None => print_help(&["state"]),
+            Some(StateCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),
             Some(StateCommand::Export(options)) => state::export(folder, &options)?,
             Some(StateCommand::Import(options)) => state::import(folder, &options)?,
             Some(StateCommand::Cleanup(options)) => state::cleanup(folder, &options)?,
+            Some(StateCommand::Crdt(options)) => match options.command {
+                None => print_help(&["state", "crdt"]),
+                Some(CrdtCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),
+                Some(CrdtCommand::Info) => crdt::info(folder)?,
+                Some(CrdtCommand::Dot(options)) => crdt::dot(folder, &options)?,
+                Some(CrdtCommand::MarkDirty) => crdt::mark(folder, true)?,
+                Some(CrdtCommand::MarkClean) => crdt::mark(folder, false)?,
+            },
         },
     }
     Ok(ExitCode::SUCCESS)
@@ -88,12 +101,22 @@ fn id(folder: &Folder) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_state_help() {
+fn no_such_subcommand(words: &[OsString]) -> ExitCode {
+    let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    eprintln!("No help topic for '{word}'");
+    ExitCode::from(EXIT_NO_SUCH_SUBCOMMAND)
+}
+
+fn print_help(subcommands: &[&str]) {
     let mut command = Cli::command();
     // Without this the usage line lacks the program's name.
     command.build();
-    if let Some(state) = command.find_subcommand_mut("state") {
-        print(&state.render_help().to_string());
+    let mut found = Some(&mut command);
+    for name in subcommands {
+        found = found.and_then(|command| command.find_subcommand_mut(name));
+    }
+    if let Some(command) = found {
+        print(&command.render_help().to_string());
     }
 }
 

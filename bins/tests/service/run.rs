@@ -1,0 +1,201 @@
+//! The daemon as a service manager and a terminal meet it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use ipfs_cluster::ipfs_connector::MemoryIpfs;
+use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
+
+use super::*;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An IPFS daemon, without which no peer is ready.
+struct Ipfs {
+    address: String,
+    _runtime: tokio::runtime::Runtime,
+    _kubo: FakeKubo,
+}
+
+impl Ipfs {
+    fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let kubo = runtime.block_on(FakeKubo::start(MemoryIpfs::new(), FakeKuboConfig::default())).unwrap();
+        Self { address: kubo.multiaddress(), _runtime: runtime, _kubo: kubo }
+    }
+}
+
+/// A peer that runs, alone and on loopback.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Running {
+    fn start(home: &Home, ipfs: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-service"))
+            .arg("-c")
+            .arg(&home.config)
+            .arg("daemon")
+            .args(arguments)
+            .env_clear()
+            .env("HOME", &home.home)
+            .env("CLUSTER_LISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/0")
+            .env("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/0")
+            .env("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", ipfs)
+            .env("CLUSTER_MDNSINTERVAL", "0s")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines, seen: Vec::new() }
+    }
+
+    fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("{text:?} was never said ({error}): {:#?}", self.seen),
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn exit_code(mut self) -> i32 {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end: {:#?}", self.seen);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn each_signal_that_ends_a_peer_ends_it_cleanly() {
+    let ipfs = Ipfs::start();
+    for signal in ["INT", "TERM", "HUP"] {
+        let home = Home::initialized();
+        let mut peer = Running::start(&home, &ipfs.address, &[], &[]);
+        let ready = peer.wait_for("** IPFS Cluster is READY **");
+        assert!(ready.contains("\tINFO\tcluster\tcluster/"), "{ready}");
+        assert!(
+            peer.seen[0].ends_with("Initializing. For verbose output run with \"-l debug\". Please wait...")
+        );
+        assert!(home.path(LOCK_FILE).exists());
+        peer.signal(signal);
+        peer.wait_for("shutting down");
+        assert_eq!(peer.exit_code(), 0, "{signal}");
+        assert!(!home.path(LOCK_FILE).exists());
+    }
+}
+
+#[test]
+fn a_service_manager_hears_of_readiness_life_and_the_end() {
+    let home = Home::initialized();
+    let path = home.home.join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = || {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
+    };
+    let socket = path.display().to_string();
+    let ipfs = Ipfs::start();
+    let peer =
+        Running::start(&home, &ipfs.address, &[], &[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "400000")]);
+    assert_eq!(hear(), "READY=1");
+    assert_eq!((hear(), hear()), ("WATCHDOG=1".to_owned(), "WATCHDOG=1".to_owned()));
+    peer.signal("TERM");
+    while hear() != "STOPPING=1" {}
+    assert_eq!(peer.exit_code(), 0);
+}
+
+/// Its address, and the first bytes of each connection.
+fn silent_daemon() -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port());
+    let (sender, asked) = channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut head = [0; 256];
+            let length = stream.read(&mut head).unwrap_or(0);
+            held.push(stream);
+            let _ = sender.send(String::from_utf8_lossy(&head[..length]).into_owned());
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn the_second_signal_is_told_to_wait_and_the_third_ends_the_process() {
+    let home = Home::initialized();
+    // An IPFS daemon that takes calls and never answers, and a caller that waits for it: that delays the end.
+    let (address, asked) = silent_daemon();
+    let mut peer = Running::start(&home, &address, &[], &[]);
+    let line = peer.wait_for("REST API (HTTP): ");
+    let port: String = line.chars().rev().take_while(char::is_ascii_digit).collect();
+    let port: u16 = port.chars().rev().collect::<String>().parse().unwrap();
+    let mut caller = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    caller.write_all(b"POST /ipfs/gc?local=true HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    while !asked.recv_timeout(PATIENCE).unwrap().contains("/repo/gc") {}
+    peer.signal("INT");
+    peer.wait_for("shutting down");
+    peer.signal("INT");
+    peer.wait_for("Shutdown is taking too long! Press Ctrl-c again to manually kill cluster.");
+    peer.wait_for("Note that this may corrupt the local cluster state.");
+    peer.signal("INT");
+    peer.wait_for("exiting cluster NOW");
+    assert_eq!(peer.exit_code(), 1);
+}
+
+#[test]
+fn flags_that_do_nothing_here_are_accepted_and_said_once() {
+    let home = Home::initialized();
+    let ipfs = Ipfs::start();
+    let mut peer =
+        Running::start(&home, &ipfs.address, &["-u", "--stats", "--tracing", "--no-trust", "-x"], &[]);
+    peer.wait_for("** IPFS Cluster is READY **");
+    for flag in ["--stats", "--tracing"] {
+        let said = peer.seen.iter().filter(|line| line.contains("\tWARN\t") && line.contains(flag)).count();
+        assert_eq!(said, 1, "{:#?}", peer.seen);
+    }
+    peer.signal("TERM");
+    assert_eq!(peer.exit_code(), 0);
+}
