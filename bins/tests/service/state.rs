@@ -107,8 +107,9 @@ fn the_pinset_of_a_go_peer_is_left_alone_and_the_way_out_is_said() {
         home.run(&["state", "cleanup", "-f"]);
         fs::write(home.path(kind).join("CURRENT"), "MANIFEST-000001").unwrap();
         for (command, doing) in [
-            (vec!["daemon"], "creating datastore"),
+            // First what ends in any case.
             (vec!["state", "export"], "exporting state"),
+            (vec!["daemon"], "creating datastore"),
             (vec!["state", "crdt", "info"], "reading the crdt store"),
         ] {
             let ran = home.run(&command);
