@@ -273,9 +273,10 @@ async fn each_expired_pin_is_removed_by_one_peer() {
     let mut by = BTreeMap::<PeerId, usize>::new();
     let mut removed = Vec::new();
     for (peer, operation) in peers.log.take() {
-        let PinOperation::Unpin(cid) = operation else { panic!("{operation:?}") };
+        let PinOperation::Revise(revision) = operation else { panic!("{operation:?}") };
+        assert!(revision.now().is_none(), "{revision:?}");
         *by.entry(peer).or_default() += 1;
-        removed.push(cid);
+        removed.push(revision.seen().cid);
     }
     assert_eq!(removed.len(), 30, "each once");
     assert_eq!(removed.into_iter().collect::<BTreeSet<_>>(), cids);
