@@ -22,6 +22,8 @@ use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub(crate) use crdt::decoders as crdt_decoders;
+#[cfg(all(feature = "consensus-crdt", feature = "testing"))]
+pub use crdt::{ForeignBlocks, ReadBlocks};
 #[cfg(feature = "consensus-crdt")]
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
 pub use solo::{Solo, SoloConfig};

@@ -26,6 +26,8 @@ mod frontier;
 mod heads;
 mod key;
 mod ledger;
+#[cfg(feature = "testing")]
+mod merges;
 mod network;
 mod node;
 mod records;
@@ -78,6 +80,8 @@ use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 pub use config::{BatchingConfig, CrdtConfig, CrdtSection};
+#[cfg(feature = "testing")]
+pub use merges::{ForeignBlocks, ReadBlocks};
 
 const COMPONENT: &str = "crdt consensus";
 
