@@ -3,7 +3,8 @@
 //! `cargo bench --no-default-features --features testing,storage-fjall,consensus-crdt --bench merge -- [blocks]`;
 //! without `--bench`, as tests run it, everything is tiny. Blocks of one pin each, ten at each height, into a new store on
 //! disk, in merges of several sizes. Times are those of the processor, so they depend little on what else is running;
-//! only the last column is by the clock.
+//! only the last column is by the clock. Then the same as a new peer gets them when it walks, from the first one that is
+//! merged: from an exchange that has all at once, and from another peer of the process by bitswap.
 
 // A measurement prints what it found, and fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -14,21 +15,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use ipfs_cluster::clock::SystemClock;
 use ipfs_cluster::consensus::{Consensus, ConsensusContext, Crdt, CrdtConfig};
 use ipfs_cluster::error::Result;
-use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
-use ipfs_cluster::state::{StateReader, StoreState};
+use ipfs_cluster::exchange::{Bitswap, BlockExchange, BlockSource as _, ExchangeMaker, StreamExchange};
+use ipfs_cluster::state::StoreState;
 use ipfs_cluster::storage::{Batch, Durability, FjallConfig, FjallStorage, Snapshot, Space, Storage};
 use ipfs_cluster::testing::state_suite::cid;
 use ipfs_cluster::testing::{ForeignBlocks, peer};
-use ipfs_cluster::transport::MemoryNetwork;
-use ipfs_cluster::types::{Pin, PinOptions, Timestamp};
+use ipfs_cluster::transport::{MemoryNetwork, MemoryTransport, PeerTransport as _};
+use ipfs_cluster::types::{Block, Cid, PeerId, Pin, PinOptions, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::{Builder, Runtime};
+
+// That of the programs, because a tenth of the time goes there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const WIDTH: usize = 10;
+/// Names of the threads of who merges, and of who has the blocks.
+const PEER: &str = "peer";
+const SOURCE: &str = "source";
 const MERGES: [usize; 3] = [64, 256, 1_024];
 
 fn pin(number: u64) -> Pin {
@@ -120,8 +131,7 @@ impl Storage for Watched {
         for operation in batch.operations() {
             self.count(operation.space, |counts| {
                 counts.writes += 1;
-                counts.bytes +=
-                    (operation.key.len() + operation.value.as_ref().map_or(0, Bytes::len)) as u64;
+                counts.bytes += (operation.key.len() + operation.value.as_ref().map_or(0, Bytes::len)) as u64;
             });
         }
         self.synced.fetch_add(u64::from(durability == Durability::Synced), Ordering::Relaxed);
@@ -160,12 +170,12 @@ impl Storage for Watched {
     }
 }
 
-/// What threads of our own took so far, without those of the engine.
-fn threads() -> Duration {
+/// What threads with such names took so far.
+fn threads(named: &str) -> Duration {
     let mut nanos = 0;
     for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        if !read("comm").starts_with("fjall") {
+        if read("comm").starts_with(named) {
             let spent = read("schedstat");
             nanos += spent.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
         }
@@ -184,39 +194,26 @@ async fn measure(blocks: &ForeignBlocks, pins: u64, at_a_time: usize, is_on: boo
         synced: AtomicU64::default(),
         spaces: Mutex::default(),
     });
-    let state = Arc::new(StoreState::open(storage.clone()).await.unwrap());
     let network = MemoryNetwork::new(1);
     let transport = Arc::new(network.join(peer(1)).unwrap());
-    let mut cx = ConsensusContext::new(
-        peer(1),
-        storage.clone(),
-        state,
-        transport.clone(),
-        Arc::new(SystemClock),
-    );
-    cx.exchange =
-        ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(transport.clone(), source)?)));
-    let crdt = Crdt::open(CrdtConfig::default(), cx).await.unwrap();
-    let mut events = crdt.events();
-    tokio::spawn(async move { while events.next().await.is_some() {} });
+    let exchange = transport.clone();
+    let exchange =
+        ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(exchange.clone(), source)?)));
+    let crdt = open(storage.clone(), transport, exchange).await;
 
-    let (begun, threads_begun) = (clock(ClockId::ThreadCPUTime), threads());
+    let begun = clock(ClockId::ThreadCPUTime);
     let read = blocks.read().unwrap();
     let reading = clock(ClockId::ThreadCPUTime) - begun;
-    let (begun, process, ours) = (Instant::now(), clock(ClockId::ProcessCPUTime), threads());
-    drop(threads_begun);
+    let (begun, process, ours) = (Instant::now(), clock(ClockId::ProcessCPUTime), threads(PEER));
     read.merge(&crdt, at_a_time).await.unwrap();
     let elapsed = begun.elapsed();
-    let (process, ours) = (clock(ClockId::ProcessCPUTime) - process, threads().saturating_sub(ours));
+    let (process, ours) = (clock(ClockId::ProcessCPUTime) - process, threads(PEER).saturating_sub(ours));
     assert_eq!(crdt.state().counts().pins, pins);
 
     let each = |time: Duration| time.as_secs_f64() * 1e6 / pins as f64;
     if is_on {
-        let (reads, state, write) = (
-            storage.reads.micros_for(pins),
-            storage.state.micros_for(pins),
-            storage.write.micros_for(pins),
-        );
+        let (reads, state, write) =
+            (storage.reads.micros_for(pins), storage.state.micros_for(pins), storage.write.micros_for(pins));
         println!(
             "merges of {at_a_time}: {:.1} parsing | {:.1} committing: {state:.1} state, {write:.1} write, {:.1} rest; \
              {reads:.1} of them point reads; {} synced writes",
@@ -246,17 +243,125 @@ async fn measure(blocks: &ForeignBlocks, pins: u64, at_a_time: usize, is_on: boo
     crdt.shutdown().await.unwrap();
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
+async fn open(storage: Arc<dyn Storage>, transport: Arc<MemoryTransport>, exchange: ExchangeMaker) -> Crdt {
+    let state = Arc::new(StoreState::open(storage.clone()).await.unwrap());
+    let mut cx = ConsensusContext::new(peer(1), storage, state, transport, Arc::new(SystemClock));
+    cx.exchange = exchange;
+    let mut config = CrdtConfig::default();
+    config.trust_all = true;
+    let crdt = Crdt::open(config, cx).await.unwrap();
+    let mut events = crdt.events();
+    tokio::spawn(async move { while events.next().await.is_some() {} });
+    crdt
+}
+
+/// Blocks that are here at once.
+#[derive(Debug)]
+struct AtOnce(Arc<ForeignBlocks>);
+
+#[async_trait]
+impl BlockExchange for AtOnce {
+    async fn get(&self, cid: &Cid, _hint: Option<PeerId>) -> Result<Block> {
+        match self.0.get(cid)? {
+            Some(data) => Ok(Block { cid: *cid, data: Bytes::copy_from_slice(&data) }),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn get_many(&self, _cids: Vec<Cid>, _hint: Option<PeerId>) -> BoxStream<'static, Result<Block>> {
+        futures::stream::pending().boxed()
+    }
+
+    async fn announce(&self, _cids: &[Cid]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A new peer hears of the heads, and walks.
+fn walk(blocks: &Arc<ForeignBlocks>, pins: u64, is_bitswap: bool) {
+    let (ours, others) = (runtime(PEER), runtime(SOURCE));
+    let folder = tempfile::tempdir().unwrap();
+    let storage: Arc<dyn Storage> =
+        Arc::new(FjallStorage::open(folder.path().join("store"), FjallConfig::default()).unwrap());
+    let network = MemoryNetwork::new(1);
+    let source = Arc::new({
+        let _guard = others.enter();
+        network.join(peer(2)).unwrap()
+    });
+    let serving = is_bitswap.then(|| {
+        let _guard = others.enter();
+        Bitswap::new(source.clone(), blocks.clone()).unwrap()
+    });
+    let all = blocks.clone();
+    let crdt = ours.block_on(async {
+        let transport = Arc::new(network.join(peer(1)).unwrap());
+        let exchange = transport.clone();
+        let exchange = ExchangeMaker::new(move |source| {
+            Ok(if is_bitswap {
+                Arc::new(Bitswap::new(exchange.clone(), source)?)
+            } else {
+                Arc::new(AtOnce(all.clone()))
+            })
+        });
+        let crdt = open(storage.clone(), transport.clone(), exchange).await;
+        transport.connect(&source.listen_addresses()[0]).await.unwrap();
+        crdt
+    });
+    let (topic, message) = blocks.announcement(&CrdtConfig::default().cluster_name);
+    let spent = || (threads(PEER), threads(SOURCE), threads("fjall"));
+    let (mut begun, mut before, mut told) = (Instant::now(), spent(), Instant::now());
+    let mut has_begun = false;
+    others.block_on(async { source.publish(&topic, message.clone()).await.unwrap() });
+    loop {
+        let merged = crdt.state().counts().pins;
+        if merged == pins {
+            break;
+        }
+        if merged > 0 && !has_begun {
+            (begun, before, has_begun) = (Instant::now(), spent(), true);
+        }
+        if merged == 0 && told.elapsed() > Duration::from_millis(500) {
+            others.block_on(async { source.publish(&topic, message.clone()).await.unwrap() });
+            told = Instant::now();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(600), "it never has all");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (elapsed, after) = (begun.elapsed(), spent());
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / pins as f64;
+    println!(
+        "a walk, {}: {:.1} by the clock | {:.1} the peer, {:.1} the engine's threads, {:.1} the other peer",
+        if is_bitswap { "blocks by bitswap" } else { "blocks at once" },
+        each(elapsed),
+        each(after.0.saturating_sub(before.0)),
+        each(after.2.saturating_sub(before.2)),
+        each(after.1.saturating_sub(before.1)),
+    );
+    ours.block_on(crdt.shutdown()).unwrap();
+    drop(serving);
+}
+
+fn runtime(name: &str) -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).thread_name(name).enable_all().build().unwrap()
+}
+
+fn main() {
     let mut arguments = std::env::args().skip(1);
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let pins =
         arguments.find_map(|argument| argument.parse().ok()).unwrap_or(if is_bench { 40_000 } else { 1_000 });
     let all: Vec<Pin> = (0..pins).map(pin).collect();
-    let blocks = ForeignBlocks::new(&all, WIDTH);
+    let blocks = Arc::new(ForeignBlocks::new(&all, WIDTH));
     println!("{pins} blocks of one pin each; microseconds a block");
+    let runtime = runtime(PEER);
     for at_a_time in MERGES {
-        measure(&blocks, pins, at_a_time, false).await;
-        measure(&blocks, pins, at_a_time, true).await;
+        runtime.block_on(measure(&blocks, pins, at_a_time, false));
+        runtime.block_on(measure(&blocks, pins, at_a_time, true));
     }
+    walk(&blocks, pins, false);
+    walk(&blocks, pins, true);
 }

@@ -22,10 +22,10 @@ use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub(crate) use crdt::decoders as crdt_decoders;
-#[cfg(all(feature = "consensus-crdt", feature = "testing"))]
-pub use crdt::{ForeignBlocks, ReadBlocks};
 #[cfg(feature = "consensus-crdt")]
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtSection};
+#[cfg(all(feature = "consensus-crdt", feature = "testing"))]
+pub use crdt::{ForeignBlocks, ReadBlocks};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use super::folder::{Folder, Layout};
 use super::handle::{self, Handle, Held};
 use super::{
-    AscendingKeys, Batch, BatchOperation, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage, check_batch,
-    is_possible_key, space_not_empty,
+    AscendingKeys, Batch, BatchOperation, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage,
+    check_batch, is_possible_key, space_not_empty,
 };
 use crate::error::{Error, ErrorKind, Result};
 

@@ -1,19 +1,25 @@
 //! Merges without a network, for who measures what they cost.
 
-use super::Crdt;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
 use super::delta::{Delta, Element};
-use super::key;
 use super::ledger::{Branch, Head, HeadChange, Ledger};
 use super::node::Node;
+use super::{Crdt, broadcast, key, topic};
 use crate::error::Result;
+use crate::exchange::BlockSource;
 use crate::state::encode_pin_protobuf;
+use crate::transport::Topic;
 use crate::types::{Cid, Pin};
 
 /// The blocks of a DAG that other peers made, one pin each, as a walk down from its heads meets them.
 #[derive(Debug)]
 pub struct ForeignBlocks {
     /// Names and bytes, the highest first.
-    blocks: Vec<(Cid, bytes::Bytes)>,
+    blocks: Vec<(Cid, Bytes)>,
+    by_name: HashMap<Cid, Bytes>,
     heads: Vec<Head>,
 }
 
@@ -39,7 +45,14 @@ impl ForeignBlocks {
             }
         }
         blocks.reverse();
-        Self { blocks, heads }
+        let by_name = blocks.iter().cloned().collect();
+        Self { blocks, by_name, heads }
+    }
+
+    /// What a peer of a cluster of this name tells the others when it has them, and where.
+    pub fn announcement(&self, cluster: &str) -> (Topic, Bytes) {
+        let heads: Vec<Cid> = self.heads.iter().map(|head| head.cid).collect();
+        (topic::of_cluster(cluster), broadcast::encode(&heads).into())
     }
 
     /// Names and bytes of all blocks are checked and read, as they are when they were fetched.
@@ -47,12 +60,21 @@ impl ForeignBlocks {
     /// # Errors
     /// `Corrupt`, were they no blocks of such a DAG.
     pub fn read(&self) -> Result<ReadBlocks> {
-        let read = |(cid, block): &(Cid, bytes::Bytes)| {
+        let read = |(cid, block): &(Cid, Bytes)| {
             debug_assert_eq!(key::cid_of(block), *cid);
             // Each has come in memory of its own.
-            Node::parse(*cid, bytes::Bytes::copy_from_slice(block))
+            Node::parse(*cid, Bytes::copy_from_slice(block))
         };
-        Ok(ReadBlocks { nodes: self.blocks.iter().map(read).collect::<Result<_>>()?, heads: self.heads.clone() })
+        Ok(ReadBlocks {
+            nodes: self.blocks.iter().map(read).collect::<Result<_>>()?,
+            heads: self.heads.clone(),
+        })
+    }
+}
+
+impl BlockSource for ForeignBlocks {
+    fn get(&self, cid: &Cid) -> Result<Option<Bytes>> {
+        Ok(self.by_name.get(cid).cloned())
     }
 }
 
@@ -74,8 +96,12 @@ impl ReadBlocks {
         while nodes.peek().is_some() {
             let group: Vec<Node> = nodes.by_ref().take(at_a_time.max(1)).collect();
             let open = group.last().map(|node| node.links.clone()).unwrap_or_default();
-            let walks =
-                self.heads.first().map(|tip| Branch { tip: *tip, open, met: Vec::new() }).into_iter().collect();
+            let walks = self
+                .heads
+                .first()
+                .map(|tip| Branch { tip: *tip, open, met: Vec::new() })
+                .into_iter()
+                .collect();
             ledger.merge_on_walks(group, HeadChange::none(), Some(walks)).await?;
         }
         let heads = HeadChange { add: self.heads, remove: Vec::new() };
