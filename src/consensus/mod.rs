@@ -26,6 +26,8 @@ pub(crate) use crdt::decoders as crdt_decoders;
 pub(crate) use crdt::inspect as crdt_inspect;
 #[cfg(feature = "consensus-crdt")]
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
+#[cfg(all(feature = "consensus-crdt", feature = "testing"))]
+pub use crdt::{ForeignBlocks, ReadBlocks};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

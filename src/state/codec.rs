@@ -130,6 +130,11 @@ pub(super) fn encode_record(pin: &Pin) -> Vec<u8> {
     record
 }
 
+/// What follows the version in a record that was just encoded.
+pub(super) fn body_of(record: &[u8]) -> &[u8] {
+    record.get(1..).unwrap_or_default()
+}
+
 /// The value inside a stored record: [`encode_pin_protobuf`] of its entry.
 pub(super) fn value_of(record: &Bytes) -> Result<Bytes> {
     match record.first() {

@@ -523,20 +523,24 @@ fn write_entry(batch: &mut Batch, spaces: Spaces, entry: Touched) -> u128 {
     }
     let old = before.map(index::entries).unwrap_or_default();
     let new = now.map(index::entries).unwrap_or_default();
-    for (index, key) in &old {
-        if !new.contains(&(*index, key.clone())) {
-            batch.delete(spaces.index(*index), key.clone());
+    for (index, key) in old.iter().filter(|entry| !new.contains(entry)) {
+        batch.delete(spaces.index(*index), key.clone());
+    }
+    for (index, key) in new.iter().filter(|entry| !old.contains(entry)) {
+        batch.put(spaces.index(*index), key.clone(), Bytes::new());
+    }
+    let sum = match now {
+        Some(pin) => {
+            let record = Bytes::from(codec::encode_record(pin));
+            // The value is encoded once for both.
+            let sum = sum::of_value(&entry.key, codec::body_of(&record));
+            batch.put(spaces.pins(), entry.key, record);
+            sum
         }
-    }
-    for (index, key) in &new {
-        if !old.contains(&(*index, key.clone())) {
-            batch.put(spaces.index(*index), key.clone(), Bytes::new());
+        None => {
+            batch.delete(spaces.pins(), entry.key);
+            0
         }
-    }
-    match now {
-        Some(pin) => batch.put(spaces.pins(), entry.key, codec::encode_record(pin)),
-        None => batch.delete(spaces.pins(), entry.key),
-    }
-    let sum = |pin: Option<&Pin>| pin.map_or(0, sum::of_pin);
-    sum(now).wrapping_sub(sum(before))
+    };
+    sum.wrapping_sub(before.map_or(0, sum::of_pin))
 }

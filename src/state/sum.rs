@@ -9,9 +9,12 @@ use crate::types::Pin;
 ///
 /// The value is the reference's protobuf and not the stored record, so that peers with other versions of the record agree.
 pub(super) fn of_pin(pin: &Pin) -> u128 {
-    let mut bytes = pin.cid.to_bytes();
-    bytes.extend(codec::encode_pin_protobuf(pin));
-    let digest = Code::Sha2_256.digest(&bytes);
+    of_value(&pin.cid.to_bytes(), &codec::encode_pin_protobuf(pin))
+}
+
+/// The same of an entry's binary CID and value.
+pub(super) fn of_value(cid: &[u8], value: &[u8]) -> u128 {
+    let digest = Code::Sha2_256.digest(&[cid, value].concat());
     let mut first = [0; 16];
     for (to, from) in first.iter_mut().zip(digest.digest()) {
         *to = *from;

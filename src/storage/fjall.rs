@@ -6,7 +6,6 @@
 //! that the registry does not know is left over and is removed on opening.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -19,8 +18,8 @@ use bytes::Bytes;
 use super::folder::{Folder, Layout};
 use super::handle::{self, Handle, Held};
 use super::{
-    AscendingKeys, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage, check_batch,
-    is_possible_key, space_not_empty,
+    AscendingKeys, Batch, BatchOperation, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage,
+    check_batch, is_possible_key, space_not_empty,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -268,13 +267,16 @@ impl Engine {
             Durability::Buffered => PersistMode::Buffer,
             Durability::Synced => PersistMode::SyncData,
         };
-        let operations = batch.into_operations();
+        let mut operations = batch.into_operations();
+        // Sorted, because neighbours are inserted faster. All writes of a batch carry one sequence number, so only the
+        // last of a key may go in, which a stable sort leaves last.
+        operations.sort_by(|one, other| (one.space, &one.key).cmp(&(other.space, &other.key)));
         let mut writes = self.database.batch().durability(Some(mode));
-        // All writes of a batch carry one sequence number, so only the last of a key may go in.
-        let mut seen = HashSet::with_capacity(operations.len());
         let mut last: Option<(Space, Keyspace)> = None;
-        for operation in operations.into_iter().rev() {
-            if !seen.insert((operation.space, operation.key.clone())) {
+        let mut operations = operations.into_iter().peekable();
+        while let Some(operation) = operations.next() {
+            let is_same = |next: &BatchOperation| next.space == operation.space && next.key == operation.key;
+            if operations.peek().is_some_and(is_same) {
                 continue;
             }
             let keyspace = match &last {

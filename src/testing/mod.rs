@@ -80,6 +80,8 @@ pub mod storage_suite;
 pub mod tracker_suite;
 pub mod transport_suite;
 
+#[cfg(feature = "consensus-crdt")]
+pub use crate::consensus::{ForeignBlocks, ReadBlocks};
 pub use cluster::{TestCluster, TestClusterConfig};
 pub use crash_storage::CrashStorage;
 pub use faulty_storage::{FaultyStorage, StorageCall};

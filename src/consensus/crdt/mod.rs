@@ -28,6 +28,8 @@ mod heads;
 pub(crate) mod inspect;
 mod key;
 mod ledger;
+#[cfg(feature = "testing")]
+mod merges;
 mod network;
 mod node;
 mod offline;
@@ -81,6 +83,8 @@ use crate::transport::PeerTransport;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 pub use config::{BatchingConfig, CrdtConfig, CrdtSection};
+#[cfg(feature = "testing")]
+pub use merges::{ForeignBlocks, ReadBlocks};
 pub use offline::{CrdtInfo, CrdtStore};
 
 const COMPONENT: &str = "crdt consensus";
