@@ -7,7 +7,6 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Buf;
-use futures::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -159,6 +158,7 @@ async fn send<Io: AsyncWrite + Unpin>(io: &mut Io, mut data: impl Buf, stall: Du
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;

@@ -31,8 +31,8 @@
 //! repeated; with `cid` and no `kind`, events without a CID are left out. `after` is the cursor to go on from: nothing
 //! is lost then and nothing comes twice. Where that cannot be had (another start, another peer, too much or too long ago)
 //! an event `resync` says why: list again what matters. It also comes to callers that read too slowly. Lines are
-//! `application/x-ndjson`; `heartbeat=true` adds one of type `heartbeat` at the beginning and in 15 s of silence, whose
-//! cursor is how far the watch is. With `Accept: text/event-stream` they are server-sent events with the cursor as `id`;
+//! `application/x-ndjson`; `heartbeat=true` adds one of type `heartbeat` after 15 s of silence, and at once when
+//! there is nothing to tell; its cursor is how far the watch is. With `Accept: text/event-stream` they are server-sent events with the cursor as `id`;
 //! `Last-Event-ID` counts as `after` and before it, and heartbeats are comments. The answer ends when the peer or its API
 //! stops. 256 callers may watch at a time; others get 503.
 //!

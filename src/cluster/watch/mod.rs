@@ -6,6 +6,8 @@
 //! for a subscription. Whoever comes back later than that gets a resync, as after a restart.
 
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,7 +33,7 @@ use crate::types::{Alert, Cid, Event, EventCursor, EventKind, EventKinds, Happen
 pub const WATCHERS_MAX: usize = 256;
 /// CIDs that one watcher may ask for.
 pub const WATCH_CIDS_MAX: usize = 1024;
-/// Events that are kept.
+/// Events that are kept; fewer when they take more than 32 MiB.
 pub const WATCH_EVENTS_MAX: usize = 65_536;
 /// Memory that they may take, roughly.
 const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -59,7 +61,7 @@ pub struct WatchQuery {
     /// Of events about a CID only those about one of these, at most [`WATCH_CIDS_MAX`]; all when there are none.
     pub cids: Vec<Cid>,
     /// How long there may be silence before [`Happening::Heartbeat`] says how far the watch is; one also comes at the
-    /// beginning. None without.
+    /// beginning when there is nothing else to tell. None without.
     pub heartbeat: Option<Duration>,
 }
 
