@@ -210,3 +210,66 @@ async fn callers_that_went_away_make_room_for_others() {
     })
     .await;
 }
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn a_client_goes_on_over_an_interruption_without_loss_or_doubles() {
+    use futures::StreamExt as _;
+    use ipfs_cluster::api::rest::RestApi;
+    use ipfs_cluster::client::{Client, Watch};
+    use ipfs_cluster::cluster::WatchQuery;
+    use ipfs_cluster::types::EventKinds;
+
+    let peer = Peer::start().await;
+    let kinds = EventKinds::OF_CIDS;
+    let all = peer.cluster.watch(WatchQuery { kinds, ..WatchQuery::default() }).unwrap();
+    let client = Client::builder().host(peer.address().to_string()).build().unwrap();
+    let mut events = client.watch(&Watch { kinds: Some(kinds), ..Watch::default() });
+    let (tell, mut told) = tokio::sync::mpsc::channel(64);
+    let reader = tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            if tell.send(event.unwrap()).await.is_err() {
+                return;
+            }
+        }
+    });
+    // It may begin later than we do; a marker is pinned until it is seen.
+    let mut markers = 0;
+    let first = loop {
+        pin(&peer, &format!("marker {markers}")).await;
+        markers += 1;
+        match tokio::time::timeout(Duration::from_millis(50), told.recv()).await {
+            Ok(event) => break event.unwrap(),
+            Err(_) => assert!(markers < 400, "the watch does not begin"),
+        }
+    };
+    peer.api.shutdown().await;
+    let meanwhile = pin(&peer, "meanwhile").await;
+    let config = RestConfig::default()
+        .listen([format!("/ip4/127.0.0.1/tcp/{}", peer.address().port()).parse().unwrap()]);
+    let _api = soon(async {
+        loop {
+            match RestApi::bind(config.clone(), peer.cluster.clone()).await {
+                Ok(api) => return api,
+                // Its connections may take a moment to be gone.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await;
+    let last = pin(&peer, "last").await;
+    let is_end = |event: &Event| matches!(&event.what, Happening::Status(info) if info.cid == last && info.status.status.as_str() == "pinned");
+    let mut received = vec![first];
+    while !is_end(received.last().unwrap()) {
+        received.push(soon(told.recv()).await.unwrap());
+    }
+    let mut expected = Vec::new();
+    let mut all = all.skip_while(|event| std::future::ready(event.cursor != received[0].cursor));
+    while expected.last().is_none_or(|event| !is_end(event)) {
+        expected.push(soon(all.next()).await.unwrap());
+    }
+    let cursors = |events: &[Event]| events.iter().map(|event| event.cursor.to_string()).collect::<Vec<_>>();
+    assert_eq!(cursors(&received), cursors(&expected));
+    assert!(received.iter().any(|event| event.what.cid() == Some(&meanwhile)));
+    reader.abort();
+}

@@ -133,8 +133,13 @@ fn refused(error: crate::Error) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::types::{EventKind, PeerId, Timestamp};
+    use crate::types::{
+        Alert, Block, EventKind, Metric, PeerId, Pin, PinInfo, PinOptions, PinStatus, Timestamp,
+        TrackerStatus,
+    };
 
     fn asked(query: &str, headers: &[(&'static str, &'static str)]) -> Result<Asked, ApiError> {
         let headers = headers.iter().map(|(name, value)| {
@@ -183,6 +188,46 @@ mod tests {
         }
         let error = asked("", &[("last-event-id", "\"")]).unwrap_err();
         assert!(error.message.starts_with("header Last-Event-ID invalid: "), "{error}");
+    }
+
+    #[test]
+    fn every_event_is_read_as_it_was_written() {
+        let peer = PeerId::random();
+        let pin =
+            Pin::new(Block::raw("x").cid, PinOptions { name: "a \"<b>\"".into(), ..Default::default() });
+        let mut info =
+            PinInfo::of_cid(pin.cid, peer, PinStatus::new(TrackerStatus::PinError, Timestamp::UNIX_EPOCH));
+        (info.name, info.status.error) = ("n".to_owned(), "no\nway".to_owned());
+        let metric = Metric {
+            name: "ping".into(),
+            peer,
+            value: "{}".into(),
+            expire: 7,
+            valid: true,
+            weight: -1,
+            partitionable: false,
+            received_at: 3,
+        };
+        for what in [
+            Happening::Pinned(Arc::new(pin.clone())),
+            Happening::Unpinned(Arc::new(pin)),
+            Happening::Status(Arc::new(info)),
+            Happening::Peer { subject: PeerId::random(), peername: "ü".into(), is_alive: true },
+            Happening::Peer { subject: PeerId::random(), peername: String::new(), is_alive: false },
+            Happening::Alert(Arc::new(Alert { metric, triggered_at: Timestamp::from_unix_seconds(9) })),
+            Happening::Resync("why".into()),
+            Happening::Heartbeat,
+            Happening::Other("of later versions".into()),
+        ] {
+            let event =
+                Event { cursor: EventCursor::new(1, 2), time: Timestamp::from_unix_seconds(5), peer, what };
+            let mut out = Vec::new();
+            event.write(&mut out);
+            assert_eq!(serde_json::from_slice::<Event>(&out).unwrap(), event);
+        }
+        for broken in ["{}", "{\"type\":\"pinned\"}", "[]"] {
+            assert!(serde_json::from_str::<Event>(broken).is_err());
+        }
     }
 
     #[test]
