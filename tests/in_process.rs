@@ -11,3 +11,4 @@ mod rest;
 mod state;
 mod storage;
 mod tracker;
+mod watch;

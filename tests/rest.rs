@@ -8,6 +8,8 @@ mod auth;
 mod caller;
 #[path = "rest/connections.rs"]
 mod connections;
+#[path = "rest/events.rs"]
+mod events;
 #[path = "rest/find.rs"]
 mod find;
 #[path = "rest/listeners.rs"]

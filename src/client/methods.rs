@@ -1,13 +1,15 @@
 //! The calls of the REST API, one method each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use serde::de::DeserializeOwned;
 
-use super::{Bandwidth, Client, Request};
+use super::{Bandwidth, Client, Request, Watch};
 use crate::error::Result;
 use crate::types::{
-    Alert, Cid, ConnectGraph, GlobalPinInfo, GlobalRepoGc, IpfsPath, Metric, PeerId, PeerInfo, Pin,
+    Alert, Cid, ConnectGraph, Event, GlobalPinInfo, GlobalRepoGc, IpfsPath, Metric, PeerId, PeerInfo, Pin,
     PinOptions, PinTypeFilter, StatusFilter, Version,
 };
 
@@ -133,6 +135,28 @@ impl Client {
     /// fails is an error in the map. Returns when all are done, which can take long.
     pub async fn repo_gc(&self, local: bool) -> Result<GlobalRepoGc> {
         self.fetch(&Request::repo_gc(local)).await
+    }
+
+    /// What happens on the peer that answers, from now on or from behind a cursor. The first item comes when something
+    /// happens; heartbeats are not shown.
+    ///
+    /// When the connection breaks, is silent for 45 s, or ends because the peer stops, the watch goes on behind the last
+    /// event that came, with the first host that answers: nothing is lost and nothing comes twice, or
+    /// [`Happening::Resync`](crate::types::Happening::Resync) says that something may be. It gives up with the last error
+    /// when no host has answered for ten minutes, when it is refused, or when it could not even begin. Of the
+    /// [timeout](super::ClientBuilder::timeout) only the beginning of an answer is its business. Peers of the reference
+    /// (1.1.6) do not know it: `NotFound`.
+    pub fn watch(&self, watch: &Watch) -> BoxStream<'static, Result<Event>> {
+        self.watch_as(watch)
+    }
+
+    /// As [`watch`](Self::watch), with events read as any type: `Box<serde_json::value::RawValue>` gives the text as it
+    /// came.
+    pub fn watch_as<T>(&self, watch: &Watch) -> BoxStream<'static, Result<T>>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        super::watch::stream(Arc::clone(&self.transport), watch.clone())
     }
 
     /// A token that says the same as the credentials of this client, for [`bearer_token`](super::ClientBuilder::bearer_token).

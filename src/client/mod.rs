@@ -61,6 +61,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -73,6 +74,7 @@ pub use self::error::ApiError;
 pub use self::find::{Find, Page};
 pub use self::request::Request;
 use self::transport::Transport;
+pub use self::watch::Watch;
 use crate::error::Result;
 pub use crate::types::Bandwidth;
 

@@ -2,6 +2,7 @@
 
 use reqwest::{Method, Url};
 
+use super::Watch;
 use crate::error::{Error, Result};
 use crate::types::{Cid, IpfsPath, PeerId, PinOptions, PinType, PinTypeFilter, StatusFilter};
 
@@ -32,11 +33,18 @@ pub struct Request {
     segments: Vec<String>,
     /// In the order in which it is sent. Empty values are sent too, as the reference's clients do.
     pub(super) query: Vec<(String, String)>,
+    /// The answer goes on for as long as it is read.
+    pub(super) is_endless: bool,
 }
 
 impl Request {
     fn new<S: Into<String>>(method: Method, segments: impl IntoIterator<Item = S>) -> Self {
-        Self { method, segments: segments.into_iter().map(Into::into).collect(), query: Vec::new() }
+        Self {
+            method,
+            segments: segments.into_iter().map(Into::into).collect(),
+            query: Vec::new(),
+            is_endless: false,
+        }
     }
 
     fn get<S: Into<String>>(segments: impl IntoIterator<Item = S>) -> Self {
@@ -213,6 +221,23 @@ impl Request {
     /// `POST /ipfs/gc`: one [`GlobalRepoGc`](crate::types::GlobalRepoGc).
     pub fn repo_gc(local: bool) -> Self {
         Self::post(["ipfs", "gc"]).local(local)
+    }
+
+    /// `GET /events`: a stream of [`Event`](crate::types::Event), heartbeats among them, without an end. Peers of the
+    /// reference (1.1.6) do not know it.
+    pub fn events(watch: &Watch) -> Self {
+        let mut request = Self { is_endless: true, ..Self::get(["events"]) };
+        if let Some(after) = watch.after {
+            request = request.with("after", after.to_string());
+        }
+        if let Some(kinds) = watch.kinds {
+            request = request.with("kind", kinds.to_string());
+        }
+        if !watch.cids.is_empty() {
+            let cids: Vec<_> = watch.cids.iter().map(Cid::to_string).collect();
+            request = request.with("cid", cids.join(","));
+        }
+        request.with("heartbeat", "true")
     }
 
     pub(super) fn method(&self) -> &Method {

@@ -30,6 +30,23 @@ const STREAM_ERRORS_MAX: usize = 64;
 /// The trailer in which a listing tells that it is not complete.
 const STREAM_ERROR: &str = "x-stream-error";
 
+/// How long an answer without an end may take to begin.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What comes within the limit.
+async fn begun<T>(sent: impl Future<Output = T>, limit: Option<Duration>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, sent).await.ok(),
+        None => Some(sent.await),
+    }
+}
+
+fn silent(limit: Option<Duration>) -> Error {
+    let limit = go_duration(limit.unwrap_or_default());
+    let text = format!("request canceled (no answer within the timeout of {limit})");
+    Error::new(ErrorKind::Timeout, text).component("client")
+}
+
 /// One API address, with the connections to it.
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -49,7 +66,7 @@ pub(super) struct Transport {
 }
 
 /// An answer whose status was read and whose body was not.
-struct Answer {
+pub(super) struct Answer {
     /// `Get "http://…"`, for errors.
     label: String,
     timeout: Option<Duration>,
@@ -75,7 +92,7 @@ pub(super) struct Broken {
 impl Transport {
     /// Asks one host after the other, each once, until one answers: with anything, also with a refusal. A host with a
     /// name is asked at each address of the name.
-    async fn send(&self, request: &Request) -> Result<Answer> {
+    pub(super) async fn send(&self, request: &Request) -> Result<Answer> {
         let mut last = Error::internal("the client has no host").component("client");
         for endpoint in &self.endpoints {
             let addresses = match endpoint.host.addresses().await {
@@ -103,14 +120,20 @@ impl Transport {
         let url = request.url(address);
         let label = label(request.method(), &endpoint.host, &url);
         tracing::debug!(request = label, "sending");
+        // An answer without an end only has to begin in time.
+        let (whole, limit) = match request.is_endless {
+            false => (self.timeout, None),
+            true => (None, Some(self.timeout.unwrap_or(ANSWER_TIMEOUT))),
+        };
         #[cfg(feature = "transport-libp2p")]
         if let Via::Peer(peer) = &endpoint.host.via {
             let (method, credentials) = (request.method().clone(), self.credentials.as_ref());
-            let answer = self.peers.send(peer, method, &url, credentials, self.timeout).await;
+            let sent = self.peers.send(peer, method, &url, credentials, whole);
+            let answer = begun(sent, limit).await.unwrap_or_else(|| Err(silent(limit)));
             let (status, headers, body) = answer.map_err(|error| error.context(&label))?;
             tracing::debug!(request = label, %status, "answered");
             let (next, body) = (next_cursor(&headers), Body::Peer(body));
-            return Ok(Answer { label, timeout: self.timeout, status, next, body });
+            return Ok(Answer { label, timeout: whole, status, next, body });
         }
         let mut builder = endpoint.http.request(request.method().clone(), url);
         if address.host() != endpoint.host.url.host() {
@@ -123,19 +146,22 @@ impl Transport {
             // Calls have no body, and some proxies refuse a POST that does not say so.
             builder = builder.header("content-length", "0");
         }
-        if let Some(timeout) = self.timeout {
+        if let Some(timeout) = whole {
             builder = builder.timeout(timeout);
         }
         if let Some((name, value)) = &self.credentials {
             builder = builder.header(name, value);
         }
-        match builder.send().await {
+        let Some(sent) = begun(builder.send(), limit).await else {
+            return Err(silent(limit).context(label));
+        };
+        match sent {
             Ok(response) => {
                 let status = response.status();
                 tracing::debug!(request = label, %status, "answered");
                 let next = next_cursor(response.headers());
                 let body = Body::Http(response.into());
-                Ok(Answer { label, timeout: self.timeout, status, next, body })
+                Ok(Answer { label, timeout: whole, status, next, body })
             }
             Err(error) => {
                 let reason = reason(&error, &endpoint.host, address, self.timeout);
@@ -219,7 +245,7 @@ enum Frame {
 
 impl Answer {
     /// This answer, unless it is a refusal.
-    async fn or_refusal(mut self) -> Result<Self> {
+    pub(super) async fn or_refusal(mut self) -> Result<Self> {
         if !self.status.is_client_error() && !self.status.is_server_error() {
             return Ok(self);
         }
@@ -238,7 +264,7 @@ impl Answer {
     }
 
     /// The lines of a listing.
-    fn items<T: DeserializeOwned + Send + 'static>(mut self) -> BoxStream<'static, Result<T>> {
+    pub(super) fn items<T: DeserializeOwned + Send + 'static>(mut self) -> BoxStream<'static, Result<T>> {
         let items = async_stream::try_stream! {
             if !matches!(self.status, StatusCode::OK | StatusCode::NO_CONTENT) {
                 let message = "expected streaming response with code 200/204".to_owned();

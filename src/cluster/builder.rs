@@ -14,6 +14,7 @@ use super::presets::Preset;
 use super::repin::Witnesses;
 use super::spool::SpoolRoom;
 use super::tasks::{self, Subscriptions, Wakes};
+use super::watch::Hub;
 use super::{Cluster, ClusterConfig, Inner, peers};
 use crate::allocator::PinAllocator;
 use crate::clock::{SystemClock, WallClock};
@@ -403,6 +404,7 @@ impl Parts {
             self.informers.into_iter().map(|make| make(informer_cx.clone())).collect();
 
         let life = Arc::new(Life::new());
+        let watch = Arc::new(Hub::new(peer, self.seed, Arc::clone(&clock)));
         let alive = life.cancel.clone().drop_guard();
         let inner = Arc::new(Inner {
             peer,
@@ -423,6 +425,7 @@ impl Parts {
             alerts: peers::AlertLog::default(),
             last_ipfs: Mutex::default(),
             witnesses: Witnesses::default(),
+            watch,
             wakes: Wakes::default(),
             life,
         });

@@ -28,7 +28,7 @@ pub enum ClusterEvent {
 }
 
 impl Cluster {
-    /// What happens from now on. Bounded: a reader that is too slow gets [`ClusterEvent::Resync`] in place of what it
+    /// What happens from now on, for code in this process; [`Cluster::watch`] has cursors to go on from. Bounded: a reader that is too slow gets [`ClusterEvent::Resync`] in place of what it
     /// missed and holds nobody up. Events of one source come in order; the stream ends when the peer stops.
     pub fn events(&self) -> BoxStream<'static, ClusterEvent> {
         let inner = &self.inner;

@@ -23,6 +23,7 @@ mod standing;
 mod status;
 mod tasks;
 mod wait;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -35,6 +36,7 @@ pub use events::ClusterEvent;
 pub use find::StatusPage;
 pub use lifecycle::{StopReason, TaskInfo};
 pub use wait::{Until, Wait};
+pub use watch::{WATCH_CIDS_MAX, WATCH_EVENTS_MAX, WATCHERS_MAX, WatchQuery};
 
 use crate::allocator::PinAllocator;
 use crate::clock::WallClock;
@@ -91,6 +93,7 @@ struct Inner {
     /// The daemon, as it last was.
     last_ipfs: Mutex<Option<Arc<IpfsId>>>,
     witnesses: repin::Witnesses,
+    watch: Arc<watch::Hub>,
     wakes: tasks::Wakes,
     life: Arc<lifecycle::Life>,
 }

@@ -53,7 +53,7 @@ pub(super) struct Ping {
 
 impl Ping {
     /// What cannot be read is left out: it was made by another peer.
-    fn read(value: &str) -> Self {
+    pub(super) fn read(value: &str) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Raw {

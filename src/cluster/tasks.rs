@@ -12,6 +12,7 @@
 //! | `repin` | a peer's ping that expired, and `state_sync_interval` after it; while pins are left, `monitor_ping_interval` and longer | pins elsewhere what dead peers held |
 //! | `swarms` | `connect_swarms_delay` after ready, `monitor_ping_interval` after joining | connects the daemons of all peers |
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
+//! | `watch` | the first watcher, then whatever happens until nobody watched for ten minutes | notes events for watchers |
 //!
 //! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
 //! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits.
@@ -71,6 +72,7 @@ pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task>
         task("repin", inner, repin(Arc::clone(inner))),
         task("swarms", inner, swarms(Arc::clone(inner))),
         task("watch_peers", inner, watch_peers(Arc::clone(inner))),
+        task("watch", inner, watch(Arc::clone(inner))),
     ];
     let informers = inner.informers.iter();
     tasks.extend(
@@ -375,4 +377,8 @@ async fn watch_peers(inner: Arc<Inner>) {
         inner.life.board.ran("watch_peers", &members);
         tokio::time::sleep(inner.config.peer_watch_interval.max(PERIOD_MIN)).await;
     }
+}
+
+async fn watch(inner: Arc<Inner>) {
+    inner.watch.run(&*inner.monitor).await;
 }

@@ -6,6 +6,7 @@
 mod bandwidth;
 mod block;
 pub mod cid;
+mod event;
 mod id;
 mod metric;
 mod path;
@@ -19,6 +20,7 @@ mod time;
 pub use self::cid::{Cid, parse_cid};
 pub use bandwidth::Bandwidth;
 pub use block::Block;
+pub use event::{Event, EventCursor, EventKind, EventKinds, Happening};
 pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};
 pub use metric::{Alert, Metric};
 pub use path::IpfsPath;

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use self::text::{string, value};
 pub(crate) use self::time::Civil;
-use crate::types::{GlobalPinInfo, Multiaddr, PeerId, Pin, PinStatus};
+use crate::types::{Event, GlobalPinInfo, Happening, Multiaddr, PeerId, Pin, PinStatus};
 
 /// A value that is one line of a listing, without the line's end.
 pub(crate) trait Line: Send + 'static {
@@ -36,6 +36,14 @@ impl Line for GlobalPinInfo {
 
     fn write(&self, out: &mut Vec<u8>) {
         global_pin_info(out, self);
+    }
+}
+
+impl Line for Event {
+    const BYTES: usize = 768;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        event(out, self);
     }
 }
 
@@ -143,6 +151,53 @@ fn pin_status(out: &mut Vec<u8>, status: &PinStatus) {
     text::unsigned(out, status.attempt_count.into());
     out.extend_from_slice(b",\"priority_pin\":");
     text::boolean(out, status.priority_pin);
+    out.push(b'}');
+}
+
+/// What happened to whoever watches: what all have in common, then what it is about.
+fn event(out: &mut Vec<u8>, event: &Event) {
+    out.extend_from_slice(b"{\"cursor\":");
+    text::plain(out, &event.cursor);
+    out.extend_from_slice(b",\"time\":");
+    time::or_zero(out, Some(event.time));
+    out.extend_from_slice(b",\"type\":");
+    string(out, event.what.as_str());
+    out.extend_from_slice(b",\"peer\":");
+    ids::peer(out, &event.peer);
+    if let Some(cid) = event.what.cid() {
+        out.extend_from_slice(b",\"cid\":");
+        ids::cid(out, cid);
+    }
+    match &event.what {
+        Happening::Pinned(entry) | Happening::Unpinned(entry) => {
+            out.extend_from_slice(b",\"pin\":");
+            pin(out, entry, Shape::Stored);
+        }
+        Happening::Status(info) => {
+            out.extend_from_slice(b",\"name\":");
+            string(out, &info.name);
+            out.extend_from_slice(b",\"info\":");
+            pin_status(out, &info.status);
+        }
+        Happening::Peer { subject, peername, is_alive } => {
+            out.extend_from_slice(b",\"subject\":");
+            ids::peer(out, subject);
+            out.extend_from_slice(b",\"peername\":");
+            string(out, peername);
+            out.extend_from_slice(b",\"state\":");
+            string(out, if *is_alive { "appeared" } else { "expired" });
+        }
+        Happening::Alert(alert) => {
+            out.extend_from_slice(b",\"alert\":");
+            // Into memory, of texts and numbers.
+            let _ = value(out, &**alert);
+        }
+        Happening::Resync(reason) => {
+            out.extend_from_slice(b",\"reason\":");
+            string(out, reason);
+        }
+        Happening::Heartbeat | Happening::Other(_) => {}
+    }
     out.push(b'}');
 }
 

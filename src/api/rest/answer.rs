@@ -33,6 +33,9 @@ pub(super) struct Listing {
     pub(super) headers: HeaderMap,
     /// Its line in the access log, written when the listing is.
     pub(super) record: Option<Record>,
+    pub(super) content_type: HeaderValue,
+    /// It goes on for as long as the caller wants to listen, and the connection with it.
+    pub(super) is_endless: bool,
 }
 
 /// What is in a listing.
@@ -57,6 +60,15 @@ impl Listing {
         .into()
     }
 
+    /// Lines that come as things happen; it begins at once.
+    pub(super) fn endless(lines: Lines, content_type: HeaderValue) -> Self {
+        let mut listing = Self { content_type, is_endless: true, ..Content::Lines(lines).into() };
+        // Neither kept nor held back by anybody on the way.
+        listing.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        listing.headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        listing
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         match &self.content {
             Content::Lines(_) => StatusCode::OK,
@@ -68,7 +80,7 @@ impl Listing {
 
 impl From<Content> for Listing {
     fn from(content: Content) -> Self {
-        Self { content, headers: HeaderMap::new(), record: None }
+        Self { content, headers: HeaderMap::new(), record: None, content_type: JSON, is_endless: false }
     }
 }
 

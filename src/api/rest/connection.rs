@@ -91,9 +91,14 @@ pub(super) async fn serve(io: Io, caller: Caller, api: Arc<Api>, limits: Limits,
                 return;
             }
         };
-        let keep_alive = takeover.keep_alive && !stop.is_cancelled();
+        let is_endless = takeover.listing.is_endless;
+        if is_endless {
+            socket.get_ref().keep_alive();
+        }
+        let keep_alive = takeover.keep_alive && !is_endless && !stop.is_cancelled();
         let busy = activity.busy();
-        let written = listing::write(&mut socket, takeover, keep_alive, api.now(), limits.time.stall).await;
+        let written =
+            listing::write(&mut socket, takeover, keep_alive, api.now(), limits.time.stall, &stop).await;
         drop(busy);
         match written {
             Ok(()) if keep_alive => {}

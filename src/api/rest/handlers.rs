@@ -8,13 +8,14 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use futures::FutureExt as _;
 use hyper::body::Body;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
 use super::answer::{self, Answer, Listing};
 use super::auth::Identity;
 use super::caller::Caller;
+use super::events;
 use super::find::{self, Find};
 use super::gate::{Decision, Gate};
 use super::lines::Lines;
@@ -120,6 +121,7 @@ impl Api {
         match endpoint {
             Endpoint::Token => self.token(identity),
             Endpoint::RevokeToken => self.revoke_token(identity, query.flag("all")?).await,
+            Endpoint::Events => self.events(&query, &head.headers, &mut body).await,
             other => self.call(other, captured, &query, &mut body).await,
         }
     }
@@ -225,8 +227,10 @@ impl Api {
             Endpoint::MetricNames => answer::json(&cluster.metric_names()),
             Endpoint::Metrics => answer::json(&cluster.metrics(captured)),
             Endpoint::RepoGc => answer::json(&cluster.repo_gc(query.scope()?).await?),
-            // Answered by who knows the caller.
-            Endpoint::Token | Endpoint::RevokeToken => return Err(ApiError::new(401, "unauthorized")),
+            // Answered by who knows the caller and the headers.
+            Endpoint::Token | Endpoint::RevokeToken | Endpoint::Events => {
+                return Err(ApiError::new(401, "unauthorized"));
+            }
             Endpoint::AddContent => {
                 return Err(ApiError::new(
                     501,
@@ -317,6 +321,19 @@ impl Api {
 
     async fn member(&self, peer: &PeerId) -> Result<Option<PeerInfo>, ApiError> {
         Ok(self.cluster.peers().await?.into_iter().find(|info| info.id == *peer))
+    }
+
+    async fn events<B: Body + Unpin>(
+        &self,
+        query: &Query<'_>,
+        headers: &HeaderMap,
+        body: &mut B,
+    ) -> Result<Answer, ApiError> {
+        let asked = events::read(query, headers)?;
+        if !body.is_end_stream() {
+            self.read(body).await?;
+        }
+        Ok(Answer::Listing(events::listing(&self.cluster, asked)?))
     }
 
     /// A listing takes the connection over, so nothing of the request may be left in it.

@@ -40,6 +40,26 @@ impl Io {
     }
 }
 
+impl Io {
+    /// Has the system find out when the other side is gone without a word, where that is possible.
+    pub(super) fn keep_alive(&self) {
+        /// Silence after which the system asks.
+        const ASK_AFTER: Duration = Duration::from_secs(60);
+        let socket = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+            // The other side is this machine.
+            #[cfg(unix)]
+            Self::Unix(_) => return,
+            // Its connection is kept alive by libp2p.
+            Self::Peer(_) => return,
+        };
+        // Without it only the next line finds out.
+        let _ = socket2::SockRef::from(socket)
+            .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(ASK_AFTER));
+    }
+}
+
 impl fmt::Debug for Io {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

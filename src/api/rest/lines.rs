@@ -63,6 +63,11 @@ impl Lines {
         Self { pages: futures::stream::empty().boxed(), first: Some(page), error: None }
     }
 
+    /// Lines that are encoded already, and may never end.
+    pub(super) fn of_encoded(pages: BoxStream<'static, Vec<u8>>) -> Self {
+        Self { pages: pages.map(Ok).boxed(), first: None, error: None }
+    }
+
     /// Waits for the first lines, which decide the status of the answer.
     pub(super) async fn begin(mut self) -> Beginning {
         loop {

@@ -7,11 +7,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Buf;
-use futures::StreamExt as _;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::activity::Takeover;
 use super::answer::{self, Content, Listing};
+use super::ear::{Ear, next};
 use super::lines::{Failures, Lines};
 use crate::api::json::Civil;
 use crate::types::Timestamp;
@@ -28,14 +29,16 @@ pub(super) async fn write<Io>(
     keep_alive: bool,
     now: Timestamp,
     stall: Duration,
+    stop: &CancellationToken,
 ) -> io::Result<()>
 where
-    Io: AsyncWrite + Unpin,
+    Io: AsyncRead + AsyncWrite + Unpin,
 {
     let Takeover { listing, chunked, .. } = takeover;
     let mut head = head(&listing, chunked, keep_alive, now);
     // Its line in the access log is written when this function ends, however it does.
-    let Listing { content, mut record, .. } = listing;
+    let Listing { content, mut record, is_endless, .. } = listing;
+    let mut ear = is_endless.then(|| Ear::new(stop));
     let mut sent = |bytes: usize| {
         if let Some(record) = &mut record {
             record.sent(bytes);
@@ -55,12 +58,12 @@ where
         Content::Lines(lines) if chunked => {
             head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
             send(io, &head[..], stall).await?;
-            write_chunks(io, lines, sent, stall).await
+            write_chunks(io, lines, sent, stall, &mut ear).await
         }
         Content::Lines(mut lines) => {
             head.extend_from_slice(b"\r\n");
             send(io, &head[..], stall).await?;
-            while let Some(page) = lines.next().await {
+            while let Some(page) = next(&mut lines, io, &mut ear).await? {
                 // Without trailers, a connection that breaks off is the only way to say so.
                 let page = page.map_err(io::Error::other)?;
                 sent(page.len());
@@ -76,12 +79,13 @@ async fn write_chunks<Io>(
     mut lines: Lines,
     mut sent: impl FnMut(usize),
     stall: Duration,
+    ear: &mut Option<Ear<'_>>,
 ) -> io::Result<()>
 where
-    Io: AsyncWrite + Unpin,
+    Io: AsyncRead + AsyncWrite + Unpin,
 {
     let mut failures = Failures::default();
-    while let Some(page) = lines.next().await {
+    while let Some(page) = next(&mut lines, io, ear).await? {
         match page {
             Ok(page) => {
                 let size = format!("{:x}\r\n", page.len());
@@ -112,7 +116,9 @@ fn head(listing: &Listing, chunked: bool, keep_alive: bool, now: Timestamp) -> V
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");
     }
-    head.extend_from_slice(b"Content-Type: application/json\r\nTrailer: X-Stream-Error\r\nDate: ");
+    head.extend_from_slice(b"Content-Type: ");
+    head.extend_from_slice(listing.content_type.as_bytes());
+    head.extend_from_slice(b"\r\nTrailer: X-Stream-Error\r\nDate: ");
     head.extend_from_slice(http_date(now).as_bytes());
     head.extend_from_slice(b"\r\n");
     if !keep_alive {
@@ -152,6 +158,7 @@ async fn send<Io: AsyncWrite + Unpin>(io: &mut Io, mut data: impl Buf, stall: Du
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
@@ -168,7 +175,7 @@ mod tests {
         let (mut caller, mut server) = tokio::io::duplex(64 * 1024);
         let takeover = Takeover { listing, chunked, keep_alive: true };
         let now = "1994-11-06T08:49:37Z".parse().unwrap();
-        let outcome = write(&mut server, takeover, chunked, now, STALL).await;
+        let outcome = write(&mut server, takeover, chunked, now, STALL, &CancellationToken::new()).await;
         drop(server);
         let mut text = String::new();
         caller.read_to_string(&mut text).await.unwrap();
@@ -226,7 +233,9 @@ mod tests {
         let (_caller, mut server) = tokio::io::duplex(64);
         let takeover = Takeover { listing: lines(None).into(), chunked: true, keep_alive: true };
         let started = tokio::time::Instant::now();
-        let error = write(&mut server, takeover, true, Timestamp::UNIX_EPOCH, STALL).await.unwrap_err();
+        let stop = CancellationToken::new();
+        let error =
+            write(&mut server, takeover, true, Timestamp::UNIX_EPOCH, STALL, &stop).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed(), STALL);
     }

@@ -16,6 +16,7 @@
 //! | `GET /health/graph`, `GET /health/alerts`, `GET /health/bandwidth` | connections, alerts, traffic |
 //! | `POST /ipfs/gc[?local]` | collects garbage |
 //! | `POST /token`, `DELETE /token[?all]` | a token for who asks; revokes the one that is sent, or all of its user |
+//! | `GET /events[?after&kind&cid&heartbeat]` | what happens, as lines or server-sent events, until the caller has enough |
 //!
 //! `GET /allocations` and `GET /pins` also take `limit`, `after`, `name`, `name-prefix`, `meta-<key>`, `created-after`,
 //! `created-before` (RFC 3339; the first second that counts, the first that does not), `peer` (that must hold it), `sort`
@@ -25,6 +26,17 @@
 //! than its limit, or none, and not be the last: the work for one request is bounded. `sort=created` leaves out pins that
 //! do not say when they were made. Pages of `GET /pins` are of the pinset; with a `filter` of operations alone (`queued`,
 //! `pinning`, `unpinning`, `pin_error`, `unpin_error`) and by CID they are of what the peers have in hand.
+//!
+//! `GET /events` tells what this peer notices: `pinned` and `unpinned` (with the `pin`), `status` (of a CID on this peer, its
+//! `info` as in `GET /pins`), `peer` (`subject` `appeared` or `expired`) and `alert`. Each has `cursor`, `time`, `type`, `peer`
+//! (who tells) and, if it is about one, `cid`. `kind` is a comma list of these names, `cid` one of CIDs, both may be
+//! repeated; with `cid` and no `kind`, events without a CID are left out. `after` is the cursor to go on from: nothing
+//! is lost then and nothing comes twice. Where that cannot be had (another start, another peer, too much or too long ago)
+//! an event `resync` says why: list again what matters. It also comes to callers that read too slowly. Lines are
+//! `application/x-ndjson`; `heartbeat=true` adds one of type `heartbeat` after 15 s of silence, and at once when
+//! there is nothing to tell; its cursor is how far the watch is. With `Accept: text/event-stream` they are server-sent events with the cursor as `id`;
+//! `Last-Event-ID` counts as `after` and before it, and heartbeats are comments. The answer ends when the peer or its API
+//! stops. 256 callers may watch at a time; others get 503.
 //!
 //! Lines are one JSON document each. No line and no error is 204; an error before the first line is an error document;
 //! one behind it is in the trailer `X-Stream-Error`, which is there and empty when all went well.
@@ -50,7 +62,8 @@
 //! - `GET /allocations` and `GET /pins` take filters, orders and pages, see above. With any of these parameters, one that
 //!   is unknown, repeated or empty is a 400; without them everything unknown is ignored, as in the reference. A page has
 //!   a length and no trailer.
-//! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist.
+//! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist, and `GET /events`, which refuses parameters that it does not
+//!   know.
 //! - Error texts are the reference's, and some go on with the valid values; what is wrong with a CID, a peer id or an
 //!   address is said in our parsers' words.
 //! - Empty lists in statuses are always `[]`, where the reference sometimes has `null`, and `created` of what is not
@@ -78,6 +91,8 @@ mod caller;
 mod config;
 mod connection;
 mod cors;
+mod ear;
+mod events;
 mod find;
 mod gate;
 mod handlers;
@@ -167,7 +182,7 @@ fn response(answer: Answer, trailers: bool) -> Response<Body> {
         Answer::Listing(listing) => listing,
     };
     let status = listing.status();
-    let Listing { content, headers, mut record } = listing;
+    let Listing { content, headers, mut record, content_type, .. } = listing;
     let mut response = Response::new(match content {
         Content::Lines(lines) => Body::new(LinesBody::new(lines, trailers, record)),
         Content::Empty => Body::empty(),
@@ -181,7 +196,7 @@ fn response(answer: Answer, trailers: bool) -> Response<Body> {
     });
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    response.headers_mut().append(CONTENT_TYPE, answer::JSON);
+    response.headers_mut().append(CONTENT_TYPE, content_type);
     response.headers_mut().insert(TRAILER, HeaderValue::from_static("X-Stream-Error"));
     response
 }

@@ -192,7 +192,7 @@ pub(super) fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Ap
 }
 
 /// The items of a comma list, without empty ones.
-fn items(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 

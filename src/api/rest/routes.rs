@@ -35,6 +35,7 @@ pub(super) enum Endpoint {
     Token,
     RevokeToken,
     Health,
+    Events,
 }
 
 /// Part of a path.
@@ -77,6 +78,8 @@ static ROUTES: &[(Method, &[Part], Endpoint)] = &[
     (Method::GET, &[Is("health"), Is("graph")], Endpoint::Graph),
     (Method::GET, &[Is("health"), Is("alerts")], Endpoint::Alerts),
     (Method::GET, &[Is("health"), Is("bandwidth")], Endpoint::Bandwidth),
+    // Ours as well, and of no path of the reference's.
+    (Method::GET, &[Is("events")], Endpoint::Events),
     (Method::GET, &[Is("monitor"), Is("metrics"), Any], Endpoint::Metrics),
     (Method::GET, &[Is("monitor"), Is("metrics")], Endpoint::MetricNames),
     (Method::POST, &[Is("token")], Endpoint::Token),
@@ -162,6 +165,7 @@ mod tests {
             ("POST", "/token", E::Token, ""),
             ("DELETE", "/token", E::RevokeToken, ""),
             ("GET", "/health/graph", E::Graph, ""),
+            ("GET", "/events", E::Events, ""),
         ] {
             let method = method.parse().unwrap();
             assert_eq!(target(&method, path), Target::Endpoint(endpoint, captured), "{method} {path}");
@@ -187,6 +191,9 @@ mod tests {
             ("GET", "/pins/ipfs/x", Unknown),
             ("PUT", "/nope", Unknown),
             ("GET", "/nope", Unknown),
+            ("DELETE", "/events", WrongMethod),
+            ("POST", "/events", Unknown),
+            ("GET", "/events/x", Unknown),
             ("GET", "/pins//x", Unknown),
             ("POST", "/pins/http/x", Unknown),
             ("GET", "", Unknown),

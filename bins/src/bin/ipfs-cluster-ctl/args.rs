@@ -112,6 +112,22 @@ pub(crate) enum Command {
         local: Local,
         cid: Option<String>,
     },
+    /// Watch what happens
+    ///
+    /// Prints a line for each thing that the peer notices, until it is interrupted (Ctrl-C): entries of the pinset that
+    /// come, change and go, statuses on this peer, other peers that appear and expire, and alerts; with CIDs only what is
+    /// about them. After an interruption of the connection it goes on where it was. A line RESYNC says that something may
+    /// have been missed: list again what matters.
+    Watch {
+        /// What to show, separated by commas: pinned, unpinned, status, peer, alert; can be given several times
+        #[arg(long)]
+        kind: Vec<String>,
+        /// Begin behind the event with this cursor (see --enc json) instead of now
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+        #[arg(value_name = "CID")]
+        cids: Vec<String>,
+    },
     /// Show the version of the peer that answers
     ///
     /// The version of this program is shown by -v.

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use ipfs_cluster::client::{ApiError, Client, Find, Request};
+use ipfs_cluster::client::{ApiError, Client, Find, Request, Watch};
 use ipfs_cluster::clock::{SystemClock, WallClock as _};
 use ipfs_cluster::config::Secret;
 use ipfs_cluster::types::{
@@ -73,6 +73,7 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
             }
             None => out.stream(&client, [Request::recover_all(local.local)], format::status).await,
         },
+        Command::Watch { kind, after, cids } => watch(&kind, after, &cids, &client, out).await,
         Command::Health(command) => health(command, &client, out).await,
         Command::Ipfs(Ipfs::Gc { local }) => {
             out.fetch(&client, &Request::repo_gc(local.local), format::repo_gc).await
@@ -144,6 +145,43 @@ fn cid_of(text: &str) -> Result<Cid> {
 /// An argument that is there; scripts leave variables empty.
 fn given(argument: Option<String>) -> Option<String> {
     argument.filter(|text| !text.is_empty())
+}
+
+/// Prints events until somebody has enough, which is success.
+async fn watch(
+    kinds: &[String],
+    after: Option<String>,
+    cids: &[String],
+    client: &Client,
+    out: &mut Output,
+) -> Result<()> {
+    let kinds = kinds.join(",");
+    let kinds = Some(kinds).filter(|kinds| !kinds.is_empty());
+    let watch = Watch {
+        after: given(after).map(|text| doing("parsing after", text.parse())).transpose()?,
+        kinds: kinds.map(|kinds| doing("parsing kind flag", kinds.parse())).transpose()?,
+        cids: cids.iter().map(|cid| cid_of(cid)).collect::<Result<_>>()?,
+    };
+    tokio::select! {
+        biased;
+        ended = interrupted() => ended,
+        ended = out.watch(client, &watch) => ended,
+    }
+}
+
+/// Returns when the program is told to end.
+async fn interrupted() -> Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminated = doing("waiting for signals", signal(SignalKind::terminate()))?;
+        tokio::select! {
+            ended = tokio::signal::ctrl_c() => doing("waiting for signals", ended),
+            _ = terminated.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    doing("waiting for signals", tokio::signal::ctrl_c().await)
 }
 
 async fn health(command: Health, client: &Client, out: &mut Output) -> Result<()> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use ipfs_cluster::client::{Client, Request};
+use ipfs_cluster::client::{Client, Request, Watch};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
@@ -69,6 +69,14 @@ impl Output {
         match self.encoding {
             Encoding::Text => self.items(client.stream(requests), show).await,
             Encoding::Json => self.items(client.stream::<Box<RawValue>>(requests), show_json).await,
+        }
+    }
+
+    /// Prints what happens, each thing as it comes.
+    pub(crate) async fn watch(&mut self, client: &Client, watch: &Watch) -> Result<()> {
+        match self.encoding {
+            Encoding::Text => self.items(client.watch(watch), format::event).await,
+            Encoding::Json => self.items(client.watch_as::<Box<RawValue>>(watch), show_json).await,
         }
     }
 

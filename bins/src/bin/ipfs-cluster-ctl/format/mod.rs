@@ -9,7 +9,7 @@ use std::fmt::{Display, Write as _};
 
 use ipfs_cluster::client::Bandwidth;
 use ipfs_cluster::types::{
-    Alert, GlobalPinInfo, GlobalRepoGc, Metric, PeerInfo, Pin, PinMode, Timestamp, Version,
+    Alert, Event, GlobalPinInfo, GlobalRepoGc, Happening, Metric, PeerInfo, Pin, PinMode, Timestamp, Version,
 };
 
 pub(crate) use self::graph::graph;
@@ -154,6 +154,37 @@ pub(crate) fn repo_gc(text: &mut String, collected: &GlobalRepoGc) {
                 (_, error) => line!(text, "    - ERROR: {error}"),
             }
         }
+    }
+}
+
+/// What happened, on one line: when, what, to what, and details.
+pub(crate) fn event(text: &mut String, event: &Event) {
+    // Names and errors are of others; none of them makes a line of its own.
+    let flat = |text: &str| text.replace(char::is_control, " ");
+    let kind = event.what.as_str().to_ascii_uppercase();
+    let _ = write!(text, "{} {} ", event.time, flat(&kind));
+    match &event.what {
+        Happening::Pinned(pin) | Happening::Unpinned(pin) => {
+            line!(text, "{} {}", pin.cid, flat(&pin.options.name))
+        }
+        Happening::Status(info) => {
+            let status = &info.status;
+            let by = if status.peername.is_empty() { info.peer.to_string() } else { flat(&status.peername) };
+            let error =
+                if status.error.is_empty() { String::new() } else { format!(": {}", flat(&status.error)) };
+            line!(text, "{} {} | {by}{error}", info.cid, status.status.as_str().to_ascii_uppercase());
+        }
+        Happening::Peer { subject, peername, is_alive } => {
+            let state = if *is_alive { "APPEARED" } else { "EXPIRED" };
+            line!(text, "{subject} {state} | {}", flat(peername));
+        }
+        Happening::Alert(alert) => {
+            line!(text, "{} {} stopped coming", alert.metric.peer, flat(&alert.metric.name));
+        }
+        Happening::Resync(reason) => {
+            line!(text, "- events may have been missed, list again: {}", flat(reason))
+        }
+        _ => line!(text, "-"),
     }
 }
 
