@@ -31,9 +31,9 @@ pub(super) const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-curso
 /// Pages of at most so many lines are encoded at once, because handing them over would cost more.
 const INLINE_ITEMS_MAX: usize = 128;
 /// Longest value of a parameter, in bytes.
-const VALUE_BYTES_MAX: usize = 4096;
+pub(super) const VALUE_BYTES_MAX: usize = 4096;
 /// Most metadata keys that one request asks for.
-const METADATA_KEYS_MAX: usize = 16;
+pub(super) const METADATA_KEYS_MAX: usize = 16;
 /// What these parameters may stand beside.
 const BESIDE: [&str; 3] = ["local", "filter", "cids"];
 const OURS: [&str; 9] =
@@ -59,9 +59,10 @@ impl Find {
         let mut conditions = Vec::new();
         conditions.extend(query.find("name").map(|name| Selection::Name(name.to_owned())));
         conditions.extend(query.find("name-prefix").map(|prefix| Selection::NamePrefix(prefix.to_owned())));
-        let pairs = query.pairs().filter_map(|(key, value)| Some((key.strip_prefix(METADATA)?, value)));
         conditions.extend(
-            pairs.map(|(key, value)| Selection::Metadata { key: key.to_owned(), value: value.to_owned() }),
+            query
+                .family(METADATA)
+                .map(|(key, value)| Selection::Metadata { key: key.to_owned(), value: value.to_owned() }),
         );
         let (from, to) = (time(query, "created-after")?, time(query, "created-before")?);
         if from.is_some() || to.is_some() {

@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::find::{self, Find};
 use super::gate::{Decision, Gate};
 use super::lines::Lines;
+use super::openapi;
 use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
 use super::tokens::Revoke;
@@ -219,6 +220,10 @@ impl Api {
             Endpoint::Id => answer::json(&cluster.id().await),
             Endpoint::Version => answer::json(&Version { version: crate::COMPATIBLE_VERSION.to_owned() }),
             Endpoint::Health => answer::no_content(),
+            Endpoint::OpenApi => Answer::Whole(answer::document(
+                StatusCode::OK,
+                openapi::document(self.gate.users().is_some()),
+            )),
             Endpoint::Graph => answer::json(&cluster.connect_graph().await?),
             Endpoint::Alerts => answer::json(&cluster.alerts()),
             Endpoint::Bandwidth => answer::json(&cluster.bandwidth()),

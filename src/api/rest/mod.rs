@@ -61,6 +61,7 @@ mod libp2p_http;
 mod lines;
 mod listen;
 mod listing;
+mod openapi;
 mod passwords;
 mod query;
 mod room;
