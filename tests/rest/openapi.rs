@@ -54,12 +54,15 @@ impl Document {
         let headers = answer["headers"].as_object();
         for (name, header) in headers.into_iter().flatten() {
             match received.header(name) {
-                Some(value) => assert!(self.validator(&header["schema"]).is_valid(&value.into()), "{name}: {value}"),
+                Some(value) => {
+                    assert!(self.validator(&header["schema"]).is_valid(&value.into()), "{name}: {value}")
+                }
                 None => assert_ne!(header["required"], true, "{operation}: {name}"),
             }
         }
         for name in ["trailer", "x-next-cursor", "location", "www-authenticate", "retry-after"] {
-            let is_described = headers.is_some_and(|headers| headers.keys().any(|key| key.eq_ignore_ascii_case(name)));
+            let is_described =
+                headers.is_some_and(|headers| headers.keys().any(|key| key.eq_ignore_ascii_case(name)));
             assert!(received.header(name).is_none() || is_described, "{operation}: {status} has {name}");
         }
         for (name, _) in &received.trailers {
@@ -75,7 +78,8 @@ impl Document {
                 };
                 let validator = self.validator(schema);
                 for document in &documents {
-                    let errors: Vec<_> = validator.iter_errors(document).map(|error| error.to_string()).collect();
+                    let errors: Vec<_> =
+                        validator.iter_errors(document).map(|error| error.to_string()).collect();
                     assert!(errors.is_empty(), "{operation}: {errors:?}: {document}");
                 }
             }

@@ -14,6 +14,7 @@
 //! | `GET /monitor/metrics`, `GET /monitor/metrics/{name}` | names of metrics, latest values |
 //! | `GET /health/graph`, `GET /health/alerts`, `GET /health/bandwidth` | connections, alerts, traffic |
 //! | `POST /ipfs/gc[?local]` | collects garbage |
+//! | `GET /openapi.json` | all of this as an OpenAPI 3.1 document, with schemas |
 //!
 //! `GET /allocations` and `GET /pins` also take `limit`, `after`, `name`, `name-prefix`, `meta-<key>`, `created-after`,
 //! `created-before` (RFC 3339; the first second that counts, the first that does not), `peer` (that must hold it), `sort`
@@ -38,7 +39,7 @@
 //! - `GET /allocations` and `GET /pins` take filters, orders and pages, see above. With any of these parameters, one that
 //!   is unknown, repeated or empty is a 400; without them everything unknown is ignored, as in the reference. A page has
 //!   a length and no trailer.
-//! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist.
+//! - `POST /pins/sync`, `POST /pins/{cid}/sync` and `GET /openapi.json` exist.
 //! - Empty lists in statuses are always `[]`; the reference sometimes has `null`. Characters that only HTML minds are
 //!   not escaped.
 //! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
