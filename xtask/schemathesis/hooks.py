@@ -62,6 +62,7 @@ REFUSED = re.compile(
     r"|cannot unpin "
     r"|crdt consensus component cannot remove peers"
     r"|IPFS error \("
+    r"|cannot reach "
 )
 
 
@@ -105,12 +106,56 @@ def lines_are_as_described(ctx, response, case):
 FINDING = {"limit", "name", "name-prefix", "meta-*", "created-after", "created-before", "peer", "sort", "order"}
 
 
+def from_base58(text):
+    number = 0
+    for letter in text:
+        number = number * 58 + BASE58.index(letter)
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def is_cid(text):
+    return re.fullmatch("b[a-z2-7]{58}", text) or is_sha256(text)
+
+
+def is_sha256(text):
+    return re.fullmatch(f"Qm[{BASE58}]{{44}}", text) and from_base58(text)[:2] == b"\x12\x20"
+
+
+def is_peer(text):
+    ed25519 = re.fullmatch(f"12D3KooW[{BASE58}]{{44}}", text) and from_base58(text)[:5] == b"\x24\x08\x01\x12\x20"
+    return ed25519 or is_sha256(text)
+
+
+# Values also come from elsewhere than from the formats above, and then have only the type that they should.
+FORMATS = {
+    "cid": is_cid,
+    "pin-update": is_cid,
+    "cids": is_cid,
+    "path": lambda text: is_cid(text.split("/")[0]),
+    "peer": is_peer,
+    "peer_id": is_peer,
+    "user-allocations": is_peer,
+    "origins": lambda text: is_peer(text.rsplit("/")[-1]),
+}
+
+
+def has_formats(case):
+    body = case.body if isinstance(case.body, dict) else {}
+    for values in (case.path_parameters or {}, case.query or {}, body):
+        for name in FORMATS.keys() & values.keys():
+            value = values[name]
+            texts = value if isinstance(value, list) else str(value).split(",")
+            if not all(FORMATS[name](text) for text in texts if text):
+                return False
+    return True
+
+
 @schemathesis.check
 def valid_data_is_accepted(ctx, response, case):
-    """The check of schemathesis, but for what no schema can say of parameters that depend on each other."""
+    """The check of schemathesis, but for what no schema can say: formats, and parameters that depend on each other."""
     query = case.query or {}
     # It has to come from the page before.
-    if "after" in query:
+    if "after" in query or not has_formats(case):
         return
     # These exclude each other.
     if query.get("cids") and (FINDING & query.keys() or any(name.startswith("meta-") for name in query)):
@@ -119,3 +164,28 @@ def valid_data_is_accepted(ctx, response, case):
     if response.status_code == 431:
         return
     return checks.positive_data_acceptance(ctx, response, case)
+
+
+@schemathesis.check
+def invalid_data_is_refused(ctx, response, case):
+    """The check of schemathesis, but for what is no mistake: unknown parameters, and empty values where they are allowed."""
+    data = case.meta and case.meta.phase.data
+    if response.status_code == 431 or data and is_no_mistake(case, data):
+        return
+    return checks.negative_data_rejection(ctx, response, case)
+
+
+def is_no_mistake(case, data):
+    query = case.query or {}
+    parameters = case.operation.definition.raw.get("parameters", [])
+    empty = {parameter["name"] for parameter in parameters if parameter.get("allowEmptyValue")}
+
+    def is_none(parameter, where=""):
+        # Names that do not begin so are unknown ones; and the header it sets itself.
+        if parameter == "meta-*" or "meta-*" in where or "Authorization" in where:
+            return True
+        return parameter in empty and query.get(parameter) in ("", [], [""])
+
+    if data.mutations:
+        return all(is_none(mutation.parameter, mutation.schema_pointer) for mutation in data.mutations)
+    return is_none(data.parameter)

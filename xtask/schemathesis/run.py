@@ -94,8 +94,9 @@ def test(service, fake_kubo, arguments, user):
         tester = ["schemathesis", "--config-file", str(HERE / "schemathesis.toml"), "run", str(document)]
         if user:
             tester += ["--auth", user]
-        programs = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-        result = subprocess.run([*tester, "--url", url, *arguments], env=dict(os.environ, PATH=programs), cwd=folder)
+        tester[0] = str(pathlib.Path(sys.executable).with_name(tester[0]))
+        hooked = dict(os.environ, SCHEMATHESIS_HOOKS=str(HERE / "hooks.py"))
+        result = subprocess.run([*tester, "--url", url, *arguments], env=hooked, cwd=folder)
         alive = daemon.poll() is None
         panics = [line for line in log.read_text().splitlines() if "panicked" in line]
         # Still serving, and quick.

@@ -172,7 +172,7 @@ impl Api {
             }
             Endpoint::StatusAll => {
                 let (cids, filter, scope) = (query.cids()?, query.status_filter()?, query.scope()?);
-                if let Some(find) = Find::read(query, PinTypeFilter::ALL)? {
+                if let Some(find) = Find::read(query, PinTypeFilter::ALL, find::BESIDE_STATUSES)? {
                     return self.find_statuses(find, filter, scope, body).await;
                 }
                 let pages = if cids.is_empty() {
@@ -192,7 +192,7 @@ impl Api {
             }
             Endpoint::Allocations => {
                 let types = query.type_filter()?;
-                if let Some(find) = Find::read(query, types)? {
+                if let Some(find) = Find::read(query, types, find::BESIDE_PINS)? {
                     return self.find_pins(find, body).await;
                 }
                 let pages = cluster.pins(StateQuery { types, ..StateQuery::default() });

@@ -52,17 +52,17 @@ pub(super) fn ipfs_path() -> Vec<Value> {
 
 pub(super) fn local() -> Value {
     let schema = json!({ "type": "boolean", "default": false });
-    query("local", "Only the peer that is asked, not all of the cluster", schema)
+    or_empty(query("local", "Only the peer that is asked, not all of the cluster", schema))
 }
 
 pub(super) fn all_tokens() -> Value {
     let schema = json!({ "type": "boolean", "default": false });
-    query("all", "All tokens of the user, not only the one that came with the request", schema)
+    or_empty(query("all", "All tokens of the user, not only the one that came with the request", schema))
 }
 
 pub(super) fn type_filter() -> Value {
     let names: Vec<_> = ["all"].into_iter().chain(PinType::ALL.map(PinType::as_str)).collect();
-    comma_list("filter", "Only pins of these types", json!({ "type": "string", "enum": names }))
+    or_empty(comma_list("filter", "Only pins of these types", json!({ "type": "string", "enum": names })))
 }
 
 pub(super) fn status_filter() -> Value {
@@ -70,17 +70,23 @@ pub(super) fn status_filter() -> Value {
         ["error", "queued"].into_iter().chain(TrackerStatus::ALL.map(TrackerStatus::as_str)).collect();
     let description = "Only CIDs that a peer reports one of these statuses of. error stands for cluster_error, pin_error and \
                        unpin_error, queued for pin_queued and unpin_queued.";
-    comma_list("filter", description, json!({ "type": "string", "enum": names }))
+    or_empty(comma_list("filter", description, json!({ "type": "string", "enum": names })))
 }
 
 pub(super) fn cids() -> Value {
     let description =
         "Only these; then filter counts for nothing. Not beside limits, other filters and orders.";
-    comma_list("cids", description, named("Cid"))
+    or_empty(comma_list("cids", description, named("Cid")))
 }
 
 fn time(name: &str, description: &str) -> Value {
     query(name, description, json!({ "type": "string", "format": "date-time" }))
+}
+
+/// An empty value is the same as none; clients of the reference write one for what they do not use.
+fn or_empty(mut parameter: Value) -> Value {
+    parameter["allowEmptyValue"] = true.into();
+    parameter
 }
 
 fn metadata(description: &str) -> Value {
@@ -132,7 +138,7 @@ pub(super) fn finding() -> Vec<Value> {
 pub(super) fn pin_options() -> Vec<Value> {
     let factor = || json!({ "type": "integer", "format": "int32", "minimum": i32::MIN, "maximum": i32::MAX });
     let modes = PinMode::ALL.map(PinMode::as_str);
-    vec![
+    let options = vec![
         query("name", "A name for people", json!({ "type": "string" })),
         query(
             "mode",
@@ -172,5 +178,6 @@ pub(super) fn pin_options() -> Vec<Value> {
             "Where IPFS daemons can fetch it, each with /p2p/ and a peer id",
             named("Multiaddr"),
         ),
-    ]
+    ];
+    options.into_iter().map(or_empty).collect()
 }
