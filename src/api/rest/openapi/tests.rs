@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use http_body_util::Empty;
 use hyper::{Method, Request};
 
 use super::super::caller::Caller;
@@ -144,7 +143,8 @@ async fn the_parameters_that_a_handler_reads_are_those_that_are_described() {
         READ.take();
         for query in queries {
             let uri = format!("{path}?{query}");
-            let request = Request::builder().method(&method).uri(&uri).body(Empty::<Bytes>::new()).unwrap();
+            let request =
+                Request::builder().method(&method).uri(&uri).body(axum::body::Body::empty()).unwrap();
             let answer = api.answer(request, &Caller::Unknown).await;
             let status = answer.status().as_u16().to_string();
             assert!(!operation["responses"][&status].is_null(), "{method} {uri}: {status} is not described");
