@@ -16,6 +16,8 @@ mod find;
 mod listeners;
 #[path = "rest/listings.rs"]
 mod listings;
+#[path = "rest/openapi.rs"]
+mod openapi;
 #[path = "rest/parts.rs"]
 mod parts;
 #[path = "rest/pins.rs"]

@@ -95,17 +95,26 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = Error;
 
-    /// RFC 3339, with or without a fraction, in any zone.
+    /// RFC 3339, with or without a fraction, in any zone. What lies beyond the last time that there is, 26 hours before the
+    /// year 10000, reads as that one: people write 9999-12-31 for never.
     fn from_str(text: &str) -> Result<Self> {
         // jiff alone would also take a date with a space or a zone in brackets.
         let plain = text.len() >= 20 && matches!(text.as_bytes()[10], b'T' | b't') && !text.contains('[');
-        let parsed = if plain { text.parse::<jiff::Timestamp>().ok() } else { None };
+        let parsed =
+            if plain { text.parse::<jiff::Timestamp>().ok().or_else(|| beyond_the_last(text)) } else { None };
         parsed.map(Self).ok_or_else(|| {
             Error::invalid_input(format!(
                 "parsing time {text:?}: expected RFC 3339, for example \"2026-01-31T12:00:00Z\""
             ))
         })
     }
+}
+
+/// The last time that there is, for a sound text of the days behind it.
+fn beyond_the_last(text: &str) -> Option<jiff::Timestamp> {
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+    let is_sound = pieces.time().is_some() && pieces.offset().is_some();
+    (is_sound && pieces.date().year() == 9999).then_some(jiff::Timestamp::MAX)
 }
 
 impl Serialize for Timestamp {
@@ -203,6 +212,19 @@ pub fn parse_go_duration(text: &str) -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn never_as_people_write_it_is_the_last_time_that_there_is() {
+        let last = Timestamp(jiff::Timestamp::MAX);
+        for text in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-12:00", "9999-12-30T23:00:00Z"] {
+            assert_eq!(text.parse::<Timestamp>().unwrap(), last, "{text}");
+        }
+        for text in
+            ["9999-12-32T00:00:00Z", "9999-12-31T24:00:01Z", "9999-12-31T23:59:59", "10000-01-01T00:00:00Z"]
+        {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_time_is_written_as_go_writes_it() {

@@ -16,6 +16,7 @@ mod fuzz;
 mod gopeer;
 mod kubo;
 mod mixed;
+mod schemathesis;
 mod steps;
 mod test;
 mod tree;
@@ -73,6 +74,14 @@ enum Task {
         /// Folder of the Go programs
         go: std::path::PathBuf,
     },
+    /// Test the REST API of a running peer with properties made from its OpenAPI document, with and without users
+    ///
+    /// Needs Python and its package index, for schemathesis, and says so where they are missing. Arguments go to
+    /// `schemathesis run`: `--max-examples 1000`, `--seed 7`, `--include-path /pins`.
+    Schemathesis {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Everything that has to be green before a change goes in
     Ci,
 }
@@ -105,6 +114,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Mixed { go, args } => with_summary(|steps| mixed::run(steps, &go, &args)),
         Task::Compare { go } => with_summary(|steps| compare::run(steps, &go)),
+        Task::Schemathesis { args } => with_summary(|steps| schemathesis::run(steps, &args)),
         Task::Ci => with_summary(ci::run),
     }
 }

@@ -31,11 +31,14 @@ pub(super) const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-curso
 /// Pages of at most so many lines are encoded at once, because handing them over would cost more.
 const INLINE_ITEMS_MAX: usize = 128;
 /// Longest value of a parameter, in bytes.
-const VALUE_BYTES_MAX: usize = 4096;
+pub(super) const VALUE_BYTES_MAX: usize = 4096;
 /// Most metadata keys that one request asks for.
-const METADATA_KEYS_MAX: usize = 16;
-/// What these parameters may stand beside.
-const BESIDE: [&str; 3] = ["local", "filter", "cids"];
+pub(super) const METADATA_KEYS_MAX: usize = 16;
+/// What these parameters may stand beside on `GET /allocations`.
+pub(super) const BESIDE_PINS: &[&str] = &["filter"];
+/// What they may stand beside on `GET /pins`; `cids` only empty.
+pub(super) const BESIDE_STATUSES: &[&str] = &["local", "filter", CIDS];
+const CIDS: &str = "cids";
 const OURS: [&str; 9] =
     ["limit", "after", "name", "name-prefix", "created-after", "created-before", "peer", "sort", "order"];
 const METADATA: &str = "meta-";
@@ -49,19 +52,24 @@ pub(super) struct Find {
 }
 
 impl Find {
-    /// Reads these parameters; none where a request has none of them.
-    pub(super) fn read(query: &Query<'_>, types: PinTypeFilter) -> Result<Option<Self>, ApiError> {
+    /// Reads these parameters; none where a request has none of them. `beside` are the others that it may have.
+    pub(super) fn read(
+        query: &Query<'_>,
+        types: PinTypeFilter,
+        beside: &[&str],
+    ) -> Result<Option<Self>, ApiError> {
         if !query.pairs().any(|(key, _)| OURS.contains(&key) || key.starts_with(METADATA)) {
             return Ok(None);
         }
-        check(query)?;
+        check(query, beside)?;
         // The first decides on the order where none is asked for.
         let mut conditions = Vec::new();
         conditions.extend(query.find("name").map(|name| Selection::Name(name.to_owned())));
         conditions.extend(query.find("name-prefix").map(|prefix| Selection::NamePrefix(prefix.to_owned())));
-        let pairs = query.pairs().filter_map(|(key, value)| Some((key.strip_prefix(METADATA)?, value)));
         conditions.extend(
-            pairs.map(|(key, value)| Selection::Metadata { key: key.to_owned(), value: value.to_owned() }),
+            query
+                .family(METADATA)
+                .map(|(key, value)| Selection::Metadata { key: key.to_owned(), value: value.to_owned() }),
         );
         let (from, to) = (time(query, "created-after")?, time(query, "created-before")?);
         if from.is_some() || to.is_some() {
@@ -98,14 +106,14 @@ impl Find {
 }
 
 /// Everything that can be said of parameters without knowing what they mean.
-fn check(query: &Query<'_>) -> Result<(), ApiError> {
+fn check(query: &Query<'_>, beside: &[&str]) -> Result<(), ApiError> {
     let mut seen: Vec<&str> = Vec::new();
     for (key, value) in query.pairs() {
         let metadata_key = key.strip_prefix(METADATA);
-        if !OURS.contains(&key) && !BESIDE.contains(&key) && metadata_key.is_none() {
-            let known = OURS.join(", ");
+        if !OURS.contains(&key) && !beside.contains(&key) && metadata_key.is_none() {
+            let known = [OURS.join(", "), "meta-<key>".to_owned(), beside.join(", ")].join(", ");
             return Err(ApiError::bad_request(format!(
-                "unknown parameter {}, expected {known}, meta-<key>, local, filter",
+                "unknown parameter {}, expected {known}",
                 quoted(key)
             )));
         }
@@ -129,7 +137,7 @@ fn check(query: &Query<'_>) -> Result<(), ApiError> {
             return Err(ApiError::bad_request(text));
         }
     }
-    if query.find("cids").is_some_and(|cids| !cids.is_empty()) {
+    if beside.contains(&CIDS) && query.find(CIDS).is_some_and(|cids| !cids.is_empty()) {
         return Err(ApiError::bad_request("parameter cids cannot stand beside limits, filters and orders"));
     }
     Ok(())
@@ -224,7 +232,7 @@ mod tests {
     const PEER: &str = "12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK";
 
     fn read(text: &str) -> Result<Option<Find>, ApiError> {
-        Find::read(&Query::parse(Some(text))?, PinTypeFilter::ALL)
+        Find::read(&Query::parse(Some(text))?, PinTypeFilter::ALL, BESIDE_STATUSES)
     }
 
     #[test]
@@ -261,6 +269,17 @@ mod tests {
         assert_eq!((found.query.order, found.query.descending), (Some(StateOrder::Name), true));
         assert_eq!(found.query.peer, Some(PEER.parse().unwrap()));
         assert_eq!(found.query.after.unwrap().to_string(), cursor);
+    }
+
+    #[test]
+    fn a_listing_of_pins_takes_nothing_of_statuses_beside() {
+        for text in ["limit=1&cids=", "limit=1&local=false", "limit=1&cids=x"] {
+            let query = Query::parse(Some(text)).unwrap();
+            let error = Find::read(&query, PinTypeFilter::ALL, BESIDE_PINS).unwrap_err();
+            assert!(error.message.starts_with("unknown parameter ") && error.message.ends_with(", filter"));
+            assert!(!text.ends_with('x') || read(text).is_err());
+            assert!(text.ends_with('x') || read(text).is_ok());
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::events;
 use super::find::{self, Find};
 use super::gate::{Decision, Gate};
 use super::lines::Lines;
+use super::openapi;
 use super::query::{self, Query};
 use super::routes::{self, Endpoint, Target};
 use super::tokens::Revoke;
@@ -173,7 +174,7 @@ impl Api {
             }
             Endpoint::StatusAll => {
                 let (cids, filter, scope) = (query.cids()?, query.status_filter()?, query.scope()?);
-                if let Some(find) = Find::read(query, PinTypeFilter::ALL)? {
+                if let Some(find) = Find::read(query, PinTypeFilter::ALL, find::BESIDE_STATUSES)? {
                     return self.find_statuses(find, filter, scope, body).await;
                 }
                 let pages = if cids.is_empty() {
@@ -193,7 +194,7 @@ impl Api {
             }
             Endpoint::Allocations => {
                 let types = query.type_filter()?;
-                if let Some(find) = Find::read(query, types)? {
+                if let Some(find) = Find::read(query, types, find::BESIDE_PINS)? {
                     return self.find_pins(find, body).await;
                 }
                 let pages = cluster.pins(StateQuery { types, ..StateQuery::default() });
@@ -221,6 +222,10 @@ impl Api {
             Endpoint::Id => answer::json(&cluster.id().await),
             Endpoint::Version => answer::json(&Version { version: crate::COMPATIBLE_VERSION.to_owned() }),
             Endpoint::Health => answer::no_content(),
+            Endpoint::OpenApi => Answer::Whole(answer::document(
+                StatusCode::OK,
+                openapi::document(self.gate.users().is_some()),
+            )),
             Endpoint::Graph => answer::json(&cluster.connect_graph().await?),
             Endpoint::Alerts => answer::json(&cluster.alerts()),
             Endpoint::Bandwidth => answer::json(&cluster.bandwidth()),

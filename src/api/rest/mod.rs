@@ -17,6 +17,7 @@
 //! | `POST /ipfs/gc[?local]` | collects garbage |
 //! | `POST /token`, `DELETE /token[?all]` | a token for who asks; revokes the one that is sent, or all of its user |
 //! | `GET /events[?after&kind&cid&heartbeat]` | what happens, as lines or server-sent events, until the caller has enough |
+//! | `GET /openapi.json` | all of this as an OpenAPI 3.1 document, with schemas |
 //!
 //! `GET /allocations` and `GET /pins` also take `limit`, `after`, `name`, `name-prefix`, `meta-<key>`, `created-after`,
 //! `created-before` (RFC 3339; the first second that counts, the first that does not), `peer` (that must hold it), `sort`
@@ -62,8 +63,8 @@
 //! - `GET /allocations` and `GET /pins` take filters, orders and pages, see above. With any of these parameters, one that
 //!   is unknown, repeated or empty is a 400; without them everything unknown is ignored, as in the reference. A page has
 //!   a length and no trailer.
-//! - `POST /pins/sync` and `POST /pins/{cid}/sync` exist, and `GET /events`, which refuses parameters that it does not
-//!   know.
+//! - `POST /pins/sync`, `POST /pins/{cid}/sync` and `GET /openapi.json` exist, and `GET /events`, which refuses
+//!   parameters that it does not know.
 //! - Error texts are the reference's, and some go on with the valid values; what is wrong with a CID, a peer id or an
 //!   address is said in our parsers' words.
 //! - Empty lists in statuses are always `[]`, where the reference sometimes has `null`, and `created` of what is not
@@ -102,6 +103,7 @@ mod libp2p_http;
 mod lines;
 mod listen;
 mod listing;
+mod openapi;
 mod passwords;
 mod query;
 mod room;

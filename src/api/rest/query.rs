@@ -34,12 +34,20 @@ impl<'a> Query<'a> {
     }
 
     fn get(&self, name: &str) -> &str {
+        note(name);
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
     /// The value of a parameter that is there.
     pub(super) fn find(&self, name: &str) -> Option<&str> {
+        note(name);
         self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// The rest of the names that begin so, and their values.
+    pub(super) fn family(&self, prefix: &'static str) -> impl Iterator<Item = (&str, &str)> {
+        note(&format_args!("{prefix}*"));
+        self.pairs().filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value)))
     }
 
     /// All parameters as they came.
@@ -136,10 +144,8 @@ impl<'a> Query<'a> {
 
     fn metadata(&self) -> std::collections::BTreeMap<String, String> {
         let mut metadata = std::collections::BTreeMap::new();
-        for (key, value) in &self.0 {
-            if let Some(key) = key.strip_prefix("meta-").filter(|key| !key.is_empty()) {
-                metadata.entry(key.to_owned()).or_insert_with(|| value.clone().into_owned());
-            }
+        for (key, value) in self.family("meta-").filter(|(key, _)| !key.is_empty()) {
+            metadata.entry(key.to_owned()).or_insert_with(|| value.to_owned());
         }
         metadata
     }
@@ -152,6 +158,20 @@ impl<'a> Query<'a> {
             }),
         }
     }
+}
+
+/// Keeps what was asked for, for the test that the document describes what handlers read.
+fn note(_name: &(impl std::fmt::Display + ?Sized)) {
+    #[cfg(test)]
+    READ.with_borrow_mut(|read| read.insert(_name.to_string()));
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The names that were read on this thread.
+    pub(super) static READ: std::cell::RefCell<std::collections::BTreeSet<String>> = const {
+        std::cell::RefCell::new(std::collections::BTreeSet::new())
+    };
 }
 
 /// A CID from a path or a list.

@@ -34,13 +34,14 @@ pub(super) enum Endpoint {
     MetricNames,
     Token,
     RevokeToken,
+    OpenApi,
     Health,
     Events,
 }
 
 /// Part of a path.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+pub(super) enum Part {
     /// Exactly this.
     Is(&'static str),
     /// Anything but nothing; what is captured.
@@ -83,8 +84,18 @@ static ROUTES: &[(Method, &[Part], Endpoint)] = &[
     (Method::GET, &[Is("monitor"), Is("metrics"), Any], Endpoint::Metrics),
     (Method::GET, &[Is("monitor"), Is("metrics")], Endpoint::MetricNames),
     (Method::POST, &[Is("token")], Endpoint::Token),
+    // Before the last one, where no other answer changes because there is a GET more.
+    (Method::GET, &[Is("openapi.json")], Endpoint::OpenApi),
     (Method::GET, &[Is("health")], Endpoint::Health),
 ];
+
+/// What a path of content begins with.
+pub(super) const NAMESPACES: [&str; 3] = ["ipfs", "ipns", "ipld"];
+
+/// The table: methods, parts of paths, endpoints.
+pub(super) fn all() -> impl Iterator<Item = (&'static Method, &'static [Part], Endpoint)> {
+    ROUTES.iter().map(|(method, parts, endpoint)| (method, *parts, *endpoint))
+}
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +135,7 @@ fn matches<'a>(parts: &[Part], path: &'a str) -> Option<&'a str> {
         match part {
             Is(name) if *name == segment => {}
             Any if !segment.is_empty() => captured = segment,
-            IpfsPath if matches!(segment, "ipfs" | "ipns" | "ipld") && !after.is_empty() => {
+            IpfsPath if NAMESPACES.contains(&segment) && !after.is_empty() => {
                 return Some(rest);
             }
             Is(_) | Any | IpfsPath => return None,
@@ -166,6 +177,7 @@ mod tests {
             ("DELETE", "/token", E::RevokeToken, ""),
             ("GET", "/health/graph", E::Graph, ""),
             ("GET", "/events", E::Events, ""),
+            ("GET", "/openapi.json", E::OpenApi, ""),
         ] {
             let method = method.parse().unwrap();
             assert_eq!(target(&method, path), Target::Endpoint(endpoint, captured), "{method} {path}");
@@ -183,6 +195,7 @@ mod tests {
             ("POST", "/health", WrongMethod),
             ("DELETE", "/health", WrongMethod),
             ("DELETE", "/ipfs/gc", WrongMethod),
+            ("POST", "/openapi.json", WrongMethod),
             ("POST", "/id", Unknown),
             ("DELETE", "/id", Unknown),
             ("GET", "/add", Unknown),
