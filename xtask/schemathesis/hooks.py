@@ -199,7 +199,7 @@ def is_no_mistake(case, data):
         value = query.get(name)
         # Of one that is there more than once the first counts, as in the reference.
         first = value[0] if isinstance(value, list) and value else value
-        return name in empty and first in ("", [], "true", "false")
+        return name in empty and first in (None, "", [], {}, True, False, "true", "false")
 
     if data.mutations:
         return all(is_none(mutation.parameter, mutation.schema_pointer) for mutation in data.mutations)
