@@ -42,13 +42,11 @@ pub(super) fn read(query: &Query<'_>, headers: &HeaderMap) -> Result<Asked, ApiE
         return Err(ApiError::bad_request(text));
     }
     for once in ["after", "heartbeat"] {
-        if query.pairs().filter(|(key, _)| *key == once).count() > 1 {
+        if query.values(once).count() > 1 {
             return Err(ApiError::bad_request(format!("parameter {once} is there more than once")));
         }
     }
-    let values = |name: &'static str| {
-        query.pairs().filter(move |(key, _)| *key == name).flat_map(|(_, value)| query::items(value))
-    };
+    let values = |name: &'static str| query.values(name).flat_map(query::items);
     let mut cids = Vec::new();
     for text in values("cid") {
         if cids.len() == WATCH_CIDS_MAX {

@@ -44,6 +44,12 @@ impl<'a> Query<'a> {
         self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
+    /// Every value of a parameter.
+    pub(super) fn values(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        note(name);
+        self.pairs().filter(move |(key, _)| *key == name).map(|(_, value)| value)
+    }
+
     /// The rest of the names that begin so, and their values.
     pub(super) fn family(&self, prefix: &'static str) -> impl Iterator<Item = (&str, &str)> {
         note(&format_args!("{prefix}*"));

@@ -68,6 +68,18 @@ pub(super) fn no_lines(has_pages: bool) -> Value {
     answer
 }
 
+/// What happens, until the caller has enough.
+pub(super) fn events() -> Value {
+    json!({
+        "description": "Begins at once and does not end by itself. As server-sent events, where the header Accept names \
+                        them, each has its cursor as id and a line's document as data.",
+        "content": {
+            "application/x-ndjson": { ITEM_SCHEMA: named("Event") },
+            "text/event-stream": { "schema": { "type": "string" } },
+        },
+    })
+}
+
 /// A list in one document.
 pub(super) fn array(description: &str, items: Value) -> Value {
     document(description, list(items))

@@ -194,6 +194,15 @@ pub(super) fn operation(endpoint: Endpoint) -> Operation {
         Endpoint::OpenApi => op(HEALTH, "openapi", "This document")
             .about("It asks for credentials where the peer has users, as everything but /health does.")
             .answers(200, document("OpenAPI 3.1", json!({ "type": "object", "required": ["openapi", "info"] }))),
+        Endpoint::Events => op(HEALTH, "watch", "What happens from now on, or behind a cursor")
+            .about(
+                "An event resync says that some may have been missed: list again what matters. It comes first behind a \
+                 cursor that is too old or of another start of the peer. The header Last-Event-ID wins over after. Unknown \
+                 parameters, and after or heartbeat twice, are a 400.",
+            )
+            .asks(p::events())
+            .answers(200, answers::events())
+            .reads_body(),
         Endpoint::Health => {
             let mut health = op(HEALTH, "health", "Whether the peer serves").answers(204, nothing("It does"));
             health.open = true;

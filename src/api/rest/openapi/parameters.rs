@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::super::{find, routes};
 use super::schemas::{list, named};
+use crate::cluster::WATCH_CIDS_MAX;
 use crate::state::PAGE_LIMIT_MAX;
-use crate::types::{PinMode, PinType, TrackerStatus};
+use crate::types::{EventKind, PinMode, PinType, TrackerStatus};
 
 /// What a family of parameters is called here, whose names all begin so.
 pub(super) const METADATA: &str = "meta-*";
@@ -131,6 +132,25 @@ pub(super) fn finding() -> Vec<Value> {
             words(&["cid", "name", "created", "-cid", "-name", "-created"]),
         ),
         query("order", "desc turns round what sort says", words(&["asc", "desc"])),
+    ]
+}
+
+/// What can be asked of the events.
+pub(super) fn events() -> Vec<Value> {
+    let cursor = json!({ "type": "string", "format": "event-cursor" });
+    let kinds: Vec<_> = EventKind::ALL.map(EventKind::as_str).into();
+    let words = json!({ "type": "string", "enum": kinds });
+    let mut cids = comma_list("cid", "Only events of these; may be there several times", named("Cid"));
+    cids["schema"]["maxItems"] = WATCH_CIDS_MAX.into();
+    vec![
+        or_empty(query("after", "Go on behind the event that carried this cursor", cursor)),
+        or_empty(comma_list("kind", "Only events of these kinds; may be there several times", words)),
+        or_empty(cids),
+        or_empty(query(
+            "heartbeat",
+            "Say every 15 s that nothing happened; server-sent events always do",
+            json!({ "type": "boolean", "default": false }),
+        )),
     ]
 }
 

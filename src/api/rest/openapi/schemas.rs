@@ -39,6 +39,7 @@ pub(super) fn all() -> Value {
         ("PeerGc", peer_gc()),
         ("RemovedBlock", removed_block()),
         ("AddedOutput", added_output()),
+        ("Event", event()),
     ];
     Value::Object(named.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect())
 }
@@ -113,6 +114,32 @@ fn and_maybe(mut object: Value, members: &[(&str, Value)]) -> Value {
         object["properties"][*name] = schema.clone();
     }
     object
+}
+
+fn event() -> Value {
+    let always = object(
+        "Something that happened. Kinds that only later versions know may come",
+        &[
+            ("cursor", text("event-cursor", "What after takes to go on behind it", "00c0ffee00c0ffee-7")),
+            ("time", named("Timestamp")),
+            ("type", string("pinned")),
+            ("peer", said(named("PeerId"), "The peer that tells")),
+        ],
+    );
+    and_maybe(
+        always,
+        &[
+            ("cid", said(named("Cid"), "pinned, unpinned, status")),
+            ("pin", said(named("Pin"), "pinned: the entry; unpinned: the entry as it was")),
+            ("name", any_string("status: the name of the pin")),
+            ("info", said(named("PinStatus"), "status: how it stands on the peer that tells")),
+            ("subject", said(named("PeerId"), "peer: which")),
+            ("peername", any_string("peer: its name")),
+            ("state", said(words(["appeared", "expired"]), "peer: what became of it")),
+            ("alert", said(named("Alert"), "alert: the metric that stopped coming")),
+            ("reason", any_string("resync: why events may have been missed")),
+        ],
+    )
 }
 
 fn error() -> Value {
