@@ -3,6 +3,7 @@
 //! Run through `cargo xtask bench`, which builds what this needs. Figures are for comparison within one run, never
 //! for assertions.
 
+mod ctl;
 mod daemon;
 mod http;
 mod load;
@@ -11,7 +12,7 @@ mod report;
 mod scenarios;
 mod walk;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -32,6 +33,12 @@ struct Arguments {
     /// The reference's ipfs-cluster-service, measured beside ours.
     #[arg(long)]
     go_service: Option<PathBuf>,
+    /// Our ipfs-cluster-ctl.
+    #[arg(long)]
+    ctl: PathBuf,
+    /// The reference's ipfs-cluster-ctl, measured beside ours.
+    #[arg(long)]
+    go_ctl: Option<PathBuf>,
     /// Pins of the big pinset.
     #[arg(long, default_value_t = 1_000_000)]
     pins: u64,
@@ -53,7 +60,7 @@ struct Arguments {
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
-    /// Only these of `post`, `until-pinned`, `big`, `cluster`, `join`, `walk`; the last needs the reference.
+    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `walk`; the last needs the reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the pinsets live while they are measured; a temporary folder without this.
@@ -88,13 +95,13 @@ async fn run(arguments: &Arguments) -> Result<()> {
         _ => &["init", "--consensus", "solo"],
     };
     let subject = Subject { name: "ours", program: arguments.service.clone(), init, reference: false };
-    let mut ours = measure(&subject, arguments).await?;
+    let mut ours = measure(&subject, Some(&arguments.ctl), arguments).await?;
     let reference = match &arguments.go_service {
         None => None,
         Some(program) => {
             let go =
                 Subject { name: "reference", program: program.clone(), init: &["init"], reference: true };
-            let mut rows = measure(&go, arguments).await?;
+            let mut rows = measure(&go, arguments.go_ctl.as_deref(), arguments).await?;
             if arguments.wants("walk") {
                 let folder = arguments.scratch()?;
                 let together = Subject { init: &["init"], ..subject };
@@ -112,7 +119,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-async fn measure(subject: &Subject, arguments: &Arguments) -> Result<Vec<Row>> {
+async fn measure(subject: &Subject, ctl: Option<&Path>, arguments: &Arguments) -> Result<Vec<Row>> {
     let folder = arguments.scratch()?;
     let setup = Setup { subject, fake_kubo: &arguments.fake_kubo, folder: folder.path().to_owned() };
     let wanted = |name: &str| arguments.wants(name);
@@ -128,6 +135,14 @@ async fn measure(subject: &Subject, arguments: &Arguments) -> Result<Vec<Row>> {
     if wanted("big") {
         eprintln!("{}: a pinset of {} …", subject.name, arguments.pins);
         rows.extend(scenarios::big(&setup, arguments.pins).await.context("a big pinset")?);
+    }
+    if let Some(program) = ctl.filter(|_| wanted("ctl")) {
+        eprintln!("{}: ctl …", subject.name);
+        let work = {
+            let (program, folder, pins) = (program.to_owned(), folder.path().to_owned(), arguments.pins);
+            move || ctl::ctl(&program, &folder, pins)
+        };
+        rows.extend(tokio::task::spawn_blocking(work).await?.context("ctl")?);
     }
     let together = Subject { init: &["init"], ..subject.clone() };
     let setup = Setup { subject: &together, ..setup };

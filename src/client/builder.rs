@@ -158,11 +158,9 @@ impl ClientBuilder {
         if let Via::Unix(path) = &host.via {
             builder = builder.unix_socket(path.as_path());
         }
-        if !host.is_https() {
+        if !host.is_https() || self.no_check_certificate {
             // Reading what the system believes takes time that nobody needs here.
-            builder = builder.tls_certs_only([]);
-        } else if self.no_check_certificate {
-            builder = builder.tls_danger_accept_invalid_certs(true);
+            builder = builder.tls_certs_only([]).tls_danger_accept_invalid_certs(self.no_check_certificate);
         } else if !self.authorities.is_empty() {
             let authorities = reqwest::Certificate::from_pem_bundle(&self.authorities).map_err(|source| {
                 let text = format!("the certificate authorities cannot be read: {source}");

@@ -34,7 +34,7 @@ impl Lines {
     /// `Corrupt` when a line is longer than allowed.
     pub(super) fn next_line(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let Some(length) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            let Some(length) = memchr::memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
                 self.check_length(self.searched)?;
                 return Ok(None);

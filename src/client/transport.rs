@@ -2,11 +2,12 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
 use reqwest::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
@@ -225,15 +226,22 @@ pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
     transport: std::sync::Arc<Transport>,
     requests: Vec<Request>,
 ) -> BoxStream<'static, Result<T>> {
-    let items = async_stream::try_stream! {
-        for request in requests {
-            let mut items = transport.send(&request).await?.or_refusal().await?.items();
-            while let Some(item) = items.next().await {
-                yield item?;
-            }
+    let answers = futures::stream::iter(requests).then(move |request| {
+        let transport = std::sync::Arc::clone(&transport);
+        async move { Ok(transport.send(&request).await?.or_refusal().await?.items()) }
+    });
+    let mut items = answers.try_flatten().boxed();
+    let mut has_failed = false;
+    // An error is the end: what comes after it would be taken for the whole.
+    let until_error = move |cx: &mut Context<'_>| {
+        if has_failed {
+            return Poll::Ready(None);
         }
+        let item = ready!(items.poll_next_unpin(cx));
+        has_failed = matches!(item, Some(Err(_)));
+        Poll::Ready(item)
     };
-    items.boxed()
+    futures::stream::poll_fn(until_error).boxed()
 }
 
 /// One piece of a body.
@@ -263,38 +271,56 @@ impl Answer {
         Err(ApiError::from_answer(self.status, &body).into_error())
     }
 
+    /// The items of a listing.
+    pub(super) fn items<T: DeserializeOwned + Send + 'static>(self) -> BoxStream<'static, Result<T>> {
+        let label = self.label.clone();
+        let mut number: u64 = 0;
+        // Read as items only here, at the end: they are large, and each step that they pass copies them.
+        let items = self.lines().map(move |line| {
+            number += 1;
+            let line = line?;
+            // Looked at as a whole, UTF-8 is checked faster than string by string.
+            let item = match std::str::from_utf8(&line) {
+                Ok(text) => serde_json::from_str(text),
+                Err(_) => serde_json::from_slice(&line),
+            };
+            item.map_err(|source| {
+                let message = format!("{label}: line {number} is not what was expected: {source}");
+                Error::new(ErrorKind::Corrupt, message).component("client").with_source(source)
+            })
+        });
+        items.boxed()
+    }
+
     /// The lines of a listing.
-    pub(super) fn items<T: DeserializeOwned + Send + 'static>(mut self) -> BoxStream<'static, Result<T>> {
-        let items = async_stream::try_stream! {
+    fn lines(mut self) -> impl Stream<Item = Result<Bytes>> + Send {
+        async_stream::try_stream! {
             if !matches!(self.status, StatusCode::OK | StatusCode::NO_CONTENT) {
                 let message = "expected streaming response with code 200/204".to_owned();
                 Err(ApiError { code: self.status.as_u16(), message }.into_error())?;
             }
             let mut lines = Lines::new(LINE_BYTES_MAX);
-            let mut number: u64 = 0;
             let mut errors: Vec<String> = Vec::new();
             while let Some(frame) = self.frame().await? {
                 match frame {
                     Frame::Data(chunk) => {
                         lines.push(&chunk);
                         while let Some(line) = lines.next_line()? {
-                            number += 1;
-                            yield self.parse_line::<T>(&line, number)?;
+                            yield line;
                         }
                     }
                     Frame::StreamErrors(more) => errors.extend(more),
                 }
             }
             if let Some(line) = lines.finish() {
-                yield self.parse_line::<T>(&line, number + 1)?;
+                yield line;
             }
             if !errors.is_empty() {
                 errors.truncate(STREAM_ERRORS_MAX);
                 let code = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
                 Err(ApiError { code, message: errors.join("; ") }.into_error())?;
             }
-        };
-        items.boxed()
+        }
     }
 
     async fn read(mut self, bytes_max: usize) -> Result<Vec<u8>> {
@@ -330,13 +356,6 @@ impl Answer {
                 Frame::StreamErrors(texts.filter(|text| !text.is_empty()).collect())
             }
         }))
-    }
-
-    fn parse_line<T: DeserializeOwned>(&self, line: &[u8], number: u64) -> Result<T> {
-        serde_json::from_slice(line).map_err(|source| {
-            let message = format!("{}: line {number} is not what was expected: {source}", self.label);
-            Error::new(ErrorKind::Corrupt, message).component("client").with_source(source)
-        })
     }
 
     fn broken(&self, error: Broken) -> Error {

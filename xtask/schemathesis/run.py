@@ -92,6 +92,8 @@ def test(service, fake_kubo, arguments, user):
         validate(json.loads(document.read_bytes()))
         print(f"valid OpenAPI: {document.stat().st_size} bytes", flush=True)
         tester = ["schemathesis", "--config-file", str(HERE / "schemathesis.toml"), "run", str(document)]
+        # Its answer has no end.
+        tester += ["--exclude-path", "/events"]
         if user:
             tester += ["--auth", user]
         tester[0] = str(pathlib.Path(sys.executable).with_name(tester[0]))

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::cargo::{cargo, root, run as run_command};
 use crate::steps::Steps;
 
-/// Names a reference `ipfs-cluster-service` to measure beside ours.
+/// Names a reference `ipfs-cluster-service` to measure beside ours, and the `ipfs-cluster-ctl` in the same folder.
 const GO_VARIABLE: &str = "IPFS_CLUSTER_BENCH_GO";
 
 /// Builds what is measured without the features that only tests need, then measures. Arguments go to the
@@ -42,9 +42,14 @@ pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
     steps.run("measure", || {
         let mut command = std::process::Command::new(release(tools.clone(), "cluster-bench"));
         command.arg("--service").arg(release(root()?.join("target"), "ipfs-cluster-service"));
+        command.arg("--ctl").arg(release(root()?.join("target"), "ipfs-cluster-ctl"));
         command.arg("--fake-kubo").arg(release(tools.clone(), "examples/fake_kubo"));
         match std::env::var_os(GO_VARIABLE) {
             Some(program) => {
+                let ctl = PathBuf::from(&program).with_file_name("ipfs-cluster-ctl");
+                if ctl.exists() {
+                    command.arg("--go-ctl").arg(ctl);
+                }
                 command.arg("--go-service").arg(program);
             }
             None => eprintln!(

@@ -12,6 +12,7 @@ mod cargo;
 mod ci;
 mod compare;
 mod conformance;
+mod dist;
 mod fuzz;
 mod gopeer;
 mod kubo;
@@ -82,6 +83,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Build the release programs and lay out what a package holds: programs, manual pages, completions, systemd unit
+    Dist {
+        /// A new folder, which stands for `/usr`
+        folder: std::path::PathBuf,
+        /// Take the programs from this folder instead of building them
+        #[arg(long, value_name = "FOLDER")]
+        programs: Option<std::path::PathBuf>,
+    },
     /// Everything that has to be green before a change goes in
     Ci,
 }
@@ -115,6 +124,9 @@ fn run(task: Task) -> Result<()> {
         Task::Mixed { go, args } => with_summary(|steps| mixed::run(steps, &go, &args)),
         Task::Compare { go } => with_summary(|steps| compare::run(steps, &go)),
         Task::Schemathesis { args } => with_summary(|steps| schemathesis::run(steps, &args)),
+        Task::Dist { folder, programs } => {
+            with_summary(|steps| dist::run(steps, &folder, programs.as_deref()))
+        }
         Task::Ci => with_summary(ci::run),
     }
 }

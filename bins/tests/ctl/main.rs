@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 mod golden;
+mod manual;
+#[cfg(unix)]
+mod progress;
 mod server;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -117,6 +120,9 @@ fn a_page_is_printed_as_a_listing_and_stderr_says_where_it_goes_on() {
     );
 }
 
+const CANNOT_ADD: &str = "error : this version cannot add content: add it to an IPFS daemon (\"ipfs add\") and give the \
+                          CID to \"ipfs-cluster-ctl pin add\"\n";
+
 #[test]
 fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
     let filters = "error, queued, cluster_error, pin_error, unpin_error, pinned, pinning, unpinning, unpinned, \
@@ -193,7 +199,9 @@ fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
         ("bogus", "No help topic for 'bogus'\n".into(), 3),
         ("pin bogus", "No help topic for 'bogus'\n".into(), 3),
         ("help bogus", "No help topic for 'bogus'\n".into(), 3),
-        ("add x", "No help topic for 'add'\n".into(), 3),
+        ("add x", CANNOT_ADD.into(), 1),
+        ("add -r --name x --wrap-with-directory dir", CANNOT_ADD.into(), 1),
+        ("add --help", CANNOT_ADD.into(), 1),
     ];
     for (line, stderr, exit_code) in cases {
         let ran = run(ctl().args(line.split(' ')));
@@ -272,6 +280,28 @@ fn the_next_host_answers_when_the_first_does_not() {
     let hosts = format!("/ip4/127.0.0.1/tcp/{},{}", closed_port(), server.host());
     let ran = run(ctl().args(["--timeout", "30", "--host", &hosts, "version"]));
     assert_eq!((ran.stdout.as_str(), ran.exit_code), ("1.1.6\n", Some(0)), "{}", ran.stderr);
+}
+
+#[test]
+fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+    let server = Server::answering(vec![
+        document(200, "{\"version\":\"1.1.6\"}"),
+        listing(&[&status_of("pinned")], &[""]),
+    ]);
+    let closed = format!("/ip4/127.0.0.1/tcp/{}", closed_port());
+    let twice = ["--host", &closed, "--host", &server.host(), "--enc", "xml", "--encoding=json"];
+    let ran = run(ctl().args(twice).arg("version"));
+    assert_eq!(
+        (ran.stdout.as_str(), ran.exit_code),
+        ("{\n    \"version\": \"1.1.6\"\n}\n", Some(0)),
+        "{ran:?}"
+    );
+    let ran = ask(&server, &["status", "--local", "--filter", "pinned", "--local", "--filter", "error"]);
+    assert_eq!(ran.exit_code, Some(0), "{ran:?}");
+    let asked = server.request_lines().pop().unwrap();
+    assert_eq!(asked, "GET /pins?local=true&filter=error&cids=");
+    let two = run(ctl().args(["pin", "ls", CID, CID]));
+    assert!(two.stderr.starts_with("error: unexpected argument "), "{two:?}");
 }
 
 #[test]
@@ -466,7 +496,8 @@ fn debug_tells_on_stderr_what_is_asked() {
 #[test]
 fn help_version_and_commands_are_printed_on_stdout() {
     let version = run(ctl().arg("-v"));
-    assert_eq!(version.stdout, format!("ipfs-cluster-ctl version {}\n", env!("CARGO_PKG_VERSION")));
+    let own = env!("CARGO_PKG_VERSION");
+    assert_eq!(version.stdout, format!("ipfs-cluster-ctl version 1.1.6 (ipfs-cluster for Rust {own})\n"));
     for args in [&[][..], &["--help"], &["-h"], &["help"], &["--enc", "json"], &["-help"]] {
         let ran = run(ctl().args(args));
         assert!(ran.stdout.contains("Usage: ipfs-cluster-ctl [OPTIONS] [COMMAND]"), "{args:?} {ran:?}");
@@ -500,7 +531,10 @@ fn help_version_and_commands_are_printed_on_stdout() {
         "health bandwidth",
         "ipfs",
         "ipfs gc",
+        "completion",
         "commands",
+        "add",
+        "man",
         "help",
     ];
     let wanted: String = wanted.iter().map(|command| format!("ipfs-cluster-ctl {command}\n")).collect();

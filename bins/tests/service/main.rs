@@ -5,6 +5,8 @@
 
 mod files;
 mod logs;
+#[path = "../support/manual.rs"]
+mod manual;
 mod remote;
 mod run;
 mod state;
@@ -542,4 +544,10 @@ fn the_folder_comes_from_the_flag_the_variable_or_the_home_folder() {
     assert!(home.home.join(".ipfs-cluster/service.json").exists());
     assert!(run(Some("relative")).status.success());
     assert!(home.home.join("relative/service.json").exists());
+}
+
+#[test]
+fn pages_and_completions_have_every_command_and_every_flag() {
+    let some = ["", "init", "daemon", "state-import", "state-crdt-mark-dirty", "users-add", "completion"];
+    manual::check(env!("CARGO_BIN_EXE_ipfs-cluster-service"), &some);
 }

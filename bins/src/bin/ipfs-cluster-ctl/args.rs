@@ -2,13 +2,16 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use ipfs_cluster::COMPATIBLE_VERSION;
 use ipfs_cluster::client::DEFAULT_HOST;
 use ipfs_cluster::types::parse_go_duration;
+use ipfs_cluster_bins::manual::Shell;
 
 use crate::argv;
 
@@ -20,7 +23,13 @@ const EXIT_UNKNOWN_COMMAND: u8 = 3;
 /// Requests go to the first --host, and to the next ones only when no answer comes. "ipfs-cluster-ctl help
 /// COMMAND" explains a command.
 #[derive(Debug, Parser)]
-#[command(name = "ipfs-cluster-ctl", disable_version_flag = true, arg_required_else_help = true)]
+#[command(
+    name = "ipfs-cluster-ctl",
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    // Of a flag that is given twice the last one counts, as in Go.
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     /// Addresses of the API, separated by commas: /ip4/…/tcp/…, /dns4/…/tcp/…, /unix/PATH, or of libp2p, with /p2p/ID
     /// at the end or /dnsaddr/NAME
@@ -138,9 +147,22 @@ pub(crate) enum Command {
     /// Manage the IPFS daemons
     #[command(subcommand, arg_required_else_help = true)]
     Ipfs(Ipfs),
+    /// Print completions for a shell
+    ///
+    /// For example: ipfs-cluster-ctl completion bash > ~/.local/share/bash-completion/completions/ipfs-cluster-ctl
+    Completion { shell: Shell },
     /// List all commands
     #[command(hide = true)]
     Commands,
+    // Only says that it is not there: scripts that add shall learn it, and the way out.
+    #[command(hide = true, disable_help_flag = true)]
+    Add {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        ignored: Vec<OsString>,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man { folder: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
@@ -298,7 +320,7 @@ pub(crate) enum Health {
     Graph {
         /// Write the graph to a file
         #[arg(long, short = 'f')]
-        file: Option<std::path::PathBuf>,
+        file: Option<PathBuf>,
         /// Draw also IPFS daemons that belong to no peer
         #[arg(long)]
         all_ipfs_peers: bool,
@@ -335,7 +357,10 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, Exi
     let matches = definition.try_get_matches_from_mut(argv);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) if cli.version => {
-            let _ = writeln!(io::stdout(), "ipfs-cluster-ctl version {}", env!("CARGO_PKG_VERSION"));
+            let own = env!("CARGO_PKG_VERSION");
+            let version =
+                format!("ipfs-cluster-ctl version {COMPATIBLE_VERSION} (ipfs-cluster for Rust {own})");
+            let _ = writeln!(io::stdout(), "{version}");
             Err(ExitCode::SUCCESS)
         }
         Ok(cli) if cli.command.is_none() => {

@@ -12,6 +12,7 @@ use ipfs_cluster::types::{
     Alert, Cid, GlobalPinInfo, IpfsPath, Metric, PeerId, Pin, PinOptions, Timestamp, TrackerStatus,
     parse_cid, parse_go_duration, parse_peer,
 };
+use ipfs_cluster_bins::manual;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
@@ -20,25 +21,40 @@ use crate::args::{self, Cli, Command, Health, Ipfs, Peers, PinAdd, Wait};
 use crate::failure::{Failure, Result};
 use crate::format;
 use crate::output::{Encoding, Output, Show, parse};
-use crate::wait::{Verdict, statuses, verdict};
+use crate::progress::{Audience, Progress};
+use crate::wait::{Verdict, count, statuses, verdict};
 
 /// How long a pin is given to get somewhere before its status is shown.
 const BEFORE_STATUS: Duration = Duration::from_secs(1);
 /// How often the status is asked for while waiting.
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 const WAITING: &str = "waiting for pin status";
+const CANNOT_ADD: &str = "this version cannot add content: add it to an IPFS daemon (\"ipfs add\") and give the CID \
+                          to \"ipfs-cluster-ctl pin add\"";
 
 /// Runs a command to its end.
 pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
     let command = cli.take_command();
+    out.audience = Audience::of_this_process(cli.debug);
     check_secret(&cli.secret)?;
     out.encoding = match cli.encoding.as_str() {
         "text" => Encoding::Text,
         "json" => Encoding::Json,
         _ => return Err(Failure::local("", "unsupported encoding")),
     };
-    let client = client(&cli)?;
     let Some(command) = command else { return Ok(()) };
+    match &command {
+        Command::Completion { shell } => {
+            return out.text(&String::from_utf8_lossy(&manual::completion(args::command(), *shell)));
+        }
+        Command::Commands => return out.text(&format::commands(&args::command())),
+        Command::Add { .. } => return Err(Failure::local("", CANNOT_ADD)),
+        Command::Man { folder } => {
+            return doing("writing manual pages", manual::write_pages(args::command(), folder));
+        }
+        _ => {}
+    }
+    let client = client(&cli)?;
     match command {
         Command::Id => out.fetch(&client, &Request::id(), format::peer).await,
         Command::Version => out.fetch(&client, &Request::version(), format::version).await,
@@ -76,9 +92,15 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
         Command::Watch { kind, after, cids } => watch(&kind, after, &cids, &client, out).await,
         Command::Health(command) => health(command, &client, out).await,
         Command::Ipfs(Ipfs::Gc { local }) => {
-            out.fetch(&client, &Request::repo_gc(local.local), format::repo_gc).await
+            let mut progress = out.audience.progress();
+            let request = Request::repo_gc(local.local);
+            // Printed when the progress is gone.
+            let collected: Box<RawValue> =
+                progress.during("collecting garbage", client.fetch(&request)).await?;
+            drop(progress);
+            out.document(&collected, format::repo_gc)
         }
-        Command::Commands => out.text(&format::commands(&args::command())),
+        Command::Completion { .. } | Command::Commands | Command::Add { .. } | Command::Man { .. } => Ok(()),
     }
 }
 
@@ -344,7 +366,8 @@ async fn pinned(
         let default_limit =
             if target == TrackerStatus::Pinned { pin.options.replication_factor_min } else { 0 };
         let limit = args.wait_limit.unwrap_or(default_limit);
-        status = Some(wait_until(&pin.cid, target, limit, args.wait_timeout, client).await?);
+        let progress = out.audience.progress();
+        status = Some(wait_until(&pin.cid, target, limit, args.wait_timeout, client, progress).await?);
     }
     if args.no_status {
         return out.document(&answer, format::pin);
@@ -366,15 +389,22 @@ async fn wait_until(
     limit: i32,
     at_most: Duration,
     client: &Client,
+    mut progress: Progress,
 ) -> Result<Box<RawValue>> {
-    let reached = async {
+    // Takes the progress along, so that it is gone before an error is told.
+    let reached = async move {
         let mut ticks = interval_at(tokio::time::Instant::now() + WAIT_INTERVAL, WAIT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let answer: Box<RawValue> = client.fetch(&Request::status(cid, false)).await?;
             let info: GlobalPinInfo = parse(&answer)?;
-            let mut verdict_now = verdict(&statuses(&info), target, limit);
+            let statuses = statuses(&info);
+            let mut verdict_now = verdict(&statuses, target, limit);
+            progress.say(|| {
+                let (done, needed) = count(&statuses, target, limit);
+                format!("{target} on {done} of {needed} peers")
+            });
             if target == TrackerStatus::Unpinned && verdict_now == Verdict::Reached {
                 verdict_now = unpinned_here(cid, client).await?;
             }

@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod format;
 mod output;
+mod progress;
 mod wait;
 
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::failure::{Answer, Failure, Result};
 use crate::format;
+use crate::progress::Audience;
 
 /// Bytes that are collected before they are written. What is collected is also written whenever nothing more is
 /// there to be printed yet.
@@ -30,13 +31,14 @@ pub(crate) type Show<T> = fn(&mut String, &T);
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) encoding: Encoding,
+    pub(crate) audience: Audience,
     writer: BufWriter<StdoutLock<'static>>,
 }
 
 impl Output {
     pub(crate) fn stdout() -> Self {
         let writer = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
-        Self { encoding: Encoding::default(), writer }
+        Self { encoding: Encoding::default(), audience: Audience::default(), writer }
     }
 
     /// Asks for one document and prints it. JSON is printed as the server sent it, also what this program does
@@ -128,16 +130,19 @@ impl Output {
         show: Show<T>,
     ) -> Result<()> {
         let mut text = String::new();
+        let mut progress = self.audience.listing();
         loop {
             let item = match items.next().now_or_never() {
                 Some(item) => item,
                 None => {
                     // Nothing to print for now: whoever watches shall see what came so far.
                     self.writer.flush()?;
+                    progress.say_items();
                     items.next().await
                 }
             };
             let Some(item) = item else { return Ok(()) };
+            progress.item();
             text.clear();
             show(&mut text, &item?);
             self.text(&text)?;

@@ -16,22 +16,26 @@ pub(crate) enum Verdict {
 /// - with a positive limit, that many peers (or all, if there are fewer) must have the target;
 /// - otherwise all must, and peers that need not hold a pin do not count.
 pub(crate) fn verdict(statuses: &[TrackerStatus], target: TrackerStatus, limit: i32) -> Verdict {
-    use TrackerStatus::{ClusterError, PinError, Pinned, Remote, UnpinError};
+    use TrackerStatus::{ClusterError, PinError, UnpinError};
 
     if statuses.iter().any(|status| matches!(status, ClusterError | PinError | UnpinError)) {
         return Verdict::Failed;
     }
+    let (done, needed) = count(statuses, target, limit);
+    // Without any peer, nobody has said anything yet.
+    if !statuses.is_empty() && done >= needed { Verdict::Reached } else { Verdict::NotYet }
+}
+
+/// How many peers are done, and how many have to be.
+pub(crate) fn count(statuses: &[TrackerStatus], target: TrackerStatus, limit: i32) -> (usize, usize) {
     let done = statuses.iter().filter(|status| **status == target).count();
     let limit = usize::try_from(limit).unwrap_or(0).min(statuses.len());
-    let reached = if statuses.is_empty() {
-        false // nobody has said anything yet
-    } else if limit > 0 {
-        done >= limit
-    } else {
-        let does_not_count = |status: &&TrackerStatus| target == Pinned && **status == Remote;
-        done + statuses.iter().filter(does_not_count).count() == statuses.len()
-    };
-    if reached { Verdict::Reached } else { Verdict::NotYet }
+    if limit > 0 {
+        return (done, limit);
+    }
+    let does_not_count =
+        |status: &&TrackerStatus| target == TrackerStatus::Pinned && **status == TrackerStatus::Remote;
+    (done, statuses.len() - statuses.iter().filter(does_not_count).count())
 }
 
 /// The statuses in an answer.

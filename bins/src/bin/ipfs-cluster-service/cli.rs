@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
+use ipfs_cluster_bins::manual::Shell;
 
 /// What `--version` prints after the program's name.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -22,7 +23,9 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     version = VERSION.as_str(),
     disable_version_flag = true,
     subcommand_help_heading = "Commands",
-    max_term_width = 100
+    max_term_width = 100,
+    // Of a flag that is given twice the last one counts, as in Go.
+    args_override_self = true
 )]
 pub(crate) struct Cli {
     /// Folder of the configuration and data [default: ~/.ipfs-cluster]
@@ -73,6 +76,11 @@ pub(crate) enum Command {
     Id,
     /// Print the version
     Version,
+    /// Print completions for a shell
+    Completion { shell: Shell },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     // The reference answers these with the help, so nobody reads the words.
     #[command(external_subcommand)]
     Unknown(#[expect(dead_code)] Vec<OsString>),

@@ -16,6 +16,7 @@ use clap::{CommandFactory as _, Parser as _};
 use ipfs_cluster::config::{Identity, process_environment};
 use ipfs_cluster::{COMPATIBLE_VERSION, Error};
 use ipfs_cluster_bins::args::from_go_style;
+use ipfs_cluster_bins::manual;
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, logging};
 
@@ -55,10 +56,23 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    // What needs neither a folder nor a log.
+    match &cli.command {
+        Some(Command::Completion { shell }) => {
+            print(&String::from_utf8_lossy(&manual::completion(Cli::command(), *shell)));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Man { folder }) => {
+            manual::write_pages(Cli::command(), folder)
+                .map_err(|source| Failure::new("writing manual pages", Error::io("man", source)))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     let folder = Folder::locate(cli.config.as_deref()).doing("finding the configuration folder")?;
     logging::start(cli.debug, &cli.loglevel, &process_environment).doing("setting the log level")?;
     match cli.command {
-        None | Some(Command::Unknown(_)) => {
+        None | Some(Command::Unknown(_) | Command::Completion { .. } | Command::Man { .. }) => {
             print(&Cli::command().render_help().to_string());
             return Ok(ExitCode::FAILURE);
         }

@@ -3,66 +3,104 @@
 /// Lays out a JSON document, which must be valid, and ends it with a line end. Numbers, names and the order of
 /// fields stay as they are.
 pub(crate) fn json(text: &mut String, document: &str) {
+    let bytes = document.as_bytes();
+    // As much as is usual.
+    text.reserve(document.len() * 2);
     let mut depth: usize = 0;
-    // Inside of strings JSON has no letters below the space, outside they only lay out.
-    let mut letters = document.chars().filter(|letter| *letter >= ' ').peekable();
-    let mut in_string = false;
-    while let Some(letter) = letters.next() {
-        if in_string {
-            match letter {
-                '"' => in_string = false,
-                '\\' => {
-                    text.push(letter);
-                    text.extend(letters.next());
-                    continue;
-                }
-                _ => {}
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => at += 1,
+            b'"' => {
+                let end = end_of_string(bytes, at);
+                string(text, &document[at..end]);
+                at = end;
             }
-            match letter {
-                '<' => text.push_str("\\u003c"),
-                '>' => text.push_str("\\u003e"),
-                '&' => text.push_str("\\u0026"),
-                '\u{2028}' => text.push_str("\\u2028"),
-                '\u{2029}' => text.push_str("\\u2029"),
-                _ => text.push(letter),
-            }
-            continue;
-        }
-        match letter {
-            ' ' => {}
-            '"' => {
-                in_string = true;
-                text.push(letter);
-            }
-            '{' | '[' => {
-                text.push(letter);
-                while letters.next_if_eq(&' ').is_some() {}
-                if let Some(end) = letters.next_if(|next| matches!(next, '}' | ']')) {
-                    text.push(end);
-                } else {
-                    depth += 1;
-                    new_line(text, depth);
+            b'{' | b'[' => {
+                text.push(char::from(*byte));
+                at += 1;
+                let rest = &bytes[at..];
+                let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+                match rest.get(blanks) {
+                    Some(end @ (b'}' | b']')) => {
+                        text.push(char::from(*end));
+                        at += blanks + 1;
+                    }
+                    _ => {
+                        depth += 1;
+                        new_line(text, depth);
+                    }
                 }
             }
-            '}' | ']' => {
+            b'}' | b']' => {
                 depth = depth.saturating_sub(1);
                 new_line(text, depth);
-                text.push(letter);
+                text.push(char::from(*byte));
+                at += 1;
             }
-            ',' => {
-                text.push(letter);
+            b',' => {
+                text.push(',');
                 new_line(text, depth);
+                at += 1;
             }
-            ':' => text.push_str(": "),
-            _ => text.push(letter),
+            b':' => {
+                text.push_str(": ");
+                at += 1;
+            }
+            // A number, true, false or null.
+            _ => {
+                let is_of_word = |byte: &&u8| !matches!(byte, b',' | b'}' | b']' | b':' | b'"' | b'{' | b'[');
+                let word = bytes[at..].iter().take_while(is_of_word).take_while(|byte| **byte > b' ');
+                let end = at + word.count().max(1);
+                text.push_str(document.get(at..end).unwrap_or_default());
+                at = end;
+            }
         }
     }
     text.push('\n');
 }
 
+/// Where the string that begins at `start` is over, behind its quotation mark.
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+/// Copies a string, all of it at once where nothing has to be escaped.
+fn string(text: &mut String, string: &str) {
+    // U+2028 and U+2029 begin with this byte, and little else does.
+    let may_need_escape = |byte: u8| matches!(byte, b'<' | b'>' | b'&' | 0xe2);
+    if !string.bytes().any(may_need_escape) {
+        return text.push_str(string);
+    }
+    for letter in string.chars() {
+        match letter {
+            '<' => text.push_str("\\u003c"),
+            '>' => text.push_str("\\u003e"),
+            '&' => text.push_str("\\u0026"),
+            '\u{2028}' => text.push_str("\\u2028"),
+            '\u{2029}' => text.push_str("\\u2029"),
+            _ => text.push(letter),
+        }
+    }
+}
+
 fn new_line(text: &mut String, depth: usize) {
+    const SPACES: &str = "                                ";
     text.push('\n');
-    text.extend(std::iter::repeat_n("    ", depth));
+    let mut left = depth * 4;
+    while left > 0 {
+        let some = left.min(SPACES.len());
+        text.push_str(&SPACES[..some]);
+        left -= some;
+    }
 }
 
 #[cfg(test)]

@@ -51,9 +51,10 @@ pub(crate) fn peer(text: &mut String, peer: &PeerInfo) {
 /// A pin, on one line.
 pub(crate) fn pin(text: &mut String, pin: &Pin) {
     let options = &pin.options;
-    let kind = pin.pin_type.as_str().to_ascii_uppercase();
-    let direct = if options.mode == PinMode::Direct { "-DIRECT" } else { "" };
-    let _ = write!(text, "{} | {} | {kind}{direct} | Repl. Factor: ", pin.cid, options.name);
+    let _ = write!(text, "{} | {} | ", pin.cid, options.name);
+    text.extend(pin.pin_type.as_str().chars().map(|letter| letter.to_ascii_uppercase()));
+    text.push_str(if options.mode == PinMode::Direct { "-DIRECT" } else { "" });
+    text.push_str(" | Repl. Factor: ");
     let _ = if pin.is_everywhere() {
         write!(text, "-1 | Allocations: [everywhere]")
     } else {
@@ -61,15 +62,17 @@ pub(crate) fn pin(text: &mut String, pin: &Pin) {
         let (min, max) = (options.replication_factor_min, options.replication_factor_max);
         write!(text, "{min}--{max} | Allocations: [{peers}]")
     };
-    let depth = match pin.max_depth {
-        0 => "Direct".to_owned(),
-        -1 => "Recursive".to_owned(),
-        depth => format!("Recursive-{depth}"),
+    let _ = match pin.max_depth {
+        0 => write!(text, " | Direct"),
+        -1 => write!(text, " | Recursive"),
+        depth => write!(text, " | Recursive-{depth}"),
     };
     let metadata = if options.metadata.is_empty() { "no" } else { "yes" };
-    let expires = options.expire_at.map_or_else(|| "∞".to_owned(), date_time);
-    let added = pin.timestamp.map_or_else(|| "unknown".to_owned(), date_time);
-    line!(text, " | {depth} | Metadata: {metadata} | Exp: {expires} | Added: {added}");
+    let _ = write!(text, " | Metadata: {metadata} | Exp: ");
+    date_time(text, options.expire_at, "∞");
+    text.push_str(" | Added: ");
+    date_time(text, pin.timestamp, "unknown");
+    text.push('\n');
 }
 
 /// Where a CID stands, in a block with a line for each peer.
@@ -214,10 +217,16 @@ fn sorted<T: Display>(items: impl IntoIterator<Item = T>) -> Vec<String> {
     texts
 }
 
-/// `2026-11-20 23:17:33`.
-fn date_time(time: Timestamp) -> String {
-    let time = time.to_string().replacen('T', " ", 1);
-    time.split(['.', 'Z']).next().unwrap_or_default().to_owned()
+/// `2026-11-20 23:17:33`, or what stands for no time.
+fn date_time(text: &mut String, time: Option<Timestamp>, none: &str) {
+    let Some(time) = time else { return text.push_str(none) };
+    let start = text.len();
+    let _ = write!(text, "{time}");
+    let seconds = text[start..].find(['.', 'Z']).map_or(text.len(), |length| start + length);
+    text.truncate(seconds);
+    if let Some(middle) = text[start..].find('T') {
+        text.replace_range(start + middle..=start + middle, " ");
+    }
 }
 
 #[cfg(test)]
