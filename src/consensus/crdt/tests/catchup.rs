@@ -42,8 +42,8 @@ impl Quiet {
         let (walker, mut requests) = mpsc::channel(4);
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
-                if let Request::Take { taken, .. } = request {
-                    let _ = taken.send(());
+                if let Request::Take { walks, taken } = request {
+                    let _ = taken.send(walks);
                 }
             }
         });
