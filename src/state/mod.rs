@@ -112,6 +112,13 @@ pub trait State: StateReader {
     /// `StorageFull`, `Io`, `Corrupt`, `ShutDown`: the store still does not work, call it again later.
     async fn settle(&self) -> Result<Vec<StateChange>>;
 
+    /// A frozen view of the store of this pinset that no power cut can take back: what others are told from must be on
+    /// disk. Waits for a write that is under way.
+    ///
+    /// # Errors
+    /// `Unavailable` after an error of [`State::apply`] until [`State::settle`] worked; `Io`, `ShutDown`.
+    async fn durable_snapshot(&self) -> Result<Arc<dyn Snapshot>>;
+
     /// Replaces the whole pinset by these pins (a later one of the same CID wins) and returns how many entries
     /// there are. All or nothing: until it returns, and after any error or crash, the old pinset is there.
     /// Memory does not depend on the number of pins; `progress` is told the number read so far.
@@ -163,6 +170,10 @@ impl<T: State + ?Sized> State for Arc<T> {
     }
     async fn settle(&self) -> Result<Vec<StateChange>> {
         (**self).settle().await
+    }
+
+    async fn durable_snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        (**self).durable_snapshot().await
     }
     async fn replace(
         &self,

@@ -170,6 +170,20 @@ impl State for StoreState {
         .await
     }
 
+    async fn durable_snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        let inner = self.inner.clone();
+        let writing = inner.writer.clone().lock_owned().await;
+        storage::run(inner.storage.clone(), move |storage| {
+            let _writing = writing;
+            if inner.doubt().is_some() {
+                let text = "what the store shows may not be on disk since a write failed";
+                return Err(Error::new(ErrorKind::Unavailable, text).component("state"));
+            }
+            storage.snapshot()
+        })
+        .await
+    }
+
     async fn replace(
         &self,
         pins: BoxStream<'static, Result<Vec<Pin>>>,

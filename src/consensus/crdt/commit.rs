@@ -71,6 +71,17 @@ impl Work {
             Self::Write(_) | Self::Clean => None,
         }
     }
+
+    /// Whether it revises what somebody saw.
+    fn revises(&self) -> bool {
+        let Self::Apply(operations) = self else { return false };
+        operations.iter().any(|local| matches!(local.operation, PinOperation::Revise(_)))
+    }
+
+    /// Whether it is of this peer alone.
+    const fn is_local(&self) -> bool {
+        matches!(self, Self::Apply(_))
+    }
 }
 
 type Answer = Vec<StateChange>;
@@ -171,13 +182,17 @@ impl Committer {
         let Some((mut operations, mut bytes)) = first.work.size() else {
             return self.serve_alone(first).await;
         };
+        let mut revises = first.work.revises();
         let mut calls = vec![first];
         while let Some(call) = self.inbox.take_now() {
+            // A delta is cut above all that is in its batch: what a revision did not look at must not be.
+            let is_unseen = revises && !call.work.is_local();
             let fits = call.work.size().filter(|(more_operations, more_bytes)| {
                 operations += more_operations;
                 bytes += more_bytes;
-                operations <= GROUP_OPERATIONS_MAX && bytes <= GROUP_BYTES_MAX
+                !is_unseen && operations <= GROUP_OPERATIONS_MAX && bytes <= GROUP_BYTES_MAX
             });
+            revises |= call.work.revises();
             if fits.is_none() {
                 self.inbox.put_back(call);
                 break;

@@ -211,7 +211,7 @@ impl Frontier {
     }
 
     /// Walks that have come by this tip cover it. Gives its height, if it is known.
-    fn meet(&mut self, tip: Digest) -> u64 {
+    pub(super) fn meet(&mut self, tip: Digest) -> u64 {
         let Some(open) = self.blocks.get(&tip) else { return 0 };
         for owner in &open.owners {
             if let Some(walk) = self.walks.get_mut(&owner.walk) {

@@ -90,8 +90,9 @@ pub(super) enum Request {
     Fill { block: Cid, ended: oneshot::Sender<Ended> },
     /// Go on with walks that could not go on before.
     Resume,
-    /// Remember these walks of another peer, to be gone on with when told. Answered when no merge forgets them.
-    Take { walks: Vec<Branch>, taken: oneshot::Sender<()> },
+    /// Remember these walks of another peer, to be gone on with when told. Answered when no merge forgets them, with what
+    /// they are here: one whose tip was merged here makes no head, as whoever merged it saw to that.
+    Take { walks: Vec<Branch>, taken: oneshot::Sender<Vec<Branch>> },
     /// These became heads without a walk.
     Adopted(Vec<Digest>),
 }
@@ -265,7 +266,7 @@ impl Walker {
                 result = ended(&mut self.merge) => self.merge_ended(result).await?,
                 Some(looked) = self.looks.next() => self.looked(looked).await?,
                 _ = ticks.tick() => self.tick().await?,
-                Some(request) = self.cx.requests.recv() => self.request(request),
+                Some(request) = self.cx.requests.recv() => self.request(request).await?,
                 () = inbox.filled() => {}
                 Some((block, fetched)) = self.fetches.next() => {
                     self.fetched(block, fetched).await?;
@@ -346,7 +347,7 @@ impl Walker {
         self.frontier.begin(head, Some(signer), at_once, false, now);
     }
 
-    fn request(&mut self, request: Request) {
+    async fn request(&mut self, request: Request) -> Result<()> {
         match request {
             Request::Fill { block, ended } => match block_digest(&block) {
                 // Repairs ask for one at a time, so this is one above the bound at most.
@@ -356,17 +357,26 @@ impl Walker {
                 }
                 None => drop(ended.send(Ended::Broken)),
             },
-            Request::Take { walks, taken } => {
-                for walk in walks {
+            Request::Take { mut walks, taken } => {
+                let tips: Vec<Cid> = walks.iter().map(|walk| walk.tip.cid).collect();
+                let merged = self.cx.ledger.is_processed(&tips).await?;
+                for (walk, _) in walks.iter_mut().zip(merged).filter(|(_, is_merged)| *is_merged) {
+                    if !walk.met.contains(&walk.tip.cid) {
+                        walk.met.push(walk.tip.cid);
+                    }
+                }
+                for walk in &walks {
                     if let Some(tip) = block_digest(&walk.tip.cid)
                         && self.parked.len() < PARKED_WALKS_MAX
                         && self.frontier.walks_from(&tip).is_none()
                     {
-                        self.parked.entry(tip).or_insert(walk);
+                        // Walks that have come by it cover it.
+                        self.frontier.meet(tip);
+                        self.parked.entry(tip).or_insert_with(|| walk.clone());
                     }
                 }
                 // Whoever asked may have gone.
-                let _ = taken.send(());
+                let _ = taken.send(walks);
             }
             Request::Adopted(heads) => {
                 heads.iter().for_each(|head| self.frontier.became_head(head));
@@ -380,6 +390,7 @@ impl Walker {
                 self.resuming.extend(parked.map(|tip| (*tip, None)));
             }
         }
+        Ok(())
     }
 
     fn fetch(&mut self, Ask { block, checked, hint }: Ask) {

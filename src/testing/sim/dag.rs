@@ -98,22 +98,29 @@ impl Dag {
             let past = self.past(&again.name);
             let knew = written.iter().filter(|one| past.contains(&one.name)).map(|one| one.tag).collect();
             findings.rewrites.push(Rewrite { tag: again.tag, knew });
-            let seen = self.winner(cid, &written, &past);
-            if seen.is_some_and(|seen| seen.tag == again.tag) {
+            // What it removes itself was removed before.
+            let removed = self.0.get(&again.name).map_or_else(BTreeSet::new, |block| block.removed(cid));
+            let seen: Vec<_> =
+                self.live(cid, &written, &past).filter(|one| !removed.contains(&one.name)).collect();
+            let best = seen.iter().filter(|one| one.tag == again.tag).map(Written::rank).max();
+            let above: Vec<_> = seen.iter().filter(|one| best.is_none_or(|best| one.rank() > best)).collect();
+            if best.is_some() && above.is_empty() {
                 continue;
             }
-            // A walk that is under way shows what no head is above yet: another value of the tag, or that what would count
-            // more was removed.
+            // A walk that is under way shows what no head is above yet: another value of the tag, which what is written
+            // once more is above, or that what would count more was removed, by blocks of any height.
             let is_aside = |name: &BlockName| {
-                !past.contains(name) && self.0.get(name).is_some_and(|block| block.height < again.height)
+                *name != again.name && !past.contains(name) && !self.past(name).contains(&again.name)
             };
-            let other = written.iter().any(|one| one.tag == again.tag && is_aside(&one.name));
-            let removed = self
-                .0
+            let other = written
                 .iter()
-                .any(|(name, block)| is_aside(name) && block.tombstones.iter().any(|(pin, _)| pin == cid));
-            if !other && !removed {
-                let seen = seen.map(|seen| format!("of {}", seen.tag));
+                .any(|one| one.tag == again.tag && one.height < again.height && is_aside(&one.name));
+            let is_removed = |one: &Written<'_>| {
+                let removes = |block: &BlockView| block.removed(cid).contains(&one.name);
+                self.0.iter().any(|(name, block)| removes(block) && is_aside(name))
+            };
+            if !other && (best.is_none() || !above.iter().all(|one| is_removed(one))) {
+                let seen = seen.iter().max_by_key(|one| one.rank()).map(|seen| format!("of {}", seen.tag));
                 findings.wrong.push(format!(
                     "the value of {} was written once more, at height {}, where the value {} was seen",
                     again.tag,
@@ -132,13 +139,33 @@ impl Dag {
         written: &[Written<'a>],
         among: &BTreeSet<BlockName>,
     ) -> Option<Written<'a>> {
+        self.live(cid, written, among).max_by_key(Written::rank)
+    }
+
+    /// The values of a CID that some blocks add and none of them removes.
+    fn live<'w, 'a>(
+        &self,
+        cid: &Cid,
+        written: &'w [Written<'a>],
+        among: &'w BTreeSet<BlockName>,
+    ) -> impl Iterator<Item = Written<'a>> + use<'w, 'a> {
         let blocks = among.iter().filter_map(|name| self.0.get(name));
-        let gone: BTreeSet<BlockName> = blocks
-            .flat_map(|block| &block.tombstones)
-            .filter(|(pin, _)| pin == cid)
-            .map(|(_, name)| *name)
-            .collect();
-        let live = written.iter().filter(|one| among.contains(&one.name) && !gone.contains(&one.name));
-        live.max_by_key(|one| (one.height, one.value)).copied()
+        let gone: BTreeSet<BlockName> = blocks.flat_map(|block| block.removed(cid)).collect();
+        let live = written.iter().filter(move |one| among.contains(&one.name) && !gone.contains(&one.name));
+        live.copied()
+    }
+}
+
+impl<'a> Written<'a> {
+    /// The greatest counts.
+    const fn rank(&self) -> (u64, &'a Bytes) {
+        (self.height, self.value)
+    }
+}
+
+impl BlockView {
+    /// The elements of a CID that it removes.
+    fn removed(&self, cid: &Cid) -> BTreeSet<BlockName> {
+        self.tombstones.iter().filter(|(pin, _)| pin == cid).map(|(_, name)| *name).collect()
     }
 }

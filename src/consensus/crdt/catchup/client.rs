@@ -103,7 +103,12 @@ pub(in super::super) async fn session(
         batch: Vec::new(),
         batch_bytes: 0,
         absorbing: VecDeque::new(),
-        heads: welcome.heads.iter().filter_map(|head| key::block_digest(&head.cid)).collect(),
+        last: welcome
+            .heads
+            .iter()
+            .chain(welcome.walks.iter().map(|walk| &walk.tip))
+            .filter_map(|head| key::block_digest(&head.cid))
+            .collect(),
         absorbed: 0,
         merged: 0,
     };
@@ -145,11 +150,13 @@ async fn adopt(cx: &CatchUp, ours: &[Head], welcome: Welcome) -> Result<()> {
         })
         .collect();
     let has_walks = !walks.is_empty();
-    if has_walks {
-        let (taken, is_taken) = oneshot::channel();
-        cx.walker.send(Request::Take { walks: walks.clone(), taken }).await.map_err(|_| gone())?;
-        is_taken.await.map_err(|_| gone())?;
-    }
+    let walks = if has_walks {
+        let (taken, take) = oneshot::channel();
+        cx.walker.send(Request::Take { walks, taken }).await.map_err(|_| gone())?;
+        take.await.map_err(|_| gone())?
+    } else {
+        walks
+    };
     let adopted: Vec<Digest> = heads.iter().filter_map(|head| key::block_digest(&head.cid)).collect();
     let adoption = Adoption { blocks: Vec::new(), heads, remove, walks, is_dirty: !is_whole };
     cx.ledger.desk.call(Work::Adopt(adoption)).await?;
@@ -169,8 +176,8 @@ struct Session<'a> {
     batch_bytes: usize,
     /// Batches that are being written.
     absorbing: VecDeque<JoinHandle<Result<()>>>,
-    /// Their heads, which count as merged last.
-    heads: BTreeSet<Digest>,
+    /// Their heads, which count as merged last, and the tips of their walks, which our walks merge.
+    last: BTreeSet<Digest>,
     absorbed: u64,
     merged: u64,
 }
@@ -268,7 +275,7 @@ impl Session<'_> {
                 }
                 (Message::Merged(mut blocks), Table::Blocks) => {
                     self.check_trust()?;
-                    blocks.retain(|(block, _)| !self.heads.contains(block));
+                    blocks.retain(|(block, _)| !self.last.contains(block));
                     self.merged += blocks.len() as u64;
                     let adoption = Adoption { blocks, ..Default::default() };
                     self.cx.ledger.desk.call(Work::Adopt(adoption)).await?;

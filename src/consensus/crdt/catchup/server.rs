@@ -19,7 +19,7 @@ use super::table::{PAGE_ENTRIES, View};
 use super::{SESSION_MAX, SESSIONS_MAX, SESSIONS_OF_PEER_MAX, protocol};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Snapshot, Storage};
 use crate::transport::{PeerStream, PeerTransport, StreamHandler};
 use crate::types::PeerId;
 
@@ -142,11 +142,11 @@ impl Inner {
                     messages.send(&Message::Welcome(welcome)).await?;
                 }
                 Message::Compare { table, after, chunks } => {
-                    let Some(mut begun) = self.prepared(session.take().ok_or_else(misplaced)?, table)? else {
+                    let Some(mut begun) = self.prepared(session.take().ok_or_else(misplaced)?, table).await?
+                    else {
                         return messages.send(&Message::Expired).await;
                     };
                     let compare = move |_: &dyn Storage| {
-                        begun.view.renew()?;
                         let differing = begun.view.differing(table, &after, &chunks)?;
                         Ok((begun, differing))
                     };
@@ -189,10 +189,11 @@ impl Inner {
     async fn welcome(&self, theirs: Vec<Digest>) -> Result<Option<(Welcome, Session)>> {
         let (storage, recent) = (self.storage.clone(), self.recent.clone());
         let pins = self.state.counts().pins;
+        let settled = recent.settled();
+        let Some(snapshot) = self.durable_snapshot().await? else { return Ok(None) };
+        let mark = recent.end();
         storage::run(self.storage.clone(), move |_| {
-            let settled = recent.settled();
-            let view = View::new(storage)?;
-            let mark = recent.end();
+            let view = View::of(storage, snapshot);
             let snapshot = view.snapshot();
             let is_processed = |digest: &Digest| -> Result<bool> {
                 let record = snapshot.get(IDS, digest)?;
@@ -228,11 +229,24 @@ impl Inner {
         .await
     }
 
-    /// Sees to it that blocks are left out which say more than the pins that were read.
-    fn prepared(&self, mut session: Session, table: Table) -> Result<Option<Session>> {
+    /// What we have and cannot lose any more: who has caught up with us has it without its blocks, which it could not
+    /// get from anybody else. None while that is uncertain.
+    async fn durable_snapshot(&self) -> Result<Option<Arc<dyn Snapshot>>> {
+        match self.state.durable_snapshot().await {
+            Ok(snapshot) => Ok(Some(snapshot)),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sees to it that the view is not old, and that blocks are left out which say more than the pins that were read.
+    async fn prepared(&self, mut session: Session, table: Table) -> Result<Option<Session>> {
+        if session.view.is_old() {
+            let Some(snapshot) = self.durable_snapshot().await? else { return Ok(None) };
+            session.view.renew_with(snapshot);
+        }
         if table == Table::Blocks {
-            // First the view: what it shows is remembered by then.
-            session.view.renew()?;
+            // The view came first: what it shows is remembered by now.
             let Some(mut except) = self.recent.since(session.mark) else { return Ok(None) };
             except.extend(&session.unseen);
             session.view.leave_out(except);
@@ -250,12 +264,9 @@ impl Inner {
     ) -> Result<Option<Session>> {
         let mut left: Vec<Wanted> = ranges.into_iter().rev().collect();
         while !left.is_empty() {
-            let Some(mut ready) = self.prepared(session, table)? else { return Ok(None) };
+            let Some(mut ready) = self.prepared(session, table).await? else { return Ok(None) };
             let state = self.state.clone();
             let read = move |_: &dyn Storage| {
-                if table == Table::Pins {
-                    ready.view.renew()?;
-                }
                 let (mut pins, mut blocks) = (Vec::new(), Vec::new());
                 while pins.len() + blocks.len() < READ_RECORDS
                     && let Some(mut wanted) = left.pop()

@@ -47,8 +47,13 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(storage: Arc<dyn Storage>) -> Result<Self> {
         let snapshot = storage.snapshot()?;
+        Ok(Self::of(storage, snapshot))
+    }
+
+    /// One that begins with a snapshot of the store.
+    pub(super) fn of(storage: Arc<dyn Storage>, snapshot: Arc<dyn Snapshot>) -> Self {
         let (names, except) = (HashMap::new(), BTreeSet::new());
-        Ok(Self { storage, snapshot, since: Instant::now(), names, except })
+        Self { storage, snapshot, since: Instant::now(), names, except }
     }
 
     pub(super) fn snapshot(&self) -> &dyn Snapshot {
@@ -60,13 +65,23 @@ impl View {
         self.except = blocks;
     }
 
+    /// Whether it should not be used any more.
+    pub(super) fn is_old(&self) -> bool {
+        self.since.elapsed() >= SNAPSHOT_LIFETIME
+    }
+
     /// Sees the store as it is now, if this view is old.
     pub(super) fn renew(&mut self) -> Result<()> {
-        if self.since.elapsed() >= SNAPSHOT_LIFETIME {
-            self.snapshot = self.storage.snapshot()?;
-            self.since = Instant::now();
+        if self.is_old() {
+            self.renew_with(self.storage.snapshot()?);
         }
         Ok(())
+    }
+
+    /// Sees this snapshot.
+    pub(super) fn renew_with(&mut self, snapshot: Arc<dyn Snapshot>) {
+        self.snapshot = snapshot;
+        self.since = Instant::now();
     }
 
     fn name(&mut self, number: Number) -> Result<Digest> {

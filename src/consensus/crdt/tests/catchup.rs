@@ -1,6 +1,7 @@
 //! Catching up without the history gives what a walk gives.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,9 +11,10 @@ use tokio::time::{sleep, timeout};
 use super::super::catchup::client::{Outcome, session};
 use super::super::catchup::message::{Chunk, Message, Messages, Table};
 use super::super::catchup::{CatchUp, PROTOCOL, blocks};
-use super::super::records::{META, META_LACKING, VALUES};
+use super::super::records::{META, META_LACKING, SET, VALUES};
 use super::super::walk::Request;
 use super::convergence::{Random, act, give_all, give_some, operations};
+use super::durability::Liar as LyingDisk;
 use super::*;
 use crate::error::{ErrorKind, Result};
 use crate::testing::CrashStorage;
@@ -42,8 +44,8 @@ impl Quiet {
         let (walker, mut requests) = mpsc::channel(4);
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
-                if let Request::Take { taken, .. } = request {
-                    let _ = taken.send(());
+                if let Request::Take { walks, taken } = request {
+                    let _ = taken.send(walks);
                 }
             }
         });
@@ -213,6 +215,24 @@ async fn a_value_that_no_block_here_has_outlives_what_lies_over_it() {
     merge(&again.crdt, &[&remover], tip(&remover)).await;
     let name = again.crdt.state.get(&pin(1).cid).await.unwrap().unwrap().options.name;
     assert_eq!(name, "first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_on_disk_is_given_to_nobody() {
+    let network = MemoryNetwork::new(0);
+    let disk = Arc::new(LyingDisk { inner: MemoryStorage::new(), lies: AtomicBool::new(false) });
+    let old = Quiet::start(&network, 1, disk.clone(), AT_ONCE).await;
+    old.crdt.log_pin(pin(1)).await.unwrap();
+    disk.lies.store(true, Ordering::Relaxed);
+    assert_eq!(old.crdt.log_pin(pin(2)).await.unwrap_err().kind(), ErrorKind::Io);
+    let new = Quiet::start(&network, 2, Arc::new(MemoryStorage::new()), AT_ONCE).await;
+    assert_eq!(new.catch_up(&old).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(entries(storage(&new.crdt), SET).is_empty());
+    // The next write finds out.
+    old.crdt.log_pin(pin(3)).await.unwrap();
+    assert_eq!(new.catch_up(&old).await.unwrap(), Outcome::CaughtUp);
+    assert_eq!(pinset(&new.crdt).await, pinset(&old.crdt).await);
+    assert_eq!(pinset(&new.crdt).await.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,9 +123,9 @@ async fn a_cut_that_fails_is_tried_again_and_nothing_is_lost() {
 
 /// A store that once does what it was told and says that it could not.
 #[derive(Debug)]
-struct Liar {
-    inner: MemoryStorage,
-    lies: AtomicBool,
+pub(super) struct Liar {
+    pub(super) inner: MemoryStorage,
+    pub(super) lies: AtomicBool,
 }
 
 impl Storage for Liar {

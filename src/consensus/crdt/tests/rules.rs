@@ -278,6 +278,25 @@ async fn what_a_peer_does_by_itself_does_not_wait_and_is_below_what_comes_then()
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_peer_does_by_itself_is_not_above_what_comes_while_it_is_written() {
+    use crate::types::{PinOperation, Revision};
+    let crdt = memory(AT_ONCE).await;
+    crdt.log_pin(named(1, "user")).await.unwrap();
+    let first = nodes(storage(&crdt)).pop().unwrap();
+    let theirs = node(&[&first], &[&named(1, "user again")], &[]);
+    let revision = PinOperation::Revise(Revision::replace(named(1, "user"), named(1, "revised")));
+    // Both wait for the committer before it takes either.
+    let (revised, merged) = futures::future::join(
+        crdt.log_many(vec![revision]),
+        crdt.parts.ledger.merge(vec![theirs.clone()], tip(&theirs)),
+    )
+    .await;
+    revised.and(merged).unwrap();
+    let heights: Vec<_> = nodes(storage(&crdt)).iter().map(|node| node.delta.priority).collect();
+    assert_eq!(heights, [1, 2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unpin_that_waits_hides_what_it_saw_and_nothing_else() {
     let crdt = memory(BATCHED).await;
     let (first, second) = (named(1, "first"), named(1, "second"));

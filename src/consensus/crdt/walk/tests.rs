@@ -244,6 +244,43 @@ async fn a_walk_that_is_covered_stays_so_over_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_walk_taken_from_a_peer_makes_a_head_of_what_was_not_merged_here_and_of_nothing_else() {
+    let chain = Chain::new(10, "x");
+    let side = Chain::on(&[&chain.nodes[5]], 3, "side");
+    let network = slow_network();
+    let one = Member::having(&network, 1, &chain.nodes, &[chain.tip()]);
+    let other = Member::having(&network, 2, &side.nodes, &[]);
+    one.connect(&other).await;
+    let (walker, requests) = mpsc::channel(REQUESTS_MAX);
+    let cx = WalkerContext {
+        ledger: one.ledger.clone(),
+        exchange: one.exchange.clone(),
+        trust: Arc::new(Trust::new(one.peer, true, [])),
+        inbox: Arc::default(),
+        requests,
+        dirty: Arc::default(),
+        cancel: CancellationToken::new(),
+    };
+    tokio::spawn(Walker::new(cx).run());
+    let walk_from = |tip: &Node, open: &[&Node]| Branch {
+        tip: Head { cid: tip.cid, height: tip.delta.priority },
+        open: open.iter().map(|node| node.cid).collect(),
+        met: Vec::new(),
+    };
+    // The peer is half way down from what was a head of ours once.
+    let old = &chain.nodes[7];
+    let walks = vec![walk_from(old, &[&chain.nodes[3], old]), walk_from(side.tip(), &[side.tip()])];
+    let (taken, take) = oneshot::channel();
+    walker.send(Request::Take { walks, taken }).await.unwrap();
+    let met: Vec<_> = take.await.unwrap().into_iter().map(|walk| walk.met).collect();
+    assert_eq!(met, [vec![old.cid], vec![]]);
+    walker.send(Request::Resume).await.unwrap();
+    one.until_heads(&[chain.tip(), side.tip()]).await;
+    sleep(STALL_TIMEOUT).await;
+    one.until_heads(&[chain.tip(), side.tip()]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_is_full_for_a_while_loses_nothing() {
     let chain = Chain::new(400, "x");
     let (_network, one, other) = pair(&chain.nodes, chain.tip()).await;
