@@ -37,7 +37,7 @@ use crate::state::{
     NAME_ORDER_BYTES_MAX, PAGE_ITEMS_MAX, Selection, State, StateChange, StateOrder, StatePage, StateQuery,
     StateReader, encode_pin_protobuf,
 };
-use crate::storage::Batch;
+use crate::storage::{Batch, KeyRange};
 use crate::types::{
     Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, PinTypeFilter, Revision, Timestamp,
 };
@@ -590,6 +590,9 @@ pub async fn what_is_not_as_it_was_seen_is_not_revised(fixture: impl Fixture) {
 pub async fn nothing_is_left_to_settle_after_what_worked(fixture: impl Fixture) {
     let Opened { state, guard: _guard } = filled(&fixture, 0..3).await;
     assert_eq!(state.settle().await.expect("settling"), []);
+    let snapshot = state.durable_snapshot().await.expect("a view of what is on disk");
+    let values = state.values(&*snapshot, KeyRange::all(), 10).expect("reading it");
+    assert_eq!(values.entries.len(), 3);
     assert_same(&*state, &Model::of([pin(0), pin(1), pin(2)])).await;
 }
 

@@ -8,9 +8,12 @@
 //! 2. *Pins*: parts of 32 pins are compared by a sum of hashes, in the order of keys; of parts that differ the asking
 //!    side sends a hash for each pin, and gets the pins whose hash is not among them. Once all is on disk:
 //! 3. *Blocks*: the same for the names of merged blocks, without those that were merged there after the session began
-//!    and may say more than the pins that were read.
+//!    and may say more than the pins that were read, and without the tips of walks that are under way there: these walks
+//!    are gone on with here, and make heads of their tips.
 //! 4. The heads that the other had in the beginning are adopted, in one batch with their names.
 //! 5. The blocks themselves follow (`blocks`), for peers that walk.
+//!
+//! What is given is on disk: nobody could get it again, were it lost in a power cut.
 //!
 //! A session that breaks anywhere before 4 leaves what it got; the next one finds those parts equal. Nothing here grows
 //! with the pinset, on neither side.
