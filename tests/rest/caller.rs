@@ -86,6 +86,11 @@ impl Caller {
         self.answer().await
     }
 
+    /// Waits for the first bytes of an answer, which is read later.
+    pub(crate) async fn begun(&mut self) {
+        assert!(self.fill().await.unwrap() > 0);
+    }
+
     /// Reads one answer; panics when there is none.
     pub(crate) async fn answer(&mut self) -> Received {
         self.try_answer().await.unwrap()

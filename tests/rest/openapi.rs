@@ -205,6 +205,18 @@ async fn every_endpoint_answers_as_the_document_says() {
     }
     let member = call(&mut caller, "DELETE", &format!("/peers/{me}"), "", "").await;
     document.check("DELETE /peers/{peer}", &member);
+    let mut watcher = peer.caller().await;
+    watcher.send("GET /events?heartbeat=true HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    soon(watcher.begun()).await;
+    let watched = peer.ipfs.add_sample("watched");
+    peer.cluster.pin(watched, PinOptions::default()).await.unwrap();
+    soon(peer.cluster.wait(watched).into_future()).await.unwrap();
+    peer.cluster.unpin(&watched).await.unwrap();
+    peer.cluster.shutdown().await;
+    let events = soon(watcher.answer()).await;
+    let kinds: BTreeSet<_> = events.lines().iter().map(|event| event["type"].to_string()).collect();
+    assert!(kinds.contains("\"pinned\"") && kinds.contains("\"status\""), "{kinds:?}");
+    document.check("GET /events", &events);
     let seen: BTreeSet<_> = document.seen.iter().map(|(operation, _)| operation.clone()).collect();
     assert_eq!(seen, document.operations());
 }

@@ -70,14 +70,16 @@ pub(super) fn no_lines(has_pages: bool) -> Value {
 
 /// What happens, until the caller has enough.
 pub(super) fn events() -> Value {
-    json!({
-        "description": "Begins at once and does not end by itself. As server-sent events, where the header Accept names \
-                        them, each has its cursor as id and a line's document as data.",
-        "content": {
-            "application/x-ndjson": { ITEM_SCHEMA: named("Event") },
-            "text/event-stream": { "schema": { "type": "string" } },
-        },
-    })
+    let mut events = lines(
+        "Begins at once and does not end by itself. As server-sent events, where the header Accept names them, each has its \
+         cursor as id and a line's document as data.",
+        "Event",
+    );
+    events["content"] = json!({
+        "application/x-ndjson": { ITEM_SCHEMA: named("Event") },
+        "text/event-stream": { "schema": { "type": "string" } },
+    });
+    events
 }
 
 /// A list in one document.
