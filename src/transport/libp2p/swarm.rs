@@ -273,9 +273,12 @@ impl Task {
                 let judges = self.shared.state().subscriptions.of(topic.as_str());
                 let published =
                     self.swarm.behaviour_mut().gossip.publish(gossip::topic(&topic), data.to_vec());
+                // Without anybody to hear it, it is published and has not travelled.
+                if published.is_ok() {
+                    self.shared.registry.traffic.of(GOSSIP_PROTOCOL).sent(data.len());
+                }
                 let result = gossip::published(published);
                 if result.is_ok() {
-                    self.shared.registry.traffic.of(GOSSIP_PROTOCOL).sent(data.len());
                     judges.deliver_own(self.shared.peer, &data);
                 }
                 let _ = reply.send(result);
