@@ -57,6 +57,9 @@ struct Arguments {
     /// Pins, a block each, that new peers fetch from a peer of the reference.
     #[arg(long, default_value_t = 40_000)]
     walk_pins: u64,
+    /// The same of a chain; the reference takes 20 ms a block.
+    #[arg(long, default_value_t = 4_000)]
+    walk_chain_pins: u64,
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
@@ -105,11 +108,13 @@ async fn run(arguments: &Arguments) -> Result<()> {
             if arguments.wants("walk") {
                 let folder = arguments.scratch()?;
                 let together = Subject { init: &["init"], ..subject };
-                let walked =
-                    walk::walk(&together, &go, &arguments.fake_kubo, folder.path(), arguments.walk_pins);
-                let (more, theirs) = walked.await.context("a walk")?;
-                ours.extend(more);
-                rows.extend(theirs);
+                for (pins, clients) in [(arguments.walk_pins, 64), (arguments.walk_chain_pins, 1)] {
+                    let walked =
+                        walk::walk(&together, &go, &arguments.fake_kubo, folder.path(), pins, clients);
+                    let (more, theirs) = walked.await.context("a walk")?;
+                    ours.extend(more);
+                    rows.extend(theirs);
+                }
             }
             Some(rows)
         }
