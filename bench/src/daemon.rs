@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipfs_cluster::storage::{FjallConfig, FjallStorage, Storage as _};
 use tokio::process::{Child, Command};
 
-use crate::http::Connection;
+use crate::http::{CREDENTIALS, Connection, sends_credentials};
 
 /// How long a program may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -73,6 +73,9 @@ impl Peer {
             ("CLUSTER_MONITORPINGINTERVAL", "2s".to_owned()),
             ("CLUSTER_PEERNAME", "bench".to_owned()),
         ];
+        if sends_credentials() {
+            environment.push(("CLUSTER_RESTAPI_BASICAUTHCREDENTIALS", CREDENTIALS.to_owned()));
+        }
         environment.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let peer = Self { subject: subject.clone(), folder: folder.to_owned(), api, swarm, environment };
         peer.run(subject.init).await?;
@@ -109,7 +112,14 @@ impl Peer {
         let started = Instant::now();
         let words: Vec<&str> =
             std::iter::once("daemon").chain(arguments.iter().map(String::as_str)).collect();
-        let mut child = self.command(&words).spawn().context("starting the daemon")?;
+        let mut command = self.command(&words);
+        if sends_credentials() {
+            // With its log, which has a line for each request, as in operation.
+            let mut log = std::fs::File::options();
+            log.create(true).append(true);
+            command.stderr(log.open(self.folder.with_extension("log")).context("opening the log")?);
+        }
+        let mut child = command.spawn().context("starting the daemon")?;
         loop {
             if let Some(status) = child.try_wait()? {
                 bail!("the daemon ended at once: {status}");

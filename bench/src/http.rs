@@ -1,6 +1,7 @@
 //! A lean HTTP/1.1 client: the load generator shares the machine with what it measures.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,6 +10,23 @@ use tokio::net::TcpStream;
 /// Longest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const READ_BYTES: usize = 256 * 1024;
+
+/// `user:password` that every request of this program carries.
+pub(crate) const CREDENTIALS: &str = "bench:a password of some length";
+/// The same in Base64, for a header.
+const CREDENTIALS_BASE64: &str = "YmVuY2g6YSBwYXNzd29yZCBvZiBzb21lIGxlbmd0aA==";
+
+static SENDS_CREDENTIALS: OnceLock<()> = OnceLock::new();
+
+/// Makes every request of this program carry [`CREDENTIALS`].
+pub(crate) fn send_credentials() {
+    let _ = SENDS_CREDENTIALS.set(());
+}
+
+/// Whether requests carry [`CREDENTIALS`].
+pub(crate) fn sends_credentials() -> bool {
+    SENDS_CREDENTIALS.get().is_some()
+}
 
 /// One keep-alive connection.
 pub(crate) struct Connection {
@@ -39,7 +57,13 @@ impl Connection {
     /// Sends a request and reads the whole answer, counting its lines. Keeps the body only when asked to.
     pub(crate) async fn request(&mut self, method: &str, target: &str, keep_body: bool) -> Result<Answer> {
         let started = std::time::Instant::now();
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
+        if sends_credentials() {
+            request.push_str("Authorization: Basic ");
+            request.push_str(CREDENTIALS_BASE64);
+            request.push_str("\r\n");
+        }
+        request.push_str("\r\n");
         self.stream.write_all(request.as_bytes()).await?;
         let head_end = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {

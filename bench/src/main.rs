@@ -66,6 +66,9 @@ struct Arguments {
     /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `walk`; the last needs the reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// With basic authentication, and the log in a file.
+    #[arg(long)]
+    authenticated: bool,
     /// Where the pinsets live while they are measured; a temporary folder without this.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -87,6 +90,9 @@ impl Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.authenticated {
+        http::send_credentials();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(&arguments))
 }
