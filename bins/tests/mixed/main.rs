@@ -4,6 +4,8 @@
 //! itself every test says that it was skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod follow;
+mod follower;
 // Shared with the end-to-end tests, which use more of them.
 #[allow(dead_code)]
 #[path = "../e2e/kubo.rs"]
@@ -35,4 +37,19 @@ fn three_of_the_reference_and_three_of_ours() {
 #[test]
 fn three_of_the_reference() {
     story::tell(&[Kind::Go; 3]);
+}
+
+#[test]
+fn a_follower_of_ours_follows_two_of_the_reference() {
+    follow::tell(Go, Ours);
+}
+
+#[test]
+fn a_follower_of_the_reference_follows_two_of_ours() {
+    follow::tell(Ours, Go);
+}
+
+#[test]
+fn a_follower_of_ours_follows_two_of_ours() {
+    follow::tell(Ours, Ours);
 }

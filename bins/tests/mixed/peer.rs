@@ -12,7 +12,7 @@ use crate::programs::{Answers, IN_SECONDS, Said, documents, free_address, termin
 
 /// Where the reference's programs are.
 const GO_VARIABLE: &str = "IPFS_CLUSTER_MIXED_GO";
-const SECRET: &str = "6d69786564206d69786564206d69786564206d69786564206d69786564206d69";
+pub(crate) const SECRET: &str = "6d69786564206d69786564206d69786564206d69786564206d69786564206d69";
 /// The port of the first peer. Each has another: one machine that dials from the port that it also dials to, on another
 /// of its own addresses, would reach itself.
 const SWARM_PORT: u16 = 9096;
@@ -38,7 +38,7 @@ fn address(number: usize) -> String {
     format!("10.77.0.{}", number + 1)
 }
 
-fn listen_address(number: usize) -> String {
+pub(crate) fn listen_address(number: usize) -> String {
     format!("/ip4/{}/tcp/{}", address(number), usize::from(SWARM_PORT) + number)
 }
 
@@ -65,6 +65,19 @@ impl Peer {
         from: Option<&Self>,
         more: &[(&'static str, &str)],
     ) -> Option<Self> {
+        let mut peer = Self::init(kind, number, go, from, more)?;
+        peer.resume();
+        Some(peer)
+    }
+
+    /// Initialises a peer that trusts everybody, and does not start it.
+    pub(crate) fn init(
+        kind: Kind,
+        number: usize,
+        go: PathBuf,
+        from: Option<&Self>,
+        more: &[(&'static str, &str)],
+    ) -> Option<Self> {
         let kubo = Kubo::start()?;
         let multiaddr = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}");
         let api = multiaddr(free_address().port());
@@ -81,7 +94,7 @@ impl Peer {
             ("CLUSTER_CRDT_TRUSTEDPEERS", "*".to_owned()),
         ];
         environment.extend(IN_SECONDS.iter().chain(more).map(|(key, value)| (*key, (*value).to_owned())));
-        let mut peer = Self {
+        let peer = Self {
             kind,
             name,
             kubo,
@@ -89,14 +102,18 @@ impl Peer {
             folder: TempDir::new().unwrap(),
             go,
             api,
-            bootstrap: from.map(Self::multiaddr),
+            bootstrap: from.map(Self::address),
             environment,
             child: None,
         };
         let said = peer.service(&["init"]);
         assert_eq!(said.code, 0, "{said:?}");
-        peer.resume();
         Some(peer)
+    }
+
+    /// Trusts these peers from its next start on, and no others.
+    pub(crate) fn trust(&mut self, ids: &[String]) {
+        self.environment.push(("CLUSTER_CRDT_TRUSTEDPEERS", ids.join(",")));
     }
 
     fn program(&self, name: &str) -> PathBuf {
@@ -114,7 +131,8 @@ impl Peer {
         command
     }
 
-    fn service(&self, arguments: &[&str]) -> Said {
+    /// Runs a command of its `ipfs-cluster-service`.
+    pub(crate) fn service(&self, arguments: &[&str]) -> Said {
         self.service_command(arguments).output().unwrap().into()
     }
 
@@ -155,11 +173,11 @@ impl Peer {
     }
 
     pub(crate) fn id(&self) -> String {
-        let id = self.json(&["id"]);
-        id[0]["id"].as_str().unwrap_or_else(|| panic!("{id:?}")).to_owned()
+        self.service(&["id"]).ok().trim().to_owned()
     }
 
-    fn multiaddr(&self) -> String {
+    /// Where other peers find it.
+    pub(crate) fn address(&self) -> String {
         format!("{}/p2p/{}", listen_address(self.number), self.id())
     }
 
