@@ -3,6 +3,7 @@
 mod cli;
 mod crdt;
 mod daemon;
+mod follow_config;
 mod init;
 mod memory;
 mod state;
@@ -78,6 +79,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Some(Command::Init(options)) => init::run(&folder, &options)?,
         Some(Command::Daemon(options)) => daemon::run(folder, &options)?,
+        Some(Command::FollowConfig(options)) => follow_config::run(folder, &options)?,
         Some(Command::Id) => id(&folder)?,
         Some(Command::Version) => print(&format!("{COMPATIBLE_VERSION}\n")),
         Some(Command::Users(options)) => match options.command {
