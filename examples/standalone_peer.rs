@@ -80,7 +80,7 @@ async fn main() -> Result<()> {
         ..ClusterConfig::default()
     };
     let cluster = Cluster::builder()
-        .preset(presets::Collaborative)
+        .preset(presets::Collaborative::default())
         .config(config)
         .transport(network)
         .storage(storage)

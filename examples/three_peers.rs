@@ -36,7 +36,7 @@ async fn peer(number: u16, secret: &Secret, swarm: &MemorySwarm) -> Result<(Clus
         ..MemoryIpfsConfig::default()
     });
     let cluster = Cluster::builder()
-        .preset(presets::Collaborative)
+        .preset(presets::Collaborative::default())
         .config(config)
         .pubsub_monitor(MonitorConfig { check_interval: Duration::from_millis(500) })
         .transport(network)

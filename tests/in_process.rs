@@ -4,6 +4,8 @@
 
 mod cluster;
 mod consensus;
+#[cfg(feature = "consensus-crdt")]
+mod followers;
 mod ipfs_connector;
 mod many;
 mod parts;

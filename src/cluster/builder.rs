@@ -57,6 +57,7 @@ pub struct ClusterBuilder {
     exchange: Option<ExchangeOver>,
     seed: Option<u64>,
     refused_calls: Vec<Method>,
+    is_follower: bool,
     informers: Vec<InformerMaker>,
 }
 
@@ -84,6 +85,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn peername(mut self, name: impl Into<String>) -> Self {
         self.config.peername = name.into();
+        self
+    }
+
+    /// Refuses writes and answers about this peer only, whatever [`ClusterBuilder::config`] says before or after.
+    #[must_use]
+    pub fn follower_mode(mut self) -> Self {
+        self.is_follower = true;
         self
     }
 
@@ -313,6 +321,7 @@ impl ClusterBuilder {
         if config.peername.is_empty() {
             config.peername = peer.to_string();
         }
+        config.follower_mode |= self.is_follower;
 
         let mut started = Started { storage, ipfs, transport, consensus: None, tracker: None, monitor: None };
         let parts = Parts {

@@ -1,8 +1,12 @@
 //! Presets: ways to assemble a peer, as values that can be read, replaced and composed.
 
+#[cfg(feature = "consensus-crdt")]
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::ClusterBuilder;
+#[cfg(feature = "consensus-crdt")]
+use crate::types::PeerId;
 
 /// A set of choices for a peer.
 pub trait Preset: fmt::Debug {
@@ -23,18 +27,110 @@ impl Preset for InMemory {
     }
 }
 
-/// A peer of a cluster that others may join, on the storage, daemon and transport you give: CRDT consensus that trusts
-/// everybody who has the secret, metrics over gossip, and otherwise the choices of [`Solo`].
+/// A peer of a cluster that others may join, on the storage, daemon and transport you give: CRDT consensus, metrics over
+/// gossip, and otherwise the choices of [`Solo`].
+///
+/// `Default` takes the changes of everybody who has the secret. A cluster that is published, whose secret the world
+/// knows, is made of peers that trust each other by name: [`Collaborative::trusting`].
 #[cfg(feature = "consensus-crdt")]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Collaborative;
+#[derive(Clone, Debug, Default)]
+pub struct Collaborative {
+    /// None is everybody.
+    trusted: Option<BTreeSet<PeerId>>,
+    cluster_name: Option<String>,
+}
+
+#[cfg(feature = "consensus-crdt")]
+impl Collaborative {
+    /// Takes the changes of these peers and of the peer itself, which need not be among them, and of nobody else. Only
+    /// they may call what is for trusted peers.
+    #[must_use]
+    pub fn trusting(peers: impl IntoIterator<Item = PeerId>) -> Self {
+        Self { trusted: Some(peers.into_iter().collect()), ..Self::default() }
+    }
+
+    /// What tells this cluster from others; `ipfs-cluster` without this, as with the reference.
+    #[must_use]
+    pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
+        self.cluster_name = Some(name.into());
+        self
+    }
+}
 
 #[cfg(feature = "consensus-crdt")]
 impl Preset for Collaborative {
     fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
-        use crate::consensus::CrdtConfig;
-        use crate::monitor::MonitorConfig;
-        Solo.apply(builder).crdt(CrdtConfig::default()).pubsub_monitor(MonitorConfig::default())
+        Solo.apply(builder)
+            .crdt(crdt(self.trusted, self.cluster_name))
+            .pubsub_monitor(crate::monitor::MonitorConfig::default())
+    }
+}
+
+/// A peer that follows somebody else's cluster, on the storage, daemon and transport you give: it pins what the trusted
+/// peers pin, lets go of what they unpin, and changes nothing itself.
+///
+/// What that means, whatever [`ClusterConfig`](super::ClusterConfig) the builder is given before or after:
+/// - every write is `ReadOnly`;
+/// - status and recover are about this peer alone;
+/// - nobody's changes are taken but those of the peers named here, and nobody else may call what is for trusted peers.
+///   Peers that are not trusted carry messages and blocks, in any number, and decide nothing;
+/// - nobody, trusted or not, has the daemon collect garbage (`Cluster.RepoGCLocal`);
+/// - it starts only if it names at least one peer other than itself: else
+///   [`ClusterBuilder::start`] is `InvalidInput`.
+///
+/// Secret and cluster name have to be the publisher's. Otherwise the choices of [`Collaborative`].
+#[cfg(feature = "consensus-crdt")]
+#[derive(Clone, Debug)]
+pub struct Follower {
+    trusted: BTreeSet<PeerId>,
+    cluster_name: Option<String>,
+}
+
+#[cfg(feature = "consensus-crdt")]
+impl Follower {
+    /// Follows these peers.
+    #[must_use]
+    pub fn of(trusted: impl IntoIterator<Item = PeerId>) -> Self {
+        Self { trusted: trusted.into_iter().collect(), cluster_name: None }
+    }
+
+    /// The name of the cluster; `ipfs-cluster` without this, as with the reference.
+    #[must_use]
+    pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
+        self.cluster_name = Some(name.into());
+        self
+    }
+}
+
+#[cfg(feature = "consensus-crdt")]
+impl Preset for Follower {
+    fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
+        let follows = self.trusted.clone();
+        let config = crdt(Some(self.trusted), self.cluster_name);
+        Solo.apply(builder)
+            .follower_mode()
+            .refuse_calls([crate::rpc::Method::RepoGcLocal])
+            .consensus_with(move |cx| async move {
+                if follows.iter().all(|peer| *peer == cx.peer) {
+                    return Err(crate::error::Error::invalid_input(
+                        "a follower needs a peer to follow: name at least one trusted peer other than itself",
+                    )
+                    .component("cluster"));
+                }
+                crate::consensus::Crdt::open(config, cx).await
+            })
+            .pubsub_monitor(crate::monitor::MonitorConfig::default())
+    }
+}
+
+#[cfg(feature = "consensus-crdt")]
+fn crdt(trusted: Option<BTreeSet<PeerId>>, cluster_name: Option<String>) -> crate::consensus::CrdtConfig {
+    let default = crate::consensus::CrdtConfig::default();
+    crate::consensus::CrdtConfig {
+        cluster_name: cluster_name.unwrap_or(default.cluster_name),
+        trust_all: trusted.is_none(),
+        trusted_peers: trusted.unwrap_or_default(),
+        ..default
     }
 }
 

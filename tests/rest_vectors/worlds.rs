@@ -59,7 +59,7 @@ impl Member {
         let ipfs = RecordedIpfs::new(daemon, &[ABSENT]);
         let config = ClusterConfig { monitor_ping_interval: PING_INTERVAL, ..ClusterConfig::default() };
         let cluster = Cluster::builder()
-            .preset(presets::Collaborative)
+            .preset(presets::Collaborative::default())
             .config(config)
             .peername(name)
             .transport(network.join(peer.parse().unwrap()).unwrap())

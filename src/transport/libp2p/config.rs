@@ -114,6 +114,12 @@ impl Libp2pConfig {
         Self { listen: Vec::new(), dial_only: true, ..Self::loopback(secret) }
     }
 
+    /// What others are told of a peer that can be met at these addresses: what the operator announces instead, without
+    /// what the operator never tells, and without what leads nowhere.
+    pub fn announced(&self, found: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
+        super::filters::announced(found, &self.announce, &self.no_announce)
+    }
+
     /// Checks values that cannot work.
     ///
     /// # Errors

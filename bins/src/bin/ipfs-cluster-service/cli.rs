@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Run the peer
     Daemon(Daemon),
+    /// Print the configuration that followers of this cluster need
+    FollowConfig(FollowConfig),
     /// Work on the pinset of a peer that does not run
     #[command(arg_required_else_help = false)]
     State(State),
@@ -113,6 +115,14 @@ pub(crate) struct Init {
     #[arg(long, value_name = "ADDRESSES", default_value = "", hide_default_value = true)]
     pub(crate) peers: String,
 
+    /// Make the first peer of a cluster that others may follow: this peer and --peers are trusted, nobody else
+    #[arg(long)]
+    pub(crate) collaborative: bool,
+
+    /// What tells the cluster from others [default: ipfs-cluster, or a name of its own with --collaborative]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) cluster_name: String,
+
     /// Overwrite a configuration without asking
     #[arg(short, long)]
     pub(crate) force: bool,
@@ -147,6 +157,30 @@ pub(crate) struct Daemon {
     /// Do not trust the peers to join
     #[arg(long)]
     pub(crate) no_trust: bool,
+}
+
+/// Print the configuration that followers of this cluster need, as JSON
+///
+/// Serve it over HTTP or add it to IPFS; `ipfs-cluster-follow NAME run --init URL` follows it, that of Go ipfs-cluster too.
+/// It has the secret of the cluster, which is public then: whoever has it can connect and read, and only trusted peers can
+/// change anything. It has no private key and no password.
+#[derive(Debug, Args)]
+pub(crate) struct FollowConfig {
+    /// Where followers reach this peer, instead of what it announces or listens on; may be repeated
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub(crate) address: Vec<String>,
+
+    /// A peer whose changes followers take, beside this one and those it trusts by name; may be repeated
+    #[arg(long, value_name = "PEER ID", value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub(crate) trust: Vec<String>,
+
+    /// What followers call the cluster [default: its cluster_name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Write to a file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipfs_cluster::allocator::BalancedConfig;
 use ipfs_cluster::api::rest::RestApiSection;
@@ -17,19 +17,23 @@ use ipfs_cluster::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::tracker::StatelessConfig;
-use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
+use ipfs_cluster::types::{Multiaddr, PeerId, parse_multiaddr};
 use ipfs_cluster::{Error, Result as ClusterResult};
 use ipfs_cluster_bins::service::config::{ConsensusSection, hash_passwords};
-use ipfs_cluster_bins::service::folder::Folder;
+use ipfs_cluster_bins::service::folder::{Folder, PROGRAM};
 use ipfs_cluster_bins::service::{Doing as _, Failure, prompt};
 use multiaddr::Protocol;
 
 use crate::cli::Init;
 use crate::terminal;
 
+/// Letters of the peer's id that end the name of a new cluster: two of 58^8 are hardly ever the same.
+const CLUSTER_NAME_SUFFIX: usize = 8;
+
 pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     let consensus = choose_consensus(&options.consensus).doing("choosing consensus")?;
     let (storage, reference_store) = choose_datastore(&options.datastore).doing("choosing datastore")?;
+    check_template(options, consensus).doing("choosing a template")?;
     let (service_json, identity_json) = (folder.service_json(), folder.identity_json());
     let (config_exists, identity_exists) = (is_there(&service_json), is_there(&identity_json));
     // A peer may be running on it.
@@ -50,6 +54,14 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     if options.randomports {
         sections.randomize_ports().doing("randomizing ports")?;
     }
+    let new_identity = if identity_exists { None } else { Some(Identity::generate()) };
+    let own = if options.collaborative { Some(who_will_run(new_identity.as_ref(), &identity_json)?) } else { None };
+    if let Some(own) = own {
+        sections.collaborate(own);
+    }
+    if !options.cluster_name.is_empty() {
+        sections.name(&options.cluster_name);
+    }
     let mut sections = sections
         .with_environment(&process_environment)
         .doing("applying environment variables to configuration")?;
@@ -59,7 +71,7 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     }
     let peers = parse_peers(&options.peers)?;
     if !peers.is_empty() {
-        sections.trust(&peers);
+        sections.trust(&peers, own);
     }
 
     let file = match &options.source {
@@ -77,8 +89,8 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
         ));
     }
 
-    if !identity_exists {
-        let identity = Identity::generate()
+    if let Some(identity) = new_identity {
+        let identity = identity
             .with_environment(&process_environment)
             .doing("applying environment variables to the identity")?;
         identity.save(&identity_json).doing("saving identity.json")?;
@@ -99,7 +111,56 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
             say(format_args!("peerstore written to {} with {entries} entries.", peerstore.display()));
         }
     }
+    if let (Some(own), ConsensusSection::Crdt(section)) = (own, &sections.consensus) {
+        say_what_is_next(own, section);
+    }
     Ok(())
+}
+
+/// Refuses what the template of a collaborative cluster would have no effect on.
+fn check_template(options: &Init, consensus: Consensus) -> ClusterResult<()> {
+    let shapes_a_cluster = options.collaborative || !options.cluster_name.is_empty();
+    if shapes_a_cluster && options.source.is_some() {
+        return Err(Error::invalid_input(
+            "--collaborative and --cluster-name shape a new cluster: leave them out for a configuration that is \
+             somewhere else",
+        ));
+    }
+    if shapes_a_cluster && consensus == Consensus::Solo {
+        return Err(Error::invalid_input(
+            "--collaborative and --cluster-name are for clusters of many peers: leave out --consensus solo",
+        ));
+    }
+    Ok(())
+}
+
+/// The peer that the folder will be of.
+fn who_will_run(new: Option<&Identity>, path: &Path) -> Result<PeerId, Failure> {
+    let identity = match new {
+        Some(identity) => identity.clone(),
+        None => Identity::load(path).doing("loading identity")?,
+    };
+    let identity = identity
+        .with_environment(&process_environment)
+        .doing("applying environment variables to the identity")?;
+    Ok(identity.id())
+}
+
+fn say_what_is_next(own: PeerId, section: &CrdtSection) {
+    let name = &section.cluster_name;
+    let trusted = section.trusted_peers.join(", ");
+    say(format_args!(
+        "
+Collaborative cluster \"{name}\": everybody may follow it, and only these peers change it: {trusted}
+
+Next:
+  {PROGRAM} daemon
+      runs this peer, {own}
+  {PROGRAM} follow-config --output follow.json
+      writes the configuration that followers need; serve it over HTTP or add it to IPFS
+  ipfs-cluster-follow mycluster run --init <URL of follow.json>
+      follows the cluster, on any other machine"
+    ));
 }
 
 /// What is written, before and after the environment.
@@ -139,8 +200,22 @@ impl Sections {
         }
     }
 
-    /// Trusts the peers that these addresses name, and no others.
-    fn trust(&mut self, peers: &[Multiaddr]) {
+    /// The first peer of a cluster that others may follow: this peer alone is trusted.
+    fn collaborate(&mut self, own: PeerId) {
+        if let ConsensusSection::Crdt(section) = &mut self.consensus {
+            section.trusted_peers = vec![own.to_string()];
+            section.cluster_name = own_cluster_name(own);
+        }
+    }
+
+    fn name(&mut self, cluster_name: &str) {
+        if let ConsensusSection::Crdt(section) = &mut self.consensus {
+            section.cluster_name = cluster_name.to_owned();
+        }
+    }
+
+    /// Trusts the peers that these addresses name, with this one if it is given, and no others.
+    fn trust(&mut self, peers: &[Multiaddr], own: Option<PeerId>) {
         if let ConsensusSection::Crdt(section) = &mut self.consensus {
             let mut ids: Vec<String> = peers
                 .iter()
@@ -149,6 +224,7 @@ impl Sections {
                     Protocol::P2p(peer) => Some(peer.to_string()),
                     _ => None,
                 })
+                .chain(own.map(|own| own.to_string()))
                 .collect();
             ids.sort_unstable();
             ids.dedup();
@@ -250,8 +326,15 @@ fn choose_datastore(name: &str) -> ClusterResult<(StorageEngine, Option<String>)
     }
 }
 
+/// A name that no other cluster has, and that says nothing of the machine, because the world will read it.
+fn own_cluster_name(own: PeerId) -> String {
+    let id = own.to_string();
+    // What is at the end of an id differs between peers; it is text of one byte a letter.
+    format!("collab-{}", &id[id.len().saturating_sub(CLUSTER_NAME_SUFFIX)..])
+}
+
 /// Anything but certainty that it is missing counts as there: then it is not overwritten without a question.
-fn is_there(path: &std::path::Path) -> bool {
+fn is_there(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }
 

@@ -3,8 +3,8 @@
 mod cli;
 mod crdt;
 mod daemon;
+mod follow_config;
 mod init;
-mod memory;
 mod state;
 mod users;
 
@@ -18,7 +18,7 @@ use ipfs_cluster::{COMPATIBLE_VERSION, Error};
 use ipfs_cluster_bins::args::from_go_style;
 use ipfs_cluster_bins::manual;
 use ipfs_cluster_bins::service::folder::Folder;
-use ipfs_cluster_bins::service::{Doing as _, Failure, logging};
+use ipfs_cluster_bins::service::{Doing as _, Failure, logging, memory};
 
 use cli::{Cli, Command, CrdtCommand, StateCommand, UsersCommand};
 
@@ -78,6 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Some(Command::Init(options)) => init::run(&folder, &options)?,
         Some(Command::Daemon(options)) => daemon::run(folder, &options)?,
+        Some(Command::FollowConfig(options)) => follow_config::run(folder, &options)?,
         Some(Command::Id) => id(&folder)?,
         Some(Command::Version) => print(&format!("{COMPATIBLE_VERSION}\n")),
         Some(Command::Users(options)) => match options.command {
