@@ -18,7 +18,7 @@ const PACKAGE: [&str; 5] = ["--package", "ipfs-cluster-bins", "--all-features", 
 /// addresses that are not loopback, because the reference's directory of peers ignores loopback.
 pub(crate) fn run(steps: &mut Steps, go: &Path, args: &[String]) -> Result<()> {
     let go = go.canonicalize().with_context(|| format!("{} cannot be read", go.display()))?;
-    for program in ["ipfs-cluster-service", "ipfs-cluster-ctl"] {
+    for program in ["ipfs-cluster-service", "ipfs-cluster-ctl", "ipfs-cluster-follow"] {
         ensure!(go.join(program).is_file(), "there is no {program} in {}", go.display());
     }
     let kubo = steps.run("Kubo", kubo::ensure)?;
