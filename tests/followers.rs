@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, presets};
+use ipfs_cluster::consensus::CrdtSection;
 use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs};
 use ipfs_cluster::rpc::PeerClient;
 use ipfs_cluster::storage::MemoryStorage;
@@ -175,6 +176,22 @@ async fn writers_that_are_not_trusted_change_nothing_in_any_number() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn strangers_carry_what_a_publisher_out_of_reach_says_and_nothing_of_their_own() {
+    let peers = world(2).await;
+    peers.partition(PUBLISHER, FOLLOWER);
+    let mut expected = BTreeSet::new();
+    for number in 0..3 {
+        let ours = peers.add(format!("published {number}").as_bytes());
+        peers.peer(PUBLISHER).pin(ours, PinOptions::default()).await.unwrap();
+        expected.insert(ours);
+        let theirs = peers.add(format!("smuggled {number}").as_bytes());
+        peers.peer(FIRST_STRANGER).pin(theirs, PinOptions::default()).await.unwrap();
+        wait_pinset(&peers, FOLLOWER, &expected).await;
+    }
+    assert!(!peers.neighbours(FOLLOWER).contains(&peers.id(PUBLISHER)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn strangers_may_not_call_what_is_for_trusted_peers_and_nobody_collects_garbage() {
     let peers = world(1).await;
     let (cid, unpinned) = (peers.add(b"content"), peers.add(b"not pinned"));
@@ -279,6 +296,33 @@ async fn a_follower_of_nobody_does_not_start() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("name at least one trusted peer"), "{error}");
     }
+}
+
+#[test]
+fn a_published_configuration_says_whom_to_follow_and_never_everybody() {
+    let section = |trusted: &[&str]| CrdtSection {
+        trusted_peers: trusted.iter().map(|text| (*text).to_owned()).collect(),
+        ..CrdtSection::default()
+    };
+    let named = peer(3).to_string();
+    presets::Follower::try_from(&section(&[&named])).unwrap();
+    for (bad, text) in
+        [(&[named.as_str(), "*"][..], "everybody"), (&["nobody"], "error parsing trusted peers")]
+    {
+        let error = presets::Follower::try_from(&section(bad)).unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains(text), "{error}");
+    }
+}
+
+#[test]
+fn the_example_of_a_follower_in_an_application_is_as_short_as_promised() {
+    let source = include_str!("../examples/follower.rs");
+    let (imports, code): (Vec<&str>, Vec<&str>) = source
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .partition(|line| line.starts_with("use ") && line.ends_with(';'));
+    assert!(!imports.is_empty() && code.len() <= 25, "{} lines of code: {code:#?}", code.len());
 }
 
 #[tokio::test(start_paused = true)]

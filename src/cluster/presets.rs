@@ -5,8 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::ClusterBuilder;
+use crate::monitor::MonitorConfig;
 #[cfg(feature = "consensus-crdt")]
-use crate::types::PeerId;
+use crate::{
+    consensus::{Crdt, CrdtConfig, CrdtSection},
+    error::{Error, Result},
+    rpc::Method,
+    types::PeerId,
+};
 
 /// A set of choices for a peer.
 pub trait Preset: fmt::Debug {
@@ -62,7 +68,7 @@ impl Preset for Collaborative {
     fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
         Solo.apply(builder)
             .crdt(crdt(self.trusted, self.cluster_name))
-            .pubsub_monitor(crate::monitor::MonitorConfig::default())
+            .pubsub_monitor(MonitorConfig::default())
     }
 }
 
@@ -81,52 +87,69 @@ impl Preset for Collaborative {
 /// Secret and cluster name have to be the publisher's. Otherwise the choices of [`Collaborative`].
 #[cfg(feature = "consensus-crdt")]
 #[derive(Clone, Debug)]
-pub struct Follower {
-    trusted: BTreeSet<PeerId>,
-    cluster_name: Option<String>,
-}
+pub struct Follower(CrdtConfig);
 
 #[cfg(feature = "consensus-crdt")]
 impl Follower {
     /// Follows these peers.
     #[must_use]
     pub fn of(trusted: impl IntoIterator<Item = PeerId>) -> Self {
-        Self { trusted: trusted.into_iter().collect(), cluster_name: None }
+        Self(crdt(Some(trusted.into_iter().collect()), None))
     }
 
     /// The name of the cluster; `ipfs-cluster` without this, as with the reference.
     #[must_use]
     pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
-        self.cluster_name = Some(name.into());
+        self.0.cluster_name = name.into();
         self
+    }
+}
+
+/// Follows whom a published configuration says (`consensus.crdt`, as `ipfs-cluster-service follow-config` prints it).
+///
+/// # Errors
+/// `InvalidInput` when it says `*`: everybody has the secret of a published cluster. Also for what is no peer.
+#[cfg(feature = "consensus-crdt")]
+impl TryFrom<&CrdtSection> for Follower {
+    type Error = Error;
+
+    fn try_from(section: &CrdtSection) -> Result<Self> {
+        let config = CrdtConfig::try_from(section)?;
+        if config.trust_all {
+            return Err(Error::invalid_input(
+                "consensus.crdt.trusted_peers is \"*\", but a follower trusts peers by name: everybody has the secret \
+                 of a published cluster",
+            )
+            .component("cluster"));
+        }
+        Ok(Self(config))
     }
 }
 
 #[cfg(feature = "consensus-crdt")]
 impl Preset for Follower {
     fn apply(self, builder: ClusterBuilder) -> ClusterBuilder {
-        let follows = self.trusted.clone();
-        let config = crdt(Some(self.trusted), self.cluster_name);
+        let Self(config) = self;
         Solo.apply(builder)
             .follower_mode()
-            .refuse_calls([crate::rpc::Method::RepoGcLocal])
+            .refuse_calls([Method::RepoGcLocal])
             .consensus_with(move |cx| async move {
-                if follows.iter().all(|peer| *peer == cx.peer) {
-                    return Err(crate::error::Error::invalid_input(
+                if config.trusted_peers.iter().all(|peer| *peer == cx.peer) {
+                    return Err(Error::invalid_input(
                         "a follower needs a peer to follow: name at least one trusted peer other than itself",
                     )
                     .component("cluster"));
                 }
-                crate::consensus::Crdt::open(config, cx).await
+                Crdt::open(config, cx).await
             })
-            .pubsub_monitor(crate::monitor::MonitorConfig::default())
+            .pubsub_monitor(MonitorConfig::default())
     }
 }
 
 #[cfg(feature = "consensus-crdt")]
-fn crdt(trusted: Option<BTreeSet<PeerId>>, cluster_name: Option<String>) -> crate::consensus::CrdtConfig {
-    let default = crate::consensus::CrdtConfig::default();
-    crate::consensus::CrdtConfig {
+fn crdt(trusted: Option<BTreeSet<PeerId>>, cluster_name: Option<String>) -> CrdtConfig {
+    let default = CrdtConfig::default();
+    CrdtConfig {
         cluster_name: cluster_name.unwrap_or(default.cluster_name),
         trust_all: trusted.is_none(),
         trusted_peers: trusted.unwrap_or_default(),
@@ -144,7 +167,6 @@ impl Preset for Solo {
         use crate::allocator::BalancedAllocator;
         use crate::consensus::SoloConfig;
         use crate::informer::{FreeSpace, FreeSpaceConfig, PinQueue, PinQueueConfig};
-        use crate::monitor::MonitorConfig;
         use crate::tracker::StatelessConfig;
         builder
             .solo(SoloConfig::default())

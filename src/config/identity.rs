@@ -79,6 +79,24 @@ impl Identity {
             .map_err(|error| error.context(format!("error loading identity from {}", path.display())))
     }
 
+    /// Reads the file, or makes an identity and the file where there is none: the same peer at every start.
+    ///
+    /// # Errors
+    /// As [`Identity::load`] but for `NotFound`, and as [`Identity::save`]; a file that cannot be read is never replaced.
+    pub fn load_or_generate(path: &Path) -> Result<Self> {
+        match Self::load(path) {
+            Err(missing) if missing.kind() == ErrorKind::NotFound => {
+                if let Some(folder) = path.parent() {
+                    super::create_folder(folder)?;
+                }
+                let identity = Self::generate();
+                identity.save(path)?;
+                Ok(identity)
+            }
+            other => other,
+        }
+    }
+
     /// The same with `CLUSTER_ID` and `CLUSTER_PRIVATEKEY` laid over it. An empty variable counts as not set.
     ///
     /// # Errors
@@ -205,6 +223,17 @@ mod tests {
         assert_eq!(identity.id().to_string(), GO_ID);
         assert_eq!(identity.to_json().unwrap(), GO_FILE);
         assert!(!format!("{identity:?}").contains("CAES"));
+    }
+
+    #[test]
+    fn an_identity_is_made_once_and_never_in_place_of_one_that_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peer/identity.json");
+        let made = Identity::load_or_generate(&path).unwrap();
+        assert_eq!(Identity::load_or_generate(&path).unwrap().id(), made.id());
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(Identity::load_or_generate(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod files;
 mod logs;
 #[path = "../support/manual.rs"]
 mod manual;
+mod publish;
 mod remote;
 mod run;
 mod state;

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use super::*;
 
 /// Answers one request after the other with the body for its path.
-fn serve(files: Vec<(&'static str, String)>) -> String {
+pub(crate) fn serve(files: Vec<(&'static str, String)>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -35,7 +35,7 @@ fn serve(files: Vec<(&'static str, String)>) -> String {
     format!("http://{address}")
 }
 
-fn pointing_to(url: &str) -> Home {
+pub(crate) fn pointing_to(url: &str) -> Home {
     let home = Home::new();
     let ran = home.run(&["init", url]);
     assert_eq!(ran.code, 0);

@@ -7,39 +7,46 @@ use std::process::Child;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use ipfs_cluster::ipfs_connector::MemoryIpfs;
+use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs};
 use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
+use ipfs_cluster::types::{Cid, PinMode};
 
 use super::*;
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An IPFS daemon, without which no peer is ready.
-struct Ipfs {
-    address: String,
-    _runtime: tokio::runtime::Runtime,
+pub(crate) struct Ipfs {
+    pub(crate) address: String,
+    pub(crate) ipfs: MemoryIpfs,
+    runtime: tokio::runtime::Runtime,
     _kubo: FakeKubo,
 }
 
 impl Ipfs {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let kubo = runtime.block_on(FakeKubo::start(MemoryIpfs::new(), FakeKuboConfig::default())).unwrap();
-        Self { address: kubo.multiaddress(), _runtime: runtime, _kubo: kubo }
+        let ipfs = MemoryIpfs::new();
+        let kubo = runtime.block_on(FakeKubo::start(ipfs.clone(), FakeKuboConfig::default())).unwrap();
+        Self { address: kubo.multiaddress(), ipfs, runtime, _kubo: kubo }
+    }
+
+    pub(crate) fn is_pinned(&self, cid: &Cid) -> bool {
+        self.runtime.block_on(self.ipfs.is_pinned(cid, PinMode::Recursive)).unwrap()
     }
 }
 
 /// A peer that runs, alone and on loopback.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
 }
 
 impl Running {
-    fn start(home: &Home, ipfs: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(home: &Home, ipfs: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-service"))
             .arg("-c")
             .arg(&home.config)
@@ -67,7 +74,7 @@ impl Running {
         Self { child, lines, seen: Vec::new() }
     }
 
-    fn wait_for(&mut self, text: &str) -> String {
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
@@ -81,12 +88,12 @@ impl Running {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
-    fn exit_code(mut self) -> i32 {
+    pub(crate) fn exit_code(mut self) -> i32 {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

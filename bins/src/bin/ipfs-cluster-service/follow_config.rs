@@ -50,7 +50,9 @@ pub(crate) fn run(folder: Folder, options: &FollowConfig) -> Result<(), Failure>
     let published = publish(&config, options, &known, &interfaces()).doing(DOING)?;
     let text = published.file.to_text().doing(DOING)?;
     let mut output = Output::create(options.output.as_deref()).doing("creating output file")?;
-    writeln!(output, "{text}").map_err(|source| Error::io("writing the configuration", source)).doing(DOING)?;
+    writeln!(output, "{text}")
+        .map_err(|source| Error::io("writing the configuration", source))
+        .doing(DOING)?;
     output.finish().doing(DOING)?;
     for note in published.notes {
         eprintln!("{note}");
@@ -119,7 +121,8 @@ fn publish(
         )));
     };
     let own = config.identity.id();
-    let named: ClusterResult<Vec<PeerId>> = options.trust.iter().map(|text| parse_peer(text.trim())).collect();
+    let named: ClusterResult<Vec<PeerId>> =
+        options.trust.iter().map(|text| parse_peer(text.trim())).collect();
     let trusted = trusted(&crdt.trusted_peers, &named?, own, config.cluster.follower_mode)?;
     let name = match &options.name {
         Some(name) => checked_name(name)?,
@@ -204,13 +207,15 @@ fn completed(address: Multiaddr, own: PeerId, trusted: &BTreeSet<PeerId>) -> Clu
         return wrong("peers of a cluster speak TCP and WebSocket, not QUIC");
     }
     if !leads_somewhere(&address) {
-        return wrong("nobody can connect to it: it needs a host and a port, for example /dns4/host.example/tcp/9096");
+        return wrong(
+            "nobody can connect to it: it needs a host and a port, for example /dns4/host.example/tcp/9096",
+        );
     }
     match address.iter().last() {
         Some(Protocol::P2p(peer)) if peer == own || trusted.contains(&peer) => Ok(address),
-        Some(Protocol::P2p(peer)) => {
-            wrong(&format!("followers do not trust {peer}; this peer is {own}, another is named with --trust"))
-        }
+        Some(Protocol::P2p(peer)) => wrong(&format!(
+            "followers do not trust {peer}; this peer is {own}, another is named with --trust"
+        )),
         _ => Ok(address.with(Protocol::P2p(own))),
     }
 }
@@ -447,7 +452,8 @@ mod tests {
                 assert!(found.unwrap_err().to_string().contains("--address"));
                 continue;
             }
-            let expected: Vec<String> = expected.iter().map(|address| format!("{address}/p2p/{OWN}")).collect();
+            let expected: Vec<String> =
+                expected.iter().map(|address| format!("{address}/p2p/{OWN}")).collect();
             let found: Vec<String> = found.unwrap().iter().map(Multiaddr::to_string).collect();
             assert_eq!(found, expected, "{listen:?} {announce:?} {never:?}");
         }

@@ -55,7 +55,8 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
         sections.randomize_ports().doing("randomizing ports")?;
     }
     let new_identity = if identity_exists { None } else { Some(Identity::generate()) };
-    let own = if options.collaborative { Some(who_will_run(new_identity.as_ref(), &identity_json)?) } else { None };
+    let own =
+        if options.collaborative { Some(who_will_run(new_identity.as_ref(), &identity_json)?) } else { None };
     if let Some(own) = own {
         sections.collaborate(own);
     }
