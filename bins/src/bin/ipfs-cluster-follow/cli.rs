@@ -60,14 +60,11 @@ pub(crate) enum Command {
     /// Show what there is to know of a follower
     #[command(override_usage = "ipfs-cluster-follow NAME info")]
     Info,
-    /// Make a new follower
     Init(Init),
-    /// Run a follower, or several
     Run(Run),
     /// List the pinset
     #[command(override_usage = "ipfs-cluster-follow NAME list")]
     List,
-    /// Stop following a cluster, and remove its folder
     #[command(alias = "remove")]
     Leave(Leave),
     /// Print completions for a shell
