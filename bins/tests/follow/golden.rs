@@ -47,7 +47,8 @@ fn commands_print_what_the_reference_prints() {
             let text = std::fs::read_to_string(&file).unwrap();
             std::fs::write(&file, text.replace("127.0.0.1:8080", "127.0.0.1:1")).unwrap();
         }
-        let variables = [("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", if is_there { ipfs.address.as_str() } else { NOBODY })];
+        let variables =
+            [("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", if is_there { ipfs.address.as_str() } else { NOBODY })];
         let ran = home.run_with(&words, &variables);
         let mut printed = ran.stdout;
         if !ran.stderr.is_empty() {
@@ -76,7 +77,8 @@ fn the_short_flag_names_the_base_folder_too_and_so_does_the_variable() {
     assert!(other.run(&["-c", &base]).ok().contains("\"mycl\""));
     assert!(other.run(&["-config", &base]).ok().contains("\"mycl\""));
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-follow"));
-    let output = command.env_clear().env("HOME", "/nowhere").env("IPFS_CLUSTER_PATH", &base).output().unwrap();
+    let output =
+        command.env_clear().env("HOME", "/nowhere").env("IPFS_CLUSTER_PATH", &base).output().unwrap();
     assert!(text(output.stdout).contains("\"mycl\""));
 }
 

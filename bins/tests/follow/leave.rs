@@ -88,7 +88,10 @@ fn what_cannot_be_unpinned_keeps_the_folder_and_it_goes_on_later() {
     let home = with_pins("mycl", &[0]);
     let ran = leave(&home, NOBODY, &["mycl", "leave", "--unpin"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.starts_with("the IPFS daemon is needed to unpin (--keep-pins leaves all pins alone)"), "{ran:?}");
+    assert!(
+        ran.stderr.starts_with("the IPFS daemon is needed to unpin (--keep-pins leaves all pins alone)"),
+        "{ran:?}"
+    );
     assert!(home.run(&["mycl", "list"]).ok().contains(CIDS[0]));
     leave(&home, &ipfs.address, &["mycl", "leave", "--unpin"]).ok();
     assert!(!ipfs.has(0) && !home.base.join("mycl").exists());
@@ -104,7 +107,11 @@ fn a_cluster_that_cannot_be_asked_is_no_reason_to_guess() {
     std::fs::write(home.path("go", "leveldb/CURRENT"), "x").unwrap();
     let ran = leave(&home, &ipfs.address, &["mycl", "leave", "--unpin"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("the cluster \"go\", which is followed here too, cannot be asked"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the cluster \"go\", which is followed here too, cannot be asked"),
+        "{}",
+        ran.stderr
+    );
     assert!(ipfs.has(0) && home.path("mycl", "service.json").exists());
 }
 

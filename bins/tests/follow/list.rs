@@ -51,7 +51,11 @@ fn of_two_stores_the_copy_of_the_configuration_says_which_is_in_use() {
     home.store("mycl", StorageEngine::Redb, &[pin(1, "new")]);
     let ran = home.run(&["mycl", "list"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("found both ") && ran.stderr.contains("move the other away"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("found both ") && ran.stderr.contains("move the other away"),
+        "{}",
+        ran.stderr
+    );
     home.run(&["mycl", "info"]).ok();
     assert!(home.run(&["mycl", "list"]).ok().ends_with("new\n"));
 }
@@ -61,7 +65,8 @@ fn a_reader_that_goes_away_is_no_failure() {
     let home = Home::following("mycl", "http://127.0.0.1:1/x");
     home.store("mycl", StorageEngine::Fjall, &[pin(0, &"x".repeat(100_000)), pin(1, &"y".repeat(300_000))]);
     let mut command = home.command(&["mycl", "list"]);
-    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(output.stderr)), (Some(0), String::new()));

@@ -17,11 +17,14 @@ fn followers_of_one_template_run_side_by_side_and_each_has_its_name_in_the_log()
     peers.wait_for("\tone/cluster\t");
     peers.wait_for("\ttwo/cluster\t");
     wait_until("both", || {
-        ["one", "two"].iter().all(|name| home.run(&[name, "info"]).ok().contains("Cluster Peer online: true\n"))
+        ["one", "two"]
+            .iter()
+            .all(|name| home.run(&[name, "info"]).ok().contains("Cluster Peer online: true\n"))
     });
     assert_eq!(peers.stop(), 0);
     assert_eq!(peers.said("** IPFS Cluster is READY **"), 2, "{:#?}", peers.seen);
-    let taken = format!("the port of /ip4/127.0.0.1/tcp/{port} is taken: listening on one that is free instead");
+    let taken =
+        format!("the port of /ip4/127.0.0.1/tcp/{port} is taken: listening on one that is free instead");
     assert_eq!(peers.said(&taken), 1, "{:#?}", peers.seen);
     for name in ["one", "two"] {
         let named = peers.seen.iter().filter(|line| line.contains(&format!("\t{name}/")));

@@ -353,7 +353,8 @@ impl Writer {
         template["consensus"]["crdt"]["trusted_peers"] = json!([id]);
         template["cluster"]["peer_addresses"] = json!([format!("/ip4/127.0.0.1/tcp/{swarm}/p2p/{id}")]);
         let mut own: Value =
-            serde_json::from_str(&fs::read_to_string(folder.path().join("peer/service.json")).unwrap()).unwrap();
+            serde_json::from_str(&fs::read_to_string(folder.path().join("peer/service.json")).unwrap())
+                .unwrap();
         own["cluster"]["secret"] = template["cluster"]["secret"].clone();
         own["cluster"]["mdns_interval"] = json!("0s");
         own["cluster"]["listen_multiaddress"] = json!([format!("/ip4/127.0.0.1/tcp/{swarm}")]);
@@ -379,7 +380,8 @@ impl Writer {
 pub(crate) fn ask(port: u16, method: &str, path: &str) -> String {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer

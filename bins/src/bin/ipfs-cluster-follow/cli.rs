@@ -69,10 +69,14 @@ pub(crate) enum Command {
     Leave(Leave),
     /// Print completions for a shell
     #[command(override_usage = "ipfs-cluster-follow completion SHELL")]
-    Completion { shell: Shell },
+    Completion {
+        shell: Shell,
+    },
     /// Write the manual pages into a folder
     #[command(hide = true)]
-    Man { folder: PathBuf },
+    Man {
+        folder: PathBuf,
+    },
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }
