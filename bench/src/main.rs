@@ -5,6 +5,7 @@
 
 mod ctl;
 mod daemon;
+mod follow;
 mod http;
 mod load;
 mod many;
@@ -63,7 +64,8 @@ struct Arguments {
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
-    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `walk`; the last needs the reference.
+    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`; the last needs the
+    /// reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the pinsets live while they are measured; a temporary folder without this.
@@ -159,6 +161,11 @@ async fn measure(subject: &Subject, ctl: Option<&Path>, arguments: &Arguments) -
         let pins = if subject.reference { arguments.go_join_pins } else { arguments.pins };
         eprintln!("{}: a peer joins {pins} pins …", subject.name);
         rows.extend(many::join(&setup, pins).await.context("a peer joins")?);
+    }
+    if wanted("follow") {
+        let pins = if subject.reference { arguments.go_join_pins } else { arguments.pins };
+        eprintln!("{}: a follower of {pins} pins …", subject.name);
+        rows.extend(follow::follow(&setup, pins).await.context("a follower")?);
     }
     Ok(rows)
 }
