@@ -83,6 +83,13 @@ pub struct PinInProgress {
     pub blocks: u64,
 }
 
+impl PinInProgress {
+    /// A pin of which the daemon has so many blocks.
+    pub fn new(cid: Cid, name: impl Into<String>, blocks: u64) -> Self {
+        Self { cid, name: name.into(), blocks }
+    }
+}
+
 /// The daemon's disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -197,7 +204,7 @@ impl Cluster {
         running.sort_by_key(|pin| pin.cid);
         for pin in running.into_iter().take(SUMMARY_PINS_MAX) {
             let name = inner.state.get(&pin.cid).await?.map_or_else(String::new, |pin| pin.options.name);
-            in_progress.push(PinInProgress { cid: pin.cid, name, blocks: pin.blocks });
+            in_progress.push(PinInProgress::new(pin.cid, name, pin.blocks));
         }
         let mark = inner.mark();
         let now = Instant::now();
