@@ -3,6 +3,8 @@
 #![warn(missing_docs)]
 
 pub mod args;
+#[cfg(feature = "follow")]
+pub mod follow;
 pub mod manual;
-#[cfg(feature = "service")]
+#[cfg(feature = "peer")]
 pub mod service;

@@ -133,6 +133,8 @@ impl fmt::Display for Warning {
     }
 }
 
+const LOADING: &str = "loading configurations";
+
 /// Most unknown keys that one line names.
 const UNKNOWN_KEYS_NAMED_MAX: usize = 50;
 
@@ -156,11 +158,22 @@ impl PeerConfig {
     /// With the reference's texts: `loading configurations` for a file that is missing or wrong, `creating state
     /// manager` for a consensus component that is missing or that this version does not have.
     pub fn load(folder: Folder, environment: Environment<'_>) -> Result<(Self, Vec<Warning>), Failure> {
-        const LOADING: &str = "loading configurations";
-        const MANAGING: &str = "creating state manager";
         let file = load_service_json(&folder).doing(LOADING)?;
+        Self::read(&file, folder, environment)
+    }
+
+    /// Checks a configuration that was read already, and reads `identity.json`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read(
+        file: &ServiceJson,
+        folder: Folder,
+        environment: Environment<'_>,
+    ) -> Result<(Self, Vec<Warning>), Failure> {
+        const MANAGING: &str = "creating state manager";
         let mut warnings = Vec::new();
-        let mut reader = Reader { file: &file, environment, unknown_keys: Vec::new() };
+        let mut reader = Reader { file, environment, unknown_keys: Vec::new() };
         let cluster: ClusterSection = reader.section().doing(LOADING)?;
         let mut restapi: Option<RestApiSection> = reader.optional().doing(LOADING)?;
         if environment(CREDENTIALS_VARIABLE).is_some() {
@@ -186,7 +199,7 @@ impl PeerConfig {
             other => return Err(Failure::new(MANAGING, unavailable(other))),
         };
         let mut unknown_keys = reader.unknown_keys;
-        let kept = kept_sections(&file, environment).doing(LOADING)?;
+        let kept = kept_sections(file, environment).doing(LOADING)?;
         let is_known = |path: &String| kept.iter().any(|section| section.path == path);
         unknown_keys.extend(file.unserved(SERVED_SECTIONS).into_iter().filter(|path| !is_known(path)));
         for section in kept {
@@ -198,12 +211,12 @@ impl PeerConfig {
         if !unknown_keys.is_empty() {
             warnings.insert(0, Warning::UnknownKeys(unknown_keys));
         }
-        let identity = load_identity(&folder, &file, environment, &mut warnings).doing(LOADING)?;
+        let identity = load_identity(&folder, file, environment, &mut warnings).doing(LOADING)?;
         if !cluster.secret.is_set() {
             warnings.push(Warning::NoSecret);
         }
         let config = Self {
-            reference_data: reference_data::find(&folder, &file),
+            reference_data: reference_data::find(&folder, file),
             folder,
             identity,
             cluster,
@@ -271,7 +284,8 @@ fn load_identity(
             let cluster = file.section("cluster")?.unwrap_or_default();
             if cluster.get("private_key").is_none() {
                 return Err(Error::not_found(format!(
-                    "error loading identity: {missing}: \"{PROGRAM} init\" makes one"
+                    "error loading identity: {missing}: \"{} init\" makes one",
+                    folder.program()
                 )));
             }
             let identity = Identity::from_json(&cluster.to_string())

@@ -1,12 +1,16 @@
-//! A peer as a process: its folder, its configuration, its log, its state on disk and its run.
+//! A peer as a process: its folder, its configuration, its log, its state on disk and its run. What the programs that
+//! run peers share.
 
 pub mod config;
 pub mod daemon;
 pub mod folder;
 pub mod logging;
+pub mod memory;
 pub mod output;
 pub mod prompt;
 pub mod reference_data;
+pub mod running;
+pub mod signals;
 pub mod source;
 pub mod state;
 pub mod storage;

@@ -1,6 +1,7 @@
 //! Fetches a configuration that is somewhere else.
 
 use std::error::Error as _;
+use std::fmt;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -18,6 +19,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const REDIRECTS_MAX: usize = 10;
 /// Most bytes of an answer that is no configuration, in the error.
 const REFUSAL_BYTES_MAX: usize = 1024;
+
+/// Somebody answered, with a status that is no success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}", self.status)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 /// The text at an address, by one GET. Blocks, for a minute at most.
 ///
@@ -39,7 +55,11 @@ pub fn fetch(url: &str) -> Result<String> {
     fetched.unwrap_or_else(|_| Err(Error::internal("fetching the configuration panicked")))
 }
 
-async fn get(url: &str) -> Result<String> {
+/// The text at an address, as [`fetch`] gives it. Cancel-safe.
+///
+/// # Errors
+/// As [`fetch`]. One whose source is a [`Refusal`] is an answer; any other `Unavailable` is none.
+pub async fn get(url: &str) -> Result<String> {
     let Ok(parsed) = Url::parse(url) else {
         return Err(not_fetched(url, "it is not a URL"));
     };
@@ -72,7 +92,9 @@ async fn get(url: &str) -> Result<String> {
             .chars()
             .filter(|character| !character.is_control() || *character == '\n')
             .collect();
-        return Err(unavailable(format!("unsuccessful request ({status}): {text}")));
+        return Err(
+            unavailable(format!("unsuccessful request ({status}): {text}")).with_source(Refusal { status })
+        );
     }
     if body.len() as u64 > FILE_BYTES_MAX {
         return Err(Error::invalid_input(format!(
@@ -108,7 +130,7 @@ fn reason(error: reqwest::Error) -> String {
 }
 
 /// For logs and errors.
-fn without_credentials(url: &Url) -> String {
+pub(crate) fn without_credentials(url: &Url) -> String {
     let mut shown = url.clone();
     if shown.username().is_empty() && shown.password().is_none() {
         return url.to_string();

@@ -19,9 +19,21 @@ pub fn folder(config: &PeerConfig) -> PathBuf {
 /// # Errors
 /// Naming the folder: `Locked`, `Corrupt`, `StorageFull`, `Io`.
 pub fn open(config: &PeerConfig) -> Result<Arc<dyn Storage>> {
-    let folder = folder(config);
-    Replacement::of(&folder).settle()?;
-    open_at(config, &folder)
+    open_folder(&folder(config), config.consensus.storage())
+}
+
+/// Opens the store of a folder.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_folder(folder: &Path, engine: StorageEngine) -> Result<Arc<dyn Storage>> {
+    Replacement::of(folder).settle()?;
+    open_at(engine, folder)
+}
+
+/// Whether there is a store, or the replacement of one that was interrupted.
+pub fn exists(folder: &Path) -> bool {
+    folder.exists() || Replacement::of(folder).old.exists()
 }
 
 /// Refuses to begin an empty pinset beside the one of a Go peer, which would look as if that was lost.
@@ -37,8 +49,8 @@ pub fn refuse_reference_data(config: &PeerConfig) -> Result<()> {
     }
 }
 
-fn open_at(config: &PeerConfig, folder: &Path) -> Result<Arc<dyn Storage>> {
-    Ok(match config.consensus.storage() {
+fn open_at(engine: StorageEngine, folder: &Path) -> Result<Arc<dyn Storage>> {
+    Ok(match engine {
         StorageEngine::Fjall => Arc::new(FjallStorage::open(folder, FjallConfig::default())?),
         StorageEngine::Redb => Arc::new(RedbStorage::open(folder, RedbConfig::default())?),
     })
@@ -69,7 +81,7 @@ impl Replacement {
     pub fn begin(config: &PeerConfig) -> Result<(Self, Arc<dyn Storage>)> {
         let replacement = Self::of(&folder(config));
         replacement.settle()?;
-        let storage = open_at(config, &replacement.new)?;
+        let storage = open_at(config.consensus.storage(), &replacement.new)?;
         Ok((replacement, storage))
     }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use serde::Deserialize;
 
@@ -60,6 +61,12 @@ struct IdAnswer {
     id: String,
     #[serde(rename = "Addresses", default)]
     addresses: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionAnswer {
+    version: String,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +110,29 @@ impl KuboConnector {
         config.validate()?;
         let http = Arc::new(Http::new(&config)?);
         Ok(Self { inner: Arc::new(Inner { config, http }) })
+    }
+
+    /// The daemon's version, as it says it: `0.39.0`, `0.40.0-dev`.
+    ///
+    /// # Errors
+    /// As the calls of [`IpfsConnector`].
+    pub async fn version(&self) -> Result<String> {
+        let timeout = self.inner.config.ipfs_request_timeout;
+        let answer: VersionAnswer = self.inner.http.ask(timeout, "version", Judge::Latency).await?;
+        Ok(answer.version)
+    }
+
+    /// A file of IPFS, by its path (`/ipfs/…`, `/ipns/…`), as a whole. Names are resolved, and blocks fetched, by the
+    /// daemon.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what is no path; `Corrupt` for a file of more than `bytes_max` bytes; and as the calls of
+    /// [`IpfsConnector`].
+    pub async fn cat(&self, path: &str, bytes_max: usize) -> Result<Bytes> {
+        let path = ContentPath::parse(path)?;
+        let request = format!("cat?arg={}", query_escape(&path.text));
+        let call = async { self.inner.http.post(&request, Judge::Nothing, None).await?.bytes(bytes_max).await };
+        self.inner.within_request(&request, Judge::Nothing, call).await
     }
 
     /// What it was made from.

@@ -3,8 +3,9 @@
 use ipfs_cluster::config::process_environment;
 use ipfs_cluster::types::{Multiaddr, parse_multiaddr};
 use ipfs_cluster_bins::service::config::PeerConfig;
-use ipfs_cluster_bins::service::daemon::{self, DaemonOptions};
+use ipfs_cluster_bins::service::daemon;
 use ipfs_cluster_bins::service::folder::Folder;
+use ipfs_cluster_bins::service::running::RunOptions;
 use ipfs_cluster_bins::service::{Doing as _, Failure};
 
 use crate::cli::Daemon;
@@ -12,12 +13,13 @@ use crate::{block_on, state};
 
 pub(crate) fn run(folder: Folder, options: &Daemon) -> Result<(), Failure> {
     tracing::info!("Initializing. For verbose output run with \"-l debug\". Please wait...");
-    let options = DaemonOptions {
+    let options = RunOptions {
         bootstrap: bootstrap(&options.bootstrap)?,
         leave: options.leave,
         stats: options.stats,
         tracing: options.tracing,
         no_trust: options.no_trust,
+        ..RunOptions::default()
     };
     // Before anything is read, and until everything is written.
     let _lock = folder.lock().doing("obtaining execution lock")?;

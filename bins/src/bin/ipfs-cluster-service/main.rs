@@ -4,7 +4,6 @@ mod cli;
 mod crdt;
 mod daemon;
 mod init;
-mod memory;
 mod state;
 mod users;
 
@@ -18,7 +17,7 @@ use ipfs_cluster::{COMPATIBLE_VERSION, Error};
 use ipfs_cluster_bins::args::from_go_style;
 use ipfs_cluster_bins::manual;
 use ipfs_cluster_bins::service::folder::Folder;
-use ipfs_cluster_bins::service::{Doing as _, Failure, logging};
+use ipfs_cluster_bins::service::{Doing as _, Failure, logging, memory};
 
 use cli::{Cli, Command, CrdtCommand, StateCommand, UsersCommand};
 

@@ -48,7 +48,11 @@ impl GoFormat {
             _ => ("DEBUG", "debug", 35),
         };
         let time = time(now);
-        let name = facility(line.target);
+        let facility = facility(line.target);
+        let name = match line.peer {
+            Some(peer) => &*format!("{peer}/{facility}"),
+            None => facility,
+        };
         let caller = caller(line.file, line.line);
         let mut fields: Vec<(String, Value)> = Vec::new();
         if self.format == Format::Json {
@@ -111,6 +115,8 @@ fn write_object(to: &mut impl fmt::Write, fields: &[(String, Value)]) -> fmt::Re
 
 struct Line<'a> {
     level: Level,
+    /// Which of several peers says it.
+    peer: Option<&'a str>,
     target: &'a str,
     file: Option<&'a str>,
     line: Option<u32>,
@@ -157,8 +163,10 @@ where
             }
         }
         let metadata = event.metadata();
+        let peer = super::thread_name();
         let line = Line {
             level: *metadata.level(),
+            peer: peer.as_deref(),
             target: read.target.as_deref().unwrap_or(metadata.target()),
             file: read.file.as_deref().or(metadata.file()),
             line: read.line.or(metadata.line()),
@@ -237,6 +245,7 @@ mod tests {
 
     fn line(message: &str, fields: &[(&str, Value)]) -> Line<'static> {
         Line {
+            peer: None,
             level: Level::INFO,
             target: "ipfs_cluster::cluster::tasks",
             file: Some("src/cluster/tasks.rs"),

@@ -1,4 +1,4 @@
-//! How the allocator keeps memory.
+//! How the allocator of the programs keeps memory.
 
 /// `mi_option_purge_delay` of mimalloc 3, which its binding does not name.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
@@ -7,7 +7,9 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 const PURGE_DELAY_MS: std::ffi::c_long = 20;
 
 /// Gives freed memory back to the system soon. The variable `MIMALLOC_PURGE_DELAY` is stronger.
-pub(crate) fn give_back_soon() {
+///
+/// To be called before there are other threads.
+pub fn give_back_soon() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: sets a number in the allocator's own table, which checks the index, and is called before there are
         // other threads.
