@@ -187,7 +187,8 @@ impl FollowerFolder {
             }
         }
         let credentials = environment(CREDENTIALS_VARIABLE).unwrap_or_default();
-        if let Some((user, password)) = credentials.split(',').next().and_then(|first| first.split_once(':')) {
+        if let Some((user, password)) = credentials.split(',').next().and_then(|first| first.split_once(':'))
+        {
             builder = builder.basic_auth(user.trim(), password);
         }
         builder.build().map_err(|error| match environment(LISTEN_VARIABLE) {

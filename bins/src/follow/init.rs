@@ -31,12 +31,14 @@ pub fn init(
     create_folder(path)?;
     let _lock = follower.folder().lock().map_err(|error| follower.busy(&error))?;
     let (identity_json, service_json) = (follower.folder().identity_json(), follower.folder().service_json());
-    let saving = |error: &Error, path: &std::path::Path| Trouble::of(error, format!("error saving {}", path.display()));
+    let saving = |error: &Error, path: &std::path::Path| {
+        Trouble::of(error, format!("error saving {}", path.display()))
+    };
     match Identity::load(&identity_json) {
         Err(missing) if missing.kind() == ErrorKind::NotFound => {
-            let identity = Identity::generate()
-                .with_environment(environment)
-                .map_err(|error| Trouble::of(&error, "error applying environment variables to the identity"))?;
+            let identity = Identity::generate().with_environment(environment).map_err(|error| {
+                Trouble::of(&error, "error applying environment variables to the identity")
+            })?;
             identity.save(&identity_json).map_err(|error| saving(&error, &identity_json))?;
             print(format_args!("Identity written to {}.\n", identity_json.display()));
         }

@@ -55,7 +55,8 @@ pub async fn wait(config: &KuboConfig) -> Result<()> {
         }
         attempts += 1;
         let asked = timeout(QUESTION_TIMEOUT, connector.id()).await;
-        let error = match asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "it does not answer"))) {
+        let error = match asked.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "it does not answer")))
+        {
             Ok(_) => return check_version(&connector).await,
             Err(error) => error,
         };
@@ -118,7 +119,9 @@ mod tests {
 
     #[test]
     fn versions_are_compared_by_their_numbers() {
-        for good in ["0.5.0", "0.12.0", "0.39.0", "0.40.0-rc1", "0.40.0-dev/abc", "v1.0.0", "1.0", "unknown", ""] {
+        for good in
+            ["0.5.0", "0.12.0", "0.39.0", "0.40.0-rc1", "0.40.0-dev/abc", "v1.0.0", "1.0", "unknown", ""]
+        {
             judge(good).unwrap();
         }
         for old in ["0.4.23", "0.4.0-rc1", "0.0.1"] {

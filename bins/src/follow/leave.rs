@@ -67,7 +67,9 @@ pub async fn leave(
             counts.unpinned,
             match counts.shared {
                 0 => String::new(),
-                shared => format!(" {shared} stay pinned, because other clusters that are followed here have them too."),
+                shared => format!(
+                    " {shared} stay pinned, because other clusters that are followed here have them too."
+                ),
             }
         ));
     }
@@ -77,7 +79,11 @@ pub async fn leave(
 }
 
 fn left(follower: &FollowerFolder) -> String {
-    format!("Cluster \"{}\" is no longer followed: {} was removed.\n", follower.name(), follower.path().display())
+    format!(
+        "Cluster \"{}\" is no longer followed: {} was removed.\n",
+        follower.name(),
+        follower.path().display()
+    )
 }
 
 fn ask(follower: &FollowerFolder) -> Result<Pins, Trouble> {
@@ -191,7 +197,9 @@ async fn unpin_all(follower: &FollowerFolder, environment: Environment<'_>) -> R
     timeout(ipfs::QUESTION_TIMEOUT, kubo.id())
         .await
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "it does not answer")))
-        .map_err(|error| error.context("the IPFS daemon is needed to unpin (--keep-pins leaves all pins alone)"))?;
+        .map_err(|error| {
+            error.context("the IPFS daemon is needed to unpin (--keep-pins leaves all pins alone)")
+        })?;
     let bar = progress(pinset.state.counts().pins);
     let work = Work { peer, neighbours, kubo, bar, unpinned: AtomicU64::new(0), shared: AtomicU64::new(0) };
     let done = work.run(&pinset).await;
@@ -203,7 +211,10 @@ async fn unpin_all(follower: &FollowerFolder, environment: Environment<'_>) -> R
     }
     pinset.close()?;
     done.map_err(|error| {
-        Trouble::new(format!("{error}\nnothing is lost: \"{PROGRAM} {} leave\" goes on where it was", follower.name()))
+        Trouble::new(format!(
+            "{error}\nnothing is lost: \"{PROGRAM} {} leave\" goes on where it was",
+            follower.name()
+        ))
     })?;
     Ok(Counts {
         unpinned: work.unpinned.load(Ordering::Relaxed),

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::folder::FollowerFolder;
 use super::init::init;
 use super::template::{self, Template};
-use super::{PROGRAM, Trouble, ipfs, ports, print, shown, source};
+use super::{PROGRAM, Trouble, ipfs, ports, print, screen, shown, source};
 use crate::service::config::{PeerConfig, Warning};
 use crate::service::logging;
 use crate::service::running::{self, RunOptions, Running, outcome};
@@ -108,7 +108,8 @@ async fn supervise(request: &RunRequest) -> Result<(), Trouble> {
         }
     }
     announce.abort();
-    let failed = threads.into_iter().map(thread::JoinHandle::join).filter(|end| !matches!(end, Ok(true))).count();
+    let failed =
+        threads.into_iter().map(thread::JoinHandle::join).filter(|end| !matches!(end, Ok(true))).count();
     if failed > 0 { Err(Trouble::said()) } else { Ok(()) }
 }
 
@@ -171,10 +172,14 @@ async fn follow(follower: &FollowerFolder, request: &RunRequest, mut seat: Seat)
     };
     let peer = start(config).await?;
     let ready = tokio::spawn(report_ready(peer.ready(), seat.reports.clone()));
+    let shown = tokio::spawn(screen::show(follower.name().to_string(), peer.cluster().clone()));
     let reason = tokio::select! {
         reason = peer.stopped() => outcome(reason),
         _ = seat.stop.wait_for(|stop| *stop) => Ok(()),
     };
+    // What is said from now on must not find the screen in its way.
+    shown.abort();
+    let _ = shown.await;
     let stopped = peer.stop().await;
     ready.abort();
     stopped.and(reason).map_err(Trouble::from)
@@ -211,12 +216,15 @@ async fn prepare(
     print("Checking if IPFS is online (will wait for 2 minutes)...\n");
     let local = template::local(follower).map_err(reading)?;
     let known = template::known(follower, &local);
-    let expected = ipfs::config(known.as_ref(), environment).or_else(|_| ipfs::config(None, environment)).map_err(reading)?;
+    let expected = ipfs::config(known.as_ref(), environment)
+        .or_else(|_| ipfs::config(None, environment))
+        .map_err(reading)?;
     let is_behind_ipfs = local.source().is_some_and(|source| source::ipfs_path(&source, gateway).is_some());
     if is_behind_ipfs {
         ipfs::wait(&expected).await?;
     }
-    let template = template::load(follower, &local, gateway, &expected, environment).await.map_err(reading)?;
+    let template =
+        template::load(follower, &local, gateway, &expected, environment).await.map_err(reading)?;
     let told = &template.config.ipfshttp;
     if !is_behind_ipfs || told.node_multiaddress != expected.node_multiaddress {
         ipfs::wait(told).await?;
@@ -227,7 +235,10 @@ async fn prepare(
 
 fn report(follower: &FollowerFolder, template: &Template) {
     if let Some(error) = &template.stale {
-        warn!("{error}: going on with the configuration of an earlier start, {}", follower.cached_json().display());
+        warn!(
+            "{error}: going on with the configuration of an earlier start, {}",
+            follower.cached_json().display()
+        );
     }
     for warning in &template.warnings {
         // No API of the configuration is served here.
@@ -245,7 +256,9 @@ fn report(follower: &FollowerFolder, template: &Template) {
         && !storage::exists(&storage::folder(&template.config))
     {
         let (path, kind) = (data.path.display(), data.kind);
-        info!("{path} holds the pinset of a Go peer ({kind}), which is left as it is: the peers of the cluster give it again");
+        info!(
+            "{path} holds the pinset of a Go peer ({kind}), which is left as it is: the peers of the cluster give it again"
+        );
     }
 }
 

@@ -99,7 +99,7 @@ fn lines(name: &str, summary: &Summary, standing: PinsetStanding) -> Vec<String>
         let mut line = format!("  pinning {}", pin.cid);
         if !pin.name.is_empty() {
             let name: String = pin.name.chars().take(NAME_CHARACTERS_MAX).collect();
-            line += &format!(" {:?}", shown(&name));
+            line += &format!(" {}", shown(&name));
         }
         if pin.blocks > 0 {
             line += &format!(", {}", count(pin.blocks, "block"));
@@ -153,11 +153,9 @@ fn pins_text(summary: &Summary, standing: PinsetStanding) -> String {
 
 fn repo_text(summary: &Summary) -> String {
     match &summary.repo {
-        Some(repo) => format!(
-            "; repo {}, {} free",
-            HumanBytes(repo.stat.repo_size),
-            HumanBytes(repo.stat.free_bytes())
-        ),
+        Some(repo) => {
+            format!("; repo {}, {} free", HumanBytes(repo.stat.repo_size), HumanBytes(repo.stat.free_bytes()))
+        }
         None => String::new(),
     }
 }
@@ -182,10 +180,8 @@ impl Screen {
         if !can_overwrite || !io::stderr().is_terminal() {
             return None;
         }
-        let screen = Arc::new(Self {
-            lines: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
-            style,
-        });
+        let screen =
+            Arc::new(Self { lines: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), style });
         let aside = screen.lines.clone();
         logging::write_aside(move |write| aside.suspend(write));
         Some(screen)
@@ -225,6 +221,128 @@ impl Drop for Place {
         for bar in &self.bars {
             bar.finish_and_clear();
             self.screen.lines.remove(bar);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipfs_cluster::cluster::{PinInProgress, PinsHere, RepoSummary};
+    use ipfs_cluster::types::{RepoStat, parse_cid};
+
+    use super::*;
+
+    type Change = fn(&mut Summary);
+
+    /// A summary of which some of the figures are these.
+    fn summary(changes: &[Change]) -> Summary {
+        let mut summary = Summary::default();
+        (summary.peers, summary.pins) = (4, 1_000_000);
+        for change in changes {
+            change(&mut summary);
+        }
+        summary
+    }
+
+    fn here(allocated: u64, pinned: u64, lost: u64) -> Option<PinsHere> {
+        let mut here = PinsHere::default();
+        (here.allocated, here.pinned, here.unexpectedly_unpinned) = (allocated, pinned, lost);
+        Some(here)
+    }
+
+    fn repo(repo_size: u64, storage_max: u64) -> Option<RepoSummary> {
+        let mut repo = RepoSummary::default();
+        repo.stat = RepoStat { repo_size, storage_max };
+        Some(repo)
+    }
+
+    #[test]
+    fn a_line_says_what_there_is_to_say_and_no_more() {
+        use PinsetStanding::{Behind, InSync, Unknown};
+        let all: Change = |summary| summary.here = here(1_000_000, 1_000_000, 0);
+        let cases: &[(&[Change], PinsetStanding, &str)] = &[
+            (&[], Unknown, "4 peers, 1,000,000 pins: counting those that are pinned"),
+            (&[all], Unknown, "4 peers, 1,000,000 pins: 1,000,000 pinned"),
+            (&[all], InSync, "4 peers, 1,000,000 pins: 1,000,000 pinned; in sync"),
+            (
+                &[|summary| (summary.peers, summary.pins) = (1, 1), |summary| summary.here = here(1, 0, 1)],
+                Unknown,
+                "1 peer, 1 pin: 0 pinned, 1 unexpectedly unpinned",
+            ),
+            (
+                &[
+                    |summary| summary.here = here(900, 500, 0),
+                    |summary| summary.operations.pinning = 10,
+                    |summary| summary.operations.pin_queued = 387,
+                    |summary| summary.operations.pin_error = 3,
+                    |summary| (summary.operations.unpin_queued, summary.operations.unpinning) = (4, 1),
+                    |summary| summary.operations.unpin_error = 2,
+                    |summary| summary.repo = repo(13 << 30, 100 << 30),
+                ],
+                Behind(120),
+                "4 peers, 1,000,000 pins (900 for this peer): 500 pinned, 10 being pinned, 387 queued, 3 in error, \
+                 5 to be unpinned, 2 failed to be unpinned; about 120 behind; repo 13.00 GiB, 87.00 GiB free",
+            ),
+            (
+                &[
+                    all,
+                    |summary| summary.operations.pin_queued = 9,
+                    |summary| summary.operations.waiting_for_space = 9,
+                    |summary| summary.repo = repo(11, 10),
+                ],
+                Unknown,
+                "4 peers, 1,000,000 pins: 1,000,000 pinned, 9 waiting for space on the IPFS daemon; repo 11 B, 0 B free",
+            ),
+            (
+                &[all, |summary| summary.error = "the daemon\n\u{1b}[2J is down".to_owned()],
+                Unknown,
+                "4 peers, 1,000,000 pins: 1,000,000 pinned; the daemon\\n\\u{1b}[2J is down",
+            ),
+        ];
+        for (changes, standing, expected) in cases {
+            assert_eq!(lines("news", &summary(changes), *standing), [format!("news: {expected}")]);
+        }
+    }
+
+    #[test]
+    fn a_few_of_the_pins_in_progress_are_shown_by_name_and_blocks() {
+        let cid = parse_cid("QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o").unwrap();
+        let mut busy = summary(&[]);
+        busy.in_progress = vec![
+            PinInProgress::new(cid, "", 0),
+            PinInProgress::new(cid, "films\r", 1),
+            PinInProgress::new(cid, "x".repeat(1000), 12_345),
+            PinInProgress::new(cid, "one too many", 1),
+        ];
+        let long = "x".repeat(NAME_CHARACTERS_MAX);
+        assert_eq!(
+            lines("news", &busy, PinsetStanding::Unknown)[1..],
+            [
+                format!("  pinning {cid}"),
+                format!("  pinning {cid} films\\r, 1 block"),
+                format!("  pinning {cid} {long}, 12,345 blocks"),
+            ]
+        );
+    }
+
+    #[test]
+    fn we_are_as_far_behind_as_the_trusted_peer_that_is_furthest_ahead() {
+        use PinsetStanding::{Ahead, Behind, Diverged, InSync, Unknown};
+        let cases: &[(&[PinsetStanding], PinsetStanding)] = &[
+            (&[], Unknown),
+            (&[Unknown], Unknown),
+            (&[InSync, Unknown], InSync),
+            (&[Behind(7)], InSync),
+            (&[Ahead(3), InSync, Ahead(9), Behind(1)], Behind(9)),
+            (&[Ahead(9), Ahead(3)], Behind(9)),
+            (&[Diverged, InSync], InSync),
+            (&[Unknown, Diverged], Diverged),
+        ];
+        for (standings, expected) in cases {
+            let standings: BTreeMap<PeerId, PinsetStanding> =
+                standings.iter().map(|standing| (PeerId::random(), *standing)).collect();
+            assert_eq!(own_standing(&standings, |_| true), *expected, "{standings:?}");
+            assert_eq!(own_standing(&standings, |_| false), Unknown);
         }
     }
 }

@@ -56,14 +56,19 @@ impl Source {
             };
         }
         // What a URL would read as something else than a part of the path.
-        let odd =
-            |c: char| c.is_control() || c.is_whitespace() || matches!(c, '?' | '#' | '\\' | '%' | '"' | '<' | '>');
+        let odd = |c: char| {
+            c.is_control() || c.is_whitespace() || matches!(c, '?' | '#' | '\\' | '%' | '"' | '<' | '>')
+        };
         if argument.contains(odd) {
             return refuse("it has a character that no path has");
         }
         let (namespace, rest) = match argument {
-            _ if argument.starts_with("/ipfs/") || argument.starts_with("ipfs://") => ("ipfs", &argument[6..]),
-            _ if argument.starts_with("/ipns/") || argument.starts_with("ipns://") => ("ipns", &argument[6..]),
+            _ if argument.starts_with("/ipfs/") || argument.starts_with("ipfs://") => {
+                ("ipfs", &argument[6..])
+            }
+            _ if argument.starts_with("/ipns/") || argument.starts_with("ipns://") => {
+                ("ipns", &argument[6..])
+            }
             _ if argument.contains("://") => return refuse("it is neither http nor https"),
             _ if argument.starts_with('/') => return refuse("it is neither below /ipfs nor below /ipns"),
             _ => (namespace_of(argument.split('/').next().unwrap_or(argument)), argument),
@@ -129,10 +134,13 @@ fn with_scheme(address: &str) -> String {
 
 /// A source as it may be shown: without a password.
 pub fn shown(source: &str) -> String {
-    super::shown(&Url::parse(source).map_or_else(|_| source.to_owned(), |url| match url.password() {
-        None if url.username().is_empty() => source.to_owned(),
-        _ => without_credentials(&url),
-    }))
+    super::shown(&Url::parse(source).map_or_else(
+        |_| source.to_owned(),
+        |url| match url.password() {
+            None if url.username().is_empty() => source.to_owned(),
+            _ => without_credentials(&url),
+        },
+    ))
 }
 
 /// The path of IPFS that a source is, if it is one behind the local gateway or the one named: then it can be had from the
@@ -202,7 +210,11 @@ mod tests {
             ("http://x/y", DEFAULT_GATEWAY, "http://x/y".to_owned()),
             ("https://x", DEFAULT_GATEWAY, "https://x".to_owned()),
             ("some.dns.example", DEFAULT_GATEWAY, "http://127.0.0.1:8080/ipns/some.dns.example".to_owned()),
-            ("a.example/x/service.json", "https://gw/", "https://gw/ipns/a.example/x/service.json".to_owned()),
+            (
+                "a.example/x/service.json",
+                "https://gw/",
+                "https://gw/ipns/a.example/x/service.json".to_owned(),
+            ),
             ("/ipns/a.example", "gw:80", "http://gw:80/ipns/a.example".to_owned()),
             ("ipns://a.example", "gw", "http://gw/ipns/a.example".to_owned()),
             (CID, "gw", format!("http://gw/ipfs/{CID}")),
@@ -217,7 +229,18 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused_with_what_is() {
-        for bad in ["ftp://x/y", "/etc/passwd", "/ipfs/x", "/ipns/", "a b", "a\nb", "a?b", "x/../y", "http://", "ipfs://"] {
+        for bad in [
+            "ftp://x/y",
+            "/etc/passwd",
+            "/ipfs/x",
+            "/ipns/",
+            "a b",
+            "a\nb",
+            "a?b",
+            "x/../y",
+            "http://",
+            "ipfs://",
+        ] {
             let error = url(bad, DEFAULT_GATEWAY).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
             assert!(error.message().contains("a name with a DNSLink"), "{bad}: {error}");

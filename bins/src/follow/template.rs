@@ -75,7 +75,9 @@ pub async fn load(
 ) -> Result<Template> {
     let Some(source) = local.source() else { return check(local.clone(), follower, environment) };
     let fetched = match source::fetch(&source, gateway, ipfs).await {
-        Ok(text) => local.with_fetched(&text).and_then(|file| check(file, follower, environment).map(|good| (text, good))),
+        Ok(text) => local
+            .with_fetched(&text)
+            .and_then(|file| check(file, follower, environment).map(|good| (text, good))),
         Err(error) => Err(error),
     };
     let known = known(follower, local);
@@ -118,7 +120,8 @@ fn keep(follower: &FollowerFolder, source: &str, text: &str) -> Result<()> {
 /// # Errors
 /// `InvalidInput` naming the section or key; `NotFound` when the identity is missing.
 pub fn check(file: ServiceJson, follower: &FollowerFolder, environment: Environment<'_>) -> Result<Template> {
-    let refuse = |why: &str| Err(Error::invalid_input(format!("this configuration cannot be followed: {why}")));
+    let refuse =
+        |why: &str| Err(Error::invalid_input(format!("this configuration cannot be followed: {why}")));
     // Before it is looked for in what was fetched, where older versions had it.
     let identity_json = follower.folder().identity_json();
     Identity::load(&identity_json)?;
@@ -127,14 +130,17 @@ pub fn check(file: ServiceJson, follower: &FollowerFolder, environment: Environm
     }
     if !file.contains("consensus.crdt") {
         return refuse(match () {
-            () if file.contains("consensus.raft") => "its peers agree by consensus.raft, which has no followers",
+            () if file.contains("consensus.raft") => {
+                "its peers agree by consensus.raft, which has no followers"
+            }
             () if file.contains("consensus.solo") => "it is of a cluster of one peer (consensus.solo)",
             () => "it has no section consensus.crdt",
         });
     }
     for (section, key) in [("cluster", "peerstore_file"), ("consensus.crdt", "folder")] {
         let named = file.section(section)?.and_then(|section| section.get(key).cloned());
-        if named.is_some_and(|named| named.as_str().is_none_or(|name| !name.is_empty() && !is_harmless(name))) {
+        if named.is_some_and(|named| named.as_str().is_none_or(|name| !name.is_empty() && !is_harmless(name)))
+        {
             return refuse(&format!("{section}.{key} must be the name of a file of its own"));
         }
     }
@@ -160,7 +166,10 @@ pub fn check(file: ServiceJson, follower: &FollowerFolder, environment: Environm
 fn is_harmless(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let is_one = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-    is_one && !name.starts_with('.') && !name.chars().any(char::is_control) && !FollowerFolder::is_own_file(name)
+    is_one
+        && !name.starts_with('.')
+        && !name.chars().any(char::is_control)
+        && !FollowerFolder::is_own_file(name)
 }
 
 /// Whether everybody who has the secret may change the pinset.
@@ -181,8 +190,12 @@ fn changes(old: &ServiceJson, new: &ServiceJson) -> Vec<String> {
             changes.push(format!("the cluster is {:?}, it was {:?}", new.cluster_name, old.cluster_name));
         }
         let named = |these: &CrdtSection, those: &CrdtSection| {
-            let only: Vec<&str> =
-                these.trusted_peers.iter().filter(|peer| !those.trusted_peers.contains(peer)).map(String::as_str).collect();
+            let only: Vec<&str> = these
+                .trusted_peers
+                .iter()
+                .filter(|peer| !those.trusted_peers.contains(peer))
+                .map(String::as_str)
+                .collect();
             only.join(", ")
         };
         for (verb, peers) in [("trusts", named(&new, &old)), ("no longer trusts", named(&old, &new))] {
@@ -246,10 +259,16 @@ mod tests {
             (|file| file["consensus"]["crdt"] = json!({}), "trusted_peers names nobody"),
             (|file| file["consensus"]["crdt"]["trusted_peers"] = Value::Null, "trusted_peers names nobody"),
             (|file| file["consensus"]["crdt"]["trusted_peers"] = json!(["x"]), "x"),
-            (|file| file["cluster"]["dial_peer_timeout"] = json!("0s"), "cluster.dial_peer_timeout is invalid"),
+            (
+                |file| file["cluster"]["dial_peer_timeout"] = json!("0s"),
+                "cluster.dial_peer_timeout is invalid",
+            ),
             (|file| file["cluster"]["secret"] = json!("12"), "cluster secret"),
             (|file| file["cluster"]["peerstore_file"] = json!("../../x"), "cluster.peerstore_file must be"),
-            (|file| file["cluster"]["peerstore_file"] = json!("identity.json"), "cluster.peerstore_file must be"),
+            (
+                |file| file["cluster"]["peerstore_file"] = json!("identity.json"),
+                "cluster.peerstore_file must be",
+            ),
             (|file| file["consensus"]["crdt"]["folder"] = json!("/tmp/x"), "consensus.crdt.folder must be"),
         ];
         for (change, expected) in table {

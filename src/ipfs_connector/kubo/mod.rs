@@ -131,7 +131,8 @@ impl KuboConnector {
     pub async fn cat(&self, path: &str, bytes_max: usize) -> Result<Bytes> {
         let path = ContentPath::parse(path)?;
         let request = format!("cat?arg={}", query_escape(&path.text));
-        let call = async { self.inner.http.post(&request, Judge::Nothing, None).await?.bytes(bytes_max).await };
+        let call =
+            async { self.inner.http.post(&request, Judge::Nothing, None).await?.bytes(bytes_max).await };
         self.inner.within_request(&request, Judge::Nothing, call).await
     }
 

@@ -73,7 +73,10 @@ pub(crate) fn info(follower: &FollowerFolder) -> Result<(), Trouble> {
             Trouble::of(error, format!("reading the configurations in {}", follower.path().display()))
         };
         let local = template::local(follower).map_err(|error| reading(&error))?;
-        let place = local.source().map_or_else(|| follower.folder().service_json().display().to_string(), |url| source::shown(&url));
+        let place = local.source().map_or_else(
+            || follower.folder().service_json().display().to_string(),
+            |url| source::shown(&url),
+        );
         let gateway = std::env::var("IPFS_GATEWAY").unwrap_or_else(|_| DEFAULT_GATEWAY.to_owned());
         let known = template::known(follower, &local);
         let expected = ipfs::config(known.as_ref(), &process_environment).map_err(|error| reading(&error))?;
@@ -81,9 +84,11 @@ pub(crate) fn info(follower: &FollowerFolder) -> Result<(), Trouble> {
         let (source, config, stale) = match loaded {
             Ok(template) => match template.stale {
                 None => (format!("Available ({place})"), template.config.ipfshttp, None),
-                stale => {
-                    (format!("failed retrieving configuration source ({place})"), template.config.ipfshttp, stale)
-                }
+                stale => (
+                    format!("failed retrieving configuration source ({place})"),
+                    template.config.ipfshttp,
+                    stale,
+                ),
             },
             Err(error) if source::is_silence(&error) => {
                 (format!("failed retrieving configuration source ({place})"), expected, None)
@@ -95,7 +100,9 @@ pub(crate) fn info(follower: &FollowerFolder) -> Result<(), Trouble> {
             follower.name(),
             follower.path().display()
         ));
-        let client = follower.client(&process_environment).map_err(|error| Trouble::of(&error, "error creating client"));
+        let client = follower
+            .client(&process_environment)
+            .map_err(|error| Trouble::of(&error, "error creating client"));
         let is_online = match &client {
             Ok(client) => timeout(API_TIMEOUT, client.version()).await.is_ok_and(|answer| answer.is_ok()),
             Err(_) => false,
@@ -105,7 +112,10 @@ pub(crate) fn info(follower: &FollowerFolder) -> Result<(), Trouble> {
         let has_ipfs = timeout(ipfs::QUESTION_TIMEOUT, kubo.id()).await.is_ok_and(|answer| answer.is_ok());
         print(format_args!("IPFS peer online: {has_ipfs}\n"));
         if let Some(error) = stale {
-            print(format_args!("The configuration of an earlier start is used ({}).\n", shown(&error.to_string())));
+            print(format_args!(
+                "The configuration of an earlier start is used ({}).\n",
+                shown(&error.to_string())
+            ));
         }
         client.map(|_| ())
     })
@@ -212,7 +222,9 @@ async fn list_offline(follower: &FollowerFolder) -> Result<(), Trouble> {
         locked => locked?,
     };
     let obtaining = |error: Error| Trouble::of(&error, "error obtaining the pinset");
-    let Some(pinset) = pinset::open(follower, &process_environment).await.map_err(obtaining)? else { return Ok(()) };
+    let Some(pinset) = pinset::open(follower, &process_environment).await.map_err(obtaining)? else {
+        return Ok(());
+    };
     let mut output = Output::new();
     let mut pages = pinset.state.list(StateQuery::default());
     'listing: while let Some(page) = pages.next().await {
