@@ -140,7 +140,7 @@ async fn asking_every_second_neither_walks_nor_asks_the_daemon_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_without_space_says_that_its_pins_wait_and_goes_on() {
+async fn a_follower_without_space_waits_goes_on_and_never_asks_for_more_pins_at_a_time_than_configured() {
     let ipfs: Arc<std::sync::Mutex<Option<FaultyIpfs>>> = Arc::default();
     let concurrent_pins = 4;
     let seen = Arc::clone(&ipfs);

@@ -125,10 +125,27 @@ impl Peer {
         }
     }
 
-    /// Starts the daemon and reads a listing as soon as it answers; gives how long it took until the first line came.
-    pub(crate) async fn start_listing(&self, listing: &str) -> Result<(Daemon, Duration)> {
+    /// Starts the daemon, or this follower on its folder, and reads a listing as soon as it answers; gives how long it
+    /// took until the first line came.
+    pub(crate) async fn start_listing(
+        &self,
+        follower: Option<&Path>,
+        listing: &str,
+    ) -> Result<(Daemon, Duration)> {
+        let mut command = match follower {
+            None => self.command(&["daemon"]),
+            Some(program) => {
+                let (base, name) = (self.folder.parent(), self.folder.file_name());
+                let mut command = Command::new(program);
+                command.arg("--config").arg(base.context("a folder in no other")?);
+                command.arg(name.context("a folder without a name")?).arg("run");
+                command.envs(self.environment.iter().cloned()).kill_on_drop(true);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                command
+            }
+        };
         let started = Instant::now();
-        let mut child = self.command(&["daemon"]).spawn().context("starting the daemon")?;
+        let mut child = command.spawn().context("starting the daemon")?;
         loop {
             if let Some(status) = child.try_wait()? {
                 bail!("the daemon ended at once: {status}");

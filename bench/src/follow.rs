@@ -22,8 +22,9 @@ const MISSING_SHARE: u64 = 50;
 /// How long the daemon takes for each of them.
 const PIN_DELAY: Duration = Duration::from_millis(20);
 
-/// A follower with a pinset that its daemon holds but for a fiftieth, restarted.
-pub(crate) async fn follow(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
+/// A follower with a pinset that its daemon holds but for a fiftieth, restarted: the program for followers where there is
+/// one, else the other in follower mode.
+pub(crate) async fn follow(setup: &Setup<'_>, follower: Option<&Path>, pins: u64) -> Result<Vec<Row>> {
     let source = setup.folder.join("followed.ndjson");
     write_export(&source, pins)?;
     let held = setup.folder.join("held.ndjson");
@@ -31,7 +32,7 @@ pub(crate) async fn follow(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
     let kubo = FakeKubo::start(setup.fake_kubo, PIN_DELAY, Some(&held)).await?;
     let peer = Peer::init_with(
         setup.subject,
-        &setup.folder.join("follow"),
+        &setup.folder.join("followed").join("bench"),
         kubo.address,
         &[("CLUSTER_FOLLOWERMODE", "true")],
     )
@@ -42,7 +43,7 @@ pub(crate) async fn follow(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
     // The first start after an import pays for more than a restart.
     let (daemon, _) = peer.start("/id").await?;
     daemon.stop().await?;
-    let (daemon, started) = peer.start_listing(LIST).await?;
+    let (daemon, started) = peer.start_listing(follower, LIST).await?;
     let mut peak = daemon.resident_bytes()?;
     let until = Instant::now() + SETTLE;
     while Instant::now() < until {

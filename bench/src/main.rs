@@ -31,6 +31,9 @@ struct Arguments {
     /// The program that plays an IPFS daemon.
     #[arg(long)]
     fake_kubo: PathBuf,
+    /// Our ipfs-cluster-follow; without it the service follows.
+    #[arg(long)]
+    follow: Option<PathBuf>,
     /// The reference's ipfs-cluster-service, measured beside ours.
     #[arg(long)]
     go_service: Option<PathBuf>,
@@ -163,9 +166,12 @@ async fn measure(subject: &Subject, ctl: Option<&Path>, arguments: &Arguments) -
         rows.extend(many::join(&setup, pins).await.context("a peer joins")?);
     }
     if wanted("follow") {
-        let pins = if subject.reference { arguments.go_join_pins } else { arguments.pins };
+        let (pins, follower) = match subject.reference {
+            true => (arguments.go_join_pins, None),
+            false => (arguments.pins, arguments.follow.as_deref()),
+        };
         eprintln!("{}: a follower of {pins} pins …", subject.name);
-        rows.extend(follow::follow(&setup, pins).await.context("a follower")?);
+        rows.extend(follow::follow(&setup, follower, pins).await.context("a follower")?);
     }
     Ok(rows)
 }

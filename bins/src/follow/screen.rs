@@ -10,7 +10,7 @@ use ipfs_cluster::ErrorKind;
 use ipfs_cluster::cluster::{Cluster, Summary};
 use ipfs_cluster::types::{PeerId, PinsetStanding};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, info};
 
 use super::shown;
@@ -20,6 +20,8 @@ use crate::service::logging;
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 /// How often the log says so, if there is no terminal and something changed.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
+/// How long before that it is asked, so that what is looked at in the background is new by then.
+const LOOKED_BEFORE: Duration = Duration::from_secs(5);
 /// How often the peers are asked how their pinsets stand to ours.
 const STANDING_EVERY: Duration = Duration::from_secs(60);
 /// In a cluster of more peers nobody is asked that.
@@ -39,6 +41,9 @@ pub async fn show(name: String, cluster: Cluster) {
     let mut logged = String::new();
     loop {
         ticks.tick().await;
+        if place.is_none() && cluster.summary().await.is_ok() {
+            sleep(LOOKED_BEFORE).await;
+        }
         let summary = match cluster.summary().await {
             Ok(summary) => summary,
             Err(error) if error.kind() == ErrorKind::ShutDown => return,
@@ -153,6 +158,10 @@ fn pins_text(summary: &Summary, standing: PinsetStanding) -> String {
 
 fn repo_text(summary: &Summary) -> String {
     match &summary.repo {
+        // What is left below its limit is of no use then.
+        Some(repo) if summary.operations.waiting_for_space > 0 => {
+            format!("; repo {}, no space left", HumanBytes(repo.stat.repo_size))
+        }
         Some(repo) => {
             format!("; repo {}, {} free", HumanBytes(repo.stat.repo_size), HumanBytes(repo.stat.free_bytes()))
         }
@@ -291,7 +300,7 @@ mod tests {
                     |summary| summary.repo = repo(11, 10),
                 ],
                 Unknown,
-                "4 peers, 1,000,000 pins: 1,000,000 pinned, 9 waiting for space on the IPFS daemon; repo 11 B, 0 B free",
+                "4 peers, 1,000,000 pins: 1,000,000 pinned, 9 waiting for space on the IPFS daemon; repo 11 B, no space left",
             ),
             (
                 &[all, |summary| summary.error = "the daemon\n\u{1b}[2J is down".to_owned()],

@@ -134,7 +134,11 @@ fn waits_for_space(reason: &str) -> Arc<str> {
 
 /// The text of a failure, as it is remembered.
 pub(super) fn failure_text(error: &Error) -> Arc<str> {
-    let text = error.to_string();
+    cut_text(&error.to_string())
+}
+
+/// A text of others, cut where it is too long to be remembered.
+pub(super) fn cut_text(text: &str) -> Arc<str> {
     text[..text.floor_char_boundary(FAILURE_BYTES_MAX)].into()
 }
 
@@ -240,7 +244,6 @@ impl Inner {
         match (change, shared.space.reason()) {
             (Change::Began, Some(reason)) => tracing::warn!(
                 %reason,
-                waiting = shared.table.counts().pin_queued,
                 "the IPFS daemon has no space left: pins wait until it has, and go on by themselves"
             ),
             (Change::Over(lasted), _) => {

@@ -1,6 +1,7 @@
 //! Working on operations: the dispatcher and what one worker does.
 
 use std::any::Any;
+use std::error::Error as StdError;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::COMPONENT;
-use super::inner::{Inner, failure_text};
+use super::inner::{Inner, cut_text, failure_text};
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
@@ -249,12 +250,21 @@ async fn require_free_space(inner: &Inner) -> Result<()> {
 /// What the end of a pin says of the daemon's space; `ended` as for [`settle`].
 fn verdict(ended: Option<&Result<Done>>) -> Verdict {
     match ended {
-        Some(Err(error)) if error.kind() == ErrorKind::StorageFull => Verdict::Full(failure_text(error)),
+        Some(Err(error)) if error.kind() == ErrorKind::StorageFull => Verdict::Full(no_space_text(error)),
         Some(Ok(Done::Pinned { .. })) => Verdict::Room,
         // Nothing came that there might have been no space for; waiting for space will not bring it.
         Some(Err(error)) if error.kind() == ErrorKind::Timeout => Verdict::Room,
         Some(Ok(_) | Err(_)) | None => Verdict::Nothing,
     }
+}
+
+/// The daemon's own words: the error names the pin that found out, and the text is shown with all that wait.
+fn no_space_text(error: &Error) -> Arc<str> {
+    let mut cause: &dyn StdError = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cut_text(&cause.to_string())
 }
 
 /// Writes down how an operation ended, tells of it, and asks for what comes next.
