@@ -12,5 +12,6 @@ mod parts;
 mod rest;
 mod state;
 mod storage;
+mod summary;
 mod tracker;
 mod watch;

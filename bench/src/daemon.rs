@@ -135,6 +135,42 @@ impl Peer {
         }
     }
 
+    /// Starts the daemon, or this follower on its folder, and reads a listing as soon as it answers; gives how long it
+    /// took until the first line came.
+    pub(crate) async fn start_listing(
+        &self,
+        follower: Option<&Path>,
+        listing: &str,
+    ) -> Result<(Daemon, Duration)> {
+        let mut command = match follower {
+            None => self.command(&["daemon"]),
+            Some(program) => {
+                let (base, name) = (self.folder.parent(), self.folder.file_name());
+                let mut command = Command::new(program);
+                command.arg("--config").arg(base.context("a folder in no other")?);
+                command.arg(name.context("a folder without a name")?).arg("run");
+                command.envs(self.environment.iter().cloned()).kill_on_drop(true);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                command
+            }
+        };
+        let started = Instant::now();
+        let mut child = command.spawn().context("starting the daemon")?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("the daemon ended at once: {status}");
+            }
+            if let Ok(mut connection) = Connection::open(self.api).await {
+                let asked = started.elapsed();
+                let answer = connection.request("GET", listing, false).await?;
+                ensure!(answer.status == 200 && answer.lines > 0, "{listing} was answered {}", answer.status);
+                return Ok((Daemon { child, api: self.api }, asked + answer.first_byte));
+            }
+            ensure!(started.elapsed() < START_TIMEOUT, "the daemon did not answer within {START_TIMEOUT:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Where other peers reach it, once it runs.
     pub(crate) async fn address(&self) -> Result<String> {
         let answer = Connection::open(self.api).await?.request("GET", "/id", true).await?;
@@ -240,6 +276,13 @@ impl FakeKubo {
             ensure!(started.elapsed() < START_TIMEOUT, "the fake IPFS daemon did not answer");
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Most pins that ever ran at a time.
+    pub(crate) async fn pins_running_max(&self) -> Result<u64> {
+        let answer = Connection::open(self.address).await?.request("GET", "/fake/requests", true).await?;
+        let requests: serde_json::Value = serde_json::from_slice(&answer.body)?;
+        requests["pins_running_max"].as_u64().context("an answer without pins_running_max")
     }
 
     pub(crate) async fn stop(mut self) -> Result<()> {

@@ -5,6 +5,7 @@
 
 mod ctl;
 mod daemon;
+mod follow;
 mod http;
 mod load;
 mod many;
@@ -30,6 +31,9 @@ struct Arguments {
     /// The program that plays an IPFS daemon.
     #[arg(long)]
     fake_kubo: PathBuf,
+    /// Our ipfs-cluster-follow; without it the service follows.
+    #[arg(long)]
+    follow: Option<PathBuf>,
     /// The reference's ipfs-cluster-service, measured beside ours.
     #[arg(long)]
     go_service: Option<PathBuf>,
@@ -63,7 +67,8 @@ struct Arguments {
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
-    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `walk`; the last needs the reference.
+    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`; the last needs the
+    /// reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// With basic authentication, and the log in a file.
@@ -165,6 +170,14 @@ async fn measure(subject: &Subject, ctl: Option<&Path>, arguments: &Arguments) -
         let pins = if subject.reference { arguments.go_join_pins } else { arguments.pins };
         eprintln!("{}: a peer joins {pins} pins …", subject.name);
         rows.extend(many::join(&setup, pins).await.context("a peer joins")?);
+    }
+    if wanted("follow") {
+        let (pins, follower) = match subject.reference {
+            true => (arguments.go_join_pins, None),
+            false => (arguments.pins, arguments.follow.as_deref()),
+        };
+        eprintln!("{}: a follower of {pins} pins …", subject.name);
+        rows.extend(follow::follow(&setup, follower, pins).await.context("a follower")?);
     }
     Ok(rows)
 }

@@ -13,6 +13,7 @@ use super::lifecycle::{self, Life};
 use super::presets::Preset;
 use super::repin::Witnesses;
 use super::spool::SpoolRoom;
+use super::summary::Looked;
 use super::tasks::{self, Subscriptions, Wakes};
 use super::watch::Hub;
 use super::{Cluster, ClusterConfig, Inner, peers};
@@ -435,6 +436,7 @@ impl Parts {
             last_ipfs: Mutex::default(),
             witnesses: Witnesses::default(),
             watch,
+            looked: Looked::default(),
             wakes: Wakes::default(),
             life,
         });

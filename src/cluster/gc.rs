@@ -69,6 +69,7 @@ impl Inner {
                 }
             }
         }
+        self.tracker.space_freed();
         Ok(gc)
     }
 }

@@ -21,6 +21,7 @@ mod rules;
 mod spool;
 mod standing;
 mod status;
+mod summary;
 mod tasks;
 mod wait;
 mod watch;
@@ -35,6 +36,7 @@ pub use config::ClusterConfig;
 pub use events::ClusterEvent;
 pub use find::StatusPage;
 pub use lifecycle::{StopReason, TaskInfo};
+pub use summary::{PinInProgress, PinsHere, RepoSummary, SUMMARY_PINS_MAX, Summary};
 pub use wait::{Until, Wait};
 pub use watch::{WATCH_CIDS_MAX, WATCH_EVENTS_MAX, WATCHERS_MAX, WatchQuery};
 
@@ -94,6 +96,7 @@ struct Inner {
     last_ipfs: Mutex<Option<Arc<IpfsId>>>,
     witnesses: repin::Witnesses,
     watch: Arc<watch::Hub>,
+    looked: summary::Looked,
     wakes: tasks::Wakes,
     life: Arc<lifecycle::Life>,
 }

@@ -12,6 +12,7 @@
 //! | `repin` | a peer's ping that expired, and `state_sync_interval` after it; while pins are left, `monitor_ping_interval` and longer | pins elsewhere what dead peers held |
 //! | `swarms` | `connect_swarms_delay` after ready, `monitor_ping_interval` after joining | connects the daemons of all peers |
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
+//! | `summary` | who asks for a summary and finds it old | counts where the pins stand, asks the daemon about its disk |
 //! | `watch` | the first watcher, then whatever happens until nobody watched for ten minutes | notes events for watchers |
 //!
 //! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
@@ -52,6 +53,8 @@ pub(super) struct Wakes {
     pub(super) metrics: Notify,
     /// A peer may be dead.
     pub(super) repin: Notify,
+    /// Somebody wants to know how we are, and what is known is old.
+    pub(super) summary: Notify,
 }
 
 /// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
@@ -72,6 +75,7 @@ pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task>
         task("repin", inner, repin(Arc::clone(inner))),
         task("swarms", inner, swarms(Arc::clone(inner))),
         task("watch_peers", inner, watch_peers(Arc::clone(inner))),
+        task("summary", inner, summary(Arc::clone(inner))),
         task("watch", inner, watch(Arc::clone(inner))),
     ];
     let informers = inner.informers.iter();
@@ -376,6 +380,17 @@ async fn watch_peers(inner: Arc<Inner>) {
         }
         inner.life.board.ran("watch_peers", &members);
         tokio::time::sleep(inner.config.peer_watch_interval.max(PERIOD_MIN)).await;
+    }
+}
+
+async fn summary(inner: Arc<Inner>) {
+    loop {
+        inner.wakes.summary.notified().await;
+        let outcome = inner.look_for_summary().await;
+        if let Err(error) = &outcome {
+            debug!(%error, "cannot say everything about how this peer is");
+        }
+        inner.life.board.ran("summary", &outcome);
     }
 }
 

@@ -33,6 +33,15 @@ pub struct IpfsPin {
     pub mode: PinMode,
 }
 
+/// A pin that the daemon works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinProgress {
+    /// What.
+    pub cid: Cid,
+    /// Blocks it has of it by now, as far as it said.
+    pub blocks: u64,
+}
+
 /// Whether the daemon answers.
 #[derive(Clone, Debug)]
 pub enum Availability {
@@ -61,7 +70,7 @@ pub trait IpfsConnector: fmt::Debug + Send + Sync + 'static {
     /// `options.pin_update` and `options.origins` where that helps. Runs as long as the daemon makes progress.
     ///
     /// # Errors
-    /// `Timeout` when progress stalls, `Remote` with the daemon's text.
+    /// `Timeout` when progress stalls, `StorageFull` when the daemon has no space left, `Remote` with the daemon's text.
     async fn pin(&self, pin: &Pin) -> Result<()>;
 
     /// Unpins; Ok when it was not pinned.
@@ -80,6 +89,12 @@ pub trait IpfsConnector: fmt::Debug + Send + Sync + 'static {
     /// How many pins the daemon can usefully work on at a time just now, from its latency and errors. The
     /// tracker asks before each start and starts no more. None is no opinion.
     fn pin_concurrency(&self) -> Option<NonZeroUsize>;
+
+    /// The calls of [`IpfsConnector::pin`] that run now, in any order. Without I/O. Gives nothing unless it is
+    /// implemented.
+    fn pins_in_progress(&self) -> Vec<PinProgress> {
+        Vec::new()
+    }
 
     /// Disk use.
     async fn repo_stat(&self) -> Result<RepoStat>;
@@ -133,6 +148,9 @@ impl<T: IpfsConnector + ?Sized> IpfsConnector for Arc<T> {
     }
     fn pin_concurrency(&self) -> Option<NonZeroUsize> {
         (**self).pin_concurrency()
+    }
+    fn pins_in_progress(&self) -> Vec<PinProgress> {
+        (**self).pins_in_progress()
     }
     async fn repo_stat(&self) -> Result<RepoStat> {
         (**self).repo_stat().await

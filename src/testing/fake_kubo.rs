@@ -39,6 +39,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Bytes of one request.
 const BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Where other processes see what was asked so far, as JSON.
+const REQUESTS_PATH: &str = "/fake/requests";
+
 /// How the daemon behaves.
 #[derive(Clone, Debug)]
 pub struct FakeKuboConfig {
@@ -86,6 +89,20 @@ pub struct Requests {
     pub pins_running: u64,
     /// Most `pin/add` that ever ran at a time.
     pub pins_running_max: u64,
+}
+
+impl Requests {
+    fn to_json(self) -> String {
+        let Self { begun, running, pins, pins_running, pins_running_max } = self;
+        json!({
+            "begun": begun,
+            "running": running,
+            "pins": pins,
+            "pins_running": pins_running,
+            "pins_running_max": pins_running_max,
+        })
+        .to_string()
+    }
 }
 
 impl FakeKubo {
@@ -196,6 +213,9 @@ enum Answer {
 
 async fn handle(State(face): State<Arc<Face>>, request: Request) -> Response {
     let path = request.uri().path();
+    if path == REQUESTS_PATH {
+        return respond(StatusCode::OK, "application/json", Body::from(face.requests.borrow().to_json()));
+    }
     let Some(command) = path.strip_prefix("/api/v0/").filter(|command| COMMANDS.contains(command)) else {
         return respond(StatusCode::NOT_FOUND, "text/plain", Body::from("404 page not found\n"));
     };

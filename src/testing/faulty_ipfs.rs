@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::{Availability, IpfsConnector, IpfsPin};
+use crate::ipfs_connector::{Availability, IpfsConnector, IpfsPin, PinProgress};
 use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
 
 /// A call of [`IpfsConnector`].
@@ -375,6 +375,10 @@ impl IpfsConnector for FaultyIpfs {
     fn pin_concurrency(&self) -> Option<NonZeroUsize> {
         let told = *lock(&self.shared.pin_concurrency);
         told.unwrap_or_else(|| self.inner.pin_concurrency())
+    }
+
+    fn pins_in_progress(&self) -> Vec<PinProgress> {
+        self.inner.pins_in_progress()
     }
 
     async fn repo_stat(&self) -> Result<RepoStat> {

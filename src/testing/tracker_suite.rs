@@ -102,6 +102,9 @@ conformance_suite!(
         a_listing_that_breaks_off_is_not_believed,
         a_daemon_that_comes_back_is_listed_again,
         no_more_pins_run_than_the_daemon_can_take,
+        pins_wait_while_the_daemon_has_no_space_and_go_on_by_themselves,
+        recover_tries_at_once_what_waits_for_space,
+        what_leaves_the_pinset_while_it_waits_for_space_is_forgotten,
         counts_follow_operations,
         events_tell_each_step,
         a_slow_reader_of_events_is_told_to_compare,
@@ -1030,6 +1033,90 @@ pub async fn no_more_pins_run_than_the_daemon_can_take(fixture: impl Fixture) {
     for cid in &pins {
         assert_eq!(stage.status(cid).await, TrackerStatus::Pinned);
     }
+}
+
+fn no_space() -> Error {
+    Error::new(ErrorKind::StorageFull, "write /repo/blocks: no space left on device")
+}
+
+/// Pins that many, on a daemon without space, and waits until all of them wait for it.
+async fn fill<G>(stage: &Stage<G>, pins: u32) -> Vec<Cid> {
+    stage.ipfs.fail_next(IpfsCall::Pin, 100_000, no_space());
+    let mut cids = Vec::new();
+    for seed in 100..100 + pins {
+        let pin = stage.pin_of(stage.content(seed), PinMode::Recursive);
+        stage.add(&pin).await;
+        cids.push(pin.cid);
+    }
+    stage.wait_counts(|counts| counts.waiting_for_space == u64::from(pins)).await;
+    cids
+}
+
+/// A full disk is no failure of a pin: it waits and says why, no attempt counts, and the daemon is left alone but for
+/// one pin now and then.
+pub async fn pins_wait_while_the_daemon_has_no_space_and_go_on_by_themselves(fixture: impl Fixture) {
+    let stage = Stage::new(&fixture).await;
+    let held = stage.add_pinned(1).await;
+    let cids = fill(&stage, 40).await;
+    let tried = stage.ipfs.count(IpfsCall::Pin).begun;
+    let day = Duration::from_secs(24 * 60 * 60);
+    tokio::time::sleep(day).await;
+    let tries = stage.ipfs.count(IpfsCall::Pin).begun - tried;
+    // Not given up, and neither every second.
+    assert!((24..=24 * 60 * 2).contains(&tries), "{tries} tries in a day");
+    let waiting = stage.list(TrackerStatus::PinQueued.into()).await;
+    assert_eq!(waiting.iter().map(|info| info.cid).collect::<Vec<_>>(), sorted(cids.clone()));
+    for info in waiting {
+        assert!(info.status.error.contains("space"), "{info:?}");
+        assert_eq!(info.status.attempt_count, 0);
+    }
+    assert_eq!(stage.list(StatusFilter::ERROR).await, []);
+    assert_eq!(stage.status(&held).await, TrackerStatus::Pinned);
+    stage.ipfs.stop_failing(IpfsCall::Pin);
+    stage.wait_idle().await;
+    for cid in &cids {
+        let info = stage.tracker.status(cid).await.unwrap();
+        assert_eq!((info.status.status, info.status.error.as_str()), (TrackerStatus::Pinned, ""));
+    }
+    assert_eq!(stage.tracker.counts(), TrackerCounts::default());
+}
+
+/// Who made room need not wait for the next try.
+pub async fn recover_tries_at_once_what_waits_for_space(fixture: impl Fixture) {
+    let stage = Stage::new(&fixture).await;
+    for all in [false, true] {
+        let cids = fill(&stage, 20).await;
+        tokio::time::sleep(PATIENCE).await;
+        stage.ipfs.stop_failing(IpfsCall::Pin);
+        let started = tokio::time::Instant::now();
+        if all {
+            collect(stage.tracker.recover_all()).await.unwrap();
+        } else {
+            let info = stage.tracker.recover(&cids[0]).await.unwrap();
+            assert_eq!(info.status.status, TrackerStatus::PinQueued);
+        }
+        stage.wait_idle().await;
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        for cid in &cids {
+            stage.remove(cid).await;
+        }
+        stage.wait_idle().await;
+    }
+}
+
+/// Nothing is left to wait for, and new pins find out by themselves that there is space again.
+pub async fn what_leaves_the_pinset_while_it_waits_for_space_is_forgotten(fixture: impl Fixture) {
+    let stage = Stage::new(&fixture).await;
+    for cid in fill(&stage, 5).await {
+        stage.remove(&cid).await;
+    }
+    stage.wait_idle().await;
+    assert_eq!(stage.list(StatusFilter::ALL).await, []);
+    tokio::time::sleep(PATIENCE).await;
+    stage.ipfs.stop_failing(IpfsCall::Pin);
+    let started = tokio::time::Instant::now();
+    stage.add_pinned(1).await;
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 /// Without being counted.

@@ -4,6 +4,7 @@ mod held;
 pub(crate) mod key;
 mod operation;
 mod queue;
+mod space;
 mod stateless;
 mod table;
 
@@ -56,6 +57,8 @@ impl TrackerContext {
 pub struct TrackerCounts {
     /// Waiting to be pinned.
     pub pin_queued: u64,
+    /// Those of them that wait because the daemon has no space left: all while it has none, otherwise none.
+    pub waiting_for_space: u64,
     /// Being pinned.
     pub pinning: u64,
     /// Failed to be pinned.
@@ -89,6 +92,10 @@ pub enum TrackerEvent {
 ///
 /// The pinset and the daemon are the truth; only what runs or failed is remembered. The tracker repairs nothing
 /// behind the pinset's back: it pins what the state says, unpins what the state no longer says.
+///
+/// A daemon without space left ([`StorageFull`](crate::error::ErrorKind::StorageFull)) is no failure of a pin: the pin
+/// stays `pin_queued`, with an error text that says what it waits for, and its attempt does not count. Until there is
+/// space again one pin is tried now and then, at most every 30 s by itself.
 #[async_trait]
 pub trait PinTracker: fmt::Debug + Send + Sync + 'static {
     /// Takes an entry of the pinset over. Returns once it is queued, not when the daemon has it. What this peer
@@ -124,14 +131,15 @@ pub trait PinTracker: fmt::Debug + Send + Sync + 'static {
     async fn statuses(&self, pins: Vec<Pin>) -> Result<Vec<PinInfo>>;
 
     /// Retries what failed (`pin_error`, `unpin_error`) or got lost (`unexpectedly_unpinned`) and gives the status
-    /// after queueing; everything else only gives its status.
+    /// after queueing; everything else only gives its status. While pins wait for space, one is tried now.
     ///
     /// # Errors
     /// `QueueFull`, `ShutDown`; when the pinset cannot be read.
     async fn recover(&self, cid: &Cid) -> Result<PinInfo>;
 
     /// Retries everything that failed or got lost and gives the items that were queued again. The stream goes on
-    /// after an item that could not be queued; that one comes with its error status.
+    /// after an item that could not be queued; that one comes with its error status. While pins wait for space, one is
+    /// tried now.
     fn recover_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>>;
 
     /// Makes what we report match the daemon without pinning or unpinning: a failed operation that the daemon
@@ -146,6 +154,10 @@ pub trait PinTracker: fmt::Debug + Send + Sync + 'static {
 
     /// The maintained numbers, without I/O.
     fn counts(&self) -> TrackerCounts;
+
+    /// The daemon may have space again: if pins wait for that, one is tried, now or at most 30 s after the last. Does
+    /// nothing unless it is implemented.
+    fn space_freed(&self) {}
 
     /// Changes from now on; bounded, with [`TrackerEvent::Resync`] where changes were not told one by one.
     fn events(&self) -> BoxStream<'static, TrackerEvent>;
@@ -187,6 +199,9 @@ impl<T: PinTracker + ?Sized> PinTracker for Arc<T> {
     }
     fn counts(&self) -> TrackerCounts {
         (**self).counts()
+    }
+    fn space_freed(&self) {
+        (**self).space_freed();
     }
     fn events(&self) -> BoxStream<'static, TrackerEvent> {
         (**self).events()

@@ -43,6 +43,8 @@ const COMPONENT: &str = "tracker";
 ///   with the reason. A listing that breaks off changes nothing.
 /// - At most a million failed pins are remembered; more show as `unexpectedly_unpinned`, and recover retries them
 ///   all the same.
+/// - Pins that find no space on the daemon wait; one at a time is tried after 30 s, later every 10 min, and at once on
+///   recover or when space was freed.
 /// - Dropping it stops it, without waiting for that.
 pub struct StatelessTracker {
     inner: Arc<Inner>,
@@ -121,7 +123,11 @@ impl PinTracker for StatelessTracker {
     }
 
     fn counts(&self) -> TrackerCounts {
-        self.inner.lock().table.counts()
+        self.inner.counts()
+    }
+
+    fn space_freed(&self) {
+        self.inner.space_freed();
     }
 
     fn events(&self) -> BoxStream<'static, TrackerEvent> {

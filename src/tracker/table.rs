@@ -98,6 +98,17 @@ pub(crate) struct Started {
     pub(crate) cancel: CancellationToken,
 }
 
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It is done, was stopped, or has nothing left to do.
+    Done,
+    /// It is in error.
+    Failed(Arc<str>),
+    /// It could not be tried: it waits again.
+    Waits,
+}
+
 /// Which workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
@@ -263,13 +274,7 @@ impl Table {
 
     /// A worker is through with an operation, or stopped. Whether nothing replaced it meanwhile; what did may start
     /// now.
-    pub(crate) fn finish(
-        &mut self,
-        key: &CidKey,
-        ticket: u64,
-        failure: Option<Arc<str>>,
-        now: Timestamp,
-    ) -> bool {
+    pub(crate) fn finish(&mut self, key: &CidKey, ticket: u64, ending: Ending, now: Timestamp) -> bool {
         self.running.remove(key);
         let Some(operation) = self.by_cid.get(key) else { return false };
         if operation.ticket != ticket {
@@ -280,10 +285,25 @@ impl Table {
             }
             return false;
         }
-        if let (Some(operation), Some(failure)) = (self.forget(key), failure) {
-            self.fail(key.clone(), operation, failure, now);
+        match (self.forget(key), ending) {
+            (Some(operation), Ending::Failed(failure)) => self.fail(key.clone(), operation, failure, now),
+            (Some(operation), Ending::Waits) => self.wait_again(key.clone(), operation, now),
+            (_, Ending::Done) | (None, _) => {}
         }
         true
+    }
+
+    /// Puts an operation that could not be tried behind all others, and behind those that go first: what does not fit
+    /// must not keep away what does. As what replaces a running one, it finds room beyond the bound.
+    fn wait_again(&mut self, key: CidKey, mut operation: Operation, now: Timestamp) {
+        self.last_ticket += 1;
+        operation.ticket = self.last_ticket;
+        operation.phase = Phase::Queued;
+        operation.priority = false;
+        operation.attempts = operation.attempts.saturating_sub(1);
+        operation.since_unix_nanoseconds = now.unix_nanoseconds();
+        self.queue_of(operation.kind, false).push(operation.ticket, key.clone());
+        self.remember(key, operation);
     }
 
     /// Forgets a failed operation, if it is still this one.
@@ -393,7 +413,7 @@ mod tests {
         let started = start(&mut table, Lane::Pin).unwrap();
         let view = table.get(&key).unwrap();
         assert_eq!((view.status(), view.attempts), (TrackerStatus::Pinning, 1));
-        assert!(table.finish(&key, started.ticket, None, NOW));
+        assert!(table.finish(&key, started.ticket, Ending::Done, NOW));
         assert_eq!(table.get(&key), None);
         assert_eq!(table.counts(), TrackerCounts::default());
     }
@@ -408,12 +428,31 @@ mod tests {
             assert_eq!(view.attempts, attempt - 1, "a queued retry shows what was tried");
             assert_eq!(view.priority, attempt <= 6);
             let started = start(&mut table, Lane::Pin).unwrap();
-            table.finish(&key, started.ticket, Some("no".into()), NOW);
+            table.finish(&key, started.ticket, Ending::Failed("no".into()), NOW);
             let view = table.get(&key).unwrap();
             assert_eq!((view.status(), view.attempts), (TrackerStatus::PinError, attempt));
         }
         table.request(&key, Kind::Unpin, None, NOW);
         assert_eq!(table.get(&key).unwrap().attempts, 0, "another kind counts anew");
+    }
+
+    #[test]
+    fn what_could_not_be_tried_waits_behind_the_others_and_counts_no_attempt() {
+        let mut table = table(2);
+        let keys = [1, 2, 3].map(|number| pin(number));
+        for (key, pin) in &keys[..2] {
+            table.request(key, Kind::Pin, Some(pin), NOW);
+        }
+        let started = start(&mut table, Lane::Pin).unwrap();
+        // Another takes its place in the queue.
+        assert_eq!(table.request(&keys[2].0, Kind::Pin, Some(&keys[2].1), NOW), Requested::Changed);
+        assert!(table.finish(&started.key, started.ticket, Ending::Waits, NOW));
+        let view = table.get(&keys[0].0).unwrap();
+        assert_eq!((view.status(), view.attempts, view.priority), (TrackerStatus::PinQueued, 0, false));
+        assert_eq!(table.counts(), TrackerCounts { pin_queued: 3, ..TrackerCounts::default() });
+        let order: Vec<_> =
+            std::iter::from_fn(|| start(&mut table, Lane::Pin)).map(|next| next.key).collect();
+        assert_eq!(order, [keys[1].0.clone(), keys[2].0.clone(), keys[0].0.clone()]);
     }
 
     #[test]
@@ -429,7 +468,7 @@ mod tests {
         table.request(&key, Kind::Pin, Some(&pin), NOW);
         assert_eq!(table.get(&key).unwrap().status(), TrackerStatus::PinQueued);
         assert!(start(&mut table, Lane::Pin).is_none());
-        assert!(!table.finish(&key, running.ticket, Some("too late".into()), NOW));
+        assert!(!table.finish(&key, running.ticket, Ending::Failed("too late".into()), NOW));
         let started = start(&mut table, Lane::Pin).unwrap();
         assert!(started.unpin_first, "an unpin was overtaken");
         assert!(start(&mut table, Lane::Unpin).is_none());
@@ -475,7 +514,7 @@ mod tests {
         let running = start(&mut table, Lane::Unpin).unwrap();
         assert_eq!(table.request(&key, Kind::Unpin, None, NOW), Requested::Changed);
         assert!(!running.cancel.is_cancelled());
-        assert!(table.finish(&key, running.ticket, None, NOW));
+        assert!(table.finish(&key, running.ticket, Ending::Done, NOW));
     }
 
     #[test]
@@ -501,7 +540,7 @@ mod tests {
     enum Act {
         Request(u64, Kind),
         Start(Lane),
-        Finish(usize, bool),
+        Finish(usize, Option<bool>),
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -509,7 +548,7 @@ mod tests {
         prop_oneof![
             (0u64..6, kind).prop_map(|(number, kind)| Act::Request(number, kind)),
             prop_oneof![Just(Lane::Pin), Just(Lane::Unpin)].prop_map(Act::Start),
-            (0usize..4, any::<bool>()).prop_map(|(index, fails)| Act::Finish(index, fails)),
+            (0usize..4, any::<Option<bool>>()).prop_map(|(index, fails)| Act::Finish(index, fails)),
         ]
     }
 
@@ -532,18 +571,23 @@ mod tests {
                     }
                     Act::Finish(index, fails) if index < running.len() => {
                         let started = running.swap_remove(index);
-                        table.finish(&started.key, started.ticket, fails.then(|| "no".into()), NOW);
+                        let ending = match fails {
+                            None => Ending::Done,
+                            Some(true) => Ending::Failed("no".into()),
+                            Some(false) => Ending::Waits,
+                        };
+                        table.finish(&started.key, started.ticket, ending, NOW);
                     }
                     Act::Finish(..) => {}
                 }
             }
             // Drain: everything that was accepted gets its turn, and the numbers add up.
             for started in running.drain(..) {
-                table.finish(&started.key, started.ticket, None, NOW);
+                table.finish(&started.key, started.ticket, Ending::Done, NOW);
             }
             for lane in [Lane::Pin, Lane::Unpin] {
                 while let Some(started) = start(&mut table, lane) {
-                    table.finish(&started.key, started.ticket, None, NOW);
+                    table.finish(&started.key, started.ticket, Ending::Done, NOW);
                 }
             }
             let counts = table.counts();

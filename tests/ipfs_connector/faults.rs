@@ -282,3 +282,46 @@ async fn unpinning_can_be_switched_off() {
     assert_eq!(error.message(), "ipfs unpinning is disallowed by configuration on this peer");
     assert!(ipfs.is_pinned(&cid(1), PinMode::Recursive).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_daemon_without_space_left_is_told_from_one_that_refuses() {
+    let faulty = FaultyIpfs::new(patient_memory());
+    let (_kubo, connector) = fake(faulty.clone(), Duration::ZERO).await;
+    for (text, kind) in [
+        ("pin: write /repo/blocks/.temp/temp-1: no space left on device", ErrorKind::StorageFull),
+        ("pin: there is no space for this", ErrorKind::Remote),
+    ] {
+        faulty.fail_next(IpfsCall::Pin, 1, Error::new(ErrorKind::Remote, text));
+        let error = within(connector.pin(&pin(cid(1)))).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.message().ends_with(text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn pins_in_progress_are_known_for_as_long_as_they_run() {
+    // Content that nobody has: the daemon looks for it, and says so twice a second.
+    let (_kubo, connector) = fake(patient_memory(), Duration::ZERO).await;
+    assert_eq!(connector.pins_in_progress(), []);
+    let (first, second) = (pin(cid(1)), pin(cid(2)));
+    let both = async { futures::join!(connector.pin(&first), connector.pin(&second)) };
+    let seen = async {
+        loop {
+            let mut cids: Vec<_> = connector.pins_in_progress().iter().map(|pin| pin.cid).collect();
+            cids.sort();
+            if cids.len() == 2 {
+                break cids;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let seen = tokio::select! {
+        ended = both => panic!("{ended:?}"),
+        seen = within(seen) => seen,
+    };
+    let mut expected = vec![first.cid, second.cid];
+    expected.sort();
+    assert_eq!(seen, expected);
+    // They were given up.
+    assert_eq!(connector.pins_in_progress(), []);
+}

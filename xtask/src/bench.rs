@@ -43,6 +43,7 @@ pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
         let mut command = std::process::Command::new(release(tools.clone(), "cluster-bench"));
         command.arg("--service").arg(release(root()?.join("target"), "ipfs-cluster-service"));
         command.arg("--ctl").arg(release(root()?.join("target"), "ipfs-cluster-ctl"));
+        command.arg("--follow").arg(release(root()?.join("target"), "ipfs-cluster-follow"));
         command.arg("--fake-kubo").arg(release(tools.clone(), "examples/fake_kubo"));
         match std::env::var_os(GO_VARIABLE) {
             Some(program) => {

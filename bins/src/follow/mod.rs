@@ -7,6 +7,7 @@
 //! | what a configuration must be, and the copy for when it is out of reach | [`template`] |
 //! | the IPFS daemon: waiting for it, its version | [`ipfs`] |
 //! | running one follower, or several in one process | [`run`] |
+//! | how they are, on the terminal or in the log | [`screen`] |
 //! | the pinset of a follower that does not run | [`pinset`] |
 //! | ending it, with its pins or without | [`leave`] |
 
@@ -16,6 +17,7 @@ pub mod ipfs;
 pub mod leave;
 pub mod pinset;
 pub mod run;
+pub mod screen;
 pub mod source;
 pub mod template;
 

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::folder::{FollowerFolder, LISTEN_VARIABLE};
 use super::init::init;
 use super::template::{self, Template};
-use super::{PROGRAM, Trouble, ipfs, print, source};
+use super::{PROGRAM, Trouble, ipfs, print, screen, source};
 use crate::service::config::{PeerConfig, Warning, hash_passwords};
 use crate::service::logging;
 use crate::service::running::{self, RunOptions, Running, outcome};
@@ -171,10 +171,14 @@ async fn follow(follower: &FollowerFolder, request: &RunRequest, mut seat: Seat)
     };
     let peer = start(config).await?;
     let ready = tokio::spawn(report_ready(peer.ready(), seat.reports.clone()));
+    let shown = tokio::spawn(screen::show(follower.name().to_string(), peer.cluster().clone()));
     let reason = tokio::select! {
         reason = peer.stopped() => outcome(reason),
         _ = seat.stop.wait_for(|stop| *stop) => Ok(()),
     };
+    // What is said from now on must not find the screen in its way.
+    shown.abort();
+    let _ = shown.await;
     let stopped = peer.stop().await;
     ready.abort();
     stopped.and(reason).map_err(Trouble::from)

@@ -1,7 +1,8 @@
 //! What is known of the daemon's health, and what follows from it: when requests may go out, how many pins it can take,
 //! whether it is up.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use tokio::time::Instant;
 use super::backoff::{Backoff, Turn};
 use super::limit::Limit;
 use crate::error::{Error, Result};
-use crate::ipfs_connector::Availability;
+use crate::ipfs_connector::{Availability, PinProgress};
+use crate::types::Cid;
 
 #[derive(Debug)]
 pub(super) struct Health {
@@ -21,6 +23,9 @@ pub(super) struct Health {
     /// Whether requests have to wait for their turn; who waits goes on when it becomes false.
     limiting: watch::Sender<bool>,
     pins_running: AtomicUsize,
+    /// The same pins, by number; as many as the tracker starts.
+    progress: Mutex<BTreeMap<u64, PinProgress>>,
+    pins_begun: AtomicU64,
     probing: AtomicBool,
 }
 
@@ -38,6 +43,8 @@ impl Health {
             availability: watch::Sender::new(None),
             limiting: watch::Sender::new(false),
             pins_running: AtomicUsize::new(0),
+            progress: Mutex::default(),
+            pins_begun: AtomicU64::new(0),
             probing: AtomicBool::new(false),
         }
     }
@@ -125,9 +132,19 @@ impl Health {
     }
 
     /// Counts a pin for as long as the guard lives.
-    pub(super) fn begin_pin(&self) -> RunningPin<'_> {
+    pub(super) fn begin_pin(&self, cid: Cid) -> RunningPin<'_> {
         self.pins_running.fetch_add(1, Ordering::Relaxed);
-        RunningPin(self)
+        let number = self.pins_begun.fetch_add(1, Ordering::Relaxed);
+        self.progress().insert(number, PinProgress { cid, blocks: 0 });
+        RunningPin { health: self, number }
+    }
+
+    pub(super) fn pins_in_progress(&self) -> Vec<PinProgress> {
+        self.progress().values().copied().collect()
+    }
+
+    fn progress(&self) -> MutexGuard<'_, BTreeMap<u64, PinProgress>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn availability(&self) -> watch::Receiver<Option<Availability>> {
@@ -148,10 +165,23 @@ impl Health {
     }
 }
 
-pub(super) struct RunningPin<'a>(&'a Health);
+pub(super) struct RunningPin<'a> {
+    health: &'a Health,
+    number: u64,
+}
+
+impl RunningPin<'_> {
+    /// Notes how many blocks the daemon has.
+    pub(super) fn has(&self, blocks: u64) {
+        if let Some(pin) = self.health.progress().get_mut(&self.number) {
+            pin.blocks = blocks;
+        }
+    }
+}
 
 impl Drop for RunningPin<'_> {
     fn drop(&mut self) {
-        self.0.pins_running.fetch_sub(1, Ordering::Relaxed);
+        self.health.progress().remove(&self.number);
+        self.health.pins_running.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -367,8 +367,21 @@ pub(super) fn is_no_daemon(error: &Error) -> bool {
             .is_some_and(|refusal| (400..500).contains(&refusal.code) && refusal.code != 429)
 }
 
+/// What operating systems say when a disk or a quota is full; the daemon hands it on, after what it wanted to write.
+const NO_SPACE_TEXTS: [&str; 3] =
+    ["no space left on device", "disk quota exceeded", "not enough space on the disk"];
+
+/// What kind of refusal the daemon's words are.
+fn kind_of(message: &str) -> ErrorKind {
+    if NO_SPACE_TEXTS.iter().any(|text| message.contains(text)) {
+        ErrorKind::StorageFull
+    } else {
+        ErrorKind::Remote
+    }
+}
+
 pub(super) fn remote_error(path: &str, code: u16, message: String) -> Error {
-    Error::new(ErrorKind::Remote, format!("IPFS error ({path}). Code: {code}. Message: {message}"))
+    Error::new(kind_of(&message), format!("IPFS error ({path}). Code: {code}. Message: {message}"))
         .component(COMPONENT)
         .with_source(RemoteMessage(message))
 }
@@ -451,6 +464,22 @@ mod tests {
                 Refusal::read("pin/add?arg=x", StatusCode::from_u16(status).unwrap(), body.as_bytes());
             assert_eq!((refusal.error.kind(), refusal.health), (kind, health), "{status}");
             assert_eq!(refusal.error.message(), text);
+        }
+    }
+
+    #[test]
+    fn a_daemon_whose_disk_is_full_is_told_from_one_that_refuses() {
+        for (message, kind) in [
+            // Kubo 0.39 on a full file system.
+            (
+                "pin: write /repo/blocks/.temp/temp-4026046189: no space left on device",
+                ErrorKind::StorageFull,
+            ),
+            ("pin: write /repo/datastore/000002.log: disk quota exceeded", ErrorKind::StorageFull),
+            ("pin: context canceled", ErrorKind::Remote),
+        ] {
+            let error = remote_error("pin/add?arg=x", 500, message.to_owned());
+            assert_eq!((error.kind(), remote_message(&error)), (kind, Some(message)));
         }
     }
 

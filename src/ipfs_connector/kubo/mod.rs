@@ -31,7 +31,7 @@ pub use config::KuboConfig;
 
 use self::http::{Http, Judge};
 use super::path::ContentPath;
-use super::{Availability, IpfsConnector, IpfsPin, support};
+use super::{Availability, IpfsConnector, IpfsPin, PinProgress, support};
 use crate::config::ConfigSection as _;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{
@@ -287,6 +287,10 @@ impl IpfsConnector for KuboConnector {
 
     fn pin_concurrency(&self) -> Option<NonZeroUsize> {
         Some(self.inner.http.health.pin_concurrency())
+    }
+
+    fn pins_in_progress(&self) -> Vec<PinProgress> {
+        self.inner.http.health.pins_in_progress()
     }
 
     async fn repo_stat(&self) -> Result<RepoStat> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::health::RunningPin;
 use super::http::{ANSWER_BYTES_MAX, Judge, remote_error, remote_message};
 use super::{COMPONENT, Inner, answer};
 use crate::config::duration;
@@ -64,13 +65,13 @@ impl Inner {
     }
 
     pub(super) async fn pin(self: &Arc<Self>, pin: &Pin) -> Result<()> {
-        let _running = self.http.health.begin_pin();
+        let running = self.http.health.begin_pin(pin.cid);
         // Not only to save work: Kubo drops a pin that it is told to pin again until it has walked the whole DAG, so an
         // interruption would lose it.
         if self.is_pinned(&pin.cid, pin.mode()).await? {
             return Ok(());
         }
-        let work = self.update_or_add(pin);
+        let work = self.update_or_add(pin, &running);
         if pin.options.origins.is_empty() {
             return work.await;
         }
@@ -92,7 +93,7 @@ impl Inner {
         std::future::pending().await
     }
 
-    async fn update_or_add(self: &Arc<Self>, pin: &Pin) -> Result<()> {
+    async fn update_or_add(self: &Arc<Self>, pin: &Pin, running: &RunningPin<'_>) -> Result<()> {
         if let Some(from) = pin.options.pin_update
             && pin.max_depth < 0
             && from != pin.cid
@@ -102,7 +103,7 @@ impl Inner {
         {
             return Ok(());
         }
-        self.add(pin).await
+        self.add(pin, running).await
     }
 
     /// Pins `to`, looking only at what differs from `from`. False when a plain pin is needed.
@@ -132,7 +133,7 @@ impl Inner {
         }
     }
 
-    async fn add(self: &Arc<Self>, pin: &Pin) -> Result<()> {
+    async fn add(self: &Arc<Self>, pin: &Pin, running: &RunningPin<'_>) -> Result<()> {
         let cid = &pin.cid;
         let depth = match pin.max_depth {
             ..0 => "recursive=true".to_owned(),
@@ -165,6 +166,7 @@ impl Inner {
             }
             if line.progress > progress {
                 progress = line.progress;
+                running.has(progress);
                 deadline = Instant::now() + self.config.pin_timeout;
             }
             if let Some(pins) = line.pins {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::{
-    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, MemorySwarm,
+    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, MemorySwarm, PinProgress,
 };
 use crate::testing::random::Random;
 use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
@@ -176,6 +176,9 @@ impl IpfsConnector for DaemonLink {
     }
     fn pin_concurrency(&self) -> Option<NonZeroUsize> {
         None
+    }
+    fn pins_in_progress(&self) -> Vec<PinProgress> {
+        self.daemon.ipfs.pins_in_progress()
     }
     async fn repo_stat(&self) -> Result<RepoStat> {
         self.call(self.daemon.ipfs.repo_stat()).await

@@ -178,6 +178,7 @@ impl Inner {
 
     pub(super) async fn recover(&self, cid: &Cid) -> Result<PinInfo> {
         let key = CidKey::from(cid);
+        self.probe_space_now();
         let info = self.status(cid).await?;
         let is_lost = info.status.status == TrackerStatus::UnexpectedlyUnpinned;
         let has_failed = self.lock().table.get(&key).is_some_and(|view| view.phase == Phase::Failed);

@@ -37,6 +37,11 @@ pub struct StatelessConfig {
     /// Pins tried more often than this do not go first.
     #[serde(deserialize_with = "number::zero_is::<_, PRIORITY_RETRIES>")]
     pub priority_pin_max_retries: usize,
+    /// Bytes that must be left of the daemon's `StorageMax` for a pin to be started; with less, pins wait as on a full
+    /// disk. Those that run then go on. Zero, which is not written to the file, leaves it to the disk: Kubo holds pins
+    /// beyond its `StorageMax`.
+    #[serde(deserialize_with = "number::natural", skip_serializing_if = "is_zero")]
+    pub free_space_min: u64,
     /// How often to list what the daemon holds; never sooner than ten times as long as the last listing took. Zero
     /// lists at the start, when the daemon comes back and on `sync_all` only. In the file it is a key of `cluster`, from
     /// where whoever starts a peer takes it.
@@ -52,6 +57,7 @@ impl Default for StatelessConfig {
             concurrent_unpins: 4,
             priority_pin_max_age: Duration::from_secs(24 * 60 * 60),
             priority_pin_max_retries: PRIORITY_RETRIES,
+            free_space_min: 0,
             ipfs_sync_interval: Duration::from_secs(10 * 60),
         }
     }
@@ -64,6 +70,7 @@ impl ConfigSection for StatelessConfig {
     fn validate(&self) -> Result<()> {
         for (works, text) in [
             (self.max_pin_queue_size > 0, "max_pin_queue_size too low"),
+            (number::is_natural(self.free_space_min), "free_space_min is too low"),
             (self.concurrent_pins > 0, "concurrent_pins is too low"),
             (self.concurrent_unpins > 0, "concurrent_unpins is too low"),
             (!self.priority_pin_max_age.is_zero(), "priority_pin_max_age is too low"),
@@ -79,6 +86,11 @@ impl ConfigSection for StatelessConfig {
 #[allow(clippy::trivially_copy_pass_by_ref)]
 const fn is_default_queue_size(size: &usize) -> bool {
     *size == PIN_QUEUE_SIZE
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 #[cfg(test)]
@@ -99,12 +111,15 @@ mod tests {
         let tracker = tracker.unwrap().section;
         assert_eq!(tracker.max_pin_queue_size, 7, "a key that the default does not write");
         assert_eq!(serde_json::to_value(tracker).unwrap()["max_pin_queue_size"], 7);
+        let tracker = with::<StatelessConfig>(json!({}), &[("CLUSTER_STATELESS_FREESPACEMIN", "1000000")]);
+        assert_eq!(tracker.unwrap().section.free_space_min, 1_000_000);
     }
 
     #[test]
     fn refusals_have_the_texts_of_the_reference() {
         for (file, text) in [
             (json!({"max_pin_queue_size": -1}), "statelesstracker.max_pin_queue_size too low"),
+            (json!({"free_space_min": -1}), "statelesstracker.free_space_min is too low"),
             (json!({"concurrent_pins": -1}), "statelesstracker.concurrent_pins is too low"),
             (json!({"priority_pin_max_age": "0s"}), "statelesstracker.priority_pin_max_age is too low"),
             (json!({"priority_pin_max_retries": -1}), "statelesstracker.priority_pin_max_retries is too low"),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use multiaddr::Protocol;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,10 +20,11 @@ use crate::state::StateReader;
 use crate::testing::planted::{Planted, is_planted};
 use crate::tracker::held::{Hasher, Held};
 use crate::tracker::key::CidKey;
-use crate::tracker::operation::{Holding, Kind, Wish, resting_status};
+use crate::tracker::operation::{Holding, Kind, Phase, Wish, resting_status};
 use crate::tracker::queue::{PriorityRule, QUEUE_FULL};
-use crate::tracker::table::{Requested, Table, View};
-use crate::tracker::{TrackerContext, TrackerEvent};
+use crate::tracker::space::{Change, Space, Verdict};
+use crate::tracker::table::{Ending, Requested, Table, View};
+use crate::tracker::{TrackerContext, TrackerCounts, TrackerEvent};
 use crate::types::{
     Cid, IpfsId, Multiaddr, PeerId, Pin, PinInfo, PinMode, PinStatus, Timestamp, TrackerStatus,
 };
@@ -56,6 +58,9 @@ pub(super) struct Inner {
 pub(super) struct Shared {
     pub(super) table: Table,
     pub(super) held: Held,
+    pub(super) space: Space,
+    /// What the daemon said was left in it, in bytes, and when.
+    pub(super) free_space: Option<(u64, Instant)>,
     /// Why the daemon cannot be listed now, if it is down.
     pub(super) down: Option<Arc<str>>,
     /// Why it has not been listed yet.
@@ -85,6 +90,8 @@ pub(super) struct Questions {
 pub(super) struct Daemon {
     id: Option<PeerId>,
     addresses: Vec<Multiaddr>,
+    /// What pins wait for, if it is space.
+    full: Option<Arc<str>>,
 }
 
 impl Shared {
@@ -120,9 +127,18 @@ pub(super) fn cannot_list(reason: &str) -> Arc<str> {
     format!("could not get pinset from IPFS: {reason}").into()
 }
 
+/// The text for pins that wait for space.
+fn waits_for_space(reason: &str) -> Arc<str> {
+    format!("waiting for space on the IPFS daemon: {reason}").into()
+}
+
 /// The text of a failure, as it is remembered.
 pub(super) fn failure_text(error: &Error) -> Arc<str> {
-    let text = error.to_string();
+    cut_text(&error.to_string())
+}
+
+/// A text of others, cut where it is too long to be remembered.
+pub(super) fn cut_text(text: &str) -> Arc<str> {
     text[..text.floor_char_boundary(FAILURE_BYTES_MAX)].into()
 }
 
@@ -156,6 +172,8 @@ impl Inner {
         let shared = Shared {
             table: Table::new(config.max_pin_queue_size, rule),
             held: Held::new(),
+            space: Space::new(),
+            free_space: None,
             down: None,
             unlisted: cannot_list("the first listing has not ended yet"),
             is_outdated: false,
@@ -203,7 +221,50 @@ impl Inner {
 
     pub(super) fn set_daemon(&self, id: IpfsId) {
         let addresses = public_addresses(id.addresses.unwrap_or_default());
-        self.lock().daemon = Arc::new(Daemon { id: id.id, addresses });
+        let mut shared = self.lock();
+        let full = shared.daemon.full.clone();
+        shared.daemon = Arc::new(Daemon { id: id.id, addresses, full });
+    }
+
+    pub(super) fn counts(&self) -> TrackerCounts {
+        let shared = self.lock();
+        let counts = shared.table.counts();
+        let waiting_for_space = if shared.space.is_full() { counts.pin_queued } else { 0 };
+        TrackerCounts { waiting_for_space, ..counts }
+    }
+
+    /// Notes what the end of a pin says of the daemon's space.
+    pub(super) fn note_space(&self, shared: &mut Shared, ticket: u64, verdict: Verdict) {
+        let change = shared.space.pin_ended(ticket, verdict, Instant::now());
+        let full = shared.space.reason().map(|reason| waits_for_space(reason));
+        if full != shared.daemon.full {
+            let Daemon { id, addresses, .. } = &*shared.daemon;
+            shared.daemon = Arc::new(Daemon { id: *id, addresses: addresses.clone(), full });
+        }
+        match (change, shared.space.reason()) {
+            (Change::Began, Some(reason)) => tracing::warn!(
+                %reason,
+                "the IPFS daemon has no space left: pins wait until it has, and go on by themselves"
+            ),
+            (Change::Over(lasted), _) => {
+                tracing::info!(?lasted, "the IPFS daemon has space again: pins go on");
+            }
+            (Change::Began | Change::None, _) => {}
+        }
+    }
+
+    /// Tries a pin now, if pins wait for space.
+    pub(super) fn probe_space_now(&self) {
+        if self.lock().space.probe_now(Instant::now()) {
+            self.work.notify_one();
+        }
+    }
+
+    /// Tries a pin soon, if pins wait for space.
+    pub(super) fn space_freed(&self) {
+        if self.lock().space.freed(Instant::now()) {
+            self.work.notify_one();
+        }
     }
 
     fn bare_status(&self, daemon: &Daemon, status: TrackerStatus, timestamp: Option<Timestamp>) -> PinStatus {
@@ -221,8 +282,9 @@ impl Inner {
 
     /// The status of an operation.
     pub(super) fn operation_status(&self, daemon: &Daemon, view: &View) -> PinStatus {
+        let waits = daemon.full.as_deref().filter(|_| (view.kind, view.phase) == (Kind::Pin, Phase::Queued));
         PinStatus {
-            error: view.failure.as_deref().unwrap_or_default().to_owned(),
+            error: view.failure.as_deref().or(waits).unwrap_or_default().to_owned(),
             attempt_count: view.attempts,
             priority_pin: view.priority,
             ..self.bare_status(daemon, view.status(), Some(view.since))
@@ -309,17 +371,11 @@ impl Inner {
     }
 
     /// Notes the end of an operation. Whether it was still the one on its CID.
-    pub(super) fn finish(
-        &self,
-        shared: &mut Shared,
-        key: &CidKey,
-        ticket: u64,
-        failure: Option<Arc<str>>,
-    ) -> bool {
+    pub(super) fn finish(&self, shared: &mut Shared, key: &CidKey, ticket: u64, ending: Ending) -> bool {
         shared.touch(key);
         // What stood aside for it may be queued now.
         self.work.notify_one();
-        shared.table.finish(key, ticket, failure, self.clock.now())
+        shared.table.finish(key, ticket, ending, self.clock.now())
     }
 
     /// Notes what the daemon holds of a CID now.

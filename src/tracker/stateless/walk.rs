@@ -219,6 +219,7 @@ pub(super) fn statuses(inner: &Inner, pins: Vec<Pin>) -> Result<Vec<PinInfo>> {
 pub(super) fn recover_all(inner: Arc<Inner>) -> Pages {
     async_stream::try_stream! {
         inner.check_open()?;
+        inner.probe_space_now();
         inner.wait_listed().await?;
         let mut unknown: Option<Arc<str>> = None;
         let mut walk = Walk::new(Arc::clone(&inner));

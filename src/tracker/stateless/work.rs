@@ -1,6 +1,7 @@
 //! Working on operations: the dispatcher and what one worker does.
 
 use std::any::Any;
+use std::error::Error as StdError;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::COMPONENT;
-use super::inner::{Inner, failure_text};
-use crate::error::{Error, Result};
+use super::inner::{Inner, cut_text, failure_text};
+use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
 use crate::tracker::operation::{Holding, Kind, Step, Wish, follow_up, step};
-use crate::tracker::table::{Lane, Started};
+use crate::tracker::space::{Permit, Verdict};
+use crate::tracker::table::{Ending, Lane, Started};
 use crate::types::{Cid, Pin, PinMode};
 
 /// How often the daemon's capacity is asked again while operations wait for it and none of ours ends.
@@ -23,6 +26,10 @@ const CAPACITY_ASKED_EVERY: Duration = Duration::from_secs(5);
 /// How long an unpin that was overtaken by a pin may finish before it is given up. Given up at once, the daemon
 /// might still carry it out after the pin.
 const UNPIN_GRACE: Duration = Duration::from_secs(10);
+/// How long what the daemon said of its space is good for starting pins.
+const FREE_SPACE_AGE_MAX: Duration = Duration::from_secs(5);
+/// How long it may take to say so.
+const FREE_SPACE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Starts operations until the tracker is shut down, then waits for those that run.
 pub(super) async fn dispatch(inner: Arc<Inner>) {
@@ -31,14 +38,14 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
     loop {
         start(&inner, Lane::Pin, &mut pins, pins_max(&inner));
         start(&inner, Lane::Unpin, &mut unpins, inner.config.concurrent_unpins);
-        let waiting = inner.lock().table.has_waiting(Lane::Pin);
+        let look_again = look_again(&inner);
         tokio::select! {
             biased;
             () = inner.cancel.cancelled() => break,
             Some(ended) = pins.join_next() => report(ended),
             Some(ended) = unpins.join_next() => report(ended),
             () = inner.work.notified() => {}
-            () = tokio::time::sleep(CAPACITY_ASKED_EVERY), if waiting => {}
+            () = tokio::time::sleep_until(look_again.unwrap_or_else(Instant::now)), if look_again.is_some() => {}
         }
     }
     while let Some(ended) = pins.join_next().await {
@@ -49,12 +56,42 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
     }
 }
 
+/// When pins that wait may find that they need not, if nothing else happens.
+fn look_again(inner: &Inner) -> Option<Instant> {
+    let shared = inner.lock();
+    if !shared.table.has_waiting(Lane::Pin) {
+        return None;
+    }
+    let capacity = Instant::now() + CAPACITY_ASKED_EVERY;
+    Some(match shared.space.next_probe() {
+        // One that is due already waits for capacity.
+        Some(probe) if probe > Instant::now() => probe,
+        _ => capacity,
+    })
+}
+
 fn start(inner: &Arc<Inner>, lane: Lane, running: &mut JoinSet<()>, running_max: usize) {
     while running.len() < running_max && !inner.cancel.is_cancelled() {
-        let started = inner.lock().table.start_next(lane, inner.clock.now(), &inner.cancel);
-        let Some(started) = started else { return };
+        let Some(started) = start_next(inner, lane) else { return };
         running.spawn(work(Arc::clone(inner), started));
     }
+}
+
+fn start_next(inner: &Inner, lane: Lane) -> Option<Started> {
+    let mut shared = inner.lock();
+    let now = Instant::now();
+    let permit = match lane {
+        Lane::Pin => shared.space.permit(now),
+        Lane::Unpin => Permit::All,
+    };
+    if permit == Permit::None {
+        return None;
+    }
+    let started = shared.table.start_next(lane, inner.clock.now(), &inner.cancel)?;
+    if permit == Permit::Probe {
+        shared.space.probe_starts(started.ticket, now);
+    }
+    Some(started)
 }
 
 /// How many pins may run now.
@@ -156,6 +193,7 @@ async fn perform(inner: &Inner, started: &Started, cid: Cid, found: &mut Option<
                 // The daemon keeps a recursive pin, which an unpin was to remove, in preference to a direct one.
                 inner.ipfs.unpin(&cid).await?;
             }
+            require_free_space(inner).await?;
             inner.ipfs.pin(&pin).await?;
             // A change whose event got lost, or is still to come, is noticed here.
             let next = match inner.state.get(&cid).await {
@@ -173,6 +211,62 @@ async fn perform(inner: &Inner, started: &Started, cid: Cid, found: &mut Option<
     }
 }
 
+/// Refuses when the daemon has less space left than the configuration wants. Not to know is no reason to wait.
+async fn require_free_space(inner: &Inner) -> Result<()> {
+    let least = inner.config.free_space_min;
+    if least == 0 {
+        return Ok(());
+    }
+    let known = {
+        let shared = inner.lock();
+        let is_good = |at: &Instant| at.elapsed() < FREE_SPACE_AGE_MAX && !shared.space.is_full();
+        shared.free_space.filter(|(_, at)| is_good(at)).map(|(free, _)| free)
+    };
+    let free = match known {
+        Some(free) => free,
+        None => match tokio::time::timeout(FREE_SPACE_TIMEOUT, inner.ipfs.repo_stat()).await {
+            Ok(Ok(stat)) => {
+                let free = stat.free_bytes();
+                inner.lock().free_space = Some((free, Instant::now()));
+                free
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the daemon does not say how much space is left; pinning all the same");
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        },
+    };
+    if free >= least {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::StorageFull,
+        format!("{free} bytes are left of its StorageMax, statelesstracker.free_space_min is {least}"),
+    )
+    .component(COMPONENT))
+}
+
+/// What the end of a pin says of the daemon's space; `ended` as for [`settle`].
+fn verdict(ended: Option<&Result<Done>>) -> Verdict {
+    match ended {
+        Some(Err(error)) if error.kind() == ErrorKind::StorageFull => Verdict::Full(no_space_text(error)),
+        Some(Ok(Done::Pinned { .. })) => Verdict::Room,
+        // Nothing came that there might have been no space for; waiting for space will not bring it.
+        Some(Err(error)) if error.kind() == ErrorKind::Timeout => Verdict::Room,
+        Some(Ok(_) | Err(_)) | None => Verdict::Nothing,
+    }
+}
+
+/// The daemon's own words: the error names the pin that found out, and the text is shown with all that wait.
+fn no_space_text(error: &Error) -> Arc<str> {
+    let mut cause: &dyn StdError = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cut_text(&cause.to_string())
+}
+
 /// Writes down how an operation ended, tells of it, and asks for what comes next.
 fn settle(
     inner: &Inner,
@@ -187,7 +281,10 @@ fn settle(
     }
     let mut shared = inner.lock();
     let mut next = None;
-    let mut failure = None;
+    let mut ending = Ending::Done;
+    if started.kind == Kind::Pin {
+        inner.note_space(&mut shared, started.ticket, verdict(ended.as_ref()));
+    }
     match &ended {
         None => {}
         Some(Ok(Done::Pinned { pin, next: then })) => {
@@ -203,15 +300,20 @@ fn settle(
         Some(Ok(Done::Unpinned)) => {
             inner.record(&mut shared, key, PinMode::Recursive, false);
             inner.record(&mut shared, key, PinMode::Direct, false);
+            shared.space.freed(Instant::now());
         }
         Some(Ok(Done::Overtaken { next: then })) => next = *then,
+        Some(Err(error)) if started.kind == Kind::Pin && error.kind() == ErrorKind::StorageFull => {
+            tracing::debug!(cid = ?key, %error, "waits for space");
+            ending = Ending::Waits;
+        }
         Some(Err(error)) => {
             tracing::warn!(cid = ?key, kind = ?started.kind, %error, "operation failed");
-            failure = Some(failure_text(error));
+            ending = Ending::Failed(failure_text(error));
         }
     }
-    let failed = failure.is_some();
-    let is_current = inner.finish(&mut shared, key, started.ticket, failure);
+    let failed = matches!(ending, Ending::Failed(_));
+    let is_current = inner.finish(&mut shared, key, started.ticket, ending);
     let Some(cid) = cid.filter(|_| is_current) else { return };
     if let Some(next) = next {
         inner.request(&mut shared, key, cid, next, pin.as_deref());

@@ -9,9 +9,9 @@ mod levels;
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipfs_cluster::config::Environment;
 use ipfs_cluster::{Error, ErrorKind, Result};
@@ -32,6 +32,17 @@ pub fn name_thread(name: &str) {
 /// The name that was given to this thread.
 fn thread_name() -> Option<Arc<str>> {
     NAME.with_borrow(Clone::clone)
+}
+
+type Aside = dyn Fn(&mut dyn FnMut()) + Send + Sync;
+
+/// What puts aside what else is on the terminal.
+static ASIDE: OnceLock<Box<Aside>> = OnceLock::new();
+
+/// Has each line that goes to a terminal written by way of this, which puts aside what else it shows there, calls its
+/// argument once, and shows it again. Only the first that is given counts.
+pub fn write_aside(aside: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) {
+    let _ = ASIDE.set(Box::new(aside));
 }
 
 /// What the environment says of the log.
@@ -131,6 +142,16 @@ struct Outputs {
 }
 
 impl Outputs {
+    fn write_streams(&self, line: &[u8]) {
+        if self.stderr {
+            let _ = io::stderr().write_all(line);
+        }
+        if self.stdout {
+            let mut stdout = io::stdout().lock();
+            let _ = stdout.write_all(line).and_then(|()| stdout.flush());
+        }
+    }
+
     fn is_terminal(&self) -> bool {
         (self.stderr && io::stderr().is_terminal()) || (self.stdout && io::stdout().is_terminal())
     }
@@ -138,12 +159,9 @@ impl Outputs {
 
 impl io::Write for Outputs {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.stderr {
-            let _ = io::stderr().write_all(line);
-        }
-        if self.stdout {
-            let mut stdout = io::stdout().lock();
-            let _ = stdout.write_all(line).and_then(|()| stdout.flush());
+        match ASIDE.get().filter(|_| self.is_terminal()) {
+            Some(aside) => aside(&mut || self.write_streams(line)),
+            None => self.write_streams(line),
         }
         if let Some(file) = &self.file {
             let _ = (&**file).write_all(line);
