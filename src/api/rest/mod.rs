@@ -92,6 +92,8 @@ mod caller;
 mod config;
 mod connection;
 mod cors;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod ear;
 mod events;
 mod find;

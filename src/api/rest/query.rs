@@ -185,7 +185,8 @@ fn ambiguous(name: &str) -> ApiError {
 pub(super) fn shown(name: &str) -> String {
     const SHOWN_CHARACTERS: usize = 64;
     let start: String = name.chars().take(SHOWN_CHARACTERS).collect();
-    let is_plain = start == name && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+    let is_plain =
+        start == name && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
     if is_plain { start } else { format!("{start:?}") }
 }
 
@@ -371,7 +372,9 @@ mod tests {
         let twice = Query::parse(Some("local=true&local=false&filter=all&filter=pin&cids=a&cids=b")).unwrap();
         assert!(twice.scope().unwrap_err().message.starts_with("parameter local invalid: given more"));
         assert!(twice.type_filter().unwrap_err().message.starts_with("parameter filter invalid: given more"));
-        assert!(twice.status_filter().unwrap_err().message.starts_with("parameter filter invalid: given more"));
+        assert!(
+            twice.status_filter().unwrap_err().message.starts_with("parameter filter invalid: given more")
+        );
         assert!(twice.cids().unwrap_err().message.starts_with("parameter cids invalid: given more"));
     }
 
