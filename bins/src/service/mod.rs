@@ -4,6 +4,7 @@ pub mod config;
 pub mod daemon;
 pub mod folder;
 pub mod logging;
+pub mod open_files;
 pub mod output;
 pub mod prompt;
 pub mod reference_data;
