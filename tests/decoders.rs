@@ -209,14 +209,18 @@ decoders! {
     crdt_log
     #[cfg(feature = "consensus-crdt")]
     crdt_walks
+    event_cursor
     identity
     import_lines
     #[cfg(feature = "transport-libp2p")]
     mdns_packet
     metric
+    page_cursor
     peerstore
     pin_record
     pin_value
+    #[cfg(feature = "api-rest")]
+    rest_query
     rpc_block
     rpc_header
     rpc_reply

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::load::nth_cid;
 use crate::report::Row;
 use crate::scenarios::write_export;
 
@@ -22,9 +23,10 @@ const VERSION: &str = "{\"version\":\"1.1.6\"}";
 
 /// Starts, and listings of `pins` lines.
 pub(crate) fn ctl(program: &Path, folder: &Path, pins: u64) -> Result<Vec<Row>> {
-    let lines = folder.join("lines.ndjson");
+    let (lines, statuses) = (folder.join("lines.ndjson"), folder.join("statuses.ndjson"));
     write_export(&lines, pins)?;
-    let port = serve(lines)?;
+    write_statuses(&statuses, pins)?;
+    let port = serve(lines, statuses)?;
     let host = format!("/ip4/{}/tcp/{port}", Ipv4Addr::LOCALHOST);
     let ask = |args: &[&str]| {
         let mut command = Command::new(program);
@@ -39,6 +41,7 @@ pub(crate) fn ctl(program: &Path, folder: &Path, pins: u64) -> Result<Vec<Row>> 
     starts.sort_unstable();
     let text = middle(|| ask(&["pin", "ls"]))?;
     let json = middle(|| ask(&["--enc=json", "pin", "ls"]))?;
+    let status = middle(|| ask(&["status"]))?;
     let rate = |ran: &Ran| pins as f64 / ran.elapsed.as_secs_f64();
     let mut rows = vec![
         Row::milliseconds("ctl version, from start to end, median", starts[STARTS / 2]),
@@ -47,17 +50,20 @@ pub(crate) fn ctl(program: &Path, folder: &Path, pins: u64) -> Result<Vec<Row>> 
         Row::mebibytes("the same, peak resident memory", text.resident_bytes),
         Row::rate("the same with --enc=json", rate(&json), "lines/s"),
         Row::mebibytes("the same, peak resident memory", json.resident_bytes),
+        Row::rate(format!("ctl status of {pins} lines, one peer each"), rate(&status), "lines/s"),
+        Row::mebibytes("the same, peak resident memory", status.resident_bytes),
     ];
     // What can be read at all on this machine; not everywhere.
-    let curl = || {
+    let curl = |path: &str| {
         let mut command = Command::new("curl");
-        command.args(["-sS", &format!("http://{}:{port}/allocations", Ipv4Addr::LOCALHOST)]);
+        command.args(["-sS", &format!("http://{}:{port}/{path}", Ipv4Addr::LOCALHOST)]);
         command
     };
-    if let Ok(curl) = middle(curl) {
-        let than_curl = |ran: &Ran| ran.elapsed.as_secs_f64() / curl.elapsed.as_secs_f64();
-        rows.push(Row::lower("ctl pin ls, times as long as curl", than_curl(&text), "times"));
-        rows.push(Row::lower("ctl --enc=json pin ls, times as long as curl", than_curl(&json), "times"));
+    if let (Ok(lines), Ok(statuses)) = (middle(|| curl("allocations")), middle(|| curl("pins"))) {
+        let than = |ran: &Ran, curl: &Ran| ran.elapsed.as_secs_f64() / curl.elapsed.as_secs_f64();
+        rows.push(Row::lower("ctl pin ls, times as long as curl", than(&text, &lines), "times"));
+        rows.push(Row::lower("ctl --enc=json pin ls, times as long as curl", than(&json, &lines), "times"));
+        rows.push(Row::lower("ctl status, times as long as curl", than(&status, &statuses), "times"));
     }
     Ok(rows)
 }
@@ -100,13 +106,29 @@ fn peak_resident_bytes(pid: u32) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// Answers `GET /version` with a version and everything else with the lines of a file; gives the port.
-fn serve(lines: PathBuf) -> Result<u16> {
+/// As many lines of `GET /pins` as pins, from one peer.
+fn write_statuses(path: &Path, pins: u64) -> Result<()> {
+    const PEER: &str = "12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK";
+    const IPFS: &str = "12D3KooWJrXgPLcddsGwWa7UuMrxsts34DKx6he42cAd9FyR4s8L";
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for n in 0..pins {
+        writeln!(
+            file,
+            r#"{{"cid":"{}","name":"bench-{n}","allocations":[],"origins":[],"created":"2026-11-20T23:16:36Z","metadata":{{"owner":"bench"}},"peer_map":{{"{PEER}":{{"peername":"peer-a","ipfs_peer_id":"{IPFS}","ipfs_peer_addresses":["/ip4/127.0.0.1/tcp/4001/p2p/{IPFS}"],"status":"pinned","timestamp":"2026-11-20T23:16:37Z","error":"","attempt_count":0,"priority_pin":false}}}}}}"#,
+            nth_cid(n)?
+        )?;
+    }
+    Ok(file.flush()?)
+}
+
+/// Answers `GET /version` with a version, `GET /pins` with the lines of a file and everything else with those of the other;
+/// gives the port.
+fn serve(lines: PathBuf, statuses: PathBuf) -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            if let Err(error) = answer(connection, &lines) {
+            if let Err(error) = answer(connection, &lines, &statuses) {
                 eprintln!("the server of lines: {error:#}");
             }
         }
@@ -114,7 +136,7 @@ fn serve(lines: PathBuf) -> Result<u16> {
     Ok(port)
 }
 
-fn answer(connection: TcpStream, lines: &Path) -> Result<()> {
+fn answer(connection: TcpStream, lines: &Path, statuses: &Path) -> Result<()> {
     connection.set_nodelay(true)?;
     let mut head = BufReader::new(&connection).lines();
     let first = head.next().context("nothing was asked")??;
@@ -129,7 +151,8 @@ fn answer(connection: TcpStream, lines: &Path) -> Result<()> {
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\
           Trailer: X-Stream-Error\r\nConnection: close\r\n\r\n",
     )?;
-    let mut file = std::fs::File::open(lines)?;
+    let listed = if first.starts_with("GET /pins") { statuses } else { lines };
+    let mut file = std::fs::File::open(listed)?;
     let mut piece = vec![0; PIECE_BYTES];
     let mut chunk = Vec::with_capacity(PIECE_BYTES + 16);
     loop {

@@ -10,8 +10,21 @@ pub use clap_complete::Shell;
 pub fn completion(mut command: Command, shell: Shell) -> Vec<u8> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    script
+    clap_complete::generate(shell, &mut command, &name, &mut script);
+    match shell {
+        Shell::Bash => with_its_labels(&name, &script),
+        _ => script,
+    }
+}
+
+/// The script for bash, whose generator (clap_complete 4.6.11) looks for the commands of a program with a hyphen in its name
+/// under another label than it gives them, so that nothing is completed behind a command
+/// (<https://github.com/clap-rs/clap/issues/6421>).
+fn with_its_labels(name: &str, script: &[u8]) -> Vec<u8> {
+    const BEFORE_COMMAND: &str = "__subcmd__";
+    let given = format!("{}{BEFORE_COMMAND}", name.replace('-', "__"));
+    let looked_for = format!("{}{BEFORE_COMMAND}", name.replace('-', BEFORE_COMMAND));
+    String::from_utf8_lossy(script).replace(&looked_for, &given).into_bytes()
 }
 
 /// Writes a page of section 1 for the program and for each of its commands (`program-command.1`) into a folder, which

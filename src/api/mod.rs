@@ -5,3 +5,5 @@ mod json;
 pub mod rest;
 
 pub use error::{ApiError, http_status};
+#[cfg(feature = "testing")]
+pub(crate) use rest::decoders as rest_decoders;

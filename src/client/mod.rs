@@ -72,6 +72,7 @@ use serde::de::DeserializeOwned;
 pub use self::builder::{ClientBuilder, DEFAULT_HOST, HOSTS_MAX};
 pub use self::error::ApiError;
 pub use self::find::{Find, Page};
+pub use self::lines::Lines;
 pub use self::request::Request;
 use self::transport::Transport;
 pub use self::watch::Watch;
@@ -120,6 +121,15 @@ impl Client {
         requests: impl IntoIterator<Item = Request>,
     ) -> BoxStream<'static, Result<T>> {
         transport::stream(Arc::clone(&self.transport), requests.into_iter().collect())
+    }
+
+    /// As [`stream`](Self::stream), with the items that came together in one and not read yet: for those to whom the
+    /// time or the allocations of each item matter.
+    ///
+    /// # Errors
+    /// As in the [module documentation](self); the first one ends the stream. Items are checked when they are read.
+    pub fn lines(&self, requests: impl IntoIterator<Item = Request>) -> BoxStream<'static, Result<Lines>> {
+        transport::lines(Arc::clone(&self.transport), requests.into_iter().collect())
     }
 
     /// Asks for one page of a listing, made with [`Request::find`] and a limit, and reads its items as any type. A

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio_rustls::rustls;
 use super::error::ApiError;
 use super::find::Page;
 use super::host::{Host, Via, authority};
-use super::lines::{LINE_BYTES_MAX, Lines};
+use super::lines::{LINE_BYTES_MAX, Lines, Splitter};
 use super::request::Request;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -221,19 +222,35 @@ impl Transport {
     }
 }
 
-/// The lines of the answers to `requests`, one request after the other, each sent when its turn comes.
+/// The items of the answers to `requests`, one request after the other, each sent when its turn comes.
 pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
-    transport: std::sync::Arc<Transport>,
+    transport: Arc<Transport>,
     requests: Vec<Request>,
 ) -> BoxStream<'static, Result<T>> {
+    until_error(one_after_the_other(transport, requests, Answer::items))
+}
+
+/// As [`stream`], with the items that came together in one.
+pub(super) fn lines(transport: Arc<Transport>, requests: Vec<Request>) -> BoxStream<'static, Result<Lines>> {
+    until_error(one_after_the_other(transport, requests, |answer| answer.lines().boxed()))
+}
+
+fn one_after_the_other<T: Send + 'static>(
+    transport: Arc<Transport>,
+    requests: Vec<Request>,
+    read: fn(Answer) -> BoxStream<'static, Result<T>>,
+) -> BoxStream<'static, Result<T>> {
     let answers = futures::stream::iter(requests).then(move |request| {
-        let transport = std::sync::Arc::clone(&transport);
-        async move { Ok(transport.send(&request).await?.or_refusal().await?.items()) }
+        let transport = Arc::clone(&transport);
+        async move { Ok(read(transport.send(&request).await?.or_refusal().await?)) }
     });
-    let mut items = answers.try_flatten().boxed();
+    answers.try_flatten().boxed()
+}
+
+/// The same stream up to its first error: what comes after one would be taken for the whole.
+fn until_error<T: Send + 'static>(mut items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
     let mut has_failed = false;
-    // An error is the end: what comes after it would be taken for the whole.
-    let until_error = move |cx: &mut Context<'_>| {
+    let next = move |cx: &mut Context<'_>| {
         if has_failed {
             return Poll::Ready(None);
         }
@@ -241,7 +258,7 @@ pub(super) fn stream<T: DeserializeOwned + Send + 'static>(
         has_failed = matches!(item, Some(Err(_)));
         Poll::Ready(item)
     };
-    futures::stream::poll_fn(until_error).boxed()
+    futures::stream::poll_fn(next).boxed()
 }
 
 /// One piece of a body.
@@ -273,47 +290,43 @@ impl Answer {
 
     /// The items of a listing.
     pub(super) fn items<T: DeserializeOwned + Send + 'static>(self) -> BoxStream<'static, Result<T>> {
-        let label = self.label.clone();
-        let mut number: u64 = 0;
+        let mut portions = self.lines().boxed();
+        let mut lines: Option<Lines> = None;
         // Read as items only here, at the end: they are large, and each step that they pass copies them.
-        let items = self.lines().map(move |line| {
-            number += 1;
-            let line = line?;
-            // Looked at as a whole, UTF-8 is checked faster than string by string.
-            let item = match std::str::from_utf8(&line) {
-                Ok(text) => serde_json::from_str(text),
-                Err(_) => serde_json::from_slice(&line),
-            };
-            item.map_err(|source| {
-                let message = format!("{label}: line {number} is not what was expected: {source}");
-                Error::new(ErrorKind::Corrupt, message).component("client").with_source(source)
-            })
-        });
-        items.boxed()
+        let next = move |cx: &mut Context<'_>| loop {
+            if let Some(item) = lines.as_mut().and_then(Lines::next_item) {
+                return Poll::Ready(Some(item));
+            }
+            match ready!(portions.poll_next_unpin(cx)) {
+                Some(Ok(more)) => lines = Some(more),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        };
+        futures::stream::poll_fn(next).boxed()
     }
 
-    /// The lines of a listing.
-    fn lines(mut self) -> impl Stream<Item = Result<Bytes>> + Send {
+    /// The lines of a listing, as they come together.
+    fn lines(mut self) -> impl Stream<Item = Result<Lines>> + Send {
         async_stream::try_stream! {
             if !matches!(self.status, StatusCode::OK | StatusCode::NO_CONTENT) {
                 let message = "expected streaming response with code 200/204".to_owned();
                 Err(ApiError { code: self.status.as_u16(), message }.into_error())?;
             }
-            let mut lines = Lines::new(LINE_BYTES_MAX);
+            let mut splitter = Splitter::new(&self.label, LINE_BYTES_MAX);
             let mut errors: Vec<String> = Vec::new();
             while let Some(frame) = self.frame().await? {
                 match frame {
                     Frame::Data(chunk) => {
-                        lines.push(&chunk);
-                        while let Some(line) = lines.next_line()? {
-                            yield line;
+                        if let Some(lines) = splitter.push(&chunk)? {
+                            yield lines;
                         }
                     }
                     Frame::StreamErrors(more) => errors.extend(more),
                 }
             }
-            if let Some(line) = lines.finish() {
-                yield line;
+            if let Some(lines) = splitter.finish() {
+                yield lines;
             }
             if !errors.is_empty() {
                 errors.truncate(STREAM_ERRORS_MAX);

@@ -7,7 +7,8 @@ use futures::{FutureExt as _, TryStreamExt as _};
 
 use super::codec::{self, is_normal};
 use super::lines::{ImportOptions, parse_lines, write_pin_json};
-use super::{decode_pin_protobuf, encode_pin_protobuf, store};
+use super::query::sealed;
+use super::{StateCursor, StateQuery, decode_pin_protobuf, encode_pin_protobuf, store};
 use crate::types::{Block, Pin};
 
 /// The value of a pin, as peers write it.
@@ -66,4 +67,26 @@ pub(crate) fn import_lines(bytes: &[u8]) -> bool {
     }
     assert_eq!(pins_of(lines), Some(pins), "written and read again");
     true
+}
+
+/// A cursor of a listing: its text, or its content, which gets the check sum that it lacks.
+pub(crate) fn cursors(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes).ok().filter(|text| text.parse::<StateCursor>().is_ok());
+    let text = text.map_or_else(|| sealed(bytes.to_vec()), str::to_owned);
+    let Ok(cursor) = text.parse::<StateCursor>() else { return false };
+    assert_eq!(cursor.to_string(), text);
+    let query = StateQuery { after: Some(cursor), ..StateQuery::default() };
+    if let Ok(position) = query.position() {
+        assert!(position.is_some_and(|position| !position.is_empty()));
+    }
+    true
+}
+
+/// Texts of cursors, and the content of one.
+pub(crate) fn cursor_samples() -> Vec<Vec<u8>> {
+    let query = StateQuery::default();
+    let texts =
+        [&b"a"[..], b"name\0and cid", &[0xff; 64]].map(|place| query.cursor_at(place.to_vec()).to_string());
+    let content = [&[1][..], &[7; 8], b"somewhere"].concat();
+    texts.into_iter().map(String::into_bytes).chain([content]).collect()
 }

@@ -241,10 +241,15 @@ impl fmt::Display for StateCursor {
         bytes.push(CURSOR_FORMAT);
         bytes.extend(self.fingerprint.to_be_bytes());
         bytes.extend_from_slice(&self.position);
-        let check = first_bytes(&bytes).to_be_bytes();
-        bytes.extend_from_slice(&check[..CHECK_BYTES]);
-        f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
+        f.write_str(&sealed(bytes))
     }
+}
+
+/// The text of a cursor with this content.
+pub(super) fn sealed(mut content: Vec<u8>) -> String {
+    let check = first_bytes(&content).to_be_bytes();
+    content.extend_from_slice(&check[..CHECK_BYTES]);
+    URL_SAFE_NO_PAD.encode(content)
 }
 
 impl FromStr for StateCursor {

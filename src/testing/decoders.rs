@@ -13,6 +13,7 @@ use crate::monitor::MonitorConfig;
 use crate::rpc::decoders as rpc;
 use crate::state::decoders as state;
 use crate::tracker::StatelessConfig;
+use crate::types::EventCursor;
 
 /// A decoder of bytes from outside.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,8 @@ pub fn all() -> Vec<Decoder> {
             vec![$($(#[$condition])* Decoder { name: stringify!($name), corpus: || $corpus, decode: $decode },)*]
         };
     }
+    #[cfg(feature = "api-rest")]
+    use crate::api::rest_decoders as rest;
     #[cfg(feature = "consensus-crdt")]
     use crate::consensus::crdt_decoders as crdt;
     #[cfg(feature = "transport-libp2p")]
@@ -59,14 +62,18 @@ pub fn all() -> Vec<Decoder> {
         crdt_log: crdt::logs, crdt::log_samples();
         #[cfg(feature = "consensus-crdt")]
         crdt_walks: crdt::walks, crdt::walk_samples();
+        event_cursor: event_cursors, vec![b"00000000000000ab-17".to_vec(), b"ffffffffffffffff-18446744073709551615".to_vec()];
         identity: config::identities, config::identity_samples();
         import_lines: state::import_lines, vectors("state/export-json", "");
         #[cfg(feature = "transport-libp2p")]
         mdns_packet: libp2p::mdns_packets, libp2p::mdns_samples();
         metric: rpc::metrics, with_old_prefix(vectors("msgpack/metric", ""));
+        page_cursor: state::cursors, state::cursor_samples();
         peerstore: config::peerstores, peerstore_samples();
         pin_record: state::pin_records, vectors("protobuf/", "").iter().map(|value| state::record_of(value)).collect();
         pin_value: state::pin_values, vectors("protobuf/", "");
+        #[cfg(feature = "api-rest")]
+        rest_query: rest::queries, rest::query_samples();
         rpc_block: rpc::blocks, chain(vectors("msgpack/nodewithmeta", ""), rpc::block_samples());
         rpc_header: rpc::headers, chain(objects(&["rpc-"]), vectors("msgpack/gorpc", ""));
         rpc_reply: rpc::replies, chain(objects(&["msgpack/", "rpc-response/"]), rpc::reply_samples());
@@ -128,6 +135,13 @@ fn without_length(streams: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 fn with_old_prefix(metrics: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let old: Vec<_> = metrics.iter().map(|metric| rpc::old_metric(metric)).collect();
     chain(metrics, old)
+}
+
+fn event_cursors(bytes: &[u8]) -> bool {
+    let cursor = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<EventCursor>().ok());
+    let Some(cursor) = cursor else { return false };
+    assert_eq!(cursor.to_string().as_bytes(), bytes);
+    true
 }
 
 fn peerstore_samples() -> Vec<Vec<u8>> {

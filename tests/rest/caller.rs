@@ -147,6 +147,13 @@ impl Caller {
         self.fill().await
     }
 
+    /// Reads until this was there.
+    pub(crate) async fn until(&mut self, text: &str) {
+        while !self.buffer.windows(text.len()).any(|bytes| bytes == text.as_bytes()) {
+            assert!(self.fill().await.unwrap() > 0, "it ended before {text:?}");
+        }
+    }
+
     async fn fill(&mut self) -> std::io::Result<usize> {
         self.buffer.reserve(64 * 1024);
         self.stream.read_buf(&mut self.buffer).await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use ipfs_cluster::api::rest::{RestApi, RestConfig, RestTls};
+use ipfs_cluster::api::rest::{RestApi, RestConfig, RestTls, router};
 use ipfs_cluster::cluster::{Cluster, presets};
 use ipfs_cluster::config::Identity;
 use ipfs_cluster::ipfs_connector::MemoryIpfs;
@@ -278,10 +278,58 @@ async fn floods_of_headers_and_bodies_without_end_take_bounded_memory() {
     soon(api.shutdown()).await;
 }
 
+#[tokio::test]
+async fn an_application_serves_it_below_a_path_beside_its_own_and_with_layers_of_its_own() {
+    use axum::Router;
+    use axum::http::HeaderValue;
+    use axum::middleware::map_response;
+    use axum::response::Response;
+    use axum::routing::get;
+
+    let builder = Cluster::builder().preset(presets::InMemory).peername("peer").ipfs(MemoryIpfs::new());
+    let cluster = builder.start().await.unwrap();
+    let layer = map_response(|mut response: Response| async {
+        response.headers_mut().insert("x-layer", HeaderValue::from_static("of the application"));
+        response
+    });
+    let own = || Router::new().route("/own", get(|| async { "mine" }));
+    let nested = own().nest("/cluster/{name}", router(cluster.clone()).layer(layer));
+    let merged = own().merge(router(cluster.clone()));
+    let mut callers = Vec::new();
+    for application in [nested, merged] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        callers.push(Caller::connect(listener.local_addr().unwrap()).await);
+        let service = application.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+    }
+    for (caller, at) in callers.iter_mut().zip(["/cluster/a", ""]) {
+        assert_eq!(soon(caller.call("GET", "/own")).await.text(), "mine");
+        let received = soon(caller.call("POST", &format!("{at}/pins/{CID}?name=x"))).await;
+        assert_eq!((received.status, received.json()["name"].as_str()), (200, Some("x")));
+        assert_eq!(received.header("x-layer").is_some(), !at.is_empty());
+        let received = soon(caller.call("GET", &format!("{at}/allocations"))).await;
+        assert_eq!((received.status, received.lines().len()), (200, 1));
+        let received = soon(caller.call("GET", &format!("{at}/pins/?local=true"))).await;
+        let location = if at.is_empty() { "/pins?local=true" } else { "../pins?local=true" };
+        assert_eq!((received.status, received.header("location")), (307, Some(location)));
+        assert_eq!(soon(caller.call("GET", &format!("{at}/pins"))).await.status, 200);
+        assert_eq!(soon(caller.call("GET", &format!("{at}/openapi.json"))).await.json()["openapi"], "3.1.0");
+        assert_eq!(soon(caller.call("GET", &format!("{at}/nothing"))).await.status, 404);
+        assert_eq!(soon(caller.call("PUT", &format!("{at}/id"))).await.status, 405);
+    }
+    assert_eq!(soon(callers[0].call("GET", "/cluster/a/")).await.status, 404);
+    assert_eq!(soon(callers[0].call("GET", "/pins")).await.status, 404, "of the application");
+    let head = "GET /cluster/a/events?heartbeat=true HTTP/1.1\r\nHost: x\r\n\r\n";
+    callers[0].send(head).await;
+    soon(callers[0].until("\"type\":\"heartbeat\"")).await;
+    soon(cluster.shutdown()).await;
+}
+
 #[cfg(feature = "client")]
 mod clients {
-    use ipfs_cluster::client::Client;
-    use ipfs_cluster::types::{PinOptions, PinTypeFilter, parse_cid};
+    use futures::StreamExt as _;
+    use ipfs_cluster::client::{Client, Watch};
+    use ipfs_cluster::types::{Event, Happening, PinOptions, PinTypeFilter, parse_cid};
 
     use super::*;
 
@@ -291,6 +339,35 @@ mod clients {
         let pins: Vec<_> =
             soon(futures::TryStreamExt::try_collect(client.allocations(PinTypeFilter::ALL))).await.unwrap();
         assert_eq!(pins.len(), 1);
+    }
+
+    /// Watches, and does something until it is told of it; then again, behind the cursor.
+    async fn watches(client: &Client) {
+        let watch = Watch { kinds: Some("pinned".parse().unwrap()), ..Watch::default() };
+        let mut events = client.watch(&watch);
+        let pinning = async {
+            for number in 0.. {
+                let options = PinOptions { name: format!("name {number}"), ..PinOptions::default() };
+                client.pin(parse_cid(CID).unwrap(), &options).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let first = soon(async {
+            tokio::select! {
+                event = events.next() => event.unwrap().unwrap(),
+                () = pinning => unreachable!(),
+            }
+        })
+        .await;
+        assert_eq!(first.what.cid().unwrap().to_string(), CID);
+        let options = PinOptions { name: "last".to_owned(), ..PinOptions::default() };
+        client.pin(parse_cid(CID).unwrap(), &options).await.unwrap();
+        let mut again = client.watch(&Watch { after: Some(first.cursor), ..watch });
+        for events in [&mut events, &mut again] {
+            let named =
+                |event: &Event| matches!(&event.what, Happening::Pinned(pin) if pin.options.name == "last");
+            while !named(&soon(events.next()).await.unwrap().unwrap()) {}
+        }
     }
 
     #[tokio::test]
@@ -335,6 +412,7 @@ mod clients {
         uses(&Client::builder().host(unix(&socket).to_string()).build().unwrap()).await;
         let hosts = Client::builder().host("/unix/no/such/api.sock").host(unix(&socket).to_string());
         uses(&hosts.build().unwrap()).await;
+        watches(&Client::builder().host(unix(&socket).to_string()).build().unwrap()).await;
         soon(api.shutdown()).await;
     }
 
@@ -368,6 +446,7 @@ mod clients {
                 let client = Client::builder().host(&address).secret(secret.clone()).build().unwrap();
                 uses(&client).await;
                 uses(&client).await;
+                watches(&client).await;
                 let timeout = Duration::from_secs(2);
                 let wrong = Client::builder().host(&address).secret(Secret::generate()).timeout(timeout);
                 let error = soon(wrong.build().unwrap().id()).await.unwrap_err();

@@ -14,6 +14,7 @@ use crate::{test, tree};
 const TIME_MAX: Duration = Duration::from_secs(75 * 60);
 
 const LIBRARY: &str = "ipfs-cluster";
+const PROGRAMS: &str = "ipfs-cluster-bins";
 
 pub(crate) fn run(steps: &mut Steps) -> Result<()> {
     steps.run("format", || run_command(&mut cargo(["fmt", "--all", "--check"])?))?;
@@ -25,6 +26,7 @@ pub(crate) fn run(steps: &mut Steps) -> Result<()> {
         run_command(command.env("RUSTDOCFLAGS", doc_flags(env::var("RUSTDOCFLAGS").ok())))
     })?;
     steps.run("the library without features and with each alone", check_features)?;
+    steps.run("each program alone", check_programs)?;
     steps.run("crates that the library needs", tree::check)?;
     test::run(steps, &[])?;
     if steps.elapsed() > TIME_MAX {
@@ -48,6 +50,17 @@ fn check_features() -> Result<()> {
             command.args(["--features", feature]);
         }
         run_command(command.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+/// Somebody who builds only one of the programs must not need what the other one needs; tests and examples that do say
+/// so in the manifest.
+fn check_programs() -> Result<()> {
+    let workspace = Workspace::load()?;
+    for feature in workspace.package(PROGRAMS)?.features.keys().filter(|feature| *feature != "default") {
+        let mut command = cargo(["clippy", "-p", PROGRAMS, "--no-default-features", "--features", feature])?;
+        run_command(command.args(["--all-targets", "--", "-D", "warnings"]))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod folder;
 pub mod logging;
 pub mod memory;
+pub mod open_files;
 pub mod output;
 pub mod ports;
 pub mod prompt;

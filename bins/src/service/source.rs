@@ -130,7 +130,7 @@ fn reason(error: reqwest::Error) -> String {
 }
 
 /// For logs and errors.
-pub(crate) fn without_credentials(url: &Url) -> String {
+pub fn without_credentials(url: &Url) -> String {
     let mut shown = url.clone();
     if shown.username().is_empty() && shown.password().is_none() {
         return url.to_string();

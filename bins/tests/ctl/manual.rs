@@ -12,6 +12,21 @@ fn pages_and_completions_have_every_command_and_every_flag() {
 }
 
 #[test]
+fn bash_completes_commands_and_flags_behind_commands() {
+    support::completes_in_bash(
+        env!("CARGO_BIN_EXE_ipfs-cluster-ctl"),
+        &[
+            ("p", &["peers", "pin"]),
+            ("pin ", &["add", "ls", "rm", "update"]),
+            ("pin ls --na", &["--name", "--name-prefix"]),
+            ("--enc json health ", &["graph", "metrics"]),
+            ("completion z", &["zsh"]),
+        ],
+    );
+    support::can_be_read_by_their_shells(env!("CARGO_BIN_EXE_ipfs-cluster-ctl"));
+}
+
+#[test]
 fn completions_need_no_server_no_credentials_and_a_shell_that_is_known() {
     let ran = run(ctl().env("CLUSTER_CREDENTIALS", "a:b").args(["completion", "bash"]));
     assert_eq!((ran.stderr.as_str(), ran.exit_code), ("", Some(0)));

@@ -550,5 +550,13 @@ fn the_folder_comes_from_the_flag_the_variable_or_the_home_folder() {
 #[test]
 fn pages_and_completions_have_every_command_and_every_flag() {
     let some = ["", "init", "daemon", "state-import", "state-crdt-mark-dirty", "users-add", "completion"];
-    manual::check(env!("CARGO_BIN_EXE_ipfs-cluster-service"), &some);
+    let program = env!("CARGO_BIN_EXE_ipfs-cluster-service");
+    manual::check(program, &some);
+    let behind_commands: [(&str, &[&str]); 3] = [
+        ("st", &["state"]),
+        ("users ", &["add", "ls", "rm"]),
+        ("state crdt mark-", &["mark-clean", "mark-dirty"]),
+    ];
+    manual::completes_in_bash(program, &behind_commands);
+    manual::can_be_read_by_their_shells(program);
 }

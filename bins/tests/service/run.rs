@@ -153,6 +153,27 @@ fn a_service_manager_hears_of_readiness_life_and_the_end() {
     assert_eq!(peer.exit_code(), 0);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_limit_of_open_files_is_raised_to_what_the_system_grants() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let home = Home::initialized();
+    let ipfs = Ipfs::start();
+    // What it inherits is a little less.
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let less = maximum.or(current).map(|files| files - 1);
+    setrlimit(Resource::Nofile, Rlimit { current: less, maximum }).unwrap();
+    let mut peer = Running::start(&home, &ipfs.address, &[], &[]);
+    peer.wait_for("** IPFS Cluster is READY **");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", peer.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [.., soft, hard, "files"] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+    assert_eq!(soft, hard);
+    peer.signal("TERM");
+    assert_eq!(peer.exit_code(), 0);
+}
+
 /// Its address, and the first bytes of each connection.
 fn silent_daemon() -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -50,7 +50,46 @@ fn what_cannot_be_a_user_is_refused_and_the_file_stays() {
     }
     assert_eq!(home.read("service.json"), before);
     let elsewhere = Home::new();
-    elsewhere.run(&["init", "http://127.0.0.1:1/service.json"]);
+    elsewhere.run(&["init", "http://me:hunter2@127.0.0.1:1/service.json"]);
     let ran = elsewhere.run(&["users", "ls"]);
-    assert!(ran.code == 1 && ran.stderr.contains("change them there"), "{}", ran.stderr);
+    let said = "the users are in the configuration at http://127.0.0.1:1/service.json: change them there\n";
+    assert!(ran.code == 1 && ran.stderr.ends_with(said) && !ran.stderr.contains("hunter2"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_signal_at_the_question_for_a_password_leaves_the_terminal_as_it_was() {
+    use std::io::Read as _;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let home = Home::initialized();
+    let before = home.read("service.json");
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&screen).unwrap();
+        unlockpt(&screen).unwrap();
+        let name = ptsname(&screen, Vec::new()).unwrap().into_string().unwrap();
+        let keyboard = std::fs::File::options().read(true).write(true).open(name).unwrap();
+        let is_shown = || tcgetattr(&keyboard).unwrap().local_modes.contains(LocalModes::ECHO);
+        assert!(is_shown());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-service"))
+            .arg("-c")
+            .arg(&home.config)
+            .args(["users", "add", "operator"])
+            .env_clear()
+            .stdin(keyboard.try_clone().unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let mut question = [0; 10];
+        stderr.read_exact(&mut question).unwrap();
+        assert_eq!((&question, is_shown()), (b"Password: ", false));
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(is_shown(), "{signal}");
+    }
+    assert_eq!(home.read("service.json"), before);
 }

@@ -65,6 +65,50 @@ pub(crate) fn check(program: &str, some: &[&str]) {
     }
 }
 
+/// Panics unless bash completes lines to words, those of a line among others.
+pub(crate) fn completes_in_bash(program: &str, lines: &[(&str, &[&str])]) {
+    let name = program.rsplit('/').next().unwrap();
+    let script = printed(Command::new(program).args(["completion", "bash"]));
+    // What bash does when somebody presses the key.
+    let complete = r#"
+        eval "$1"; shift
+        line=("$@"); last=$((${#line[@]} - 1))
+        function=$(complete -p "$1" | sed 's/.* -F \([^ ]*\) .*/\1/')
+        COMP_WORDS=("${line[@]}"); COMP_CWORD=$last
+        "$function" "$1" "${line[$last]}" "${line[$last - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    for (line, words) in lines {
+        let mut bash = Command::new("/bin/bash");
+        bash.args(["--norc", "-c", complete, "bash", &script, name]).args(line.split(' '));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let output = bash.env_clear().env("PATH", path).stdin(Stdio::null()).output().unwrap();
+        let completed = String::from_utf8(output.stdout).unwrap();
+        for word in *words {
+            assert!(completed.lines().any(|found| found == *word), "{line:?} to {word}: {completed}");
+        }
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && stderr.is_empty(), "{line:?}: {stderr}");
+    }
+}
+
+/// Has those shells look at their scripts that are installed here, and says which are not.
+pub(crate) fn can_be_read_by_their_shells(program: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "fish", "zsh"] {
+        let script = printed(Command::new(program).args(["completion", shell]));
+        let file = folder.path().join(shell);
+        std::fs::write(&file, script).unwrap();
+        match Command::new(shell).arg("-n").arg(&file).stdin(Stdio::null()).output() {
+            Ok(output) => {
+                let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success() && stderr.is_empty(), "{shell}: {stderr}");
+            }
+            Err(error) => eprintln!("skipped: no {shell} here: {error}"),
+        }
+    }
+}
+
 fn printed(command: &mut Command) -> String {
     let output = command.env_clear().env("HOME", "/").stdin(Stdio::null()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

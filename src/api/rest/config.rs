@@ -189,7 +189,7 @@ impl RestConfig {
         check(!self.body_timeout.is_zero(), "restapi.body_timeout must be more than 0".to_owned())?;
         check(
             (1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.connections_max),
-            "restapi.connections_max must be more than 0".to_owned(),
+            format!("restapi.connections_max must be from 1 to {}", tokio::sync::Semaphore::MAX_PERMITS),
         )
     }
 
@@ -239,6 +239,10 @@ impl TryFrom<&RestApiSection> for RestConfig {
             stall_timeout: given(section.write_timeout, own.stall_timeout),
             max_header_bytes: section.max_header_bytes,
             body_timeout: given(section.read_timeout, own.body_timeout),
+            connections_max: match section.connections_max {
+                0 => own.connections_max,
+                given => given,
+            },
             security: section.security,
             authentication: section.basic_auth_credentials.clone().map(|users| Authentication {
                 users,
@@ -406,7 +410,9 @@ mod tests {
         assert_eq!(users.token_file.as_deref(), Some(Path::new("/cluster/api-tokens.json")));
         assert_eq!(users.token_lifetime, Authentication::TOKEN_LIFETIME);
 
-        let strict = section(r#"{"security":"strict","token_lifetime":"1h"}"#).unwrap();
+        assert_eq!(config.connections_max, 4096);
+        let strict = section(r#"{"security":"strict","token_lifetime":"1h","connections_max":9}"#).unwrap();
+        assert_eq!(strict.connections_max, 9);
         assert_eq!(strict.security, Security::Strict);
         assert!(!strict.cors.is_open_to_all());
         for (json, part) in [

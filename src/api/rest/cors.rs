@@ -11,6 +11,7 @@ use hyper::header::{
 };
 
 use super::answer::canonical;
+use super::find::NEXT_CURSOR;
 use crate::error::{Error, Result};
 
 /// On answers to preflights.
@@ -264,6 +265,25 @@ impl Cors {
     }
 }
 
+/// Lets pages that may read an answer read also where the next page of a listing begins, whatever is listed: only answers
+/// of ours say so, which a list of the reference knows nothing of. `cors` is what is about to be added to the answer.
+pub(super) fn expose_cursor(answer: &HeaderMap, cors: &mut HeaderMap) {
+    if !answer.contains_key(NEXT_CURSOR) || !cors.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        return;
+    }
+    let cursor = canonical(NEXT_CURSOR.as_str());
+    let listed = cors.get(ACCESS_CONTROL_EXPOSE_HEADERS).and_then(|names| names.to_str().ok());
+    let is_listed = |names: &str| names.split(", ").any(|name| name == cursor);
+    let names = match listed {
+        Some(names) if is_listed(names) => return,
+        Some(names) => format!("{names}, {cursor}"),
+        None => cursor,
+    };
+    if let Ok(names) = HeaderValue::from_str(&names) {
+        cors.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names);
+    }
+}
+
 /// Without one space or tab on each side.
 fn without_space(text: &[u8]) -> &[u8] {
     let text = match text {
@@ -282,6 +302,24 @@ mod tests {
 
     fn texts(items: &[&str]) -> Vec<String> {
         items.iter().map(|&item| item.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_page_of_another_origin_may_read_where_the_next_page_begins() {
+        let page = HeaderMap::from_iter([(NEXT_CURSOR, HeaderValue::from_static("abc"))]);
+        let origin = HeaderMap::from_iter([(hyper::header::ORIGIN, HeaderValue::from_static("http://a"))]);
+        let exposed = |exposed: &[&str], answer: &HeaderMap, request: &HeaderMap| {
+            let config = CorsConfig { exposed_headers: texts(exposed), ..CorsConfig::default() };
+            let mut cors = Cors::new(&config).unwrap().simple(&Method::GET, request);
+            expose_cursor(answer, &mut cors);
+            cors.get(ACCESS_CONTROL_EXPOSE_HEADERS).map(|names| names.to_str().unwrap().to_owned())
+        };
+        let names = |text: &str| Some(text.to_owned());
+        assert_eq!(exposed(&["content-type"], &page, &origin), names("Content-Type, X-Next-Cursor"));
+        assert_eq!(exposed(&["x-next-cursor"], &page, &origin), names("X-Next-Cursor"));
+        assert_eq!(exposed(&[], &page, &origin), names("X-Next-Cursor"));
+        assert_eq!(exposed(&["content-type"], &HeaderMap::new(), &origin), names("Content-Type"));
+        assert_eq!(exposed(&["content-type"], &page, &HeaderMap::new()), None);
     }
 
     /// The headers of an answer, sorted; the request as `name: value` lines.

@@ -20,7 +20,7 @@ use super::access_log::Log;
 use super::answer::{self, Answer};
 use super::auth::{Checked, Claim, Identity, Login, Security, Users};
 use super::config::RestConfig;
-use super::cors::Cors;
+use super::cors::{self, Cors};
 use crate::api::error::ApiError;
 use crate::error::{Error, Result};
 use crate::types::Timestamp;
@@ -183,10 +183,11 @@ impl Gate {
     }
 
     /// Adds to the answer of a request that went on what it has to have.
-    pub(super) fn finish(&self, answer: &mut Answer, cors: HeaderMap) {
+    pub(super) fn finish(&self, answer: &mut Answer, mut cors: HeaderMap) {
         match answer {
             Answer::Whole(response) => {
                 add(response.headers_mut(), &self.headers);
+                cors::expose_cursor(response.headers(), &mut cors);
                 response.headers_mut().extend(cors);
             }
             Answer::Bare(response) => response.headers_mut().extend(cors),

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::Duration;
 
+use axum::extract::NestedPath;
 use bytes::{Buf as _, Bytes};
 use futures::FutureExt as _;
 use hyper::body::Body;
@@ -109,8 +110,9 @@ impl Api {
         B: Body + Unpin,
     {
         let (head, mut body) = request.into_parts();
-        if head.uri.path().ends_with('/') {
-            return Ok(Answer::Bare(without_slash(&head.method, &head.uri)));
+        let is_nested = head.extensions.get::<NestedPath>().is_some();
+        if head.uri.path().ends_with('/') && !(is_nested && head.uri.path() == "/") {
+            return Ok(Answer::Bare(without_slash(&head.method, &head.uri, is_nested)));
         }
         let path = query::decode(head.uri.path(), false)?;
         let (endpoint, captured) = match routes::target(&head.method, &path) {
@@ -410,12 +412,16 @@ fn unwritable(error: serde_json::Error) -> ApiError {
     ApiError::new(500, format!("the answer cannot be written: {error}"))
 }
 
-/// A path that ends in a slash is redirected to the one without, keeping method and query.
-fn without_slash(method: &Method, uri: &Uri) -> Response<Bytes> {
+/// A path that ends in a slash is redirected to the one without, keeping method and query. Where an application serves the
+/// API below a path of its own, which is not known here, only the end of it is said.
+fn without_slash(method: &Method, uri: &Uri, is_nested: bool) -> Response<Bytes> {
     // One slash at most in front, and none that lean back, or browsers would go to another host.
     let path = uri.path().trim_start_matches('/');
-    let path = path.strip_suffix('/').unwrap_or(path);
-    let mut location = format!("/{}", path.replace('\\', "%5C"));
+    let path = path.strip_suffix('/').unwrap_or(path).replace('\\', "%5C");
+    let mut location = match is_nested {
+        false => format!("/{path}"),
+        true => format!("../{}", path.rsplit('/').next().unwrap_or_default()),
+    };
     if let Some(query) = uri.query() {
         location.push('?');
         location.push_str(query);
@@ -449,12 +455,18 @@ mod tests {
             ("/\\evil.example/", "/%5Cevil.example"),
             ("/a//", "/a/"),
         ] {
-            let response = without_slash(&Method::GET, &path.parse().unwrap());
+            let response = without_slash(&Method::GET, &path.parse().unwrap(), false);
             assert_eq!(response.status(), 307);
             assert_eq!(response.headers()[header::LOCATION], location, "{path}");
         }
-        let response = without_slash(&Method::GET, &"/pins/?a=1&b=2".parse().unwrap());
+        let response = without_slash(&Method::GET, &"/pins/?a=1&b=2".parse().unwrap(), false);
         assert_eq!(response.body(), "<a href=\"/pins?a=1&amp;b=2\">Temporary Redirect</a>.\n\n");
-        assert!(without_slash(&Method::POST, &"/pins/".parse().unwrap()).body().is_empty());
+        assert!(without_slash(&Method::POST, &"/pins/".parse().unwrap(), false).body().is_empty());
+        for (path, location) in
+            [("/pins/?a=b", "../pins?a=b"), ("//evil.example/", "../evil.example"), ("/a/b/", "../b")]
+        {
+            let response = without_slash(&Method::GET, &path.parse().unwrap(), true);
+            assert_eq!(response.headers()[header::LOCATION], location, "{path}");
+        }
     }
 }

@@ -55,7 +55,8 @@
 //! `tests/rest_vectors` compares the rest with recorded answers, to the byte but for times and addresses.
 //!
 //! - A query that cannot be read is a 400 and nothing else happens; the reference pins all the same, with what it could
-//!   read, and sends two documents.
+//!   read, and sends two documents. So is a parameter that is there twice with different values, of which the reference
+//!   takes the first.
 //! - Unknown names in `filter` and `mode`, other values of `local` than `true` and `false`, peer ids in
 //!   `user-allocations` that are none, and broken percent-encoding are 400, with the valid names; the reference ignores
 //!   them.
@@ -75,6 +76,7 @@
 //! - `GET /health/alerts` has every metric that expired, and `GET /peers` says how pinsets compare.
 //! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
 //! - A peer that is stopping, or whose queues are full, answers 503. So does one that checks too many passwords.
+//! - Pages of other origins that may read an answer may also read its `X-Next-Cursor`, whatever headers are listed.
 //! - `DELETE /token` exists. More than one header `Authorization` is 400.
 //! - Lines of the access log have the user's name, and times in UTC. Configured headers that no header can be, or that
 //!   say how an answer travels, are errors.
@@ -92,6 +94,8 @@ mod caller;
 mod config;
 mod connection;
 mod cors;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod ear;
 mod events;
 mod find;
@@ -142,7 +146,7 @@ use crate::error::Result;
 
 /// The API as a router, for applications that serve other things on the same socket, or with layers of their own.
 ///
-/// It answers every path, so nest it under one or merge it last. Limits for heads and connections are the server's.
+/// It answers every path, so nest it under one, or merge it where nothing else answers the rest. Limits for heads and connections are the server's.
 /// Who calls is known to it where the server says so (axum's `into_make_service_with_connect_info::<SocketAddr>()`).
 /// Servers made with hyper send trailers only to callers that ask for them (`TE: trailers`). For others, a listing that
 /// fails behind its first line breaks the connection off instead; [`RestApi`] has no such limit.

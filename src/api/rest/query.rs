@@ -1,6 +1,7 @@
 //! Reading queries, strictly: what cannot be read is a 400, and nothing is done.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use multiaddr::Protocol;
@@ -17,8 +18,9 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Shortest time that `expire-in` takes.
 const EXPIRE_IN_MIN: Duration = Duration::from_secs(1);
 
-/// The parameters of a request, decoded. An absent one reads as empty, and of one given twice the first counts, as in
-/// the reference.
+/// The parameters of a request, decoded. An absent one reads as empty, as in the reference. One that is there twice with
+/// different values is a 400, where the reference takes the first: no client of it sends that, and whoever does would
+/// have something done that is only half of what was asked.
 #[derive(Debug)]
 pub(super) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
@@ -33,9 +35,14 @@ impl<'a> Query<'a> {
         Ok(Self(pairs.collect::<Result<_, ApiError>>()?))
     }
 
-    fn get(&self, name: &str) -> &str {
+    fn get(&self, name: &str) -> Result<&str, ApiError> {
         note(name);
-        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+        let mut values = self.pairs().filter(|(key, _)| *key == name).map(|(_, value)| value);
+        let first = values.next().unwrap_or_default();
+        if values.any(|other| other != first) {
+            return Err(ambiguous(name));
+        }
+        Ok(first)
     }
 
     /// The value of a parameter that is there.
@@ -68,7 +75,7 @@ impl<'a> Query<'a> {
 
     /// Something that is `true` or `false`; absent is `false`.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
-        match self.get(name) {
+        match self.get(name)? {
             "true" => Ok(true),
             "" | "false" => Ok(false),
             other => Err(ApiError::bad_request(format!(
@@ -79,50 +86,50 @@ impl<'a> Query<'a> {
 
     /// `filter` of statuses.
     pub(super) fn status_filter(&self) -> Result<StatusFilter, ApiError> {
-        self.get("filter").parse().map_err(refused)
+        self.get("filter")?.parse().map_err(refused)
     }
 
     /// `filter` of pin types.
     pub(super) fn type_filter(&self) -> Result<PinTypeFilter, ApiError> {
-        self.get("filter").parse().map_err(refused)
+        self.get("filter")?.parse().map_err(refused)
     }
 
     /// `cids`, a comma list.
     pub(super) fn cids(&self) -> Result<Vec<Cid>, ApiError> {
-        items(self.get("cids")).map(cid).collect()
+        items(self.get("cids")?).map(cid).collect()
     }
 
     /// What is asked of a pin; `now` is what `expire-in` counts from.
     pub(super) fn pin_options(&self, now: impl FnOnce() -> Timestamp) -> Result<PinOptions, ApiError> {
-        let mode = match self.get("mode") {
+        let mode = match self.get("mode")? {
             "" => crate::types::PinMode::default(),
             text => text.parse().map_err(refused)?,
         };
-        let both = self.get("replication");
+        let both = self.get("replication")?;
         let factor = |name: &str| {
-            let text = if both.is_empty() { self.get(name) } else { both };
+            let text = if both.is_empty() { self.get(name)? } else { both };
             if text.is_empty() { Ok(0) } else { number(text, || format!("parameter {name} invalid")) }
         };
-        let shard_size = match self.get("shard-size") {
+        let shard_size = match self.get("shard-size")? {
             "" => 0,
             text => number(text, || "parameter shard_size is invalid".to_owned())?,
         };
         Ok(PinOptions {
             replication_factor_min: factor("replication-min")?,
             replication_factor_max: factor("replication-max")?,
-            name: self.get("name").to_owned(),
+            name: self.get("name")?.to_owned(),
             mode,
             shard_size,
             user_allocations: self.user_allocations()?,
             expire_at: self.expire_at(now)?,
-            metadata: self.metadata(),
+            metadata: self.metadata()?,
             pin_update: self.pin_update()?,
-            origins: items(self.get("origins")).map(origin).collect::<Result<_, _>>()?,
+            origins: items(self.get("origins")?).map(origin).collect::<Result<_, _>>()?,
         })
     }
 
     fn user_allocations(&self) -> Result<Vec<PeerId>, ApiError> {
-        items(self.get("user-allocations"))
+        items(self.get("user-allocations")?)
             .map(|text| {
                 parse_peer(text).map_err(|error| {
                     ApiError::bad_request(format!("parameter user-allocations invalid: {}", error.message()))
@@ -135,7 +142,7 @@ impl<'a> Query<'a> {
         let unreadable = |name: &str, error: crate::Error| {
             ApiError::bad_request(format!("{name} cannot be parsed: {}", error.message()))
         };
-        match (self.get("expire-at"), self.get("expire-in")) {
+        match (self.get("expire-at")?, self.get("expire-in")?) {
             (NEVER, _) | ("", "") => Ok(None),
             ("", text) => {
                 let duration = parse_go_duration(text).map_err(|error| unreadable("expire-in", error))?;
@@ -148,22 +155,39 @@ impl<'a> Query<'a> {
         }
     }
 
-    fn metadata(&self) -> std::collections::BTreeMap<String, String> {
-        let mut metadata = std::collections::BTreeMap::new();
+    fn metadata(&self) -> Result<BTreeMap<String, String>, ApiError> {
+        let mut metadata = BTreeMap::new();
         for (key, value) in self.family("meta-").filter(|(key, _)| !key.is_empty()) {
-            metadata.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+            let first = metadata.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+            if first != value {
+                return Err(ambiguous(&format!("meta-{key}")));
+            }
         }
-        metadata
+        Ok(metadata)
     }
 
     fn pin_update(&self) -> Result<Option<Cid>, ApiError> {
-        match self.get("pin-update") {
+        match self.get("pin-update")? {
             "" => Ok(None),
             text => parse_cid(text).map(Some).map_err(|error| {
                 ApiError::bad_request(format!("error decoding update option parameter: {}", error.message()))
             }),
         }
     }
+}
+
+fn ambiguous(name: &str) -> ApiError {
+    let text = format!("parameter {} invalid: given more than once with different values", shown(name));
+    ApiError::bad_request(text)
+}
+
+/// A name as a message shows it: as it is, or not all of a long one and nothing but printable characters.
+pub(super) fn shown(name: &str) -> String {
+    const SHOWN_CHARACTERS: usize = 64;
+    let start: String = name.chars().take(SHOWN_CHARACTERS).collect();
+    let is_plain =
+        start == name && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+    if is_plain { start } else { format!("{start:?}") }
 }
 
 /// Keeps what was asked for, for the test that the document describes what handlers read.
@@ -282,7 +306,6 @@ mod tests {
         let expiry = options("expire-in=1m&expire-at=2030-01-01T00%3A00%3A00Z").unwrap();
         assert_eq!(expiry.expire_at, Some("2030-01-01T00:00:00Z".parse().unwrap()));
         assert_eq!(options("expire-in=1m").unwrap().expire_at, Some(Timestamp::from_unix_seconds(1_060)));
-        assert_eq!(options("name=a&name=b&meta-k=1&meta-k=2").unwrap().name, "a");
     }
 
     #[test]
@@ -312,6 +335,47 @@ mod tests {
             assert_eq!(error.status, 400, "{query}");
             assert!(error.message.starts_with(text), "{query}: {}", error.message);
         }
+    }
+
+    #[test]
+    fn what_is_there_twice_must_say_the_same() {
+        for query in [
+            "name=a&name=a&meta-k=1&meta-k=1",
+            "mode=direct&mode=%64irect",
+            "name=&name=&unknown=1&unknown=2&meta-=1&meta-=2",
+        ] {
+            options(query).unwrap();
+        }
+        for (query, name) in [
+            ("name=a&name=b", "name"),
+            ("name=a&name=", "name"),
+            ("name=&name=a", "name"),
+            ("mode=direct&x=1&mode=recursive", "mode"),
+            ("replication=1&replication=2", "replication"),
+            ("replication-min=1&replication-min=2", "replication-min"),
+            ("replication-max=1&replication-max=", "replication-max"),
+            ("shard-size=1&shard-size=2", "shard-size"),
+            ("expire-in=1m&expire-in=2m", "expire-in"),
+            ("expire-at=0001-01-01T00:00:00Z&expire-at=2030-01-01T00:00:00Z", "expire-at"),
+            ("meta-k=1&meta-j=1&meta-k=2", "meta-k"),
+            ("meta-%0a=1&meta-%0a=2", "\"meta-\\n\""),
+            ("pin-update=a&pin-update=b", "pin-update"),
+            ("origins=a&origins=b", "origins"),
+            ("user-allocations=a&user-allocations=b", "user-allocations"),
+        ] {
+            let error = options(query).unwrap_err();
+            let wanted = format!("parameter {name} invalid: given more than once with different values");
+            assert_eq!((error.status, error.message), (400, wanted), "{query}");
+        }
+        let long = format!("meta-{}", "k".repeat(5_000));
+        assert!(options(&format!("{long}=1&{long}=2")).unwrap_err().message.len() < 200);
+        let twice = Query::parse(Some("local=true&local=false&filter=all&filter=pin&cids=a&cids=b")).unwrap();
+        assert!(twice.scope().unwrap_err().message.starts_with("parameter local invalid: given more"));
+        assert!(twice.type_filter().unwrap_err().message.starts_with("parameter filter invalid: given more"));
+        assert!(
+            twice.status_filter().unwrap_err().message.starts_with("parameter filter invalid: given more")
+        );
+        assert!(twice.cids().unwrap_err().message.starts_with("parameter cids invalid: given more"));
     }
 
     #[test]

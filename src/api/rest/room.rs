@@ -86,7 +86,7 @@ impl Room {
     }
 
     /// Ends those that have been idle for longest.
-    fn make_way(&self) {
+    pub(super) fn make_way(&self) {
         let now = Instant::now();
         let chosen: Vec<_> = {
             let taken = self.taken();

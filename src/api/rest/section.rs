@@ -57,6 +57,9 @@ pub struct RestApiSection {
     /// Ours: how long tokens count that expire; 0 = 24 hours.
     #[serde(with = "duration", skip_serializing_if = "is_default")]
     pub token_lifetime: Duration,
+    /// Ours: most connections at the same time; 0 = 4096.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connections_max: usize,
     /// Where requests are logged, relative to the configuration folder; empty = with everything else.
     pub http_log_file: String,
     /// Headers added to every answer.
@@ -100,6 +103,7 @@ impl Default for RestApiSection {
             security: Security::Compatible,
             basic_auth_credentials: None,
             token_lifetime: Duration::ZERO,
+            connections_max: 0,
             http_log_file: String::new(),
             headers: BTreeMap::new(),
             cors_allowed_origins: texts(&["*"]),
@@ -211,7 +215,8 @@ mod tests {
     #[test]
     fn the_keys_of_ours_are_written_only_where_they_say_something() {
         let written = serde_json::to_value(RestApiSection::default()).unwrap();
-        assert!(written.get("security").is_none() && written.get("token_lifetime").is_none());
+        let ours = ["security", "token_lifetime", "connections_max"];
+        assert!(ours.iter().all(|key| written.get(key).is_none()));
         let written = serde_json::to_value(RestApiSection::strict()).unwrap();
         assert_eq!((&written["security"], &written["cors_allowed_origins"]), (&json!("strict"), &json!([])));
         let read: RestApiSection = section(written);
@@ -219,6 +224,21 @@ mod tests {
         let strict = [("CLUSTER_RESTAPI_SECURITY", "strict")];
         assert_eq!(with::<RestApiSection>(Value::Null, &strict).unwrap().section.security, Security::Strict);
         assert!(with::<RestApiSection>(json!({"security": "lax"}), &[]).is_err());
+        let few = section::<RestApiSection>(json!({"connections_max": 7}));
+        assert_eq!(
+            (few.connections_max, &serde_json::to_value(&few).unwrap()["connections_max"]),
+            (7, &json!(7))
+        );
+        assert_eq!(
+            with::<RestApiSection>(Value::Null, &[("CLUSTER_RESTAPI_CONNECTIONSMAX", "20000")])
+                .unwrap()
+                .section
+                .connections_max,
+            20_000
+        );
+        for wrong in [json!(-1), json!("many"), json!(1.5)] {
+            assert!(with::<RestApiSection>(json!({"connections_max": wrong}), &[]).is_err());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -25,6 +26,8 @@ use crate::types::Multiaddr;
 
 /// How long to wait before accepting again when the system could not give us a connection (no file descriptors).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How often that is said, while it goes on.
+const ACCEPT_WARNING: Duration = Duration::from_secs(60);
 
 /// The REST API of a peer, on sockets of its own.
 ///
@@ -210,6 +213,7 @@ impl Server {
 }
 
 async fn accept(listener: Listener, server: Arc<Server>) {
+    let mut said: Option<Instant> = None;
     loop {
         let accepted = async {
             let accepted = listener.accept().await;
@@ -229,7 +233,12 @@ async fn accept(listener: Listener, server: Arc<Server>) {
             }
             Err(error) if of_the_caller(&error) => debug!(%error, "a caller was gone before it was accepted"),
             Err(error) => {
-                warn!(%error, "cannot accept connections; trying again");
+                if said.is_none_or(|said| said.elapsed() >= ACCEPT_WARNING) {
+                    warn!(%error, "cannot accept connections; closing idle ones and trying again");
+                    said = Some(Instant::now());
+                }
+                // They hold what there is too little of.
+                server.room.make_way();
                 tokio::select! {
                     biased;
                     () = server.stop.cancelled() => return,

@@ -9,11 +9,10 @@ use ipfs_cluster::client::{ApiError, Client, Find, Request, Watch};
 use ipfs_cluster::clock::{SystemClock, WallClock as _};
 use ipfs_cluster::config::Secret;
 use ipfs_cluster::types::{
-    Alert, Cid, GlobalPinInfo, IpfsPath, Metric, PeerId, Pin, PinOptions, Timestamp, TrackerStatus,
-    parse_cid, parse_go_duration, parse_peer,
+    Cid, GlobalPinInfo, IpfsPath, PeerId, Pin, PinOptions, Timestamp, TrackerStatus, parse_cid,
+    parse_go_duration, parse_peer,
 };
 use ipfs_cluster_bins::manual;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
@@ -219,16 +218,12 @@ async fn health(command: Health, client: &Client, out: &mut Output) -> Result<()
         Health::Metrics { name } => match given(name) {
             None => out.fetch(client, &Request::metric_names(), format::names).await,
             Some(name) => {
-                let show = |text: &mut String, metrics: &Vec<Metric>| {
-                    format::metrics(text, metrics, SystemClock.now());
-                };
+                let show = |text: &mut String, json: &str| format::metrics(text, json, SystemClock.now());
                 out.fetch(client, &Request::metrics(&name)?, show).await
             }
         },
         Health::Alerts => {
-            let show = |text: &mut String, alerts: &Vec<Alert>| {
-                format::alerts(text, alerts, SystemClock.now());
-            };
+            let show = |text: &mut String, json: &str| format::alerts(text, json, SystemClock.now());
             out.fetch(client, &Request::alerts(), show).await
         }
         Health::Bandwidth => out.fetch(client, &Request::bandwidth(), format::bandwidth).await,
@@ -288,13 +283,7 @@ fn find_of(args: &args::Find, is_of_cids: bool) -> Result<Find> {
 }
 
 /// Lists what is found: all of it, or a page.
-async fn found<T: DeserializeOwned + Send + 'static>(
-    request: Request,
-    find: &Find,
-    client: &Client,
-    out: &mut Output,
-    show: Show<T>,
-) -> Result<()> {
+async fn found(request: Request, find: &Find, client: &Client, out: &mut Output, show: Show) -> Result<()> {
     let request = request.find(find);
     if find.limit.is_none() {
         return out.stream(client, [request], show).await;

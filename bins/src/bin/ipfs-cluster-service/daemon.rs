@@ -6,7 +6,7 @@ use ipfs_cluster_bins::service::config::PeerConfig;
 use ipfs_cluster_bins::service::daemon;
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::running::RunOptions;
-use ipfs_cluster_bins::service::{Doing as _, Failure};
+use ipfs_cluster_bins::service::{Doing as _, Failure, open_files};
 
 use crate::cli::Daemon;
 use crate::{block_on, state};
@@ -23,6 +23,7 @@ pub(crate) fn run(folder: Folder, options: &Daemon) -> Result<(), Failure> {
     };
     // Before anything is read, and until everything is written.
     let _lock = folder.lock().doing("obtaining execution lock")?;
+    open_files::raise_limit();
     let (config, warnings) = PeerConfig::load(folder, &process_environment)?;
     state::report(&warnings);
     block_on("starting cluster", daemon::run(config, options))?

@@ -7,7 +7,7 @@ use ipfs_cluster::api::rest::{RestApiSection, hash_password};
 use ipfs_cluster::config::{ConfigSection as _, ServiceJson};
 use ipfs_cluster::{Error, Result as ClusterResult};
 use ipfs_cluster_bins::service::folder::Folder;
-use ipfs_cluster_bins::service::{Doing as _, Failure, prompt};
+use ipfs_cluster_bins::service::{Doing as _, Failure, prompt, source};
 use serde_json::Value;
 
 use crate::{print, terminal};
@@ -78,7 +78,9 @@ fn load(folder: &Folder) -> Result<(ServiceJson, BTreeMap<String, String>), Fail
     const DOING: &str = "loading configurations";
     let file = ServiceJson::load(&folder.service_json()).doing(DOING)?;
     if let Some(url) = file.source() {
-        let text = format!("the users are in the configuration at {url}: change them there");
+        let place = reqwest::Url::parse(&url)
+            .map_or_else(|_| "its source".to_owned(), |url| source::without_credentials(&url));
+        let text = format!("the users are in the configuration at {place}: change them there");
         return Err(Failure::new(DOING, Error::invalid_input(text)));
     }
     let section = file.section(RestApiSection::PATH).doing(DOING)?;

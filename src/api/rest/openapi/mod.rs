@@ -62,7 +62,7 @@ fn build(has_users: bool) -> Value {
 
 const DESCRIPTION: &str = "The REST API of a peer, compatible with that of Go ipfs-cluster. Streams are JSON documents, one \
 on each line; x-itemSchema is the schema of a line, and x-trailers are fields behind the body. Unknown parameters are \
-ignored unless an operation says otherwise, and of one that is there twice the first counts.";
+ignored unless an operation says otherwise. A parameter that is there twice with different values is a 400.";
 
 fn tags() -> Value {
     json!([

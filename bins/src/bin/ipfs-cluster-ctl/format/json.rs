@@ -11,11 +11,7 @@ pub(crate) fn json(text: &mut String, document: &str) {
     while let Some(byte) = bytes.get(at) {
         match byte {
             b' ' | b'\t' | b'\r' | b'\n' => at += 1,
-            b'"' => {
-                let end = end_of_string(bytes, at);
-                string(text, &document[at..end]);
-                at = end;
-            }
+            b'"' => at = string(text, document, at),
             b'{' | b'[' => {
                 text.push(char::from(*byte));
                 at += 1;
@@ -60,36 +56,49 @@ pub(crate) fn json(text: &mut String, document: &str) {
     text.push('\n');
 }
 
-/// Where the string that begins at `start` is over, behind its quotation mark.
-fn end_of_string(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
+/// What ends a string, or may have to be escaped in it: U+2028 and U+2029 begin with 0xe2, and little else does.
+const IS_SPECIAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let special = [b'"', b'\\', b'<', b'>', b'&', 0xe2];
+    let mut at = 0;
+    while at < special.len() {
+        table[special[at] as usize] = true;
+        at += 1;
     }
-    bytes.len()
-}
+    table
+};
 
-/// Copies a string, all of it at once where nothing has to be escaped.
-fn string(text: &mut String, string: &str) {
-    // U+2028 and U+2029 begin with this byte, and little else does.
-    let may_need_escape = |byte: u8| matches!(byte, b'<' | b'>' | b'&' | 0xe2);
-    if !string.bytes().any(may_need_escape) {
-        return text.push_str(string);
-    }
-    for letter in string.chars() {
-        match letter {
-            '<' => text.push_str("\\u003c"),
-            '>' => text.push_str("\\u003e"),
-            '&' => text.push_str("\\u0026"),
-            '\u{2028}' => text.push_str("\\u2028"),
-            '\u{2029}' => text.push_str("\\u2029"),
-            _ => text.push(letter),
+/// Copies the string that begins at `start`, and gives where it is over, behind its quotation mark.
+fn string(text: &mut String, document: &str, start: usize) -> usize {
+    let bytes = document.as_bytes();
+    let (mut copied, mut at) = (start, start + 1);
+    while let Some(byte) = bytes.get(at) {
+        if !IS_SPECIAL[usize::from(*byte)] {
+            at += 1;
+            continue;
         }
+        let (length, escaped) = match byte {
+            b'"' => {
+                at += 1;
+                break;
+            }
+            b'<' => (1, "\\u003c"),
+            b'>' => (1, "\\u003e"),
+            b'&' => (1, "\\u0026"),
+            // What is escaped already stays as it is.
+            b'\\' => (2, ""),
+            _ if bytes[at..].starts_with("\u{2028}".as_bytes()) => (3, "\\u2028"),
+            _ if bytes[at..].starts_with("\u{2029}".as_bytes()) => (3, "\\u2029"),
+            _ => (3, ""),
+        };
+        if !escaped.is_empty() {
+            text.extend([document.get(copied..at).unwrap_or_default(), escaped]);
+            copied = at + length;
+        }
+        at += length;
     }
+    text.push_str(document.get(copied..at).unwrap_or_default());
+    at
 }
 
 fn new_line(text: &mut String, depth: usize) {
@@ -121,6 +130,7 @@ mod tests {
             ("1.50e3", "1.50e3\n"),
             ("null", "null\n"),
             ("\"a<b>&c\"", "\"a\\u003cb\\u003e\\u0026c\"\n"),
+            ("\"<\u{2028}–\u{2029}é\"", "\"\\u003c\\u2028–\\u2029é\"\n"),
             (r#""a\"b\\""#, "\"a\\\"b\\\\\"\n"),
             (
                 r#"{"a":[],"b":{"c":[1,{"d":"x, y: {z}"}]}}"#,
