@@ -341,7 +341,8 @@ async fn a_cleaning_that_failed_but_happened_is_told_once_the_disk_works() {
     storage.fail_afterwards(StorageCall::Write, 0, Error::new(ErrorKind::Io, "the cable is out"));
     assert_eq!(solo.clean().await.unwrap_err().kind(), ErrorKind::Io);
     storage.heal();
-    assert_eq!(events.next().await, Some(StateEvent::Resync));
+    let told = tokio::time::timeout(Duration::from_secs(600), events.next()).await;
+    assert_eq!(told.expect("it is told"), Some(StateEvent::Resync));
     assert_same(&*solo.state(), &Model::default()).await;
 }
 
