@@ -332,6 +332,20 @@ async fn cleaning_tells_readers_to_compare() {
     assert_eq!(events.next().await, Some(StateEvent::Resync));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cleaning_that_failed_but_happened_is_told_once_the_disk_works() {
+    let storage = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+    let solo = solo_on(storage.clone()).await;
+    solo.log_pin(pin(1)).await.unwrap();
+    let mut events = solo.events();
+    storage.fail_afterwards(StorageCall::Write, 0, Error::new(ErrorKind::Io, "the cable is out"));
+    assert_eq!(solo.clean().await.unwrap_err().kind(), ErrorKind::Io);
+    storage.heal();
+    let told = tokio::time::timeout(Duration::from_secs(600), events.next()).await;
+    assert_eq!(told.expect("it is told"), Some(StateEvent::Resync));
+    assert_same(&*solo.state(), &Model::default()).await;
+}
+
 #[tokio::test]
 async fn a_component_that_is_dropped_stops() {
     let solo = solo_on(Arc::new(MemoryStorage::new())).await;

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -71,6 +72,51 @@ async fn until(mut fact: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// A port whose connections get their own bytes back, as one gets that a dial of a port of this machine makes with
+/// itself when the system gives it that very port to dial from.
+async fn mirror() -> (u16, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, count) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                drop(tokio::io::copy(&mut read, &mut write).await);
+            });
+        }
+    });
+    (port, count)
+}
+
+#[tokio::test]
+async fn a_dial_that_reaches_itself_ends_at_once_and_is_not_repeated_in_a_hurry() {
+    for config in [tcp, web_socket, open_network] {
+        let (port, dials) = mirror().await;
+        let id = Identity::generate().id();
+        let kind = if config().listen[0].to_string().ends_with("/ws") { "/ws" } else { "" };
+        let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}{kind}").parse().unwrap();
+        let named = address.clone().with_p2p(id).unwrap();
+        let mut config = config();
+        config.peer_addresses = vec![named.clone()];
+        config.redial_interval = Duration::from_secs(1);
+        let transport = start(config).await;
+        let begun = Instant::now();
+        for address in [named, address] {
+            let error = within(transport.connect(&address)).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::InvalidInput), "{error}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(transport.peers().is_empty());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // Ours, one at the start, and one a second.
+        let count = dials.load(Ordering::Relaxed);
+        assert!((2..=8).contains(&count), "{count} dials");
+        transport.shutdown().await.unwrap();
+    }
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ mod parts;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -203,7 +203,7 @@ async fn a_list_in_another_order_is_put_in_order_and_what_the_peer_cannot_do_is_
     for info in &infos {
         b.cluster.wait(info.cid).await.unwrap();
     }
-    let (transport, _monitor) = Foreign { id: foreign, pins: infos }.start(&peers).await;
+    let (transport, _monitor) = Foreign::new(foreign, infos).start(&peers).await;
     let all = lines(&a.cluster, StatusFilter::ALL).await;
     assert_eq!(all.len(), 100);
     assert!(all.iter().map(|line| line.cid.to_bytes()).is_sorted());
@@ -221,6 +221,60 @@ async fn a_list_in_another_order_is_put_in_order_and_what_the_peer_cannot_do_is_
     let all = lines(&a.cluster, StatusFilter::ALL).await;
     assert!(all.iter().all(|line| line.peer_map[&foreign].status == ClusterError));
     assert_eq!(all[0].peer_map[&foreign].peername, "foreign");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_statuses_is_one_call_for_each_peer_of_ours_and_one_for_each_pin_for_others() {
+    const PINS: usize = 200;
+    let peers = Peers::start(1).await;
+    let [a] = &peers.members[..] else { unreachable!() };
+    let (ours, other) = (peer(8), peer(9));
+    let mut cids = Vec::new();
+    for number in 0..PINS {
+        let cid = a.ipfs.add_sample(format!("content {number}"));
+        a.cluster.pin(cid, PinOptions::default()).await.unwrap();
+        cids.push(cid);
+    }
+    for cid in &cids {
+        a.cluster.wait(*cid).await.unwrap();
+    }
+    let pins =
+        |id| cids.iter().map(|cid| PinInfo::of_cid(*cid, id, PinStatus::new(Pinned, today()))).collect();
+    let (of_ours, of_other) = (Arc::<Mutex<BTreeMap<Method, usize>>>::default(), Arc::default());
+    let foreign = |id, knows_ours, calls: &Arc<_>| Foreign {
+        knows_ours,
+        calls: Arc::clone(calls),
+        ..Foreign::new(id, pins(id))
+    };
+    let first = foreign(ours, true, &of_ours).start(&peers).await;
+    let second = foreign(other, false, &of_other).start(&peers).await;
+    let page = async |limit| {
+        let query = StateQuery::default();
+        a.cluster.status_page(query, StatusFilter::ALL, limit, Scope::Global).await.unwrap().infos
+    };
+    let infos = page(1_000).await;
+    assert_eq!(infos.len(), PINS);
+    for info in &infos {
+        assert_eq!(statuses(info), [(a.id, Pinned), (ours, Pinned), (other, Pinned)].into());
+    }
+    let calls = |calls: &Arc<Mutex<BTreeMap<Method, usize>>>, method| {
+        calls.lock().unwrap().get(&method).copied().unwrap_or(0)
+    };
+    let counts =
+        [Method::StatusOf, Method::Status].map(|method| (calls(&of_ours, method), calls(&of_other, method)));
+    assert_eq!(counts, [(1, 0), (0, PINS)]);
+
+    // One line is one call of the old kind; a peer that breaks off has said what it has said.
+    page(1).await;
+    assert_eq!(calls(&of_ours, Method::Status), 1);
+    drop((first, second));
+    let unknown = infos[PINS / 2].cid;
+    let mut third = Foreign { knows_ours: true, ..Foreign::new(peer(7), pins(peer(7))) };
+    third.pins.retain(|info| info.cid != unknown);
+    let _third = third.start(&peers).await;
+    let said: Vec<_> = page(1_000).await.iter().map(|info| statuses(info)[&peer(7)]).collect();
+    assert!(said[..PINS / 2].iter().all(|status| *status == Pinned), "{said:?}");
+    assert!(said[PINS / 2..].iter().all(|status| *status == ClusterError), "{said:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -309,6 +309,125 @@ async fn a_replacement_that_cannot_switch_over_leaves_the_old_pinset() {
     assert_no_leftovers(&disk, 0).await;
 }
 
+/// A pinset of 30 whose switch to another fails, after or before it is there.
+async fn with_failed_switch(
+    is_there: bool,
+    switch: impl AsyncFnOnce(&StoreState) -> Result<()>,
+) -> (Arc<dyn Storage>, Arc<FaultyStorage>, StoreState) {
+    let disk: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let faulty = Arc::new(FaultyStorage::new(disk.clone()));
+    let state = StoreState::open(faulty.clone()).await.unwrap();
+    apply(&state, 0..30).await;
+    if is_there {
+        faulty.fail_afterwards(StorageCall::Write, 0, io_error());
+    } else {
+        faulty.fail(StorageCall::Write, 0, io_error());
+    }
+    assert_eq!(switch(&state).await.unwrap_err().kind(), ErrorKind::Io);
+    (disk, faulty, state)
+}
+
+async fn replaced(state: &StoreState) -> Result<()> {
+    state.replace(pages(100..200), Arc::new(|_| {})).await.map(drop)
+}
+
+async fn cleared(state: &StoreState) -> Result<()> {
+    state.clear().await
+}
+
+#[tokio::test]
+async fn a_switch_that_failed_but_happened_is_found_out_and_told() {
+    for (is_clear, numbers) in [(false, 100..200), (true, 0..0)] {
+        let switch = async |state: &StoreState| match is_clear {
+            true => cleared(state).await,
+            false => replaced(state).await,
+        };
+        let (disk, faulty, state) = with_failed_switch(true, switch).await;
+        // Until it is certain, nobody may build on what the store shows.
+        assert_eq!(state.durable_snapshot().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(state.settle().await.unwrap_err().kind(), ErrorKind::Io);
+        faulty.heal();
+        assert_eq!(state.settle().await.unwrap(), [StateChange::Replaced]);
+        assert_eq!(state.settle().await.unwrap(), []);
+        state.durable_snapshot().await.unwrap();
+        assert_pins(&state, numbers.clone()).await;
+        assert_no_leftovers(&disk, 1).await;
+        assert_pins(&StoreState::open(disk).await.unwrap(), numbers).await;
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_failed_and_did_not_happen_leaves_the_old_pinset_and_no_rubbish() {
+    for is_clear in [false, true] {
+        let switch = async |state: &StoreState| match is_clear {
+            true => cleared(state).await,
+            false => replaced(state).await,
+        };
+        let (disk, faulty, state) = with_failed_switch(false, switch).await;
+        assert_eq!(state.durable_snapshot().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        faulty.heal();
+        assert_eq!(state.settle().await.unwrap(), []);
+        state.durable_snapshot().await.unwrap();
+        assert_pins(&state, 0..30).await;
+        assert_no_leftovers(&disk, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_written_after_a_switch_that_failed_is_built_on_what_is_there() {
+    let (disk, faulty, state) = with_failed_switch(true, replaced).await;
+    assert_eq!(state.apply(vec![put(1)], Batch::new()).await.unwrap_err().kind(), ErrorKind::Io);
+    faulty.heal();
+    apply(&state, [1]).await;
+    assert_pins(&state, (100..200).chain([1])).await;
+    assert_no_leftovers(&disk, 1).await;
+    assert_eq!(state.settle().await.unwrap(), [StateChange::Replaced]);
+
+    // The same the other way round: what a batch did that failed is nothing that could be told after another write.
+    faulty.fail_afterwards(StorageCall::Write, 0, io_error());
+    assert_eq!(state.apply(vec![put(2)], Batch::new()).await.unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(replaced(&state).await.unwrap_err().kind(), ErrorKind::Io);
+    faulty.heal();
+    faulty.fail(StorageCall::Write, 1, io_error());
+    assert_eq!(replaced(&state).await.unwrap_err().kind(), ErrorKind::Io);
+    faulty.heal();
+    assert_eq!(state.settle().await.unwrap(), [StateChange::Replaced]);
+    assert_pins(&state, (100..200).chain([1, 2])).await;
+    assert_no_leftovers(&disk, 1).await;
+    replaced(&state).await.unwrap();
+    assert_eq!(state.settle().await.unwrap(), []);
+    assert_pins(&state, 100..200).await;
+    assert_no_leftovers(&disk, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_of_what_is_on_disk_does_not_wait_for_a_replacement() {
+    for engine in [None, Some(Engine::Fjall), Some(Engine::Redb)] {
+        let folder = TempDir::new().unwrap();
+        let storage = match engine {
+            None => Arc::new(MemoryStorage::new()) as Arc<dyn Storage>,
+            Some(engine) => engine.open(folder.path()),
+        };
+        let state = StoreState::open(storage).await.unwrap();
+        apply(&state, 0..30).await;
+        let (pages_of, mut more) = futures::channel::mpsc::channel(1);
+        let (mut pages_of, importing) = (pages_of, state.clone());
+        let import = tokio::spawn(async move {
+            let pins = stream::poll_fn(move |cx| more.poll_next_unpin(cx)).boxed();
+            importing.replace(pins, Arc::new(|_| {})).await
+        });
+        for number in 100..104 {
+            futures::SinkExt::send(&mut pages_of, Ok(vec![pin(number)])).await.unwrap();
+        }
+        let snapshot = tokio::time::timeout(Duration::from_secs(5), state.durable_snapshot()).await;
+        let page = state.values(&*snapshot.expect("no waiting").unwrap(), KeyRange::all(), 100).unwrap();
+        assert_eq!(page.entries.len(), 30);
+        drop(pages_of);
+        assert_eq!(import.await.unwrap().unwrap(), 4);
+        assert_pins(&state, 100..104).await;
+    }
+}
+
 #[tokio::test]
 async fn a_replaced_pinset_that_cannot_be_removed_yet_harms_nobody() {
     let disk: Arc<dyn Storage> = Arc::new(MemoryStorage::new());

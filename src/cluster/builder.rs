@@ -403,7 +403,7 @@ impl Parts {
             Arc::clone(&clock),
         );
         // Subscribe before anything can change the pinset through us.
-        let subscriptions = Subscriptions { state: consensus.events(), alerts: monitor.alerts() };
+        let subscriptions = Subscriptions { state: consensus.events(), monitor: monitor.events() };
         let tracker = Arc::clone(started.tracker.insert((self.make_tracker)(tracker_cx).await?));
         let mut informer_cx = InformerContext::new(peer, Arc::clone(&ipfs), Arc::clone(&clock));
         let queue = Arc::clone(&tracker);

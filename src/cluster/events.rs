@@ -7,6 +7,7 @@ use futures::stream::{BoxStream, select_all};
 
 use super::Cluster;
 use crate::consensus::StateEvent;
+use crate::monitor::MonitorEvent;
 use crate::tracker::TrackerEvent;
 use crate::types::{Alert, Pin, PinInfo};
 
@@ -41,7 +42,10 @@ impl Cluster {
             TrackerEvent::StatusChanged(info) => ClusterEvent::StatusChanged(info),
             TrackerEvent::Resync => ClusterEvent::Resync,
         });
-        let alerts = inner.monitor.alerts().map(|alert| ClusterEvent::Alert(Arc::new(alert)));
+        let alerts = inner.monitor.events().map(|event| match event {
+            MonitorEvent::Alert(alert) => ClusterEvent::Alert(Arc::new(alert)),
+            MonitorEvent::Resync => ClusterEvent::Resync,
+        });
         let cancelled = inner.life.cancel.clone().cancelled_owned();
         select_all([state.boxed(), tracker.boxed(), alerts.boxed()]).take_until(cancelled).boxed()
     }

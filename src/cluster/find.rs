@@ -12,8 +12,6 @@ use crate::error::Result;
 use crate::state::{PAGE_LIMIT_MAX, StateCursor, StateOrder, StatePage, StateQuery, salt};
 use crate::types::{GlobalPinInfo, Pin, PinOptions, StatusFilter, TrackerStatus};
 
-/// CIDs whose status is asked for at the same time.
-const STATUS_ITEMS_AT_ONCE: usize = 64;
 /// Most entries of the pinset whose status is asked for to fill one page.
 const PAGE_STATUSES_MAX: usize = PAGE_LIMIT_MAX;
 /// Most lines looked at to fill one page from a list of what is in hand or failed.
@@ -51,7 +49,8 @@ impl Cluster {
     }
 
     /// Where the pins of a query stand that have a status of the filter on any peer asked, at most `limit` of them.
-    /// Each peer is asked only about the pins of the page, and of these only about those it must hold.
+    /// Each peer is asked only about the pins of the page, and of these only about those it must hold: in one call for
+    /// each 1,024 of them, or in one for each where the peer knows no other way.
     ///
     /// As with pages of the pinset the work is bounded: where few pins have such a status, a page may have fewer lines
     /// than asked for, or none; the last one is the one without a cursor. A filter of nothing but operations
@@ -68,7 +67,7 @@ impl Cluster {
         limit: usize,
         scope: Scope,
     ) -> Result<StatusPage> {
-        self.inner.status_page(query, filter, limit, scope).await
+        self.inner.status_page(Asked { query, filter, scope }, limit).await
     }
 
     /// The same as one stream from the query's cursor, or its beginning, to the end. Memory does not depend on the
@@ -97,14 +96,14 @@ impl Cluster {
                     }
                 }
             } else {
-                let mut asked = query;
+                let mut asked = Asked { query, filter, scope };
                 loop {
-                    let page = inner.status_page(asked.clone(), filter, STREAM_PAGE_ITEMS, scope).await?;
+                    let page = inner.status_page(asked.clone(), STREAM_PAGE_ITEMS).await?;
                     if !page.infos.is_empty() {
                         yield page.infos;
                     }
                     match page.next {
-                        Some(next) => asked.after = Some(next),
+                        Some(next) => asked.query.after = Some(next),
                         None => break,
                     }
                 }
@@ -114,80 +113,63 @@ impl Cluster {
     }
 }
 
+/// Which statuses of which pins on which peers.
+#[derive(Clone, Debug)]
+struct Asked {
+    query: StateQuery,
+    filter: StatusFilter,
+    scope: Scope,
+}
+
 /// Lines in one page of a stream of statuses.
 const STREAM_PAGE_ITEMS: usize = 1_024;
 
 impl Inner {
-    async fn status_page(
-        self: &Arc<Self>,
-        mut query: StateQuery,
-        filter: StatusFilter,
-        limit: usize,
-        scope: Scope,
-    ) -> Result<StatusPage> {
+    async fn status_page(self: &Arc<Self>, mut asked: Asked, limit: usize) -> Result<StatusPage> {
         self.check_alive()?;
         let limit = limit.clamp(1, PAGE_LIMIT_MAX);
-        let salt = salt_of(filter, scope);
-        query.after = query.after.map(|cursor| cursor.salted(salt));
-        let page = if is_by_operations(&query, filter) {
-            self.operations_page(query, filter, limit, scope).await
+        let salt = salt_of(asked.filter, asked.scope);
+        asked.query.after = asked.query.after.map(|cursor| cursor.salted(salt));
+        let page = if is_by_operations(&asked.query, asked.filter) {
+            self.operations_page(asked, limit).await
         } else {
-            self.pinset_page(query, filter, limit, scope).await
+            self.pinset_page(asked, limit).await
         };
         page.map(|page| StatusPage { next: page.next.map(|cursor| cursor.salted(salt)), ..page })
     }
 
     /// Pins as the pinset lists them, each with its status.
-    async fn pinset_page(
-        self: &Arc<Self>,
-        mut query: StateQuery,
-        filter: StatusFilter,
-        limit: usize,
-        scope: Scope,
-    ) -> Result<StatusPage> {
-        let members = match scope {
+    async fn pinset_page(self: &Arc<Self>, mut asked: Asked, limit: usize) -> Result<StatusPage> {
+        let members = match asked.scope {
             Scope::Local => Vec::new(),
             Scope::Global => self.asked().await?,
         };
         let mut page = StatusPage::default();
-        let mut asked = 0;
+        let mut looked_at = 0;
         loop {
             let left = limit - page.infos.len();
-            let StatePage { pins, next } = self.state.page(query.clone(), left).await?;
-            asked += pins.len();
+            let StatePage { pins, next } = self.state.page(asked.query.clone(), left).await?;
+            looked_at += pins.len();
             let is_bounded = pins.is_empty();
             let own = self.tracker.statuses(pins.clone()).await?;
-            let lines = futures::stream::iter(pins.into_iter().zip(own));
-            let members = members.as_slice();
-            let mut infos = lines
-                .map(|(pin, own)| async move {
-                    match scope {
-                        Scope::Local => own.into(),
-                        Scope::Global => self.others_too(&pin, own, members).await,
-                    }
-                })
-                .buffered(STATUS_ITEMS_AT_ONCE);
-            while let Some(info) = infos.next().await {
-                page.infos.extend(filtered(info, filter));
-            }
+            let infos = match asked.scope {
+                Scope::Local => own.into_iter().map(Into::into).collect(),
+                Scope::Global => self.others_too(pins.into_iter().zip(own).collect(), &members).await,
+            };
+            page.infos.extend(infos.into_iter().filter_map(|info| filtered(info, asked.filter)));
             page.next = next;
             let Some(next) = &page.next else { break };
-            if is_bounded || page.infos.len() >= limit || asked >= PAGE_STATUSES_MAX {
+            if is_bounded || page.infos.len() >= limit || looked_at >= PAGE_STATUSES_MAX {
                 break;
             }
-            query.after = Some(next.clone());
+            asked.query.after = Some(next.clone());
         }
         Ok(page)
     }
 
     /// What has an operation, as the peers list them.
-    async fn operations_page(
-        self: &Arc<Self>,
-        query: StateQuery,
-        filter: StatusFilter,
-        limit: usize,
-        scope: Scope,
-    ) -> Result<StatusPage> {
+    async fn operations_page(self: &Arc<Self>, asked: Asked, limit: usize) -> Result<StatusPage> {
+        let Asked { query, filter, scope } = asked;
         let after = query.position()?;
         let mut lines = self.all(AskAll::Status(filter), scope);
         let mut page = StatusPage::default();

@@ -103,6 +103,7 @@ impl RequestHandler for Handler {
             | Request::StatusAll(_)
             | Request::SyncAll
             | Request::StatusAllSorted { .. }
+            | Request::StatusOf(_)
             | Request::BlockStream => return Err(misplaced(&request)),
         })
     }
@@ -117,6 +118,7 @@ impl RequestHandler for Handler {
             Request::RecoverAllLocal => pins(inner.tracker.recover_all()),
             Request::SyncAll => pins(inner.tracker.sync_all()),
             Request::StatusAll(filter) => pins(inner.tracker.status_all(filter)),
+            Request::StatusOf(cids) => once(Page::Pins(inner.own_of(cids).await?)),
             Request::StatusAllSorted { filter, after } => {
                 let all = inner.tracker.status_all(filter);
                 pins(match after {

@@ -1,6 +1,6 @@
 //! Where pins stand, on this peer and on all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -10,7 +10,7 @@ use super::merge::{Member, merge};
 use super::spool::Spools;
 use super::{Cluster, Inner, Scope};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rpc::fan_out;
+use crate::rpc::{STATUS_OF_CIDS_MAX, fan_out};
 use crate::state::StateQuery;
 use crate::tracker::key::CidKey;
 use crate::types::{
@@ -137,11 +137,7 @@ impl Inner {
     pub(super) async fn one(&self, ask: Ask, cid: &Cid) -> Result<GlobalPinInfo> {
         let members = self.asked().await?;
         let pin = self.state.get(cid).await?;
-        let mut asked = whom_to_ask(pin.as_ref(), &members);
-        asked.remove(&self.peer);
-        if self.config.follower_mode {
-            asked.clear();
-        }
+        let asked = self.others_asked(pin.as_ref(), &members);
         let others = fan_out(asked.iter().copied(), |peer| self.other(ask, peer, cid));
         let (own, answers) = tokio::join!(self.own(ask, cid), others.collect::<Vec<_>>());
         let now = self.clock.now();
@@ -159,16 +155,93 @@ impl Inner {
         Ok(self.together(pin.as_ref(), own, answers, &asked, &members))
     }
 
-    /// What all members answer about the status of an entry of the pinset of which this peer's own answer is known.
-    pub(super) async fn others_too(&self, pin: &Pin, own: PinInfo, members: &[PeerId]) -> GlobalPinInfo {
-        let mut asked = whom_to_ask(Some(pin), members);
-        asked.remove(&self.peer);
+    /// The other peers that are asked about a pin.
+    fn others_asked(&self, pin: Option<&Pin>, members: &[PeerId]) -> BTreeSet<PeerId> {
         if self.config.follower_mode {
-            asked.clear();
+            return BTreeSet::new();
         }
-        let others = fan_out(asked.iter().copied(), |peer| self.other(Ask::Status, peer, &pin.cid));
-        let answers = others.collect().await;
-        self.together(Some(pin), own, answers, &asked, members)
+        let mut asked = whom_to_ask(pin, members);
+        asked.remove(&self.peer);
+        asked
+    }
+
+    /// What this peer answers about the status of many CIDs, in their order. What one of them fails with is its answer.
+    pub(super) async fn own_of(&self, cids: Vec<Cid>) -> Result<Vec<PinInfo>> {
+        let (mut pins, mut others) = (Vec::with_capacity(cids.len()), BTreeMap::new());
+        for (place, cid) in cids.iter().enumerate() {
+            if let Ok(Some(pin)) = self.state.get(cid).await {
+                pins.push(pin);
+                continue;
+            }
+            let info = self.own(Ask::Status, cid).await.unwrap_or_else(|error| {
+                PinInfo::of_cid(*cid, self.peer, self.failed_status(&self.peer, &error, self.clock.now()))
+            });
+            others.insert(place, info);
+        }
+        let mut of_pins = self.tracker.statuses(pins).await?.into_iter();
+        Ok((0..cids.len()).filter_map(|place| others.remove(&place).or_else(|| of_pins.next())).collect())
+    }
+
+    /// What all members answer about the status of entries of the pinset of which this peer's own answers are known.
+    pub(super) async fn others_too(
+        &self,
+        known: Vec<(Pin, PinInfo)>,
+        members: &[PeerId],
+    ) -> Vec<GlobalPinInfo> {
+        let asked: Vec<_> = known.iter().map(|(pin, _)| self.others_asked(Some(pin), members)).collect();
+        let mut questions: BTreeMap<PeerId, Vec<usize>> = BTreeMap::new();
+        for (place, peers) in asked.iter().enumerate() {
+            peers.iter().for_each(|peer| questions.entry(*peer).or_default().push(place));
+        }
+        let others = fan_out(questions.keys().copied(), |peer| {
+            let places = questions.get(&peer).map(Vec::as_slice).unwrap_or_default();
+            self.other_of(peer, places.iter().map(|place| known[*place].0.cid).collect())
+        });
+        let others: Vec<_> = others.collect().await;
+        let mut answers: Vec<Vec<_>> = vec![Vec::new(); known.len()];
+        for (peer, statuses) in others {
+            for (place, status) in questions[&peer].iter().zip(statuses) {
+                answers[*place].push((peer, status));
+            }
+        }
+        let lines = known.into_iter().zip(answers).zip(&asked);
+        lines
+            .map(|(((pin, own), answers), asked)| self.together(Some(&pin), own, answers, asked, members))
+            .collect()
+    }
+
+    /// What another peer answers about the status of many CIDs, in their order: in few calls where it knows how, in one
+    /// call each where it does not, as Go peers.
+    async fn other_of(&self, peer: PeerId, cids: Vec<Cid>) -> Vec<Result<PinStatus>> {
+        let mut statuses = Vec::with_capacity(cids.len());
+        // One is one call in any case, and all peers know that one.
+        if cids.len() > 1 {
+            match self.other_in_parts(peer, &cids, &mut statuses).await {
+                Err(error) if error.kind() == ErrorKind::Unsupported && statuses.is_empty() => {}
+                Ok(()) => return statuses,
+                Err(error) => {
+                    statuses.resize_with(cids.len(), || Err(error.clone()));
+                    return statuses;
+                }
+            }
+        }
+        let calls = stream::iter(cids).map(|cid| async move { self.other(Ask::Status, peer, &cid).await });
+        calls.buffered(STATUS_PAGE_ITEMS).collect().await
+    }
+
+    async fn other_in_parts(
+        &self,
+        peer: PeerId,
+        cids: &[Cid],
+        statuses: &mut Vec<Result<PinStatus>>,
+    ) -> Result<()> {
+        for part in cids.chunks(STATUS_OF_CIDS_MAX) {
+            let mut pages = self.client.status_of(&peer, part.to_vec());
+            while let Some(page) = pages.next().await {
+                statuses.extend(page?.into_iter().map(|info| Ok(info.status)));
+            }
+        }
+        Ok(())
     }
 
     /// One line of what this peer and others said.

@@ -33,8 +33,9 @@ use crate::consensus::StateEvent;
 use crate::error::{Error, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
+use crate::monitor::MonitorEvent;
 use crate::state::StateQuery;
-use crate::types::{Alert, Metric, PinOperation, PinType, Revision};
+use crate::types::{Metric, PinOperation, PinType, Revision};
 
 /// Shortest time between two runs of anything periodic, so that a metric's tiny time to live cannot spin.
 pub(super) const PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ pub(super) struct Wakes {
 /// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
 pub(super) struct Subscriptions {
     pub(super) state: BoxStream<'static, StateEvent>,
-    pub(super) alerts: BoxStream<'static, Alert>,
+    pub(super) monitor: BoxStream<'static, MonitorEvent>,
 }
 
 /// Makes every task of a peer.
@@ -71,7 +72,7 @@ pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task>
         task("state_sync", inner, state_sync(Arc::clone(inner))),
         task("pin_recover", inner, pin_recover(Arc::clone(inner))),
         task("ping", inner, ping(Arc::clone(inner))),
-        task("alerts", inner, alerts(Arc::clone(inner), subscriptions.alerts)),
+        task("alerts", inner, alerts(Arc::clone(inner), subscriptions.monitor)),
         task("repin", inner, repin(Arc::clone(inner))),
         task("swarms", inner, swarms(Arc::clone(inner))),
         task("watch_peers", inner, watch_peers(Arc::clone(inner))),
@@ -290,8 +291,15 @@ impl Inner {
     }
 }
 
-async fn alerts(inner: Arc<Inner>, mut alerts: BoxStream<'static, Alert>) {
-    while let Some(alert) = alerts.next().await {
+async fn alerts(inner: Arc<Inner>, mut events: BoxStream<'static, MonitorEvent>) {
+    while let Some(event) = events.next().await {
+        let MonitorEvent::Alert(alert) = event else {
+            // Some of those who died may be unknown; the walk looks for all that are dead.
+            if !inner.config.follower_mode && !inner.config.disable_repinning {
+                inner.wakes.repin.notify_one();
+            }
+            continue;
+        };
         let Metric { name, peer, .. } = &alert.metric;
         if name == "ping" {
             warn!(%peer, "no ping for too long: this peer is down, or not connected with us");

@@ -1,6 +1,10 @@
 //! The `peerstore` file: one address for each line, most important first.
 
+use std::convert::Infallible;
 use std::path::Path;
+use std::time::Duration;
+
+use tracing::warn;
 
 use super::file::{self, MODE_SHARED};
 use crate::error::{ErrorKind, Result};
@@ -8,6 +12,8 @@ use crate::types::{Multiaddr, parse_multiaddr};
 
 /// Largest file that is read: more than 10,000 addresses.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+/// How often [`keep`] looks whether there is something to save.
+pub const SAVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Most lines that are complained of; of the rest the number is said.
 const PROBLEMS_MAX: usize = 100;
 
@@ -61,6 +67,29 @@ pub fn save(path: &Path, addresses: &[Multiaddr]) -> Result<()> {
     file::write_atomically(path, text.as_bytes(), MODE_SHARED)
 }
 
+/// Keeps the file up to date, so that a peer that is killed finds the others again: looks every [`SAVE_INTERVAL`] at
+/// what is known, and replaces the file when that is another list than the file had, or was saved last. A list without
+/// addresses is not saved: whoever knows nobody for a while has use for those it knew. What cannot be saved is logged
+/// and tried again. Never returns; drop it to stop. Cancel-safe: the file is always whole.
+pub async fn keep(path: &Path, known: impl Fn() -> Vec<Multiaddr>) -> Infallible {
+    // One that cannot be read was complained of at the start, and is replaced.
+    let mut saved = load(path).map(|peerstore| peerstore.addresses).unwrap_or_default();
+    loop {
+        tokio::time::sleep(SAVE_INTERVAL).await;
+        let now = known();
+        if now.is_empty() || now == saved {
+            continue;
+        }
+        let (path_to_save, addresses) = (path.to_owned(), now.clone());
+        let saving = tokio::task::spawn_blocking(move || save(&path_to_save, &addresses));
+        match saving.await {
+            Ok(Ok(())) => saved = now,
+            Ok(Err(error)) => warn!(%error, "could not save the peerstore; trying again later"),
+            Err(error) => warn!(%error, "could not save the peerstore; trying again later"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +109,44 @@ mod tests {
         assert_eq!(load(&path).unwrap().addresses, addresses);
         save(&path, &[]).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_follows_what_is_known_and_is_left_alone_while_that_stays_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peerstore");
+        let list =
+            |texts: &[&str]| -> Vec<Multiaddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        save(&path, &list(&[FIRST])).unwrap();
+        let known = std::sync::Mutex::new(list(&[FIRST]));
+        let kept = keep(&path, || known.lock().unwrap().clone());
+        let test = async {
+            let text = || std::fs::read_to_string(&path).unwrap();
+            let pass = || tokio::time::sleep(SAVE_INTERVAL + Duration::from_secs(1));
+            // It has what is known already: whoever changes it now is not overwritten.
+            std::fs::write(&path, "# by hand\n").unwrap();
+            pass().await;
+            assert_eq!(text(), "# by hand\n");
+            *known.lock().unwrap() = list(&[SECOND, FIRST]);
+            pass().await;
+            assert_eq!(text(), format!("{SECOND}\n{FIRST}\n"));
+            known.lock().unwrap().clear();
+            pass().await;
+            assert_eq!(text(), format!("{SECOND}\n{FIRST}\n"));
+            // A folder that is gone for a while is no reason to give up.
+            let aside = folder.path().with_extension("aside");
+            std::fs::rename(folder.path(), &aside).unwrap();
+            *known.lock().unwrap() = list(&[SECOND]);
+            pass().await;
+            std::fs::rename(&aside, folder.path()).unwrap();
+            pass().await;
+            assert_eq!(text(), format!("{SECOND}\n"));
+        };
+        tokio::select! {
+            biased;
+            never = kept => match never {},
+            () = test => {}
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl EventSender {
             match change {
                 StateChange::Pinned(pin) => self.tell(StateEvent::Pinned(pin.clone())),
                 StateChange::Unpinned(pin) => self.tell(StateEvent::Unpinned(pin.clone())),
+                StateChange::Replaced => self.tell(StateEvent::Resync),
                 StateChange::Unchanged => {}
             }
         }

@@ -130,7 +130,7 @@ impl Consensus for Solo {
         let changes = self.call(Work::Apply(vec![PinOperation::Unpin(*cid)])).await?;
         Ok(changes.into_iter().find_map(|change| match change {
             StateChange::Unpinned(pin) => Some(pin),
-            StateChange::Pinned(_) | StateChange::Unchanged => None,
+            StateChange::Pinned(_) | StateChange::Unchanged | StateChange::Replaced => None,
         }))
     }
 
@@ -255,8 +255,10 @@ impl Committer {
             }
             Work::Clean => {
                 let result = self.state.clear().await;
-                if result.is_ok() {
-                    self.events.tell(StateEvent::Resync);
+                match &result {
+                    Ok(()) => self.events.tell(StateEvent::Resync),
+                    // It may be gone all the same.
+                    Err(_) => self.retry.failed(),
                 }
                 reply.send(result.clone().map(|()| Vec::new()));
                 result

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::watch::Watch;
-use super::{Monitor, MonitorConfig, MonitorContext};
+use super::{Monitor, MonitorConfig, MonitorContext, MonitorEvent};
 use crate::error::Result;
-use crate::types::{Alert, Metric, PeerId};
+use crate::types::{Metric, PeerId};
 
 /// Keeps metrics of this peer and of whoever else they are recorded for, and raises alerts.
 ///
@@ -58,8 +58,8 @@ impl Monitor for LocalMonitor {
         self.watch.known.names()
     }
 
-    fn alerts(&self) -> BoxStream<'static, Alert> {
-        self.watch.alerts()
+    fn events(&self) -> BoxStream<'static, MonitorEvent> {
+        self.watch.events()
     }
 
     fn forget(&self, peer: &PeerId) {
@@ -99,9 +99,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_alert_comes_with_the_first_check_after_the_expiry() {
         let monitor = monitor();
-        let mut alerts = monitor.alerts();
+        let mut events = monitor.events();
         monitor.record(metric("ping", 1, "", 15 * SECOND)).await.unwrap();
-        let alert = alerts.next().await.unwrap();
+        let Some(MonitorEvent::Alert(alert)) = events.next().await else { panic!("no alert") };
         assert_eq!(alert.triggered_at, Timestamp::from_unix_seconds(30), "not expired at the check at 15 s");
     }
 
@@ -119,7 +119,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn peers_that_are_gone_make_room_after_their_alert_and_others_never() {
         let monitor = monitor();
-        let mut alerts = monitor.alerts();
+        let mut events = monitor.events();
         monitor.record(metric("ping", 0, "stays", 1_000 * SECOND)).await.unwrap();
         for number in 1..PEERS_MAX as u32 {
             monitor.record(metric("ping", number, "", i64::from(number))).await.unwrap();
@@ -129,7 +129,7 @@ mod tests {
         let error = monitor.record(newcomer(5_000)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QueueFull, "expired, but nobody was told yet");
 
-        alerts.next().await.unwrap();
+        events.next().await.unwrap();
         for number in 5_000..5_000 + PEERS_MAX as u32 - 1 {
             monitor.record(newcomer(number)).await.unwrap();
         }
@@ -141,10 +141,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_monitor_that_is_dropped_ends_its_checks_and_streams() {
         let monitor = monitor();
-        let (mut alerts, tasks) = (monitor.alerts(), monitor.watch.tasks.clone());
+        let (mut events, tasks) = (monitor.events(), monitor.watch.tasks.clone());
         drop(monitor);
         tasks.wait().await;
-        assert_eq!(alerts.next().await, None);
+        assert_eq!(events.next().await, None);
     }
 
     #[test]

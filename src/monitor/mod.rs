@@ -46,6 +46,15 @@ impl MonitorContext {
     }
 }
 
+/// What a monitor tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MonitorEvent {
+    /// A metric of a peer stopped coming.
+    Alert(Alert),
+    /// Alerts were dropped, because the reader was too slow: look at [`Monitor::latest`] for who is still there.
+    Resync,
+}
+
 /// Metrics of all peers.
 #[async_trait]
 pub trait Monitor: fmt::Debug + Send + Sync + 'static {
@@ -74,13 +83,14 @@ pub trait Monitor: fmt::Debug + Send + Sync + 'static {
     fn names(&self) -> Vec<String>;
 
     /// Alerts from now on: one for each peer and name when its latest metric expires, and none again until a
-    /// valid one came. Bounded; the oldest are dropped for a slow reader.
-    fn alerts(&self) -> BoxStream<'static, Alert>;
+    /// valid one came. Bounded; the oldest are dropped for a slow reader, who gets [`MonitorEvent::Resync`] in their
+    /// place.
+    fn events(&self) -> BoxStream<'static, MonitorEvent>;
 
     /// Forgets a peer, which then raises no alert.
     fn forget(&self, peer: &PeerId);
 
-    /// Stops. Idempotent; publish and record after it are `ShutDown`, and streams of alerts end.
+    /// Stops. Idempotent; publish and record after it are `ShutDown`, and streams of events end.
     async fn shutdown(&self) -> Result<()>;
 }
 
@@ -102,8 +112,8 @@ impl<T: Monitor + ?Sized> Monitor for Arc<T> {
     fn names(&self) -> Vec<String> {
         (**self).names()
     }
-    fn alerts(&self) -> BoxStream<'static, Alert> {
-        (**self).alerts()
+    fn events(&self) -> BoxStream<'static, MonitorEvent> {
+        (**self).events()
     }
     fn forget(&self, peer: &PeerId) {
         (**self).forget(peer);

@@ -7,11 +7,13 @@ use futures::stream::{BoxStream, StreamExt as _};
 use tracing::{debug, trace};
 
 use super::watch::{COMPONENT, Known, Watch};
-use super::{METRIC_NAME_BYTES_MAX, METRIC_VALUE_BYTES_MAX, Monitor, MonitorConfig, MonitorContext};
+use super::{
+    METRIC_NAME_BYTES_MAX, METRIC_VALUE_BYTES_MAX, Monitor, MonitorConfig, MonitorContext, MonitorEvent,
+};
 use crate::error::{Error, Result};
 use crate::rpc::{decode_metric, encode_metric};
 use crate::transport::{GossipMessage, MessageValidator, PeerTransport, Topic, Verdict};
-use crate::types::{Alert, Metric, PeerId};
+use crate::types::{Metric, PeerId};
 
 /// The topic that metrics travel on.
 pub const METRICS_TOPIC: &str = "monitor.metrics";
@@ -132,8 +134,8 @@ impl Monitor for PubSubMonitor {
         self.watch.known.names()
     }
 
-    fn alerts(&self) -> BoxStream<'static, Alert> {
-        self.watch.alerts()
+    fn events(&self) -> BoxStream<'static, MonitorEvent> {
+        self.watch.events()
     }
 
     fn forget(&self, peer: &PeerId) {
@@ -185,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_metric_reaches_everybody_and_its_silence_is_alerted_everywhere_again_and_again() {
         let (_network, _transports, monitors) = row(4).await;
-        let mut alerts: Vec<_> = monitors.iter().map(PubSubMonitor::alerts).collect();
+        let mut events: Vec<_> = monitors.iter().map(PubSubMonitor::events).collect();
         for _ in 0..2 {
             let now = monitors[0].watch.known.clock_now();
             let ping = metric("ping", 0, "here", now.unix_nanoseconds() + 30 * SECOND);
@@ -196,8 +198,8 @@ mod tests {
                 assert_eq!(known.len(), 1);
                 assert_eq!(Metric { received_at: 0, ..known[0].clone() }, ping);
             }
-            for alerts in &mut alerts {
-                let alert = alerts.next().await.unwrap();
+            for events in &mut events {
+                let Some(MonitorEvent::Alert(alert)) = events.next().await else { panic!("no alert") };
                 assert_eq!((alert.metric.name.as_str(), alert.metric.peer), ("ping", peer(0)));
             }
             assert!(monitors.iter().all(|monitor| monitor.latest("ping").is_empty()));

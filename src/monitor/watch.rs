@@ -10,9 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::MonitorConfig;
 use super::failure::Failures;
 use super::window::Windows;
+use super::{MonitorConfig, MonitorEvent};
 use crate::clock::WallClock;
 use crate::config::ConfigSection as _;
 use crate::error::{Error, ErrorKind, Result};
@@ -99,20 +99,19 @@ impl Watch {
         self.tasks.spawn_on(run, &self.runtime);
     }
 
-    /// Alerts from now on; none once it is shut down.
-    pub(super) fn alerts(&self) -> BoxStream<'static, Alert> {
+    /// What happens from now on; nothing once it is shut down.
+    pub(super) fn events(&self) -> BoxStream<'static, MonitorEvent> {
         let Some(receiver) = self.known.metrics().alerts.as_ref().map(broadcast::Sender::subscribe) else {
             return stream::empty().boxed();
         };
         let next = |mut receiver: broadcast::Receiver<Alert>| async move {
-            loop {
-                match receiver.recv().await {
-                    Ok(alert) => return Some((alert, receiver)),
-                    Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "alerts dropped for a slow reader")
-                    }
-                    Err(RecvError::Closed) => return None,
+            match receiver.recv().await {
+                Ok(alert) => Some((MonitorEvent::Alert(alert), receiver)),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "alerts dropped for a slow reader");
+                    Some((MonitorEvent::Resync, receiver))
                 }
+                Err(RecvError::Closed) => None,
             }
         };
         stream::unfold(receiver, next).boxed()

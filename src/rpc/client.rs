@@ -171,6 +171,28 @@ impl PeerClient {
         until_error(checked).boxed()
     }
 
+    /// Where these CIDs stand on a peer, in their order, at most [`STATUS_OF_CIDS_MAX`](super::STATUS_OF_CIDS_MAX), in
+    /// pages as they arrive; an answer about others, or about fewer, is `Corrupt`. Ends after its first error. Only our
+    /// own peers have it: `Unsupported` else.
+    pub fn status_of(&self, peer: &PeerId, cids: Vec<Cid>) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        let asked = *peer;
+        let mut pages = self.pin_infos(peer, Request::StatusOf(cids.clone()));
+        let checked = try_stream! {
+            let mut left = cids.into_iter();
+            while let Some(page) = pages.next().await {
+                let page = page?;
+                if page.iter().any(|info| left.next() != Some(info.cid)) {
+                    Err(malformed(format!("{asked} answers about other cids than it was asked about")))?;
+                }
+                yield page;
+            }
+            if left.len() > 0 {
+                Err(malformed(format!("{asked} says nothing about {} cids it was asked about", left.len())))?;
+            }
+        };
+        checked.boxed()
+    }
+
     /// Retries a CID on a peer and gives its status after queueing.
     ///
     /// # Errors

@@ -98,6 +98,7 @@ pub(crate) fn request_samples() -> Vec<Vec<u8>> {
         Request::StatusAll(StatusFilter::QUEUED),
         Request::StatusAllSorted { filter: StatusFilter::QUEUED, after: Some(cid) },
         Request::Status(cid),
+        Request::StatusOf(vec![cid, cid]),
         Request::LogUnpin(cid),
     ];
     requests.iter().filter_map(Request::encode_argument).collect()

@@ -61,12 +61,18 @@ pub enum Method {
     SyncAll,
     /// Ours: as `StatusAll`, in ascending order of the binary CID and from any point on.
     StatusAllSorted,
+    /// Ours: `Status` of many CIDs.
+    StatusOf,
     /// Ours: what tells whether two peers have the same pinset.
     PinsetDigest,
 }
 
 /// Longest header, and longest argument that is a CID, a peer id, a number or nothing, in bytes.
 pub(super) const SMALL_BYTES_MAX: usize = 4 * 1024;
+/// Most CIDs in one call of [`Method::StatusOf`].
+pub const STATUS_OF_CIDS_MAX: usize = 1024;
+/// Longest argument that is a list of so many CIDs, in bytes: one has at most 100.
+pub(super) const CIDS_BYTES_MAX: usize = 128 * 1024;
 /// Longest entry of the pinset, in bytes.
 pub(super) const PIN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest block with its CID, in bytes.
@@ -74,7 +80,7 @@ pub(super) const BLOCK_OBJECT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Id,
         Self::IdStream,
         Self::PeerAdd,
@@ -97,6 +103,7 @@ impl Method {
         Self::Sync,
         Self::SyncAll,
         Self::StatusAllSorted,
+        Self::StatusOf,
         Self::PinsetDigest,
     ];
 
@@ -125,6 +132,7 @@ impl Method {
             Self::Sync => ("PinTracker", "Sync"),
             Self::SyncAll => ("PinTracker", "SyncAll"),
             Self::StatusAllSorted => ("PinTracker", "StatusAllSorted"),
+            Self::StatusOf => ("PinTracker", "StatusOf"),
             Self::PinsetDigest => ("Cluster", "PinsetDigest"),
         }
     }
@@ -151,6 +159,7 @@ impl Method {
             | Self::Sync
             | Self::SyncAll
             | Self::StatusAllSorted
+            | Self::StatusOf
             | Self::PinsetDigest => Access::Trusted,
         }
     }
@@ -163,7 +172,8 @@ impl Method {
             | Self::RecoverAllLocal
             | Self::StatusAll
             | Self::SyncAll
-            | Self::StatusAllSorted => Shape::Stream,
+            | Self::StatusAllSorted
+            | Self::StatusOf => Shape::Stream,
             Self::BlockStream => Shape::BlockStream,
             Self::Id
             | Self::PeerAdd
@@ -186,7 +196,10 @@ impl Method {
 
     /// Whether it is ours alone, and travels on [`EXTRA_PROTOCOL`].
     pub const fn is_extra(self) -> bool {
-        matches!(self, Self::Sync | Self::SyncAll | Self::StatusAllSorted | Self::PinsetDigest)
+        matches!(
+            self,
+            Self::Sync | Self::SyncAll | Self::StatusAllSorted | Self::StatusOf | Self::PinsetDigest
+        )
     }
 
     /// What a stream for it is opened under.
@@ -199,6 +212,7 @@ impl Method {
         match self {
             Self::LogPin | Self::LogUnpin => PIN_BYTES_MAX,
             Self::BlockStream => BLOCK_OBJECT_BYTES_MAX,
+            Self::StatusOf => CIDS_BYTES_MAX,
             _ => SMALL_BYTES_MAX,
         }
     }

@@ -30,7 +30,7 @@ pub use client::{
     BLOCKS_SILENCE_TIMEOUT, CALL_TIMEOUT, FAN_OUT_PEERS_MAX, LOG_TIMEOUT, PAGE_ITEMS_MAX, PeerClient,
     REPO_GC_TIMEOUT, fan_out,
 };
-pub use method::{Access, EXTRA_PROTOCOL, Method, RPC_PROTOCOL, Shape};
+pub use method::{Access, EXTRA_PROTOCOL, Method, RPC_PROTOCOL, STATUS_OF_CIDS_MAX, Shape};
 pub use request::{Page, PinsetDigest, Reply, Request};
 pub use server::{BLOCK_BYTES_MAX, OPEN_CALLS_MAX, REQUEST_TIMEOUT, RpcServer, TRUSTED_CALLS_MAX};
 pub use wire::{decode_metric, encode_metric};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::method::{Access, Method};
+use super::method::{Access, Method, STATUS_OF_CIDS_MAX};
 use super::msgpack::{Empty, Item, List, Wire, decode, encode};
 use super::wire::{self, filter_from_bits};
 use crate::error::Result;
@@ -61,6 +61,9 @@ pub enum Request {
         /// The last CID that the caller has.
         after: Option<Cid>,
     },
+    /// Ours: where these CIDs stand on this peer, as [`Request::Status`] would say it of each, at most
+    /// [`STATUS_OF_CIDS_MAX`]: a stream of [`Page::Pins`] in their order.
+    StatusOf(Vec<Cid>),
     /// Ours: [`Reply::Digest`].
     PinsetDigest,
 }
@@ -91,6 +94,7 @@ impl Request {
             Self::Sync(_) => Method::Sync,
             Self::SyncAll => Method::SyncAll,
             Self::StatusAllSorted { .. } => Method::StatusAllSorted,
+            Self::StatusOf(_) => Method::StatusOf,
             Self::PinsetDigest => Method::PinsetDigest,
         }
     }
@@ -119,6 +123,7 @@ impl Request {
             Self::StatusAll(filter) => encode(&i64::from(filter.bits())),
             Self::LogPin(pin) => encode(&wire::Pin::from(&**pin)),
             Self::LogUnpin(cid) => encode(&wire::Pin::from(&Pin::new(*cid, Default::default()))),
+            Self::StatusOf(cids) => encode(&List::from(cids.clone())),
             Self::StatusAllSorted { filter, after } => {
                 encode(&wire::SortedFilter { filter: filter.bits().into(), after: *after })
             }
@@ -159,6 +164,14 @@ impl Request {
             Method::LogUnpin => {
                 let pin: wire::Pin = decode(argument)?;
                 Self::LogUnpin(pin.cid.ok_or_else(|| super::msgpack::malformed("an unpin without a cid"))?)
+            }
+            Method::StatusOf => {
+                let cids = decode::<List<Cid>>(argument)?.into_vec();
+                if cids.len() > STATUS_OF_CIDS_MAX {
+                    let text = format!("{} cids, at most {STATUS_OF_CIDS_MAX} can be asked for", cids.len());
+                    return Err(super::msgpack::malformed(text));
+                }
+                Self::StatusOf(cids)
             }
             Method::StatusAllSorted => {
                 let wire::SortedFilter { filter, after } = decode(argument)?;
@@ -251,6 +264,7 @@ impl Reply {
             | Method::StatusAll
             | Method::SyncAll
             | Method::StatusAllSorted
+            | Method::StatusOf
             | Method::BlockStream => vec![0xc0],
         }
     }
@@ -281,7 +295,11 @@ impl Page {
                 true
             }),
             (
-                Method::RecoverAllLocal | Method::StatusAll | Method::SyncAll | Method::StatusAllSorted,
+                Method::RecoverAllLocal
+                | Method::StatusAll
+                | Method::SyncAll
+                | Method::StatusAllSorted
+                | Method::StatusOf,
                 Self::Pins(items),
             ) => items.get(index).is_some_and(|item| {
                 wire::PinInfo::from(item).write(to);

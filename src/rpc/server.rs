@@ -228,7 +228,7 @@ impl Inner {
     async fn stream(&self, mut call: Call, method: Method) -> io::Result<()> {
         let nil = vec![0xc0];
         let argument = match method {
-            Method::StatusAll | Method::StatusAllSorted => call.argument(method).await?,
+            Method::StatusAll | Method::StatusAllSorted | Method::StatusOf => call.argument(method).await?,
             // These have none, and a caller that says nothing more is not waited for.
             _ => None,
         };

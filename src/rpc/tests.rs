@@ -164,6 +164,18 @@ impl RequestHandler for Handler {
                 }
                 Ok(stream::iter([Ok(Page::Pins(cids.into_iter().map(info).collect()))]).boxed())
             }
+            // Of three it leaves one out, of four it answers two in the other order, of five it gives one more.
+            Request::StatusOf(mut cids) => {
+                match cids.len() {
+                    3 => drop(cids.pop()),
+                    4 => cids.swap(1, 2),
+                    5 => cids.push(cid(ITEMS)),
+                    _ => {}
+                }
+                let infos: Vec<_> = cids.into_iter().map(info).collect();
+                let (first, second) = infos.split_at(infos.len() / 2);
+                Ok(stream::iter([first, second].map(|page| Ok(Page::Pins(page.to_vec()))).to_vec()).boxed())
+            }
             // One page, then silence.
             Request::SyncAll => {
                 let working = self.work.begin();
@@ -325,6 +337,25 @@ async fn a_sorted_listing_goes_on_where_it_stopped_and_must_be_sorted() {
     assert_eq!(rest, all[2001..]);
     let (_, error) = collect(client.status_all_sorted(&one, StatusFilter::ERROR, None)).await;
     assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_of_many_come_in_the_order_they_were_asked_for_or_not_at_all() {
+    let peers = peers();
+    let (client, one) = (peers.client(), peer(1));
+    let asked = |count: u32| (0..count).rev().map(cid).collect::<Vec<_>>();
+    for count in [0, 1, 2, STATUS_OF_CIDS_MAX as u32] {
+        let (infos, error) = collect(client.status_of(&one, asked(count))).await;
+        assert!(error.is_none(), "{count}: {error:?}");
+        assert_eq!(infos.iter().map(|info| info.cid).collect::<Vec<_>>(), asked(count));
+    }
+    for count in [3, 4, 5] {
+        let (_, error) = collect(client.status_of(&one, asked(count))).await;
+        assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt, "{count}");
+    }
+    let too_many = asked(STATUS_OF_CIDS_MAX as u32 + 1);
+    let (_, error) = collect(client.status_of(&one, too_many)).await;
+    assert_eq!(error.unwrap().kind(), ErrorKind::Remote);
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,6 +60,8 @@ pub enum StateChange {
     Unpinned(Arc<Pin>),
     /// There was nothing to remove.
     Unchanged,
+    /// Every entry may be another: who keeps something about entries has to compare. Only [`State::settle`] gives it.
+    Replaced,
 }
 
 /// Reading the pinset.
@@ -104,24 +106,28 @@ pub trait State: StateReader {
     /// is written.
     async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>>;
 
-    /// After an error of [`State::apply`]: makes whatever is there durable, brings the counts up to it, and gives the
-    /// changes of the batch that failed if it turned out to be there, of which nobody was told. None when nothing failed,
-    /// and for a second call.
+    /// After an error of [`State::apply`], [`State::replace`] or [`State::clear`]: makes whatever is there durable, brings
+    /// the counts up to it, and gives the changes of what failed if it turned out to be there, of which nobody was told:
+    /// [`StateChange::Replaced`] for the other two, and where something was written before this was called. None when
+    /// nothing failed, and for a second call.
     ///
     /// # Errors
     /// `StorageFull`, `Io`, `Corrupt`, `ShutDown`: the store still does not work, call it again later.
     async fn settle(&self) -> Result<Vec<StateChange>>;
 
     /// A frozen view of the store of this pinset that no power cut can take back: what others are told from must be on
-    /// disk. Waits for a write that is under way.
+    /// disk. Waits for a write that is under way, but not for a replacement.
     ///
     /// # Errors
-    /// `Unavailable` after an error of [`State::apply`] until [`State::settle`] worked; `Io`, `ShutDown`.
+    /// `Unavailable` after an error of [`State::apply`], [`State::replace`] or [`State::clear`] whose outcome is unknown,
+    /// until [`State::settle`] or another write worked; `Io`, `ShutDown`.
     async fn durable_snapshot(&self) -> Result<Arc<dyn Snapshot>>;
 
     /// Replaces the whole pinset by these pins (a later one of the same CID wins) and returns how many entries
-    /// there are. All or nothing: until it returns, and after any error or crash, the old pinset is there.
-    /// Memory does not depend on the number of pins; `progress` is told the number read so far.
+    /// there are. All or nothing: until it returns, and after any error or crash, the old pinset is there, but for the
+    /// error of the very last write, which switches over: then either is, and [`State::settle`] finds out which.
+    /// Memory does not depend on the number of pins; `progress` is told the number read so far. Nothing is told of
+    /// single entries: who calls it tells everybody to compare.
     ///
     /// # Errors
     /// The stream's first error; `StorageFull`, `Io`, `ShutDown`.
@@ -131,10 +137,10 @@ pub trait State: StateReader {
         progress: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<u64>;
 
-    /// Removes every entry. On disk when it returns.
+    /// Removes every entry. On disk when it returns. Who calls it tells everybody to compare.
     ///
     /// # Errors
-    /// `StorageFull`, `Io`, `ShutDown`.
+    /// `StorageFull`, `Io`, `ShutDown`: [`State::settle`] finds out whether they are gone.
     async fn clear(&self) -> Result<()>;
 
     /// Entries as a frozen view of the store of this pinset shows them, by binary CID, in order: what

@@ -43,7 +43,7 @@ pub(super) async fn replace(
     }
     storage::run(inner.storage.clone(), move |storage| {
         let _writing = writing;
-        let old = Head::of(storage)?;
+        let old = inner.head_to_write(storage)?;
         let generation = old.generation.wrapping_add(1);
         let spaces = Spaces::of(generation);
         spaces.remove(storage)?;
@@ -52,7 +52,6 @@ pub(super) async fn replace(
                 warn!(%error, "a pinset that could not be loaded takes room until the next start");
             }
         })?;
-        // When this fails, the switch may have happened on disk: both generations stay until the next open decides.
         inner.flip(storage, old, Head { generation, pins: count, sum })?;
         Ok(count)
     })

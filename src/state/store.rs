@@ -53,10 +53,21 @@ pub(super) struct Inner {
     pub(super) spool_folder: PathBuf,
     /// What the store says, once it is there.
     head: RwLock<Head>,
-    /// What became of the last batch, when its write failed.
-    doubt: std::sync::Mutex<Option<Doubt>>,
-    /// Held by the work itself, so that a dropped call cannot let a second writer in.
+    /// What became of writes that failed. Locked while something is written that readers will see: a view taken under
+    /// this lock shows nothing that is not on disk.
+    failed: std::sync::Mutex<Failed>,
+    /// Held by the work itself, so that a dropped call cannot let a second writer in. A replacement holds it for as long
+    /// as it takes, so nobody who only reads may wait for it.
     pub(super) writer: Arc<Mutex<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Failed {
+    /// The last batch, if its write failed.
+    doubt: Option<Doubt>,
+    /// What batches did that were there after all, and nobody was told: all changes of one, or that everything may be
+    /// another.
+    untold: Vec<StateChange>,
 }
 
 /// A batch that may be there.
@@ -88,8 +99,8 @@ impl StoreState {
     ) -> Result<Self> {
         let head = storage::run(storage.clone(), open).await?;
         let head = RwLock::new(head);
-        let (spool_folder, doubt) = (spool_folder.into(), Default::default());
-        let inner = Inner { storage, spool_folder, head, doubt, writer: Arc::default() };
+        let (spool_folder, failed) = (spool_folder.into(), Default::default());
+        let inner = Inner { storage, spool_folder, head, failed, writer: Arc::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
@@ -131,22 +142,13 @@ impl State for StoreState {
         let writing = inner.writer.clone().lock_owned().await;
         storage::run(inner.storage.clone(), move |storage| {
             let _writing = writing;
-            // Asked of the store each time: after a failed write only the store knows what became of it.
-            let head = Head::of(storage)?;
-            let staged = stage(storage, head, operations)?;
-            let mut batch = staged.batch;
+            let head = inner.head_to_write(storage)?;
+            let Staged { mut batch, changes, head: after } = stage(storage, head, operations)?;
             batch.append(also);
-            if !batch.is_empty()
-                && let Err(error) = storage.write(batch, Durability::Synced)
-            {
-                if error.kind() != ErrorKind::InvalidInput {
-                    *inner.doubt() =
-                        Some(Doubt { before: head, after: staged.head, changes: staged.changes });
-                }
-                return Err(error);
+            if batch.is_empty() {
+                return Ok(changes);
             }
-            inner.set_head(staged.head);
-            Ok(staged.changes)
+            inner.write(storage, batch, Doubt { before: head, after, changes })
         })
         .await
     }
@@ -156,26 +158,18 @@ impl State for StoreState {
         let writing = inner.writer.clone().lock_owned().await;
         storage::run(inner.storage.clone(), move |storage| {
             let _writing = writing;
-            if inner.doubt().is_none() {
-                return Ok(Vec::new());
-            }
-            // What readers see and a power cut would take becomes durable, if the disk works again.
-            storage.write(Batch::new(), Durability::Synced)?;
-            let head = Head::of(storage)?;
-            inner.set_head(head);
-            let doubt = inner.doubt().take();
-            let landed = doubt.filter(|doubt| head == doubt.after && head != doubt.before);
-            Ok(landed.map(|doubt| doubt.changes).unwrap_or_default())
+            inner.resolve(storage)?;
+            Ok(std::mem::take(&mut inner.failed().untold))
         })
         .await
     }
 
     async fn durable_snapshot(&self) -> Result<Arc<dyn Snapshot>> {
         let inner = self.inner.clone();
-        let writing = inner.writer.clone().lock_owned().await;
         storage::run(inner.storage.clone(), move |storage| {
-            let _writing = writing;
-            if inner.doubt().is_some() {
+            // Not the writer's turn, which may be a whole import: only no write may be half done.
+            let failed = inner.failed();
+            if failed.doubt.is_some() {
                 let text = "what the store shows may not be on disk since a write failed";
                 return Err(Error::new(ErrorKind::Unavailable, text).component("state"));
             }
@@ -197,7 +191,7 @@ impl State for StoreState {
         let writing = inner.writer.clone().lock_owned().await;
         storage::run(inner.storage.clone(), move |storage| {
             let _writing = writing;
-            let head = Head::of(storage)?;
+            let head = inner.head_to_write(storage)?;
             let empty = Head { generation: head.generation.wrapping_add(1), pins: 0, sum: 0 };
             Spaces::of(empty.generation).remove(storage)?;
             inner.flip(storage, head, empty)
@@ -220,25 +214,77 @@ impl Inner {
         *self.head.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn doubt(&self) -> std::sync::MutexGuard<'_, Option<Doubt>> {
-        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failed(&self) -> std::sync::MutexGuard<'_, Failed> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_head(&self, head: Head) {
         *self.head.write().unwrap_or_else(PoisonError::into_inner) = head;
     }
 
+    /// What the store says, for whoever is about to write: asked of the store each time, because after a failed write
+    /// only the store knows what became of it, and it has to be certain before anything is built on it.
+    pub(super) fn head_to_write(&self, storage: &dyn Storage) -> Result<Head> {
+        self.resolve(storage)?;
+        let mut failed = self.failed();
+        if !failed.untold.is_empty() {
+            // Told after what is written now, its changes would be in the wrong order.
+            failed.untold = vec![StateChange::Replaced];
+        }
+        Head::of(storage)
+    }
+
+    /// Writes a batch, and keeps its outcome in mind when that is unknown. Gives its changes.
+    fn write(&self, storage: &dyn Storage, batch: Batch, doubt: Doubt) -> Result<Vec<StateChange>> {
+        let mut failed = self.failed();
+        if let Err(error) = storage.write(batch, Durability::Synced) {
+            if error.kind() != ErrorKind::InvalidInput {
+                failed.doubt = Some(doubt);
+            }
+            return Err(error);
+        }
+        self.set_head(doubt.after);
+        Ok(doubt.changes)
+    }
+
+    /// Makes certain what became of a write that failed.
+    fn resolve(&self, storage: &dyn Storage) -> Result<()> {
+        let mut failed = self.failed();
+        let Some(&Doubt { before, after, .. }) = failed.doubt.as_ref() else { return Ok(()) };
+        // What readers see and a power cut would take becomes durable, if the disk works again.
+        storage.write(Batch::new(), Durability::Synced)?;
+        let head = Head::of(storage)?;
+        self.set_head(head);
+        let changes = failed.doubt.take().map(|doubt| doubt.changes).unwrap_or_default();
+        if head == after && head != before {
+            failed.untold.extend(changes);
+        }
+        drop(failed);
+        for generation in [before.generation, after.generation] {
+            if generation != head.generation {
+                remove_leftover(storage, generation);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes another generation the pinset and removes the one before.
     pub(super) fn flip(&self, storage: &dyn Storage, old: Head, new: Head) -> Result<()> {
         let mut batch = Batch::new();
         new.write(&mut batch);
-        storage.write(batch, Durability::Synced)?;
-        self.set_head(new);
-        // The replacement stands. What cannot be removed now is removed at the next open.
-        if let Err(error) = Spaces::of(old.generation).remove(storage) {
-            warn!(%error, "the replaced pinset still takes room until the next start");
-        }
+        // When this fails, the switch may have happened on disk: both generations stay until that is certain.
+        self.write(storage, batch, Doubt { before: old, after: new, changes: vec![StateChange::Replaced] })?;
+        // Who replaces the pinset tells everybody to compare: what was in it is no news any more.
+        self.failed().untold.clear();
+        remove_leftover(storage, old.generation);
         Ok(())
+    }
+}
+
+/// Removes a generation that nobody looks at any more. What cannot be removed now is removed at the next open.
+fn remove_leftover(storage: &dyn Storage, generation: u32) {
+    if let Err(error) = Spaces::of(generation).remove(storage) {
+        warn!(%error, "a pinset that was replaced or not taken still takes room until the next start");
     }
 }
 

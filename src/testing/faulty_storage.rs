@@ -25,7 +25,7 @@ pub enum StorageCall {
     RemoveSpace,
 }
 
-/// A store that can be told to fail. What fails does not reach the store inside.
+/// A store that can be told to fail.
 #[derive(Debug)]
 pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
@@ -36,8 +36,16 @@ pub struct FaultyStorage {
 #[derive(Debug, Default)]
 struct Faults {
     calls: BTreeMap<StorageCall, u64>,
+    failing: BTreeMap<StorageCall, Failing>,
+}
+
+#[derive(Clone, Debug)]
+struct Failing {
     /// From this call on (counted from 0) each one fails.
-    failing: BTreeMap<StorageCall, (u64, Error)>,
+    from: u64,
+    error: Error,
+    /// Whether the store inside does what is asked all the same.
+    is_done: bool,
 }
 
 impl FaultyStorage {
@@ -46,11 +54,21 @@ impl FaultyStorage {
         Self { inner, faults: Mutex::default(), snapshots: Arc::default() }
     }
 
-    /// Lets `spared` more calls of a kind work, and every one after them fail, until [`FaultyStorage::heal`].
+    /// Lets `spared` more calls of a kind work, and every one after them fail, until [`FaultyStorage::heal`]. What fails
+    /// does not reach the store inside.
     pub fn fail(&self, call: StorageCall, spared: u64, error: Error) {
+        self.set_failing(call, spared, error, false);
+    }
+
+    /// As [`FaultyStorage::fail`], but the store inside does what it is asked, and nobody hears of it.
+    pub fn fail_afterwards(&self, call: StorageCall, spared: u64, error: Error) {
+        self.set_failing(call, spared, error, true);
+    }
+
+    fn set_failing(&self, call: StorageCall, spared: u64, error: Error, is_done: bool) {
         let mut faults = self.faults();
         let from = faults.calls.get(&call).copied().unwrap_or(0) + spared;
-        faults.failing.insert(call, (from, error));
+        faults.failing.insert(call, Failing { from, error, is_done });
     }
 
     /// Everything works again.
@@ -72,29 +90,37 @@ impl FaultyStorage {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, call: StorageCall) -> Result<&dyn Storage> {
-        let mut faults = self.faults();
-        let number = faults.calls.entry(call).or_default();
-        let this = *number;
-        *number += 1;
-        match faults.failing.get(&call) {
-            Some((from, error)) if this >= *from => Err(error.clone()),
-            _ => Ok(&*self.inner),
+    fn call<T>(&self, call: StorageCall, work: impl FnOnce(&dyn Storage) -> Result<T>) -> Result<T> {
+        let failing = {
+            let mut faults = self.faults();
+            let number = faults.calls.entry(call).or_default();
+            let this = *number;
+            *number += 1;
+            faults.failing.get(&call).filter(|failing| this >= failing.from).cloned()
+        };
+        match failing {
+            None => work(&*self.inner),
+            Some(failing) => {
+                if failing.is_done {
+                    work(&*self.inner)?;
+                }
+                Err(failing.error)
+            }
         }
     }
 }
 
 impl Storage for FaultyStorage {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>> {
-        self.count(StorageCall::Get)?.get(space, key)
+        self.call(StorageCall::Get, |inner| inner.get(space, key))
     }
 
     fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
-        self.count(StorageCall::Write)?.write(batch, durability)
+        self.call(StorageCall::Write, |inner| inner.write(batch, durability))
     }
 
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
-        let inner = self.count(StorageCall::Snapshot)?.snapshot()?;
+        let inner = self.call(StorageCall::Snapshot, |inner| inner.snapshot())?;
         self.snapshots.fetch_add(1, Ordering::SeqCst);
         Ok(Arc::new(CountedSnapshot { inner, held: self.snapshots.clone() }))
     }
@@ -104,11 +130,11 @@ impl Storage for FaultyStorage {
         space: Space,
         entries: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
     ) -> Result<u64> {
-        self.count(StorageCall::BulkLoad)?.bulk_load(space, entries)
+        self.call(StorageCall::BulkLoad, |inner| inner.bulk_load(space, entries))
     }
 
     fn remove_space(&self, space: Space) -> Result<()> {
-        self.count(StorageCall::RemoveSpace)?.remove_space(space)
+        self.call(StorageCall::RemoveSpace, |inner| inner.remove_space(space))
     }
 
     fn approximate_bytes(&self) -> Result<u64> {

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use super::peer;
 use crate::clock::{TokioClock, WallClock};
 use crate::error::ErrorKind;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, MonitorEvent};
 use crate::types::{Alert, Metric, Timestamp};
 
 /// Makes the monitor under test.
@@ -107,12 +107,19 @@ fn values(metrics: &[Metric]) -> Vec<&str> {
     metrics.iter().map(|metric| metric.value.as_str()).collect()
 }
 
-async fn next_alert(alerts: &mut BoxStream<'static, Alert>) -> Alert {
-    timeout(WAIT, alerts.next()).await.expect("no alert came").expect("the alerts ended")
+async fn next_event(events: &mut BoxStream<'static, MonitorEvent>) -> MonitorEvent {
+    timeout(WAIT, events.next()).await.expect("no alert came").expect("the alerts ended")
+}
+
+async fn next_alert(events: &mut BoxStream<'static, MonitorEvent>) -> Alert {
+    match next_event(events).await {
+        MonitorEvent::Alert(alert) => alert,
+        MonitorEvent::Resync => panic!("alerts were dropped for a reader that reads"),
+    }
 }
 
 /// Long enough for every expired metric to be alerted.
-async fn no_alert_comes(alerts: &mut BoxStream<'static, Alert>) {
+async fn no_alert_comes(alerts: &mut BoxStream<'static, MonitorEvent>) {
     if let Ok(alert) = timeout(3 * CHECK_INTERVAL_MAX, alerts.next()).await {
         panic!("{alert:?}");
     }
@@ -225,7 +232,7 @@ pub async fn a_metric_without_a_name_is_refused(fixture: impl Fixture) {
 /// One peer, one name, one alert; each name for itself.
 pub async fn a_metric_that_expires_is_alerted_once(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut alerts = monitor.alerts();
+    let mut alerts = monitor.events();
     for (name, number) in [("ping", 1), ("ping", 2), ("x", 1)] {
         monitor.record(metric(&clock, name, number, "last words")).await.unwrap();
     }
@@ -247,7 +254,7 @@ pub async fn a_metric_that_expires_is_alerted_once(fixture: impl Fixture) {
 /// An invalid or late metric is no sign of health.
 pub async fn after_a_valid_metric_the_next_silence_is_alerted_again(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut alerts = monitor.alerts();
+    let mut alerts = monitor.events();
     monitor.record(metric(&clock, "x", 1, "first")).await.unwrap();
     assert_eq!(next_alert(&mut alerts).await.metric.value, "first");
 
@@ -263,7 +270,7 @@ pub async fn after_a_valid_metric_the_next_silence_is_alerted_again(fixture: imp
 /// As long as the next one comes in time.
 pub async fn a_metric_that_keeps_coming_is_never_alerted(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut alerts = monitor.alerts();
+    let mut alerts = monitor.events();
     for _ in 0..40 {
         monitor.record(metric(&clock, "x", 1, "alive")).await.unwrap();
         sleep(TTL / 2).await;
@@ -275,8 +282,8 @@ pub async fn a_metric_that_keeps_coming_is_never_alerted(fixture: impl Fixture) 
 /// The cluster and its users each have a stream.
 pub async fn every_reader_gets_every_alert(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let (mut one, mut other) = (monitor.alerts(), monitor.alerts());
-    drop(monitor.alerts());
+    let (mut one, mut other) = (monitor.events(), monitor.events());
+    drop(monitor.events());
     for number in 0..5 {
         monitor.record(metric(&clock, "x", number, "")).await.unwrap();
     }
@@ -288,16 +295,16 @@ pub async fn every_reader_gets_every_alert(fixture: impl Fixture) {
 /// Nothing is repeated for those who come later.
 pub async fn alerts_begin_with_the_reader(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut first = monitor.alerts();
+    let mut first = monitor.events();
     monitor.record(metric(&clock, "x", 1, "")).await.unwrap();
     next_alert(&mut first).await;
-    no_alert_comes(&mut monitor.alerts()).await;
+    no_alert_comes(&mut monitor.events()).await;
 }
 
-/// More alerts than any buffer holds: some are lost to who does not read, nothing else stops.
+/// More alerts than any buffer holds: some are lost to who does not read, who is told; nothing else stops.
 pub async fn a_reader_that_does_not_read_holds_nobody_up(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut unread = monitor.alerts();
+    let mut unread = monitor.events();
     for number in 0..UNREAD_ALERTS {
         // As many as are taken in: the number of peers is bounded.
         if monitor.record(metric(&clock, "x", number, "")).await.is_err() {
@@ -305,20 +312,24 @@ pub async fn a_reader_that_does_not_read_holds_nobody_up(fixture: impl Fixture) 
         }
     }
     sleep(TTL + 2 * CHECK_INTERVAL_MAX).await;
-    let mut read = monitor.alerts();
+    let mut read = monitor.events();
     monitor.record(metric(&clock, "x", 0, "after")).await.unwrap();
     assert_eq!(next_alert(&mut read).await.metric.value, "after");
+    let mut is_told = false;
     loop {
-        if next_alert(&mut unread).await.metric.value == "after" {
-            break;
+        match next_event(&mut unread).await {
+            MonitorEvent::Resync => is_told = true,
+            MonitorEvent::Alert(alert) if alert.metric.value == "after" => break,
+            MonitorEvent::Alert(_) => {}
         }
     }
+    assert!(is_told, "who missed alerts has to know");
 }
 
 /// A peer that left is not a peer that fails.
 pub async fn a_forgotten_peer_raises_no_alert(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut alerts = monitor.alerts();
+    let mut alerts = monitor.events();
     for (name, number) in [("x", 1), ("y", 1), ("x", 2)] {
         monitor.record(metric(&clock, name, number, "")).await.unwrap();
     }
@@ -349,11 +360,11 @@ pub async fn a_flood_of_unknown_peers_does_not_silence_known_ones(fixture: impl 
 /// Who waits for alerts is not left waiting.
 pub async fn alerts_end_with_the_shutdown(fixture: impl Fixture) {
     let (_guard, monitor, clock) = monitor(&fixture).await;
-    let mut alerts = monitor.alerts();
+    let mut alerts = monitor.events();
     monitor.record(metric(&clock, "x", 1, "")).await.unwrap();
     monitor.shutdown().await.unwrap();
     assert_eq!(timeout(WAIT, alerts.next()).await.expect("the alerts ended"), None);
-    assert_eq!(timeout(WAIT, monitor.alerts().next()).await.expect("no alerts after the end"), None);
+    assert_eq!(timeout(WAIT, monitor.events().next()).await.expect("no alerts after the end"), None);
 }
 
 /// Also several at once.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use ipfs_cluster::clock::{SystemClock, WallClock as _};
-use ipfs_cluster::monitor::{Monitor as _, MonitorConfig, MonitorContext, PubSubMonitor};
+use ipfs_cluster::monitor::{Monitor as _, MonitorConfig, MonitorContext, MonitorEvent, PubSubMonitor};
 use ipfs_cluster::transport::PeerTransport;
 use ipfs_cluster::types::{Metric, PeerId, PeerInfo};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ async fn metrics_of_go_peers_arrive_whole_and_alerts_say_when_they_stop() {
             .await;
     let ours = host("metrics ours").await;
     let monitor = monitor(&ours);
-    let mut alerts = monitor.alerts();
+    let mut events = monitor.events();
     ours.connect(&go.address()).await.unwrap();
 
     for name in ["ping", "freespace", "pinqueue", "tag:region"] {
@@ -81,8 +81,9 @@ async fn metrics_of_go_peers_arrive_whole_and_alerts_say_when_they_stop() {
     go.kill().await;
     let alert = timeout(FACT_TIMEOUT, async {
         loop {
-            let alert = alerts.next().await.unwrap();
-            if alert.metric.name == "ping" {
+            if let MonitorEvent::Alert(alert) = events.next().await.unwrap()
+                && alert.metric.name == "ping"
+            {
                 return alert;
             }
         }

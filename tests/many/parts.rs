@@ -16,7 +16,7 @@ use ipfs_cluster::consensus::{
 };
 use ipfs_cluster::ipfs_connector::{MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
 use ipfs_cluster::monitor::{Monitor as _, MonitorConfig, MonitorContext, PubSubMonitor};
-use ipfs_cluster::rpc::{Authorizer, Page, RPC_PROTOCOL, Reply, Request, RequestHandler, RpcServer};
+use ipfs_cluster::rpc::{Authorizer, Method, Page, RPC_PROTOCOL, Reply, Request, RequestHandler, RpcServer};
 use ipfs_cluster::state::StateReader;
 use ipfs_cluster::storage::MemoryStorage;
 use ipfs_cluster::testing::faulty_ipfs::FaultyIpfs;
@@ -300,9 +300,18 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut fact: impl F
 pub(crate) struct Foreign {
     pub(crate) id: PeerId,
     pub(crate) pins: Vec<PinInfo>,
+    /// Whether it knows the calls that are ours.
+    pub(crate) knows_ours: bool,
+    /// How often each call came.
+    pub(crate) calls: Arc<Mutex<BTreeMap<Method, usize>>>,
 }
 
 impl Foreign {
+    /// One that knows no call of ours.
+    pub(crate) fn new(id: PeerId, pins: Vec<PinInfo>) -> Self {
+        Self { id, pins, knows_ours: false, calls: Arc::default() }
+    }
+
     /// Brings it in. It lives as long as what this returns.
     pub(crate) async fn start(self, peers: &Peers) -> (Arc<MemoryTransport>, PubSubMonitor) {
         let transport = Arc::new(peers.network.join(self.id).unwrap());
@@ -310,8 +319,12 @@ impl Foreign {
         let monitor = PubSubMonitor::new(MonitorConfig::default(), cx).unwrap();
         let id = self.id;
         let handler = Arc::new(self);
-        let server = RpcServer::new(Arc::clone(&handler) as _, handler);
-        transport.accept(Protocol::new(RPC_PROTOCOL), Arc::new(server)).unwrap();
+        let server = RpcServer::new(Arc::clone(&handler) as _, Arc::clone(&handler) as _);
+        if handler.knows_ours {
+            server.accept_on(&*transport).unwrap();
+        } else {
+            transport.accept(Protocol::new(RPC_PROTOCOL), Arc::new(server)).unwrap();
+        }
         for member in &peers.members {
             let address = member.cluster.id().await.addresses.unwrap().remove(0);
             transport.connect(&address).await.unwrap();
@@ -337,6 +350,12 @@ impl Foreign {
     }
 }
 
+impl Foreign {
+    fn note(&self, request: &Request) {
+        *self.calls.lock().unwrap().entry(request.method()).or_default() += 1;
+    }
+}
+
 impl Authorizer for Foreign {
     fn is_trusted(&self, _: &PeerId) -> bool {
         true
@@ -346,6 +365,7 @@ impl Authorizer for Foreign {
 #[async_trait]
 impl RequestHandler for Foreign {
     async fn call(&self, _from: PeerId, request: Request) -> Result<Reply> {
+        self.note(&request);
         match request {
             Request::Status(cid) => {
                 let found = self.pins.iter().find(|info| info.cid == cid);
@@ -357,6 +377,7 @@ impl RequestHandler for Foreign {
     }
 
     async fn stream(&self, _from: PeerId, request: Request) -> Result<BoxStream<'static, Result<Page>>> {
+        self.note(&request);
         Ok(match request {
             Request::IdStream => {
                 let info = PeerInfo {
@@ -373,6 +394,13 @@ impl RequestHandler for Foreign {
                     pinset: PinsetStanding::Unknown,
                 };
                 stream::iter([Ok(Page::Peers(vec![info]))]).boxed()
+            }
+            Request::StatusOf(cids) => {
+                // One that breaks off at what it does not know.
+                let found = |cid: &Cid| self.pins.iter().find(|info| info.cid == *cid).cloned();
+                let known: Vec<_> = cids.iter().map_while(found).collect();
+                let failed = (known.len() < cids.len()).then(|| Err(ipfs_cluster::Error::not_found("gone")));
+                stream::iter([Ok(Page::Pins(known))].into_iter().chain(failed)).boxed()
             }
             Request::StatusAll(_) | Request::RecoverAllLocal => {
                 let pages: Vec<_> = self.pins.chunks(7).map(|page| Ok(Page::Pins(page.to_vec()))).collect();

@@ -73,7 +73,7 @@ async fn nothing_is_said_of_the_pins_of_a_go_peer_and_nobody_waits_long_for_who_
     let peers = Peers::start(2).await;
     let [a, b] = &peers.members[..] else { unreachable!() };
     let foreign = ipfs_cluster::testing::peer(77);
-    let (transport, _monitor) = Foreign { id: foreign, pins: Vec::new() }.start(&peers).await;
+    let (transport, _monitor) = Foreign::new(foreign, Vec::new()).start(&peers).await;
     let begin = Instant::now();
     assert_eq!(listed(&a.cluster, &foreign).await, PinsetStanding::Unknown);
     let ordinary = begin.elapsed();

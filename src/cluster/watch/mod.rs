@@ -25,9 +25,9 @@ use super::{Cluster, Inner};
 use crate::clock::WallClock;
 use crate::consensus::StateEvent;
 use crate::error::{Error, ErrorKind, Result};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, MonitorEvent};
 use crate::tracker::TrackerEvent;
-use crate::types::{Alert, Cid, Event, EventCursor, EventKind, EventKinds, Happening, PeerId};
+use crate::types::{Cid, Event, EventCursor, EventKind, EventKinds, Happening, PeerId};
 
 /// Watchers at the same time.
 pub const WATCHERS_MAX: usize = 256;
@@ -49,6 +49,7 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const BEHIND: &str = "the reader was too slow, or came back too late, for the events that are kept";
 const ELSEWHERE: &str = "the cursor is of another peer, or of this one before it was started again";
 const STATE_BEHIND: &str = "the pinset changed faster than it could be told";
+const ALERTS_BEHIND: &str = "metrics of many peers stopped coming at once";
 const TRACKER_BEHIND: &str = "many statuses changed at once, as when the IPFS daemon goes or comes back";
 
 /// What to watch.
@@ -92,7 +93,7 @@ impl Cluster {
 struct Sources {
     state: BoxStream<'static, StateEvent>,
     tracker: BoxStream<'static, TrackerEvent>,
-    alerts: BoxStream<'static, Alert>,
+    monitor: BoxStream<'static, MonitorEvent>,
     living: BTreeMap<PeerId, String>,
 }
 
@@ -101,7 +102,7 @@ impl Sources {
         Self {
             state: inner.consensus.events(),
             tracker: inner.tracker.events(),
-            alerts: inner.monitor.alerts(),
+            monitor: inner.monitor.events(),
             living: living(&*inner.monitor, &inner.peer, &BTreeMap::new()),
         }
     }
@@ -265,7 +266,7 @@ impl Hub {
     }
 
     async fn note_all(&self, sources: Sources, monitor: &dyn Monitor) {
-        let Sources { mut state, mut tracker, mut alerts, living: mut before } = sources;
+        let Sources { mut state, mut tracker, monitor: mut alerts, living: mut before } = sources;
         let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let of_pinset = EventKinds::from(EventKind::Pinned) | EventKind::Unpinned.into();
@@ -296,9 +297,14 @@ impl Hub {
                         self.note(EventKind::Status.into(), Happening::Resync(TRACKER_BEHIND.into()));
                     }
                 },
-                Some(alert) = alerts.next() => {
-                    self.note(EventKind::Alert.into(), Happening::Alert(Arc::new(alert)));
-                }
+                Some(event) = alerts.next() => match event {
+                    MonitorEvent::Alert(alert) => {
+                        self.note(EventKind::Alert.into(), Happening::Alert(Arc::new(alert)));
+                    }
+                    MonitorEvent::Resync => {
+                        self.note(EventKind::Alert.into(), Happening::Resync(ALERTS_BEHIND.into()));
+                    }
+                },
             }
         }
     }

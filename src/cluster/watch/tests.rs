@@ -13,7 +13,7 @@ fn silence() -> Sources {
     Sources {
         state: stream::pending().boxed(),
         tracker: stream::pending().boxed(),
-        alerts: stream::pending().boxed(),
+        monitor: stream::pending().boxed(),
         living: BTreeMap::new(),
     }
 }
@@ -181,7 +181,7 @@ impl Monitor for Nobody {
     fn names(&self) -> Vec<String> {
         Vec::new()
     }
-    fn alerts(&self) -> BoxStream<'static, Alert> {
+    fn events(&self) -> BoxStream<'static, MonitorEvent> {
         stream::empty().boxed()
     }
     fn forget(&self, _: &PeerId) {}
@@ -216,6 +216,23 @@ async fn events_are_noted_for_a_while_after_the_last_watcher_left_and_then_no_lo
     assert!(tell.is_closed(), "what is not needed is no longer subscribed to");
     let mut too_late = watch(&hub, after(missed.cursor));
     assert!(is_resync(&too_late.next().await));
+    noting.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_alerts_is_told_when_some_were_lost() {
+    let hub = hub();
+    let kinds = |kind: EventKind| WatchQuery { kinds: kind.into(), ..WatchQuery::default() };
+    let subscribe = || Sources { monitor: stream::iter([MonitorEvent::Resync]).boxed(), ..silence() };
+    let mut alerts = hub.enter(kinds(EventKind::Alert), subscribe).unwrap();
+    let mut pins = watch(&hub, kinds(EventKind::Pinned));
+    let noting = tokio::spawn({
+        let hub = Arc::clone(&hub);
+        async move { hub.run(&Nobody).await }
+    });
+    let told = tokio::time::timeout(Duration::from_secs(60), alerts.next()).await;
+    assert!(is_resync(&told.expect("it is told")));
+    assert_eq!(ready(&mut pins), [], "it is no news for who does not want alerts");
     noting.abort();
 }
 

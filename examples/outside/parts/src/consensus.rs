@@ -153,7 +153,7 @@ impl Consensus for SharedLog {
         let changes = self.append(vec![PinOperation::Unpin(*cid)]).await?;
         Ok(changes.into_iter().find_map(|change| match change {
             StateChange::Unpinned(pin) => Some(pin),
-            StateChange::Pinned(_) | StateChange::Unchanged => None,
+            StateChange::Pinned(_) | StateChange::Unchanged | StateChange::Replaced => None,
         }))
     }
 

@@ -82,6 +82,7 @@ impl Follower {
             match change {
                 StateChange::Pinned(pin) => self.tell(StateEvent::Pinned(pin)),
                 StateChange::Unpinned(pin) => self.tell(StateEvent::Unpinned(pin)),
+                StateChange::Replaced => self.tell(StateEvent::Resync),
                 StateChange::Unchanged => {}
             }
         }
