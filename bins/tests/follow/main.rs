@@ -15,8 +15,8 @@ mod world;
 
 #[test]
 fn pages_and_completions_have_every_command_and_every_flag() {
-    manual::check(
-        env!("CARGO_BIN_EXE_ipfs-cluster-follow"),
-        &["", "info", "init", "run", "list", "leave", "completion"],
-    );
+    let program = env!("CARGO_BIN_EXE_ipfs-cluster-follow");
+    manual::check(program, &["", "info", "init", "run", "list", "leave", "completion"]);
+    manual::completes_in_bash(program, &[("completion z", &["zsh"])]);
+    manual::can_be_read_by_their_shells(program);
 }
