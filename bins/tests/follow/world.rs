@@ -212,6 +212,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.seen.extend(self.lines.iter());
+            eprintln!("what process {} said: {:#?}", self.child.id(), self.seen);
+        }
     }
 }
 
@@ -331,7 +335,7 @@ pub(crate) fn template() -> Value {
 pub(crate) struct Writer {
     _folder: tempfile::TempDir,
     _running: Running,
-    api: u16,
+    pub(crate) api: u16,
     pub(crate) template: Value,
 }
 
