@@ -1,5 +1,7 @@
 //! Followers: they do what trusted peers say, and what nobody else says, in any number.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -117,7 +119,8 @@ async fn a_follower_writes_nothing_and_speaks_for_itself_alone() {
     assert_eq!(of(&follower.status(&cid, Scope::Global).await.unwrap()), only_itself);
     assert_eq!(of(&follower.recover(&cid, Scope::Global).await.unwrap()), only_itself);
     let all: Vec<_> = follower.status_all(StatusFilter::ALL, Scope::Global).try_collect().await.unwrap();
-    assert_eq!(all.concat().iter().map(of).collect::<Vec<_>>(), [only_itself.clone()]);
+    let all = all.concat();
+    assert!(all.len() == 1 && of(&all[0]) == only_itself, "{all:?}");
     // Lost at its daemon: it gets its own back, and nobody else's.
     for index in [PUBLISHER, FOLLOWER] {
         peers.daemon(index).ipfs().unpin(&cid).await.unwrap();
