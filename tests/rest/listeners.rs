@@ -313,7 +313,7 @@ async fn an_application_serves_it_below_a_path_beside_its_own_and_with_layers_of
         let location = if at.is_empty() { "/pins?local=true" } else { "../pins?local=true" };
         assert_eq!((received.status, received.header("location")), (307, Some(location)));
         assert_eq!(soon(caller.call("GET", &format!("{at}/pins"))).await.status, 200);
-        assert_eq!(soon(caller.call("GET", &format!("{at}/openapi.json"))).await.json()["openapi"], "3.1.0");
+        assert_eq!(soon(caller.call("GET", &format!("{at}/openapi.json"))).await.json()["openapi"], "3.1.1");
         assert_eq!(soon(caller.call("GET", &format!("{at}/nothing"))).await.status, 404);
         assert_eq!(soon(caller.call("PUT", &format!("{at}/id"))).await.status, 405);
     }

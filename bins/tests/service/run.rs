@@ -13,6 +13,7 @@ use ipfs_cluster::types::{Cid, PinMode};
 
 use super::*;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ipfs-cluster-service");
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,7 +48,17 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(home: &Home, ipfs: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-service"))
+        Self::start_by(Command::new(PROGRAM), home, ipfs, arguments, variables)
+    }
+
+    fn start_by(
+        mut program: Command,
+        home: &Home,
+        ipfs: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut child = program
             .arg("-c")
             .arg(&home.config)
             .arg("daemon")
@@ -172,6 +183,36 @@ fn the_limit_of_open_files_is_raised_to_what_the_system_grants() {
     assert_eq!(soft, hard);
     peer.signal("TERM");
     assert_eq!(peer.exit_code(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn where_files_are_short_idle_callers_make_way_and_the_log_says_so_once() {
+    const FILES: &str = "ulimit -n 96; exec \"$0\" \"$@\"";
+    const CALLERS: usize = 200;
+    let home = Home::initialized();
+    let ipfs = Ipfs::start();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", FILES, PROGRAM]);
+    let mut peer = Running::start_by(shell, &home, &ipfs.address, &[], &[]);
+    let line = peer.wait_for("REST API (HTTP): ");
+    let port = line.trim_end().rsplit('/').next().unwrap().to_owned();
+    peer.wait_for("** IPFS Cluster is READY **");
+    let ask = || {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).map(|()| assert_eq!(&status, b"HTTP/1.1 204")).unwrap();
+        stream
+    };
+    // Each keeps its connection for as long as it may.
+    let callers: Vec<_> = (0..CALLERS).map(|_| ask()).collect();
+    drop((callers, ask()));
+    peer.signal("TERM");
+    peer.wait_for("shutting down");
+    let said = peer.seen.iter().filter(|line| line.contains("cannot accept connections")).count();
+    assert_eq!((said, peer.exit_code()), (1, 0));
 }
 
 /// Its address, and the first bytes of each connection.

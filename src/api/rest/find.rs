@@ -144,7 +144,7 @@ fn check(query: &Query<'_>, beside: &[&str]) -> Result<(), ApiError> {
 }
 
 /// A key as a message shows it: not all of a long one, and nothing but printable characters.
-fn quoted(key: &str) -> String {
+pub(super) fn quoted(key: &str) -> String {
     const SHOWN_CHARACTERS: usize = 64;
     let shown: String = key.chars().take(SHOWN_CHARACTERS).collect();
     format!("{shown:?}")

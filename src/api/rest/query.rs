@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use multiaddr::Protocol;
 
+use super::find::quoted;
 use crate::api::error::ApiError;
 use crate::cluster::Scope;
 use crate::types::{
@@ -181,13 +182,10 @@ fn ambiguous(name: &str) -> ApiError {
     ApiError::bad_request(text)
 }
 
-/// A name as a message shows it: as it is, or not all of a long one and nothing but printable characters.
-pub(super) fn shown(name: &str) -> String {
-    const SHOWN_CHARACTERS: usize = 64;
-    let start: String = name.chars().take(SHOWN_CHARACTERS).collect();
-    let is_plain =
-        start == name && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
-    if is_plain { start } else { format!("{start:?}") }
+/// A name as a message shows it: as it is where that is harmless.
+fn shown(name: &str) -> Cow<'_, str> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    if name.len() <= 64 && name.chars().all(is_plain) { name.into() } else { quoted(name).into() }
 }
 
 /// Keeps what was asked for, for the test that the document describes what handlers read.

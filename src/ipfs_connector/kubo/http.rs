@@ -77,8 +77,16 @@ impl Http {
         if let Some(path) = address.unix_path() {
             builder = with_unix_socket(builder, path)?;
         }
+        // The daemon is talked to in the clear, so nobody needs what the system believes, which takes time to read and may
+        // not be there. Without this feature there may be no TLS, and then nothing is read.
+        #[cfg(feature = "client")]
+        let builder = builder.tls_certs_only([]);
         let client = builder.build().map_err(|error| {
-            Error::internal(format!("cannot make an HTTP client: {error}"))
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(next) = cause.source() {
+                cause = next;
+            }
+            Error::internal(format!("cannot make an HTTP client: {cause}"))
                 .component(COMPONENT)
                 .with_source(error)
         })?;
