@@ -7,6 +7,8 @@
 // A measurement prints what it found, and fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod shared;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,23 +21,12 @@ use ipfs_cluster::storage::{FjallConfig, FjallStorage, Storage};
 use ipfs_cluster::testing::peer;
 use ipfs_cluster::testing::state_suite::cid;
 use ipfs_cluster::transport::{MemoryNetwork, MemoryTransport, PeerTransport};
-use ipfs_cluster::types::{Pin, PinOperation, PinOptions, Timestamp};
+use ipfs_cluster::types::PinOperation;
 
 const BATCH: u64 = 500;
 
 fn pin(number: u64, name: &str) -> PinOperation {
-    let mut pin = Pin::new(
-        cid(number * 4 + 2), // version 1, dag-pb
-        PinOptions {
-            replication_factor_min: -1,
-            replication_factor_max: -1,
-            name: format!("{name}-{number}"),
-            metadata: [("collection".to_owned(), (number % 1_000).to_string())].into(),
-            ..PinOptions::default()
-        },
-    );
-    pin.timestamp = Some(Timestamp::from_unix_seconds(1_700_000_000 + number as i64 / 1_000));
-    PinOperation::Pin(Arc::new(pin))
+    PinOperation::Pin(Arc::new(shared::pin(number, name)))
 }
 
 struct Member {

@@ -9,6 +9,8 @@
 // A measurement prints what it found, and fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod shared;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,10 +27,9 @@ use ipfs_cluster::error::Result;
 use ipfs_cluster::exchange::{Bitswap, BlockExchange, BlockSource as _, ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::StoreState;
 use ipfs_cluster::storage::{Batch, Durability, FjallConfig, FjallStorage, Snapshot, Space, Storage};
-use ipfs_cluster::testing::state_suite::cid;
 use ipfs_cluster::testing::{ForeignBlocks, peer};
 use ipfs_cluster::transport::{MemoryNetwork, MemoryTransport, PeerTransport as _};
-use ipfs_cluster::types::{Block, Cid, PeerId, Pin, PinOptions, Timestamp};
+use ipfs_cluster::types::{Block, Cid, PeerId, Pin};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
 
@@ -43,18 +44,7 @@ const SOURCE: &str = "source";
 const MERGES: [usize; 3] = [64, 256, 1_024];
 
 fn pin(number: u64) -> Pin {
-    let mut pin = Pin::new(
-        cid(number * 4 + 2), // version 1, dag-pb
-        PinOptions {
-            replication_factor_min: -1,
-            replication_factor_max: -1,
-            name: format!("item-{number}"),
-            metadata: [("collection".to_owned(), (number % 1_000).to_string())].into(),
-            ..PinOptions::default()
-        },
-    );
-    pin.timestamp = Some(Timestamp::from_unix_seconds(1_700_000_000 + number as i64 / 1_000));
-    pin
+    shared::pin(number, "item")
 }
 
 fn clock(clock: ClockId) -> Duration {

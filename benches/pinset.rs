@@ -6,6 +6,8 @@
 // A measurement prints what it found, and fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod shared;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,26 +22,14 @@ use ipfs_cluster::storage::{
     Batch, FjallConfig, FjallStorage, MemoryStorage, RedbConfig, RedbStorage, Storage,
 };
 use ipfs_cluster::testing::peer;
-use ipfs_cluster::testing::state_suite::cid;
 use ipfs_cluster::transport::MemoryNetwork;
-use ipfs_cluster::types::{Pin, PinOperation, PinOptions, Timestamp};
+use ipfs_cluster::types::{Pin, PinOperation};
 
 const CALLERS: u64 = 64;
 const BATCH: u64 = 1_000;
 
 fn pin(number: u64) -> Pin {
-    let mut pin = Pin::new(
-        cid(number * 4 + 2), // version 1, dag-pb
-        PinOptions {
-            replication_factor_min: -1,
-            replication_factor_max: -1,
-            name: format!("item-{number}"),
-            metadata: [("collection".to_owned(), (number % 1_000).to_string())].into(),
-            ..PinOptions::default()
-        },
-    );
-    pin.timestamp = Some(Timestamp::from_unix_seconds(1_700_000_000 + number as i64 / 1_000));
-    pin
+    shared::pin(number, "item")
 }
 
 fn open(engine: &str, folder: &Path) -> Arc<dyn Storage> {

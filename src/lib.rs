@@ -75,6 +75,7 @@ pub mod monitor;
 pub mod rpc;
 pub mod state;
 pub mod storage;
+mod tasks;
 pub mod tracker;
 pub mod transport;
 pub mod types;

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::rpc;
 use crate::state::sort::{Sorted, Sorter};
 use crate::storage::{self, Storage};
 use crate::tracker::key::CidKey;
-use crate::types::{Cid, Multiaddr, PeerId, PinInfo, PinStatus, Timestamp, TrackerStatus};
+use crate::types::{PeerId, PinInfo};
 
 /// Most bytes of the lists of one listing.
 pub(super) const SPOOL_BYTES_MAX: u64 = 1 << 30;
@@ -87,7 +87,7 @@ impl Spools {
             loop {
                 let page = spools.run(move || {
                     let items = sorted.by_ref().take(PAGE_ITEMS);
-                    let page = items.map(|item| decode(&peer, item?)).collect::<Result<Vec<_>>>()?;
+                    let page = items.map(|item| decode(&peer, &item?.1)).collect::<Result<Vec<_>>>()?;
                     Ok((page, sorted))
                 });
                 match page.await {
@@ -121,7 +121,7 @@ impl Spools {
         };
         let mut own_bytes = 0;
         while let Some(page) = unsorted.next().await {
-            let records = page?.iter().map(encode).collect::<Result<Vec<_>>>()?;
+            let records: Vec<_> = page?.iter().map(encode).collect();
             let bytes: usize = records.iter().map(|(key, record)| key.as_bytes().len() + record.len()).sum();
             own_bytes += bytes;
             let all = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
@@ -168,88 +168,14 @@ impl Spools {
     }
 }
 
-/// An item in a file: everything but who says it.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    name: String,
-    allocations: Vec<ByteBuf>,
-    origins: Vec<ByteBuf>,
-    created: Option<(i64, u32)>,
-    metadata: Vec<(String, String)>,
-    peername: String,
-    ipfs_peer_id: Option<ByteBuf>,
-    ipfs_peer_addresses: Vec<ByteBuf>,
-    status: u16,
-    timestamp: Option<(i64, u32)>,
-    error: String,
-    attempt_count: u32,
-    priority_pin: bool,
+/// An item in a file, as it travels between peers.
+fn encode(info: &PinInfo) -> (CidKey, Bytes) {
+    (CidKey::from(&info.cid), rpc::encode_pin_info(info))
 }
 
-fn seconds(time: Timestamp) -> (i64, u32) {
-    (time.unix_seconds(), time.subsecond_nanoseconds())
-}
-
-fn timestamp((seconds, nanoseconds): (i64, u32)) -> Timestamp {
-    Timestamp::from_unix_seconds(seconds) + Duration::from_nanos(nanoseconds.into())
-}
-
-fn encode(info: &PinInfo) -> Result<(CidKey, Vec<u8>)> {
-    let peer = |peer: &PeerId| ByteBuf::from(peer.to_bytes());
-    let address = |address: &Multiaddr| ByteBuf::from(address.to_vec());
-    let status = &info.status;
-    let record = Record {
-        name: info.name.clone(),
-        allocations: info.allocations.iter().map(peer).collect(),
-        origins: info.origins.iter().map(address).collect(),
-        created: info.created.map(seconds),
-        metadata: info.metadata.clone().into_iter().collect(),
-        peername: status.peername.clone(),
-        ipfs_peer_id: status.ipfs_peer_id.as_ref().map(peer),
-        ipfs_peer_addresses: status.ipfs_peer_addresses.iter().map(address).collect(),
-        status: status.status.bit(),
-        timestamp: status.timestamp.map(seconds),
-        error: status.error.clone(),
-        attempt_count: status.attempt_count,
-        priority_pin: status.priority_pin,
-    };
-    let record = rmp_serde::to_vec(&record)
-        .map_err(|source| Error::internal("an item could not be put down").with_source(source))?;
-    Ok((CidKey::from(&info.cid), record))
-}
-
-fn decode(peer: &PeerId, (key, record): (bytes::Bytes, bytes::Bytes)) -> Result<PinInfo> {
-    fn damaged(source: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::new(ErrorKind::Corrupt, "an item of a temporary file is damaged").with_source(source)
-    }
-    let peer_id = |bytes: &ByteBuf| PeerId::from_bytes(bytes).map_err(damaged);
-    let address = |bytes: ByteBuf| Multiaddr::try_from(bytes.into_vec()).map_err(damaged);
-    let cid = Cid::try_from(&key[..]).map_err(damaged)?;
-    let record: Record = rmp_serde::from_slice(&record).map_err(damaged)?;
-    let status = TrackerStatus::ALL.into_iter().find(|status| status.bit() == record.status);
-    Ok(PinInfo {
-        cid,
-        name: record.name,
-        allocations: record.allocations.iter().map(peer_id).collect::<Result<_>>()?,
-        origins: record.origins.into_iter().map(address).collect::<Result<_>>()?,
-        created: record.created.map(timestamp),
-        metadata: record.metadata.into_iter().collect(),
-        peer: *peer,
-        status: PinStatus {
-            peername: record.peername,
-            ipfs_peer_id: record.ipfs_peer_id.as_ref().map(peer_id).transpose()?,
-            ipfs_peer_addresses: record
-                .ipfs_peer_addresses
-                .into_iter()
-                .map(address)
-                .collect::<Result<_>>()?,
-            status: status.ok_or_else(|| damaged(std::io::Error::other("no such status")))?,
-            timestamp: record.timestamp.map(timestamp),
-            error: record.error,
-            attempt_count: record.attempt_count,
-            priority_pin: record.priority_pin,
-        },
-    })
+fn decode(peer: &PeerId, item: &Bytes) -> Result<PinInfo> {
+    rpc::decode_pin_info(item, *peer)
+        .map_err(|error| error.context("an item of a temporary file is damaged").component("cluster"))
 }
 
 #[cfg(test)]
@@ -258,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::storage::MemoryStorage;
-    use crate::types::{Block, parse_multiaddr};
+    use crate::types::{Block, PinStatus, Timestamp, TrackerStatus, parse_multiaddr};
 
     /// A store that counts as one that blocks, so that files are used.
     #[derive(Debug, Default)]

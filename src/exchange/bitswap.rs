@@ -19,11 +19,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::DropGuard;
 
 use self::incoming::{Incoming, Server};
 use self::ledger::Ledgers;
@@ -31,6 +29,7 @@ use self::message::{Dialect, inline_block, is_checkable};
 use self::wants::{SessionId, WaiterId, Wants};
 use super::{BlockExchange, BlockSource};
 use crate::error::{Error, ErrorKind, Result};
+use crate::tasks::Tasks;
 use crate::transport::{PeerTransport, Protocol, TransportEvent};
 use crate::types::{Block, Cid, PeerId};
 
@@ -82,9 +81,7 @@ struct Inner {
     incoming: Mutex<BTreeMap<PeerId, Arc<Incoming>>>,
     /// Something is wanted.
     wake: Notify,
-    cancel: CancellationToken,
-    tasks: TaskTracker,
-    runtime: Handle,
+    tasks: Tasks,
 }
 
 #[derive(Default)]
@@ -102,11 +99,7 @@ impl Bitswap {
     /// `Conflict` when the transport has bitswap already; `ShutDown` when the transport is; `Internal` outside of a
     /// tokio runtime.
     pub fn new(transport: Arc<dyn PeerTransport>, source: Arc<dyn BlockSource>) -> Result<Self> {
-        let runtime = Handle::try_current().map_err(|source| {
-            Error::internal("bitswap needs a tokio runtime for its streams")
-                .component(COMPONENT)
-                .with_source(source)
-        })?;
+        let tasks = Tasks::here("bitswap needs a tokio runtime for its streams", COMPONENT)?;
         let inner = Arc::new(Inner {
             transport,
             source,
@@ -114,9 +107,7 @@ impl Bitswap {
             state: Mutex::default(),
             incoming: Mutex::default(),
             wake: Notify::new(),
-            cancel: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            runtime,
+            tasks,
         });
         let events = inner.transport.events();
         // The transport keeps the handler, so the handler must not keep the transport.
@@ -130,7 +121,7 @@ impl Bitswap {
         inner.spawn(follow_connections(inner.clone(), events));
         inner.spawn(watch_the_time(inner.clone(), searches));
         inner.spawn(search(inner.clone(), queue));
-        Ok(Self { _stop: inner.cancel.clone().drop_guard(), inner })
+        Ok(Self { _stop: inner.tasks.drop_guard(), inner })
     }
 }
 
@@ -193,14 +184,13 @@ impl BlockExchange for Bitswap {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.inner.cancel.cancel();
+        self.inner.tasks.stop();
         {
             let mut state = self.inner.state();
             state.wants.clear();
             state.ledgers = Ledgers::default();
         }
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        self.inner.tasks.ended().await;
         Ok(())
     }
 }
@@ -266,7 +256,7 @@ impl Session {
         };
         tokio::select! {
             biased;
-            () = inner.cancel.cancelled() => Err(Error::shut_down(COMPONENT)),
+            () = inner.tasks.stopped() => Err(Error::shut_down(COMPONENT)),
             block = waiting => block,
         }
     }
@@ -297,20 +287,12 @@ impl Inner {
     }
 
     fn ensure_running(&self) -> Result<()> {
-        if self.cancel.is_cancelled() { Err(Error::shut_down(COMPONENT)) } else { Ok(()) }
+        self.tasks.ensure_running(COMPONENT)
     }
 
     /// Runs a task that is dropped at the shutdown.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        let task = async move {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {}
-                () = task => {}
-            }
-        };
-        self.tasks.spawn_on(task, &self.runtime);
+        self.tasks.spawn(task);
     }
 
     fn own(&self, cid: &Cid) -> Result<Option<Block>> {
@@ -329,7 +311,7 @@ impl Inner {
 
     /// Wakes the task that writes to a peer.
     fn stir(self: &Arc<Self>, state: &mut State, peer: PeerId) {
-        if self.cancel.is_cancelled() {
+        if self.tasks.is_stopped() {
             return;
         }
         let notify = state.links.entry(peer).or_insert_with(|| {

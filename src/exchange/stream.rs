@@ -21,17 +21,16 @@ use bytes::BytesMut;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use multihash_codetable::Code;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::DropGuard;
 
 use self::frame::{Frame, FrameReader};
 use self::serving::{Serving, SessionId, Wanted};
 use self::wants::{WaiterId, Wants};
 use super::{BlockExchange, BlockSource};
 use crate::error::{Error, ErrorKind, Result};
+use crate::tasks::Tasks;
 use crate::transport::{PeerStream, PeerTransport, Protocol, StreamHandler, TransportEvent};
 use crate::types::{Block, Cid, PeerId};
 
@@ -78,9 +77,7 @@ struct Inner {
     room: Semaphore,
     asking: Mutex<Asking>,
     serving: Mutex<Serving>,
-    cancel: CancellationToken,
-    tasks: TaskTracker,
-    runtime: Handle,
+    tasks: Tasks,
 }
 
 #[derive(Default)]
@@ -97,11 +94,7 @@ impl StreamExchange {
     /// `Conflict` when the transport has one already; `ShutDown` when the transport is; `Internal` outside of a tokio
     /// runtime.
     pub fn new(transport: Arc<dyn PeerTransport>, source: Arc<dyn BlockSource>) -> Result<Self> {
-        let runtime = Handle::try_current().map_err(|source| {
-            Error::internal("an exchange needs a tokio runtime for its streams")
-                .component(COMPONENT)
-                .with_source(source)
-        })?;
+        let tasks = Tasks::here("an exchange needs a tokio runtime for its streams", COMPONENT)?;
         let inner = Arc::new(Inner {
             transport,
             source,
@@ -109,15 +102,13 @@ impl StreamExchange {
             room: Semaphore::new(WANTS_MAX),
             asking: Mutex::default(),
             serving: Mutex::default(),
-            cancel: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            runtime,
+            tasks,
         });
         // The transport keeps the handler, so the handler must not keep the transport.
         let server = Server(Arc::downgrade(&inner));
         inner.transport.accept(inner.protocol.clone(), Arc::new(server))?;
         inner.spawn(ask_who_connects(inner.clone(), inner.transport.events()));
-        Ok(Self { _stop: inner.cancel.clone().drop_guard(), inner })
+        Ok(Self { _stop: inner.tasks.drop_guard(), inner })
     }
 }
 
@@ -166,10 +157,9 @@ impl BlockExchange for StreamExchange {
     }
 
     async fn shutdown(&self) -> Result<()> {
-        self.inner.cancel.cancel();
+        self.inner.tasks.stop();
         self.inner.asking().wants.clear();
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        self.inner.tasks.ended().await;
         Ok(())
     }
 }
@@ -197,20 +187,12 @@ impl Inner {
     }
 
     fn ensure_running(&self) -> Result<()> {
-        if self.cancel.is_cancelled() { Err(Error::shut_down(COMPONENT)) } else { Ok(()) }
+        self.tasks.ensure_running(COMPONENT)
     }
 
     /// Runs a task that is dropped at the shutdown.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        let task = async move {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {}
-                () = task => {}
-            }
-        };
-        self.tasks.spawn_on(task, &self.runtime);
+        self.tasks.spawn(task);
     }
 
     fn own(&self, cid: &Cid) -> Result<Option<Block>> {
@@ -234,7 +216,7 @@ impl Inner {
         };
         tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(Error::shut_down(COMPONENT)),
+            () = self.tasks.stopped() => Err(Error::shut_down(COMPONENT)),
             block = waiting => block,
         }
     }
@@ -280,7 +262,7 @@ impl Inner {
 
     fn stir(self: &Arc<Self>, asking: &mut Asking) {
         for peer in asking.wants.stirred() {
-            if self.cancel.is_cancelled() {
+            if self.tasks.is_stopped() {
                 break;
             }
             let notify = asking.sessions.entry(peer).or_insert_with(|| {
@@ -466,7 +448,7 @@ impl StreamHandler for Server {
         let session = ServedSession { inner, id };
         let served = tokio::select! {
             biased;
-            () = session.inner.cancel.cancelled() => Ok(()),
+            () = session.inner.tasks.stopped() => Ok(()),
             served = session.serve(stream, &ready) => served,
         };
         if let Err(error) = served {

@@ -34,6 +34,7 @@ pub use method::{Access, EXTRA_PROTOCOL, Method, RPC_PROTOCOL, STATUS_OF_CIDS_MA
 pub use request::{Page, PinsetDigest, Reply, Request};
 pub use server::{BLOCK_BYTES_MAX, OPEN_CALLS_MAX, REQUEST_TIMEOUT, RpcServer, TRUSTED_CALLS_MAX};
 pub use wire::{decode_metric, encode_metric};
+pub(crate) use wire::{decode_pin_info, encode_pin_info};
 
 /// Says whom this peer trusts. Asked for every call, so it answers at once.
 pub trait Authorizer: fmt::Debug + Send + Sync + 'static {

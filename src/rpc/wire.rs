@@ -412,6 +412,19 @@ pub(super) fn filter_from_bits(bits: u64) -> Result<StatusFilter> {
     Ok(filter)
 }
 
+/// Where a CID stands, as it travels; without who says it.
+pub(crate) fn encode_pin_info(info: &types::PinInfo) -> Bytes {
+    encode(&PinInfo::from(info)).into()
+}
+
+/// Reads what [`encode_pin_info`] wrote of what a peer says.
+///
+/// # Errors
+/// `Corrupt`.
+pub(crate) fn decode_pin_info(bytes: &[u8], said_by: PeerId) -> Result<types::PinInfo> {
+    decode::<PinInfo>(bytes)?.said_by(said_by)
+}
+
 /// A metric as it travels on the topic `monitor.metrics`. When it was received is left out: that is the receiver's.
 pub fn encode_metric(metric: &types::Metric) -> Bytes {
     let metric = Metric {

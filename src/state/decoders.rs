@@ -8,7 +8,7 @@ use futures::{FutureExt as _, TryStreamExt as _};
 use super::codec::{self, is_normal};
 use super::lines::{ImportOptions, parse_lines, write_pin_json};
 use super::query::sealed;
-use super::{StateCursor, StateQuery, decode_pin_protobuf, encode_pin_protobuf, store};
+use super::{StateCursor, StateQuery, decode_pin_protobuf, encode_pin_protobuf, head};
 use crate::types::{Block, Pin};
 
 /// The value of a pin, as peers write it.
@@ -38,15 +38,15 @@ pub(crate) fn record_of(value: &[u8]) -> Vec<u8> {
 
 /// The record of a whole pinset.
 pub(crate) fn heads(bytes: &[u8]) -> bool {
-    let Some((written, version)) = store::rewritten_head(bytes) else { return false };
-    assert!(written == bytes || version == store::WITHOUT_SUM);
+    let Some((written, version)) = head::rewritten_head(bytes) else { return false };
+    assert!(written == bytes || version == head::WITHOUT_SUM);
     true
 }
 
 /// Such a record of each format.
 pub(crate) fn head_samples() -> Vec<Vec<u8>> {
-    let old: Vec<u8> = [&[store::WITHOUT_SUM][..], &[0; 12]].concat();
-    let new: Vec<u8> = [&[store::FORMAT][..], &[7; 28]].concat();
+    let old: Vec<u8> = [&[head::WITHOUT_SUM][..], &[0; 12]].concat();
+    let new: Vec<u8> = [&[head::FORMAT][..], &[7; 28]].concat();
     vec![old, new]
 }
 

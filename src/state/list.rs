@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::head::{Spaces, spaces_in};
 use super::index::{self, Driver};
-use super::store::{Spaces, spaces_in};
 use super::{PAGE_ITEMS_MAX, StateOrder, StatePage, StateQuery, codec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Direction, KeyRange, Snapshot, Space, Storage};

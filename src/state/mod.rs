@@ -6,6 +6,7 @@
 mod codec;
 #[cfg(feature = "testing")]
 pub(crate) mod decoders;
+mod head;
 mod index;
 pub mod lines;
 mod list;

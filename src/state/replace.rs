@@ -7,9 +7,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tracing::warn;
 
+use super::head::{Head, Spaces};
 use super::index::{self, Index};
 use super::sort::Sorter;
-use super::store::{Head, Inner, Spaces};
+use super::store::Inner;
 use super::{codec, sum};
 use crate::error::Result;
 use crate::storage::{self, Storage};

@@ -60,7 +60,7 @@ impl StreamHandler for Server {
         let streams = Streams::of(&inner, from);
         let read = tokio::select! {
             biased;
-            () = inner.cancel.cancelled() => Ok(()),
+            () = inner.tasks.stopped() => Ok(()),
             read = streams.read(stream) => read,
         };
         if let Err(error) = read {
@@ -103,7 +103,7 @@ impl Drop for Streams<'_> {
         all.remove(&self.from);
         drop(all);
         // What it said after it was seen to disconnect is not kept.
-        if !self.inner.cancel.is_cancelled() && !self.inner.transport.peers().contains(&self.from) {
+        if !self.inner.tasks.is_stopped() && !self.inner.transport.peers().contains(&self.from) {
             self.inner.state().ledgers.forget_peer(&self.from);
         }
     }

@@ -208,8 +208,7 @@ async fn one_transport_has_one_exchange_and_dropping_it_lets_go_of_everything() 
     let (transport, blocks, tasks) =
         (Arc::downgrade(&one.transport), Arc::downgrade(&one.blocks), one.exchange.inner.tasks.clone());
     drop(one);
-    tasks.close();
-    tasks.wait().await;
+    tasks.ended().await;
     let ended = many.collect::<Vec<_>>().await;
     assert!(ended.iter().all(|got| got.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShutDown)));
     assert!(transport.upgrade().is_none() && blocks.upgrade().is_none());

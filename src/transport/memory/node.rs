@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::COMPONENT;
 use super::gossip::Envelope;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tasks::Tasks;
 use crate::transport::received::{EVENTS_BUFFERED_MAX, SUBSCRIPTION_MESSAGES_MAX};
 use crate::transport::traffic::Traffic;
 use crate::transport::{
@@ -23,9 +22,7 @@ pub(super) struct Node {
     pub(super) peer: PeerId,
     /// Its address is `/memory/<number>`.
     pub(super) number: u64,
-    runtime: Handle,
-    cancel: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
     served: Mutex<Served>,
     /// Something came into the inbox.
     pub(super) mail: Notify,
@@ -55,9 +52,7 @@ impl Node {
         Arc::new(Self {
             peer,
             number,
-            runtime,
-            cancel: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::on(runtime),
             served: Mutex::new(Served {
                 protocols: BTreeMap::new(),
                 slots: BTreeMap::new(),
@@ -76,30 +71,21 @@ impl Node {
     }
 
     pub(super) fn has_left(&self) -> bool {
-        self.cancel.is_cancelled()
+        self.tasks.is_stopped()
     }
 
     pub(super) async fn left(&self) {
-        self.cancel.cancelled().await;
+        self.tasks.stopped().await;
     }
 
     /// Runs a task of this peer, which is dropped when the peer leaves.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        let task = async move {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => {}
-                () = task => {}
-            }
-        };
-        self.tasks.spawn_on(task, &self.runtime);
+        self.tasks.spawn(task);
     }
 
     /// Forgets everything and drops the tasks, without waiting for them.
     pub(super) fn leave(&self) {
-        self.cancel.cancel();
-        self.tasks.close();
+        self.tasks.stop();
         let mut served = self.served();
         let Served { protocols, slots, subscriptions, events, inbox, seen } = &mut *served;
         let handlers = std::mem::take(protocols);
@@ -115,7 +101,7 @@ impl Node {
 
     /// Returns once the tasks have ended.
     pub(super) async fn stopped(&self) {
-        self.tasks.wait().await;
+        self.tasks.ended().await;
     }
 
     pub(super) fn accept(&self, protocol: Protocol, handler: Arc<dyn StreamHandler>) -> Result<()> {
