@@ -214,3 +214,18 @@ async fn hooked_stage() -> (Stage<()>, Hooked, Watched) {
 fn recursive(stage: &Stage<()>, seed: u32) -> Pin {
     stage.pin_of(stage.content(seed), PinMode::Recursive)
 }
+
+/// The CIDs that start to be pinned, in order.
+async fn pinning_order(events: &mut BoxStream<'static, TrackerEvent>, count: usize) -> Vec<Cid> {
+    let mut order = Vec::new();
+    while order.len() < count {
+        match events.next().await {
+            Some(TrackerEvent::StatusChanged(info)) if info.status.status == TrackerStatus::Pinning => {
+                order.push(info.cid);
+            }
+            Some(_) => {}
+            None => panic!("no more events"),
+        }
+    }
+    order
+}

@@ -113,21 +113,6 @@ async fn unpins_that_found_no_room_are_not_forgotten() {
     assert_eq!(stage.list(StatusFilter::ALL).await, []);
 }
 
-/// The CIDs that start to be pinned, in order.
-async fn pinning_order(events: &mut BoxStream<'static, TrackerEvent>, count: usize) -> Vec<Cid> {
-    let mut order = Vec::new();
-    while order.len() < count {
-        match events.next().await {
-            Some(TrackerEvent::StatusChanged(info)) if info.status.status == TrackerStatus::Pinning => {
-                order.push(info.cid);
-            }
-            Some(_) => {}
-            None => panic!("no more events"),
-        }
-    }
-    order
-}
-
 #[tokio::test(start_paused = true)]
 async fn young_pins_that_did_not_fail_too_often_go_first() {
     let config = StatelessConfig {
