@@ -22,7 +22,7 @@ use crate::service::config::{PeerConfig, Warning, hash_passwords};
 use crate::service::logging;
 use crate::service::running::{self, RunOptions, Running, outcome};
 use crate::service::signals::Signals;
-use crate::service::{daemon, storage};
+use crate::service::{daemon, open_files, storage};
 
 /// Most clusters that one process follows.
 pub const FOLLOWERS_MAX: usize = 64;
@@ -59,6 +59,7 @@ struct Seat {
 /// # Errors
 /// When one failed; what failed was printed by then.
 pub fn run(request: &RunRequest) -> Result<(), Trouble> {
+    open_files::raise_limit();
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
