@@ -56,7 +56,7 @@ pub struct Running {
     api: Option<RestApi>,
     host: Option<Arc<Libp2pTransport>>,
     ready: watch::Receiver<bool>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
     peerstore: PathBuf,
 }
 
@@ -98,7 +98,8 @@ impl Running {
         let waiting = tokio::spawn(say_when_ready(cluster.clone(), is_ready));
         let joining = tokio::spawn(join(cluster.clone(), options.bootstrap));
         let peerstore = config.cluster.peerstore_path(config.folder.path());
-        Ok(Self { cluster, api, host, ready, tasks: [waiting, joining], peerstore })
+        let keeping = tokio::spawn(keep_peerstore(peerstore.clone(), host.clone()));
+        Ok(Self { cluster, api, host, ready, tasks: [waiting, joining, keeping], peerstore })
     }
 
     /// The peer.
@@ -198,6 +199,13 @@ async fn host(config: &PeerConfig, options: &RunOptions) -> Result<Option<Arc<Li
         settings.listen = listen;
     }
     Ok(Some(Arc::new(Libp2pTransport::start(&config.identity, settings).await?)))
+}
+
+/// So that a peer that is killed finds the others again.
+async fn keep_peerstore(path: PathBuf, host: Option<Arc<Libp2pTransport>>) {
+    if let Some(host) = host {
+        peerstore::keep(&path, || host.known_addresses()).await;
+    }
 }
 
 /// What the peerstore says. A peer that cannot read it finds the others in another way, or waits to be found.

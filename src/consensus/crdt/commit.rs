@@ -208,7 +208,7 @@ impl Committer {
                 let write = move |storage: &dyn Storage| storage.write(batch, Durability::Synced);
                 storage::run(self.storage.clone(), write).await
             }
-            _ => self.clean().await,
+            _ => self.clean().await.inspect_err(|_| self.retry.failed()),
         };
         call.reply.send(result.clone().map(|()| Vec::new()));
         result
@@ -276,6 +276,11 @@ impl Committer {
         if self.is_stale {
             let changes = self.state.settle().await?;
             self.hooks.events.tell_changes(&changes);
+            // Whatever is written beside the mark would be forgotten with the rest at the next start.
+            if is_cleaning(&self.storage).await? {
+                finish_cleaning(&self.storage, &self.state).await?;
+                self.hooks.events.tell(StateEvent::Resync);
+            }
             // What waits has waited since it came.
             let since = self.memory.pending.since.unwrap_or(now);
             let memory =
@@ -324,7 +329,8 @@ impl Committer {
         Ok(places.into_iter().map(answer).collect())
     }
 
-    /// Forgets everything. What a crash leaves is removed at the next start.
+    /// Forgets everything. What a failure leaves is removed before anything else is written, what a crash leaves at the
+    /// next start.
     async fn clean(&mut self) -> Result<()> {
         self.is_stale = true;
         storage::run(self.storage.clone(), |storage| {
@@ -341,6 +347,11 @@ impl Committer {
         self.hooks.events.tell(StateEvent::Resync);
         Ok(())
     }
+}
+
+/// Whether everything is to be removed, and some may still be there.
+pub(super) async fn is_cleaning(storage: &Arc<dyn Storage>) -> Result<bool> {
+    storage::run(storage.clone(), |storage| Ok(storage.get(META, records::META_CLEANING)?.is_some())).await
 }
 
 /// Removes everything, and then the mark that says so.

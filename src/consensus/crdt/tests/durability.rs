@@ -200,6 +200,27 @@ async fn a_cleaning_that_was_cut_off_is_finished() {
     assert!(storage(&crdt).get(records::META, records::META_CLEANING).unwrap().is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_pinned_after_a_cleaning_that_failed_is_not_forgotten_with_the_rest() {
+    for failing in [StorageCall::RemoveSpace, StorageCall::Write] {
+        for spared in 0..2 {
+            let disk = Arc::new(FaultyStorage::new(Arc::new(MemoryStorage::new())));
+            let crdt = open(disk.clone(), AT_ONCE).await;
+            crdt.log_pin(pin(1)).await.unwrap();
+            disk.fail(failing, spared, Error::new(ErrorKind::Io, "the disk went away"));
+            let cleaned = crdt.clean().await;
+            disk.heal();
+            crdt.log_pin(pin(2)).await.unwrap();
+            let listed = pinset(&crdt).await;
+            assert!(listed.contains_key(&cid(2).to_bytes()));
+            assert!(cleaned.is_err() || listed.len() == 1, "{failing:?} after {spared}: {listed:?}");
+            crdt.shutdown().await.unwrap();
+            let crdt = open(disk, AT_ONCE).await;
+            assert_eq!(pinset(&crdt).await, listed, "{failing:?} after {spared}");
+        }
+    }
+}
+
 fn damage(crdt: &Crdt, number: u64) {
     let mut batch = Batch::new();
     batch.put(SET, cid(number).to_bytes(), vec![1, 0xff]);
