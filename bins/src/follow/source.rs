@@ -121,7 +121,7 @@ fn namespace_of(word: &str) -> &'static str {
 
 /// With a scheme and without a slash at the end.
 fn gateway_url(gateway: &str) -> Result<String> {
-    let url = with_scheme(gateway.trim_end_matches('/'));
+    let url = with_scheme(gateway).trim_end_matches('/').to_owned();
     match Url::parse(&url) {
         Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.host().is_some() => Ok(url),
         _ => Err(Error::invalid_input(format!(
