@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::cargo::{cargo, output, root, run as run_command};
 use crate::steps::Steps;
 
-const PROGRAMS: [&str; 2] = ["ipfs-cluster-service", "ipfs-cluster-ctl"];
+const PROGRAMS: [&str; 3] = ["ipfs-cluster-service", "ipfs-cluster-ctl", "ipfs-cluster-follow"];
 const MAN: &str = "share/man/man1";
 const SYSTEMD: &str = "lib/systemd/system";
 const SYSUSERS: &str = "lib/sysusers.d";

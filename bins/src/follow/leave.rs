@@ -172,7 +172,8 @@ async fn neighbours(follower: &FollowerFolder, environment: Environment<'_>) -> 
                 neighbours.extend(pinset.map(|pinset| Neighbour::Store(pinset, lock)));
             }
             Err(locked) if locked.kind() == ErrorKind::Locked => {
-                let client = other.client(environment).map_err(failed)?;
+                // At its own socket: an address from the environment may be anybody's.
+                let client = other.client(&|_| None).map_err(failed)?;
                 timeout(ANSWER_TIMEOUT, client.version())
                     .await
                     .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "it runs and does not answer")))

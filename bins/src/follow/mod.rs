@@ -16,7 +16,6 @@ pub mod init;
 pub mod ipfs;
 pub mod leave;
 pub mod pinset;
-pub mod ports;
 pub mod run;
 pub mod screen;
 pub mod source;

@@ -11,14 +11,14 @@ use ipfs_cluster::rpc::Method;
 use ipfs_cluster::types::parse_multiaddr;
 use ipfs_cluster::{Error, Result as ClusterResult};
 use tokio::runtime::Builder;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::folder::FollowerFolder;
+use super::folder::{FollowerFolder, LISTEN_VARIABLE};
 use super::init::init;
 use super::template::{self, Template};
-use super::{PROGRAM, Trouble, ipfs, ports, print, screen, shown, source};
-use crate::service::config::{PeerConfig, Warning};
+use super::{PROGRAM, Trouble, ipfs, print, screen, source};
+use crate::service::config::{PeerConfig, Warning, hash_passwords};
 use crate::service::logging;
 use crate::service::running::{self, RunOptions, Running, outcome};
 use crate::service::signals::Signals;
@@ -26,9 +26,6 @@ use crate::service::{daemon, storage};
 
 /// Most clusters that one process follows.
 pub const FOLLOWERS_MAX: usize = 64;
-
-/// Held from looking for a free port until it is taken.
-static LISTENING: Mutex<()> = Mutex::const_new(());
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -91,15 +88,17 @@ async fn supervise(request: &RunRequest) -> Result<(), Trouble> {
     while ended < count {
         tokio::select! {
             biased;
-            report = heard.recv() => match report {
-                Some(Report::Ready) => {
-                    readies += 1;
-                    is_ready.send_if_modified(|ready| readies == count && !std::mem::replace(ready, true));
+            report = heard.recv() => {
+                match report {
+                    Some(Report::Ready) => readies += 1,
+                    Some(Report::Ended) => ended += 1,
+                    // All threads are gone, one of them in a way that it could not tell of.
+                    None => break,
                 }
-                Some(Report::Ended) => ended += 1,
-                // All threads are gone, one of them in a way that it could not tell of.
-                None => break,
-            },
+                // Those that failed are not waited for.
+                let all = readies > 0 && readies + ended >= count;
+                is_ready.send_if_modified(|ready| all && !std::mem::replace(ready, true));
+            }
             () = signals.next() => {
                 if !stop.send_replace(true) {
                     daemon::tell_of_the_end();
@@ -279,25 +278,24 @@ fn adapt(
 /// The API of a follower: the usual settings, on a socket in its folder, and what the environment says.
 fn api(follower: &FollowerFolder, environment: Environment<'_>) -> ClusterResult<RestApiSection> {
     let mut section = RestApiSection::default();
-    // One that cannot be is no obstacle to another that was named.
-    let socket = follower.socket_address();
-    if environment(super::folder::LISTEN_VARIABLE).is_none_or(|addresses| addresses.is_empty()) {
-        section.http_listen_multiaddress = std::iter::once(parse_multiaddr(&socket?)?).collect();
+    // A socket that cannot be is no obstacle to an address that was named.
+    if environment(LISTEN_VARIABLE).is_none_or(|addresses| addresses.is_empty()) {
+        // No page of a browser gets at a socket, so none needs to be allowed to.
+        section = RestApiSection::strict();
+        section.http_listen_multiaddress =
+            std::iter::once(parse_multiaddr(&follower.socket_address()?)?).collect();
     }
     let value = serde_json::to_value(&section)
         .map_err(|error| Error::internal("the settings of the API cannot be written").with_source(error))?;
-    overlay::load(Some(&value), environment).map(|loaded| loaded.section)
+    let mut section = overlay::load(Some(&value), environment)?.section;
+    hash_passwords(&mut section)?;
+    Ok(section)
 }
 
-async fn start(mut config: PeerConfig) -> Result<Running, Trouble> {
-    let _alone = LISTENING.lock().await;
-    let (listen, taken) = ports::avoid_taken(&config.cluster.listen_multiaddress);
-    for address in &taken {
-        warn!("the port of {} is taken: listening on one that is free instead", shown(&address.to_string()));
-    }
-    config.cluster.listen_multiaddress = listen;
+async fn start(config: PeerConfig) -> Result<Running, Trouble> {
     let options = RunOptions {
         closed: vec![Method::RepoGcLocal],
+        avoid_taken_ports: true,
         beside_reference_data: true,
         ..RunOptions::default()
     };

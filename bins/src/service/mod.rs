@@ -7,6 +7,7 @@ pub mod folder;
 pub mod logging;
 pub mod memory;
 pub mod output;
+pub mod ports;
 pub mod prompt;
 pub mod reference_data;
 pub mod running;

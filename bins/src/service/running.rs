@@ -15,15 +15,18 @@ use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport, PeerTransport as _}
 use ipfs_cluster::types::{Multiaddr, PeerId};
 use ipfs_cluster::{Error, Result};
 use multiaddr::Protocol;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::config::{ConsensusSection, PeerConfig};
-use super::{Doing as _, Failure, storage};
+use super::{Doing as _, Failure, ports, storage};
 
 /// What is being done while a peer comes up, in the reference's words.
 pub const STARTING: &str = "starting cluster";
+
+/// Where a process starts several peers, one at a time looks for ports.
+static LISTENING: Mutex<()> = Mutex::const_new(());
 
 /// What is added to the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct RunOptions {
     pub no_trust: bool,
     /// Calls that no other peer may make.
     pub closed: Vec<Method>,
+    /// Listen on free ports in the place of those that somebody else has.
+    pub avoid_taken_ports: bool,
     /// Begin an empty pinset beside the one of a Go peer, where the others have it anyway.
     pub beside_reference_data: bool,
 }
@@ -183,6 +188,15 @@ async fn host(config: &PeerConfig, options: &RunOptions) -> Result<Option<Arc<Li
     // Who is named on the command line may come later than this peer, and is not given up.
     settings.peer_addresses.extend(options.bootstrap.iter().cloned());
     settings.known_addresses = known_addresses(config);
+    // Held from looking for a free port until it is taken.
+    let _alone = LISTENING.lock().await;
+    if options.avoid_taken_ports {
+        let (listen, taken) = ports::avoid_taken(&settings.listen);
+        for address in taken {
+            warn!("the port of {address} is taken: listening on one that is free instead");
+        }
+        settings.listen = listen;
+    }
     Ok(Some(Arc::new(Libp2pTransport::start(&config.identity, settings).await?)))
 }
 

@@ -60,22 +60,23 @@ pub(crate) enum Command {
     /// Show what there is to know of a follower
     #[command(override_usage = "ipfs-cluster-follow NAME info")]
     Info,
-    /// Make a new follower
     Init(Init),
-    /// Run a follower, or several
     Run(Run),
     /// List the pinset
     #[command(override_usage = "ipfs-cluster-follow NAME list")]
     List,
-    /// Stop following a cluster, and remove its folder
     #[command(alias = "remove")]
     Leave(Leave),
     /// Print completions for a shell
     #[command(override_usage = "ipfs-cluster-follow completion SHELL")]
-    Completion { shell: Shell },
+    Completion {
+        shell: Shell,
+    },
     /// Write the manual pages into a folder
     #[command(hide = true)]
-    Man { folder: PathBuf },
+    Man {
+        folder: PathBuf,
+    },
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }

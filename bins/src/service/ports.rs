@@ -3,12 +3,11 @@
 use std::io;
 use std::net::{IpAddr, TcpListener};
 
-use ipfs_cluster::config::Addresses;
 use ipfs_cluster::types::Multiaddr;
 use multiaddr::Protocol;
 
 /// The addresses, with port 0 (any that is free) for each TCP port that is taken; and those that were.
-pub fn avoid_taken(addresses: &Addresses) -> (Addresses, Vec<Multiaddr>) {
+pub fn avoid_taken(addresses: &[Multiaddr]) -> (Vec<Multiaddr>, Vec<Multiaddr>) {
     let mut taken = Vec::new();
     let free = addresses
         .iter()
@@ -57,7 +56,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let parse = |text: String| text.parse::<Multiaddr>().unwrap();
-        let addresses: Addresses = [
+        let addresses: Vec<Multiaddr> = [
             format!("/ip4/127.0.0.1/tcp/{port}"),
             format!("/ip4/127.0.0.1/tcp/{port}/ws"),
             format!("/ip4/127.0.0.1/tcp/{free}"),
