@@ -51,6 +51,12 @@ fn stateless() -> Stateless {
 
 ipfs_cluster::tracker_conformance!(stateless_tracker, stateless());
 
+fn forgetful() -> Stateless {
+    Stateless(StatelessConfig { queued_pins_remembered: 100, ..StatelessConfig::default() })
+}
+
+ipfs_cluster::tracker_conformance!(stateless_tracker_that_remembers_few, forgetful());
+
 async fn stage(config: StatelessConfig) -> Stage<()> {
     Stage::new(&Stateless(config)).await
 }

@@ -106,7 +106,7 @@ struct Counted {
     remote: u64,
     sharded: u64,
     lost: u64,
-    /// Pins that waited, ran or had failed by then.
+    /// Pins that waited, ran or had failed when it began: what it found to be lost may be queued before it ends.
     working: u64,
     at: Instant,
     took: Duration,
@@ -293,7 +293,7 @@ impl Inner {
                 }
             }
         }
-        let working = working(&self.tracker.counts());
+        let working = working(&mark.operations);
         let at = Instant::now();
         Ok(Counted { remote, sharded, lost, working, at, took: at - started, mark })
     }

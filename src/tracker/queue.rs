@@ -29,6 +29,14 @@ impl Queue {
         self.waiting.len() >= self.items_max
     }
 
+    pub(crate) const fn items_max(&self) -> usize {
+        self.items_max
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

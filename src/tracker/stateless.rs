@@ -37,7 +37,8 @@ const COMPONENT: &str = "tracker";
 
 /// The default [`PinTracker`].
 ///
-/// - Memory: about 200 bytes for each operation that waits, runs or failed, and 16 to 18 bytes for each pin of the
+/// - Memory: about 250 bytes for each operation that waits, runs or failed; of pins that wait, no more than
+///   [`queued_pins_remembered`](StatelessConfig::queued_pins_remembered) of each queue are remembered one by one; and 16 to 18 bytes for each pin of the
 ///   daemon, twice that while it is listed.
 /// - While the daemon is down, or has not been listed yet, items that depend on what it holds are `cluster_error`
 ///   with the reason. A listing that breaks off changes nothing.

@@ -1,6 +1,10 @@
 //! The operations in hand: one for each CID, the queues they wait in, and their numbers. No I/O and no clock of its
 //! own; the owner holds it under one lock.
 //!
+//! A long queue of pins is not remembered as a whole: beyond a bound, pins that were never tried are only counted, the
+//! backlog. They are what the pinset wants, the daemon lacks and no operation works on, so whoever owns the table finds
+//! them again when the queue gets short.
+//!
 //! Two operations never work on one CID at a time: one that replaces a running one waits outside the queues until
 //! that one has stopped.
 
@@ -84,6 +88,8 @@ pub(crate) enum Requested {
     Changed,
     /// What was there will do.
     Kept,
+    /// So many wait that it is only counted.
+    Backlog,
     /// No room: the operation is in error.
     Full,
 }
@@ -124,6 +130,10 @@ pub(crate) struct Table {
     normal: Queue,
     unpin: Queue,
     rule: PriorityRule,
+    /// Pins that either queue remembers before more become part of the backlog.
+    remembered_max: usize,
+    /// About how many pins wait that no operation is remembered for.
+    backlog: u64,
     counts: TrackerCounts,
     last_ticket: u64,
     /// One text for all, because there may be millions.
@@ -131,7 +141,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(queue_items_max: usize, rule: PriorityRule) -> Self {
+    pub(crate) fn new(queue_items_max: usize, remembered_max: usize, rule: PriorityRule) -> Self {
         Self {
             by_cid: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -139,6 +149,8 @@ impl Table {
             normal: Queue::new(queue_items_max),
             unpin: Queue::new(queue_items_max),
             rule,
+            remembered_max,
+            backlog: 0,
             counts: TrackerCounts::default(),
             last_ticket: 0,
             queue_full: QUEUE_FULL.into(),
@@ -146,7 +158,36 @@ impl Table {
     }
 
     pub(crate) const fn counts(&self) -> TrackerCounts {
-        self.counts
+        let counts = self.counts;
+        TrackerCounts { pin_queued: counts.pin_queued + self.backlog, ..counts }
+    }
+
+    pub(crate) const fn has_backlog(&self) -> bool {
+        self.backlog > 0
+    }
+
+    /// Whether the backlog should be looked for: the queues are getting short. Not while failed pins are being forgotten,
+    /// which look the same: they would be tried without end.
+    pub(crate) fn wants_refill(&self) -> bool {
+        self.backlog > 0
+            && self.priority.len() + self.normal.len() <= self.remembered_max / 2
+            && self.counts.pin_error < FAILED_PINS_MAX
+    }
+
+    /// Takes a pin of the backlog into its queue, if there is room. Whoever calls has seen that no operation works on it.
+    pub(crate) fn refill(&mut self, key: &CidKey, pin: Option<&Pin>, now: Timestamp) -> bool {
+        let priority = self.rule.applies(pin.and_then(|pin| pin.timestamp), 0, now);
+        let has_room = self.queue_of(Kind::Pin, priority).len() < self.remembered_max;
+        has_room && self.request(key, Kind::Pin, pin, now) == Requested::Changed
+    }
+
+    /// How many pins of the backlog are left.
+    pub(crate) fn set_backlog(&mut self, pins: u64) {
+        self.backlog = pins;
+    }
+
+    pub(crate) const fn backlog(&self) -> u64 {
+        self.backlog
     }
 
     /// The newest ticket: what failed by now has this one or an older one.
@@ -203,10 +244,20 @@ impl Table {
                 }
                 Decision::Replace { carry_attempts, cancel } => (carry_attempts, cancel),
             };
+        if existing.is_none() && wanted == Kind::Pin && !self.running.contains_key(key) {
+            let priority = self.rule.applies(pin.and_then(|pin| pin.timestamp), 0, now);
+            let queue = self.queue_of(wanted, priority);
+            let (queued, items_max) = (queue.len(), queue.items_max());
+            if queued >= self.remembered_max && (queued as u64 + self.backlog) < items_max as u64 {
+                self.backlog += 1;
+                return Requested::Backlog;
+            }
+        }
         if cancel && let Some(running) = self.running.get(key) {
             running.cancel.cancel();
         }
         let old = self.forget(key);
+        let is_known = old.is_some();
         let attempts = old.as_ref().filter(|_| carry_attempts).map_or(0, |old| old.attempts);
         let unpin_first = wanted == Kind::Pin && old.is_some_and(|old| old.kind.unpins() || old.unpin_first);
         let priority = wanted == Kind::Pin
@@ -222,7 +273,8 @@ impl Table {
             priority,
             unpin_first,
         };
-        if self.queue_of(wanted, priority).is_full() {
+        let is_too_long = self.queue_of(wanted, priority).len() >= self.remembered_max && !is_known;
+        if self.queue_of(wanted, priority).is_full() || (wanted == Kind::Pin && is_too_long) {
             let failure = Arc::clone(&self.queue_full);
             self.fail(key.clone(), operation, failure, now);
             return Requested::Full;
@@ -380,7 +432,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn table(queue_items_max: usize) -> Table {
-        Table::new(queue_items_max, PriorityRule { age_max: Duration::from_secs(60), attempts_max: 5 })
+        Table::new(queue_items_max, 1_000, PriorityRule { age_max: Duration::from_secs(60), attempts_max: 5 })
     }
 
     fn cid(number: u64) -> Cid {
@@ -485,6 +537,30 @@ mod tests {
         assert_eq!(table.request(&key, Kind::Pin, Some(&direct), NOW), Requested::Kept);
         assert_eq!(table.request(&key, Kind::Pin, Some(&pin), NOW), Requested::Changed);
         assert!(running.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn pins_beyond_what_is_remembered_are_counted_and_found_again() {
+        let mut table = Table::new(5, 2, PriorityRule { age_max: Duration::from_secs(60), attempts_max: 5 });
+        let pins: Vec<_> = (0..7).map(pin).collect();
+        let requested: Vec<_> =
+            pins.iter().map(|(key, pin)| table.request(key, Kind::Pin, Some(pin), NOW)).collect();
+        use Requested::{Backlog, Changed, Full};
+        assert_eq!(requested, [Changed, Changed, Backlog, Backlog, Backlog, Full, Full]);
+        let counts = TrackerCounts { pin_queued: 5, pin_error: 2, ..TrackerCounts::default() };
+        assert_eq!((table.counts(), table.get(&pins[2].0)), (counts, None));
+        assert!(!table.wants_refill() && !table.refill(&pins[2].0, Some(&pins[2].1), NOW));
+        // One that is known is retried however many wait.
+        assert_eq!(table.request(&pins[6].0, Kind::Pin, Some(&pins[6].1), NOW), Changed);
+        for _ in 0..2 {
+            let started = start(&mut table, Lane::Pin).unwrap();
+            table.finish(&started.key, started.ticket, Ending::Done, NOW);
+        }
+        assert!(table.wants_refill());
+        assert!(table.refill(&pins[2].0, Some(&pins[2].1), NOW));
+        assert!(!table.refill(&pins[3].0, Some(&pins[3].1), NOW));
+        table.set_backlog(2);
+        assert_eq!(table.counts().pin_queued, 4);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::*;
 async fn a_configuration_that_cannot_work_names_its_key() {
     type Spoil = fn(&mut StatelessConfig);
     StatelessConfig::default().validate().unwrap();
-    let cases: [(&str, Spoil); 5] = [
+    let cases: [(&str, Spoil); 6] = [
+        ("queued_pins_remembered", |config| config.queued_pins_remembered = 0),
         ("max_pin_queue_size", |config| config.max_pin_queue_size = 0),
         ("concurrent_pins", |config| config.concurrent_pins = 0),
         ("concurrent_unpins", |config| config.concurrent_unpins = 0),
@@ -186,4 +187,63 @@ async fn a_worker_that_panics_leaves_an_error_and_the_others_go_on() {
     *hooked.panic_on.lock().unwrap() = None;
     stage.tracker.recover(&bad.cid).await.unwrap();
     stage.wait(&bad.cid, TrackerStatus::Pinned).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pins_beyond_what_is_remembered_wait_like_the_others_and_are_all_pinned() {
+    let config =
+        StatelessConfig { queued_pins_remembered: 20, concurrent_pins: 5, ..StatelessConfig::default() };
+    let stage = stage(config).await;
+    stage.ipfs.slow(IpfsCall::Pin, Duration::from_secs(1));
+    let pins: Vec<_> = (0..3_000).map(|seed| recursive(&stage, seed)).collect();
+    stage.write_all(pins.clone()).await;
+    let queued = collect(stage.tracker.recover_all()).await.unwrap();
+    assert_eq!(queued.len(), pins.len());
+    assert!(queued.iter().all(|info| info.status.status == TrackerStatus::PinQueued));
+    let counts = stage.tracker.counts();
+    assert_eq!(counts.pin_queued + counts.pinning, 3_000);
+    assert_eq!(collect(stage.tracker.recover_all()).await.unwrap(), [], "all of them wait already");
+    let all = stage.list(StatusFilter::ALL).await;
+    let waiting = stage.list(TrackerStatus::PinQueued.into()).await;
+    assert_eq!((all.len(), waiting.len()), (3_000, 2_995));
+    assert_eq!(stage.list(TrackerStatus::UnexpectedlyUnpinned.into()).await, []);
+    for info in waiting.iter().step_by(100) {
+        assert_eq!(stage.status(&info.cid).await, TrackerStatus::PinQueued);
+    }
+    // What leaves the pinset is not pinned, what comes is.
+    let gone = waiting.last().unwrap().cid;
+    stage.remove(&gone).await;
+    let late = recursive(&stage, 5_000);
+    stage.add(&late).await;
+    stage.wait_idle().await;
+    assert_eq!(stage.list(TrackerStatus::Pinned.into()).await.len(), 3_000);
+    assert_eq!(stage.status(&late.cid).await, TrackerStatus::Pinned);
+    assert!(!stage.is_held(&gone, PinMode::Recursive).await);
+    assert_eq!(stage.ipfs.count(IpfsCall::Pin).begun, 3_000, "each once");
+    assert_eq!(stage.tracker.counts(), Default::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pins_that_are_not_remembered_wait_for_space_and_for_a_daemon_that_comes_back() {
+    let config =
+        StatelessConfig { queued_pins_remembered: 4, concurrent_pins: 2, ..StatelessConfig::default() };
+    let stage = stage(config).await;
+    stage.ipfs.fail_next(IpfsCall::Pin, 1_000, Error::new(ErrorKind::StorageFull, "no space left"));
+    for seed in 0..100 {
+        stage.add(&recursive(&stage, seed)).await;
+    }
+    stage.wait_counts(|counts| counts.waiting_for_space == 100).await;
+    let waiting = stage.list(TrackerStatus::PinQueued.into()).await;
+    assert_eq!(waiting.len(), 100);
+    assert!(waiting.iter().all(|info| info.status.error.contains("no space left")));
+    stage.ipfs.down("pulled the plug");
+    tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+    stage.ipfs.stop_failing(IpfsCall::Pin);
+    stage.ipfs.up();
+    stage.wait_listed().await;
+    collect(stage.tracker.recover_all()).await.unwrap();
+    stage.wait_idle().await;
+    collect(stage.tracker.recover_all()).await.unwrap();
+    stage.wait_idle().await;
+    assert_eq!(stage.list(TrackerStatus::Pinned.into()).await.len(), 100);
 }

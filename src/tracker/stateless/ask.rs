@@ -190,7 +190,7 @@ impl Inner {
         };
         match requested {
             Requested::Full => Err(Error::new(ErrorKind::QueueFull, QUEUE_FULL).component(COMPONENT)),
-            Requested::Changed | Requested::Kept => Ok(info),
+            Requested::Changed | Requested::Kept | Requested::Backlog => Ok(info),
         }
     }
 

@@ -23,6 +23,10 @@ pub struct StatelessConfig {
         skip_serializing_if = "is_default_queue_size"
     )]
     pub max_pin_queue_size: usize,
+    /// Waiting pins that are remembered one by one, of each of the two queues, at about 250 bytes; of more only their number,
+    /// and they are found again when their turn is near, in the order of their CIDs. Not in the file.
+    #[serde(skip)]
+    pub queued_pins_remembered: usize,
     /// Most pins at a time; fewer when [`pin_concurrency`](crate::ipfs_connector::IpfsConnector::pin_concurrency)
     /// says so.
     #[serde(deserialize_with = "number::zero_is::<_, CONCURRENT_PINS>")]
@@ -53,6 +57,7 @@ impl Default for StatelessConfig {
     fn default() -> Self {
         Self {
             max_pin_queue_size: PIN_QUEUE_SIZE,
+            queued_pins_remembered: 50_000,
             concurrent_pins: CONCURRENT_PINS,
             concurrent_unpins: 4,
             priority_pin_max_age: Duration::from_secs(24 * 60 * 60),
@@ -70,6 +75,7 @@ impl ConfigSection for StatelessConfig {
     fn validate(&self) -> Result<()> {
         for (works, text) in [
             (self.max_pin_queue_size > 0, "max_pin_queue_size too low"),
+            (self.queued_pins_remembered > 0, "queued_pins_remembered too low"),
             (number::is_natural(self.free_space_min), "free_space_min is too low"),
             (self.concurrent_pins > 0, "concurrent_pins is too low"),
             (self.concurrent_unpins > 0, "concurrent_unpins is too low"),

@@ -92,6 +92,8 @@ pub(super) struct Daemon {
     addresses: Vec<Multiaddr>,
     /// What pins wait for, if it is space.
     full: Option<Arc<str>>,
+    /// Whether pins that the daemon lacks may wait without an operation.
+    has_backlog: bool,
 }
 
 impl Shared {
@@ -170,7 +172,7 @@ impl Inner {
             attempts_max: u32::try_from(config.priority_pin_max_retries).unwrap_or(u32::MAX),
         };
         let shared = Shared {
-            table: Table::new(config.max_pin_queue_size, rule),
+            table: Table::new(config.max_pin_queue_size, config.queued_pins_remembered, rule),
             held: Held::new(),
             space: Space::new(),
             free_space: None,
@@ -222,8 +224,19 @@ impl Inner {
     pub(super) fn set_daemon(&self, id: IpfsId) {
         let addresses = public_addresses(id.addresses.unwrap_or_default());
         let mut shared = self.lock();
-        let full = shared.daemon.full.clone();
-        shared.daemon = Arc::new(Daemon { id: id.id, addresses, full });
+        let Daemon { full, has_backlog, .. } = &*shared.daemon;
+        shared.daemon =
+            Arc::new(Daemon { id: id.id, addresses, full: full.clone(), has_backlog: *has_backlog });
+    }
+
+    /// Has statuses say what pins wait for, and that those without an operation may wait as well.
+    pub(super) fn refresh_statuses(&self, shared: &mut Shared) {
+        let full = shared.space.reason().map(|reason| waits_for_space(reason));
+        let has_backlog = shared.table.has_backlog();
+        if full != shared.daemon.full || has_backlog != shared.daemon.has_backlog {
+            let Daemon { id, addresses, .. } = &*shared.daemon;
+            shared.daemon = Arc::new(Daemon { id: *id, addresses: addresses.clone(), full, has_backlog });
+        }
     }
 
     pub(super) fn counts(&self) -> TrackerCounts {
@@ -236,11 +249,7 @@ impl Inner {
     /// Notes what the end of a pin says of the daemon's space.
     pub(super) fn note_space(&self, shared: &mut Shared, ticket: u64, verdict: Verdict) {
         let change = shared.space.pin_ended(ticket, verdict, Instant::now());
-        let full = shared.space.reason().map(|reason| waits_for_space(reason));
-        if full != shared.daemon.full {
-            let Daemon { id, addresses, .. } = &*shared.daemon;
-            shared.daemon = Arc::new(Daemon { id: *id, addresses: addresses.clone(), full });
-        }
+        self.refresh_statuses(shared);
         match (change, shared.space.reason()) {
             (Change::Began, Some(reason)) => tracing::warn!(
                 %reason,
@@ -299,7 +308,12 @@ impl Inner {
         wish: Wish,
         holding: &Holding,
     ) -> PinStatus {
-        let (status, error) = resting_status(wish, holding);
+        let (status, error) = match (wish, holding) {
+            (Wish::Held(_), Holding::Missing) if daemon.has_backlog => {
+                (TrackerStatus::PinQueued, daemon.full.as_deref().unwrap_or_default().to_owned())
+            }
+            _ => resting_status(wish, holding),
+        };
         let timestamp = pin.map_or_else(|| Some(self.clock.now()), |pin| pin.timestamp);
         PinStatus { error, ..self.bare_status(daemon, status, timestamp) }
     }
@@ -352,8 +366,14 @@ impl Inner {
     ) -> (Requested, PinStatus) {
         let now = self.clock.now();
         let requested = shared.table.request(key, kind, pin, now);
+        if requested == Requested::Backlog {
+            self.refresh_statuses(shared);
+        }
         let status = match shared.table.get(key) {
             Some(view) => self.operation_status(&shared.daemon, &view),
+            None if requested == Requested::Backlog => {
+                self.resting_status(&shared.daemon, pin, Wish::of(pin, &self.peer), &Holding::Missing)
+            }
             // Too many failed: this one is not remembered, but told.
             None => PinStatus {
                 error: QUEUE_FULL.to_owned(),
@@ -403,7 +423,7 @@ impl Inner {
         }
         match self.request(&mut shared, key, cid, kind, pin).0 {
             Requested::Full => Err(Error::new(ErrorKind::QueueFull, QUEUE_FULL).component(COMPONENT)),
-            Requested::Changed | Requested::Kept => Ok(()),
+            Requested::Changed | Requested::Kept | Requested::Backlog => Ok(()),
         }
     }
 

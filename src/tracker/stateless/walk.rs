@@ -170,7 +170,8 @@ pub(super) fn status_all(inner: Arc<Inner>, filter: StatusFilter) -> Pages {
         inner.check_open()?;
         let wants_errors = filter.matches(TrackerStatus::ClusterError);
         let is_unknown = inner.lock().unknown().is_some();
-        if filter.matches_any(&RESTING) || (wants_errors && is_unknown) {
+        let wants_backlog = filter.matches(TrackerStatus::PinQueued) && inner.lock().table.has_backlog();
+        if filter.matches_any(&RESTING) || (wants_errors && is_unknown) || wants_backlog {
             let mut walk = Walk::new(Arc::clone(&inner));
             while let Some(entries) = walk.next().await? {
                 let mut infos = answers(&inner, entries, filter)?;
@@ -222,6 +223,8 @@ pub(super) fn recover_all(inner: Arc<Inner>) -> Pages {
         inner.probe_space_now();
         inner.wait_listed().await?;
         let mut unknown: Option<Arc<str>> = None;
+        // What is part of it waits already, and is found when its turn is near.
+        let had_backlog = inner.lock().table.has_backlog();
         let mut walk = Walk::new(Arc::clone(&inner));
         while let Some(entries) = walk.next().await? {
             let mut infos = Vec::new();
@@ -237,7 +240,7 @@ pub(super) fn recover_all(inner: Arc<Inner>) -> Pages {
                         }
                         false
                     }
-                    (None, Holding::Missing) => matches!(entry.wish, Wish::Held(_)),
+                    (None, Holding::Missing) => matches!(entry.wish, Wish::Held(_)) && !had_backlog,
                     (None, Holding::Held) => false,
                     (None, Holding::Unknown(reason)) => {
                         unknown.get_or_insert_with(|| Arc::clone(reason));
@@ -261,6 +264,43 @@ pub(super) fn recover_all(inner: Arc<Inner>) -> Pages {
         }
     }
     .boxed()
+}
+
+/// Looks for the pins of the backlog, queues what there is room for, and counts the rest.
+pub(super) async fn refill(inner: Arc<Inner>) -> Result<()> {
+    let cannot =
+        |reason: &Arc<str>| Error::new(ErrorKind::Unavailable, reason.to_string()).component(COMPONENT);
+    let (mut left, before) = (0, inner.lock().table.backlog());
+    let mut walk = Walk::new(Arc::clone(&inner));
+    while let Some(entries) = walk.next().await? {
+        let mut shared = inner.lock();
+        if let Some(reason) = shared.unknown() {
+            return Err(cannot(reason));
+        }
+        for entry in entries {
+            // As it is now, not as it was before others had their turn.
+            let is_held = entry.held_entry.is_none_or(|held| shared.holding(held) == Holding::Held);
+            if is_held || shared.table.get(&entry.key).is_some() || shared.table.is_running(&entry.key) {
+                continue;
+            }
+            if !shared.table.refill(&entry.key, entry.pin.as_ref(), inner.clock.now()) {
+                left += 1;
+                continue;
+            }
+            if let (Some(pin), Some(view)) = (&entry.pin, shared.table.get(&entry.key)) {
+                let status = inner.operation_status(&shared.daemon, &view);
+                inner.announce(pin.cid, Some(pin), status);
+            }
+        }
+        drop(shared);
+        inner.work.notify_one();
+    }
+    let mut shared = inner.lock();
+    // What came meanwhile may have come behind the walk.
+    let came = shared.table.backlog().saturating_sub(before);
+    shared.table.set_backlog(left + came);
+    inner.refresh_statuses(&mut shared);
+    Ok(())
 }
 
 pub(super) fn sync_all(inner: Arc<Inner>) -> Pages {

@@ -11,8 +11,8 @@ use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::COMPONENT;
 use super::inner::{Inner, cut_text, failure_text};
+use super::{COMPONENT, walk};
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
@@ -30,21 +30,34 @@ const UNPIN_GRACE: Duration = Duration::from_secs(10);
 const FREE_SPACE_AGE_MAX: Duration = Duration::from_secs(5);
 /// How long it may take to say so.
 const FREE_SPACE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Shortest time between two looks for the pins that wait without being remembered.
+const REFILL_REST: Duration = Duration::from_secs(1);
 
 /// Starts operations until the tracker is shut down, then waits for those that run.
 pub(super) async fn dispatch(inner: Arc<Inner>) {
     let mut pins = JoinSet::new();
     let mut unpins = JoinSet::new();
+    let mut refills = JoinSet::new();
+    let mut refill_at = Instant::now();
     loop {
         start(&inner, Lane::Pin, &mut pins, pins_max(&inner));
         start(&inner, Lane::Unpin, &mut unpins, inner.config.concurrent_unpins);
+        let wants_refill = refills.is_empty() && inner.lock().table.wants_refill();
+        if wants_refill && refill_at <= Instant::now() {
+            refills.spawn(refill(Arc::clone(&inner)));
+        }
         let look_again = look_again(&inner);
         tokio::select! {
             biased;
             () = inner.cancel.cancelled() => break,
             Some(ended) = pins.join_next() => report(ended),
             Some(ended) = unpins.join_next() => report(ended),
+            Some(ended) = refills.join_next() => {
+                report(ended);
+                refill_at = Instant::now() + REFILL_REST;
+            }
             () = inner.work.notified() => {}
+            () = tokio::time::sleep_until(refill_at), if wants_refill && refills.is_empty() => {}
             () = tokio::time::sleep_until(look_again.unwrap_or_else(Instant::now)), if look_again.is_some() => {}
         }
     }
@@ -53,6 +66,21 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
     }
     while let Some(ended) = unpins.join_next().await {
         report(ended);
+    }
+}
+
+/// Finds pins again that wait without being remembered.
+async fn refill(inner: Arc<Inner>) {
+    let cancel = inner.cancel.clone();
+    let looked = AssertUnwindSafe(walk::refill(inner)).catch_unwind();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        looked = looked => match looked {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "could not look for the pins that wait"),
+            Err(panic) => tracing::error!(error = %panicked("looking for the pins that wait", panic.as_ref()), "ignored"),
+        },
     }
 }
 
