@@ -26,8 +26,6 @@ pub(super) const WINDOW_BLOCKS_MIN: usize = WINDOW_BLOCKS / WALKS_MAX;
 const OPEN_FOLD: usize = 65_536;
 /// Even so there are too many beyond this, and the widest walk is given up.
 const OPEN_MAX: usize = 2 * OPEN_FOLD;
-/// Up to this many links, looking whether they are known goes along with asking for them.
-const FEW_LINKS: usize = 4;
 
 /// One walk.
 pub(super) type WalkId = u64;
@@ -206,7 +204,7 @@ impl Frontier {
             walk.at_once = at_once;
             walk.covered = covered;
         }
-        self.need(tip, Owner { walk: id, below: u64::MAX }, State::Waiting { checked: false });
+        self.need(tip, &[id], u64::MAX, State::Waiting { checked: false });
         id
     }
 
@@ -241,32 +239,39 @@ impl Frontier {
         for block in branch.open.iter().filter_map(block_digest) {
             // The tip itself is not below the tip.
             let below = branch.tip.height.saturating_add(u64::from(block == tip));
-            if self.need(block, Owner { walk: id, below }, State::Checking { resumed: true }) {
+            if self.need(block, &[id], below, State::Checking { resumed: true }) {
                 check.push(block);
             }
         }
         Some((id, check))
     }
 
-    /// Makes a block an owner's. Whether it is new.
-    fn need(&mut self, block: Digest, owner: Owner, state: State) -> bool {
-        let Some(walk) = self.walks.get_mut(&owner.walk) else { return false };
-        let (open, is_new) = match self.blocks.entry(block) {
-            Entry::Vacant(entry) => (entry.insert(Open { owners: Vec::new(), state, height: 0 }), true),
-            Entry::Occupied(entry) => (entry.into_mut(), false),
-        };
-        if let Some(known) = open.owners.iter_mut().find(|known| known.walk == owner.walk) {
-            known.below = known.below.min(owner.below);
+    /// Makes a block that of some walks, all of which there are. Whether it is new.
+    fn need(&mut self, block: Digest, walks: &[WalkId], below: u64, state: State) -> bool {
+        if walks.is_empty() {
             return false;
         }
-        open.owners.push(owner);
-        walk.open += 1;
-        match open.state {
-            State::Waiting { .. } => {
-                walk.queue.insert((Reverse(owner.below), block));
+        let (open, is_new) = match self.blocks.entry(block) {
+            Entry::Vacant(entry) => {
+                (entry.insert(Open { owners: Vec::with_capacity(walks.len()), state, height: 0 }), true)
             }
-            State::Arrived { fold: false } => walk.arrived += 1,
-            _ => {}
+            Entry::Occupied(entry) => (entry.into_mut(), false),
+        };
+        for id in walks {
+            if let Some(known) = open.owners.iter_mut().find(|known| known.walk == *id) {
+                known.below = known.below.min(below);
+                continue;
+            }
+            let Some(walk) = self.walks.get_mut(id) else { continue };
+            open.owners.push(Owner { walk: *id, below });
+            walk.open += 1;
+            match open.state {
+                State::Waiting { .. } => {
+                    walk.queue.insert((Reverse(below), block));
+                }
+                State::Arrived { fold: false } => walk.arrived += 1,
+                _ => {}
+            }
         }
         is_new
     }
@@ -450,19 +455,18 @@ impl Frontier {
         node: &Node,
         is_tip: impl Fn(&Digest) -> bool,
     ) -> Vec<Digest> {
-        let few = node.links.len() <= FEW_LINKS;
-        let state = if few { State::Waiting { checked: false } } else { State::Checking { resumed: false } };
         let mut check = Vec::new();
         for link in node.links.iter().filter_map(block_digest) {
-            let is_tip = is_tip(&link) || self.walks_from(&link).is_some();
-            for walk in owners {
-                if is_tip && let Some(walk) = self.walks.get_mut(walk) {
-                    walk.met.insert(link);
+            if is_tip(&link) || self.walks_from(&link).is_some() {
+                for walk in owners {
+                    if let Some(walk) = self.walks.get_mut(walk) {
+                        walk.met.insert(link);
+                    }
                 }
-                let owner = Owner { walk: *walk, below: node.delta.priority };
-                if self.need(link, owner, state) && !few {
-                    check.push(link);
-                }
+            }
+            // Most links of a broad DAG are to what others that came with it link to as well.
+            if self.need(link, owners, node.delta.priority, State::Checking { resumed: false }) {
+                check.push(link);
             }
         }
         check

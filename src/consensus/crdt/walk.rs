@@ -413,7 +413,21 @@ impl Walker {
                 Err(error) => Looked::Failed(blocks, error),
             }
         };
-        self.looks.push(look.boxed());
+        let mut look = look.boxed();
+        // What is known at once can be asked for at once.
+        match (&mut look).now_or_never() {
+            Some(Looked::Processed(blocks)) => self.processed(blocks),
+            Some(failed) => self.looks.push(std::future::ready(failed).boxed()),
+            None => self.looks.push(look),
+        }
+    }
+
+    fn processed(&mut self, blocks: Vec<(Digest, bool)>) {
+        let is_new = |(_, processed): &(Digest, bool)| !processed;
+        let heads = if blocks.iter().all(is_new) { BTreeSet::new() } else { self.heads() };
+        for (block, processed) in blocks {
+            self.frontier.checked(&block, processed, heads.contains(&block));
+        }
     }
 
     fn unfold(&mut self, block: Digest) {
@@ -434,12 +448,7 @@ impl Walker {
 
     async fn looked(&mut self, looked: Looked) -> Result<()> {
         match looked {
-            Looked::Processed(blocks) => {
-                let heads = self.heads();
-                for (block, processed) in blocks {
-                    self.frontier.checked(&block, processed, heads.contains(&block));
-                }
-            }
+            Looked::Processed(blocks) => self.processed(blocks),
             Looked::Unfold(block, fetched) => match fetched {
                 Fetched::Node(node) => {
                     let parked = &self.parked;

@@ -416,7 +416,8 @@ impl<'a, R: AsyncRead + Unpin> MessageReader<'a, R> {
     pub(super) async fn next(&mut self) -> io::Result<Option<Message>> {
         self.long = None;
         loop {
-            match self.announced()? {
+            let announced = self.announced()?;
+            match announced {
                 Some((head, length)) if self.buffer.len() >= head + length => {
                     self.buffer.advance(head);
                     let message = self.buffer.split_to(length).freeze();
@@ -432,7 +433,15 @@ impl<'a, R: AsyncRead + Unpin> MessageReader<'a, R> {
             if between {
                 self.buffer = BytesMut::new();
             }
-            self.buffer.reserve(if between { FIRST_READ_BYTES } else { READ_BYTES });
+            // What is missing, where that is known: Go sends each message on a stream of its own, so that no room is used
+            // twice. What is claimed costs no more than what is not.
+            let missing = match announced {
+                Some((head, length)) => {
+                    (head + length).saturating_sub(self.buffer.len()).clamp(1, READ_BYTES)
+                }
+                None => READ_BYTES,
+            };
+            self.buffer.reserve(if between { FIRST_READ_BYTES } else { missing });
             let mut stream = (&mut self.stream).take(READ_BYTES as u64);
             let reading = stream.read_buf(&mut self.buffer);
             let read = if between {
