@@ -14,6 +14,7 @@ mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ struct Inner {
     room: Semaphore,
     state: Mutex<State>,
     incoming: Mutex<BTreeMap<PeerId, Arc<Incoming>>>,
+    /// How often blocks were announced here.
+    announced: AtomicU64,
     /// Something is wanted.
     wake: Notify,
     tasks: Tasks,
@@ -106,6 +109,7 @@ impl Bitswap {
             room: Semaphore::new(BITSWAP_WANTS_MAX),
             state: Mutex::default(),
             incoming: Mutex::default(),
+            announced: AtomicU64::new(0),
             wake: Notify::new(),
             tasks,
         });
@@ -166,6 +170,7 @@ impl BlockExchange for Bitswap {
 
     async fn announce(&self, cids: &[Cid]) -> Result<()> {
         self.inner.ensure_running()?;
+        self.inner.announced.fetch_add(1, Ordering::SeqCst);
         for cid in cids {
             let wanted = self.inner.change(|state, _| {
                 for peer in state.ledgers.announce(cid) {
@@ -234,6 +239,7 @@ impl Session {
     async fn get(&self, cid: Cid) -> Result<Block> {
         let inner = &self.inner;
         inner.ensure_running()?;
+        let announced = inner.announced.load(Ordering::SeqCst);
         if let Some(block) = inner.own(&cid)?.or_else(|| inline_block(&cid)) {
             return Ok(block);
         }
@@ -248,7 +254,9 @@ impl Session {
             let (id, block) = inner.change(|state, now| state.wants.want(self.id, cid, now));
             let _waiter = Waiter { inner, cid, id };
             // It may have been announced before we were waiting for it.
-            if let Some(block) = inner.own(&cid)? {
+            if inner.announced.load(Ordering::SeqCst) != announced
+                && let Some(block) = inner.own(&cid)?
+            {
                 return Ok(block);
             }
             inner.wake.notify_one();

@@ -4,6 +4,8 @@
 //! A block that several walks need is asked for once and belongs to all of them, so a walk that has to be given up takes
 //! nothing from the others. A walk is done when everything it met is merged, or was before it came by.
 
+mod merges;
+
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 use super::key::{Digest, block_cid, block_digest};
-use super::ledger::{Branch, Head, HeadChange};
+use super::ledger::{Branch, HeadChange};
 use super::node::Node;
 use crate::types::PeerId;
 
@@ -26,8 +28,6 @@ pub(super) const WINDOW_BLOCKS_MIN: usize = WINDOW_BLOCKS / WALKS_MAX;
 const OPEN_FOLD: usize = 65_536;
 /// Even so there are too many beyond this, and the widest walk is given up.
 const OPEN_MAX: usize = 2 * OPEN_FOLD;
-/// Up to this many links, looking whether they are known goes along with asking for them.
-const FEW_LINKS: usize = 4;
 
 /// One walk.
 pub(super) type WalkId = u64;
@@ -206,7 +206,7 @@ impl Frontier {
             walk.at_once = at_once;
             walk.covered = covered;
         }
-        self.need(tip, Owner { walk: id, below: u64::MAX }, State::Waiting { checked: false });
+        self.need(tip, &[id], u64::MAX, State::Waiting { checked: false });
         id
     }
 
@@ -241,32 +241,39 @@ impl Frontier {
         for block in branch.open.iter().filter_map(block_digest) {
             // The tip itself is not below the tip.
             let below = branch.tip.height.saturating_add(u64::from(block == tip));
-            if self.need(block, Owner { walk: id, below }, State::Checking { resumed: true }) {
+            if self.need(block, &[id], below, State::Checking { resumed: true }) {
                 check.push(block);
             }
         }
         Some((id, check))
     }
 
-    /// Makes a block an owner's. Whether it is new.
-    fn need(&mut self, block: Digest, owner: Owner, state: State) -> bool {
-        let Some(walk) = self.walks.get_mut(&owner.walk) else { return false };
-        let (open, is_new) = match self.blocks.entry(block) {
-            Entry::Vacant(entry) => (entry.insert(Open { owners: Vec::new(), state, height: 0 }), true),
-            Entry::Occupied(entry) => (entry.into_mut(), false),
-        };
-        if let Some(known) = open.owners.iter_mut().find(|known| known.walk == owner.walk) {
-            known.below = known.below.min(owner.below);
+    /// Makes a block that of some walks, all of which there are. Whether it is new.
+    fn need(&mut self, block: Digest, walks: &[WalkId], below: u64, state: State) -> bool {
+        if walks.is_empty() {
             return false;
         }
-        open.owners.push(owner);
-        walk.open += 1;
-        match open.state {
-            State::Waiting { .. } => {
-                walk.queue.insert((Reverse(owner.below), block));
+        let (open, is_new) = match self.blocks.entry(block) {
+            Entry::Vacant(entry) => {
+                (entry.insert(Open { owners: Vec::with_capacity(walks.len()), state, height: 0 }), true)
             }
-            State::Arrived { fold: false } => walk.arrived += 1,
-            _ => {}
+            Entry::Occupied(entry) => (entry.into_mut(), false),
+        };
+        for id in walks {
+            if let Some(known) = open.owners.iter_mut().find(|known| known.walk == *id) {
+                known.below = known.below.min(below);
+                continue;
+            }
+            let Some(walk) = self.walks.get_mut(id) else { continue };
+            open.owners.push(Owner { walk: *id, below });
+            walk.open += 1;
+            match open.state {
+                State::Waiting { .. } => {
+                    walk.queue.insert((Reverse(below), block));
+                }
+                State::Arrived { fold: false } => walk.arrived += 1,
+                _ => {}
+            }
         }
         is_new
     }
@@ -450,19 +457,18 @@ impl Frontier {
         node: &Node,
         is_tip: impl Fn(&Digest) -> bool,
     ) -> Vec<Digest> {
-        let few = node.links.len() <= FEW_LINKS;
-        let state = if few { State::Waiting { checked: false } } else { State::Checking { resumed: false } };
         let mut check = Vec::new();
         for link in node.links.iter().filter_map(block_digest) {
-            let is_tip = is_tip(&link) || self.walks_from(&link).is_some();
-            for walk in owners {
-                if is_tip && let Some(walk) = self.walks.get_mut(walk) {
-                    walk.met.insert(link);
+            if is_tip(&link) || self.walks_from(&link).is_some() {
+                for walk in owners {
+                    if let Some(walk) = self.walks.get_mut(walk) {
+                        walk.met.insert(link);
+                    }
                 }
-                let owner = Owner { walk: *walk, below: node.delta.priority };
-                if self.need(link, owner, state) && !few {
-                    check.push(link);
-                }
+            }
+            // Most links of a broad DAG are to what others that came with it link to as well.
+            if self.need(link, owners, node.delta.priority, State::Checking { resumed: false }) {
+                check.push(link);
             }
         }
         check
@@ -489,138 +495,6 @@ impl Frontier {
     /// Whether a block that came is still to be merged.
     pub(super) fn is_to_merge(&self, block: &Digest) -> bool {
         self.blocks.get(block).is_some_and(|open| matches!(open.state, State::Arrived { .. }))
-    }
-
-    /// What becomes of everything when these blocks, which are here, are merged. Marks them as being merged.
-    pub(super) fn merging(&mut self, group: &[Digest]) -> Outcome {
-        let mut merging: BTreeMap<WalkId, usize> = BTreeMap::new();
-        let mut begun = BTreeSet::new();
-        for block in group {
-            let Some(open) = self.blocks.get(block) else { continue };
-            let State::Arrived { fold } = open.state else { continue };
-            for owner in &open.owners {
-                *merging.entry(owner.walk).or_default() += usize::from(!fold);
-                begun.insert(owner.walk);
-            }
-            self.set_state(block, State::Merging { fold });
-        }
-        let mut outcome = Outcome::default();
-        for (id, walk) in &self.walks {
-            if walk.open == merging.get(id).copied().unwrap_or_default() {
-                outcome.done.push(*id);
-                outcome.covered.extend(&walk.met);
-            }
-        }
-        for (id, walk) in &self.walks {
-            let head = Head { cid: block_cid(&walk.tip), height: walk.height };
-            // A walk whose tip was known all along changes nothing.
-            let is_known = !walk.begun && !begun.contains(id);
-            let is_done = outcome.done.contains(id);
-            let at_once = walk.at_once && !walk.begun && begun.contains(id);
-            let makes_head = if is_done { !is_known } else { at_once };
-            if makes_head && !walk.covered && !outcome.covered.contains(&walk.tip) {
-                outcome.heads.add.push(head);
-            }
-        }
-        outcome.heads.remove = outcome.covered.iter().map(block_cid).collect();
-        let done: BTreeSet<WalkId> = outcome.done.iter().copied().collect();
-        let merging: BTreeSet<Digest> = group.iter().copied().collect();
-        outcome.unfinished = self.records(&done, &merging, &begun, &outcome.covered);
-        outcome
-    }
-
-    /// The records of walks of which some is merged, or will be. A block of several is in the first one's only.
-    fn records(
-        &self,
-        without: &BTreeSet<WalkId>,
-        merging: &BTreeSet<Digest>,
-        begun: &BTreeSet<WalkId>,
-        covered: &BTreeSet<Digest>,
-    ) -> Vec<Branch> {
-        let is_recorded =
-            |id: &WalkId, walk: &Walk| (walk.begun || begun.contains(id)) && !without.contains(id);
-        let mut branches: BTreeMap<WalkId, Branch> = BTreeMap::new();
-        for (id, walk) in self.walks.iter().filter(|(id, walk)| is_recorded(id, walk)) {
-            let mut met: Vec<_> = walk.met.iter().map(block_cid).collect();
-            // The record has no other place for it: who meets itself is covered.
-            if walk.covered || walk.at_once || covered.contains(&walk.tip) {
-                met.push(block_cid(&walk.tip));
-            }
-            let tip = Head { cid: block_cid(&walk.tip), height: walk.height };
-            branches.insert(*id, Branch { tip, open: Vec::new(), met });
-        }
-        if branches.is_empty() {
-            return Vec::new();
-        }
-        for (block, open) in &self.blocks {
-            let goes = merging.contains(block) && open.state == State::Merging { fold: false };
-            let first = open.owners.iter().map(|owner| owner.walk).find(|walk| branches.contains_key(walk));
-            if let Some(branch) = first.filter(|_| !goes).and_then(|walk| branches.get_mut(&walk)) {
-                branch.open.push(block_cid(block));
-            }
-        }
-        let mut branches: Vec<Branch> = branches.into_values().collect();
-        branches.sort_by_key(|branch| branch.tip);
-        branches
-    }
-
-    /// The record of one walk, on its own.
-    pub(super) fn record(&self, id: WalkId) -> Option<Branch> {
-        let walk = self.walks.get(&id)?;
-        let mut met: Vec<_> = walk.met.iter().map(block_cid).collect();
-        if walk.covered {
-            met.push(block_cid(&walk.tip));
-        }
-        let is_its = |open: &&Open| open.owners.iter().any(|owner| owner.walk == id);
-        let open = self.blocks.iter().filter(|(_, open)| is_its(open)).map(|(block, _)| block_cid(block));
-        Some(Branch {
-            tip: Head { cid: block_cid(&walk.tip), height: walk.height },
-            open: open.collect(),
-            met,
-        })
-    }
-
-    /// The merge is on disk. Gives the walks that are done.
-    pub(super) fn merged(
-        &mut self,
-        group: &[Digest],
-        outcome: &Outcome,
-        now: Instant,
-    ) -> Vec<(WalkId, Walk)> {
-        for block in group {
-            let Some(open) = self.blocks.get(block) else { continue };
-            for owner in &open.owners {
-                if let Some(walk) = self.walks.get_mut(&owner.walk) {
-                    walk.begun = true;
-                    // Once it was a head, others may be put upon it: it does not become one again.
-                    walk.covered |= walk.at_once;
-                    walk.merged += 1;
-                    walk.progress = now;
-                }
-            }
-            match open.state {
-                State::Merging { fold: true } => self.set_state(block, State::Folded),
-                State::Merging { fold: false } => drop(self.remove(block)),
-                _ => {}
-            }
-        }
-        let done: Vec<(WalkId, Walk)> =
-            outcome.done.iter().filter_map(|id| Some((*id, self.walks.remove(id)?))).collect();
-        for walk in self.walks.values_mut() {
-            // Some may have begun while the others' last blocks were being merged.
-            walk.covered |= outcome.covered.contains(&walk.tip);
-            walk.covered |= done.iter().any(|(_, done)| done.met.contains(&walk.tip));
-        }
-        done
-    }
-
-    /// Nothing was merged: the blocks have to come again.
-    pub(super) fn not_merged(&mut self, group: &[Digest]) {
-        for block in group {
-            if self.blocks.get(block).is_some_and(|open| matches!(open.state, State::Merging { .. })) {
-                self.ask_again(block);
-            }
-        }
     }
 
     /// Blocks to be read again for what they link to, when there is room for that.

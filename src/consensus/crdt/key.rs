@@ -56,6 +56,12 @@ pub(super) fn block_cid(digest: &Digest) -> Cid {
     }
 }
 
+/// The block of a binary CID: version 1, dag-pb, SHA-256, in its one form.
+pub(super) fn block_of_bytes(bytes: &[u8]) -> Option<Cid> {
+    const PREFIX: [u8; 4] = [1, CODEC_DAG_PB as u8, MULTIHASH_PREFIX[0], MULTIHASH_PREFIX[1]];
+    bytes.strip_prefix(&PREFIX)?.try_into().ok().map(block_cid)
+}
+
 /// The digest in the CID of a block of the DAG: version 1, dag-pb, SHA-256. None for every other CID.
 pub(super) fn block_digest(cid: &Cid) -> Option<Digest> {
     let is_ours = cid.version() == cid::Version::V1

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::delta::Delta;
 use super::key;
 use super::wire::{Field, Fields, corrupt, put_bytes, put_varint};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::Cid;
 
 /// Largest block that is read, in bytes: what one message of a block exchange can hold.
@@ -93,13 +93,18 @@ fn parse_link(link: &[u8]) -> Result<Cid> {
     let mut fields = Fields::of(link);
     while let Some(field) = fields.next()? {
         match field {
-            Field::Bytes(1, bytes) if cid.is_none() => cid = key::pin_of_bytes(bytes),
+            Field::Bytes(1, bytes) if cid.is_none() => {
+                cid = Some(key::block_of_bytes(bytes).ok_or_else(no_block)?);
+            }
             Field::Bytes(2, _) | Field::Varint(3, _) => {}
             _ => return Err(corrupt("it is no dag-pb: a link has a field too many")),
         }
     }
-    cid.filter(|cid| key::block_digest(cid).is_some())
-        .ok_or_else(|| corrupt("a link does not name a dag-pb block by sha2-256"))
+    cid.ok_or_else(no_block)
+}
+
+fn no_block() -> Error {
+    corrupt("a link does not name a dag-pb block by sha2-256")
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ impl Ledger for TestLedger {
 
 /// Serves what a ledger has, and counts.
 #[derive(Debug)]
-struct Served(Arc<TestLedger>);
+pub(super) struct Served(pub(super) Arc<TestLedger>);
 
 impl BlockSource for Served {
     fn get(&self, cid: &Cid) -> Result<Option<Bytes>> {

@@ -1,107 +1,35 @@
 //! What has to be written for some operations and nodes: reads the records they touch, decides, writes nothing.
 
+mod memory;
+mod reading;
+mod writing;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tracing::warn;
 
+use self::memory::After;
+pub(super) use self::memory::Memory;
 use super::absorb::{Adoption, PinRecord};
-use super::batching::{DELTA_BYTES, Logged, Pending, Policy, Waiting, decode_log, encode_log};
-use super::delta::{DELTA_ENTRIES_MAX, Delta, Element, HEIGHT_MAX, Tombstone, element_len, tombstone_len};
+use super::batching::{Logged, Policy, Waiting};
+use super::delta::{Element, Tombstone};
 use super::key::{self, Digest};
 use super::ledger::{Head, HeadChange};
-use super::node::{LINKS_MAX, Node};
-use super::records::{self, BLOCKS, BlockId, HEADS, IDS, LOG, META, NUMBERS, SET, VALUES};
+use super::node::Node;
+use super::records::{self, BLOCKS, BlockId, META};
 use super::set::{Elements, Live, Number};
 use super::wire::corrupt;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::state::{State, decode_pin_protobuf, encode_pin_protobuf};
-use crate::storage::{Batch, KeyRange, Snapshot, Storage};
+use crate::storage::{Batch, Snapshot, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, PinOperation, Revision};
 
 /// Blocks whose values are kept while a batch is made, when two elements have to be compared.
 const READ_BLOCKS_MAX: usize = 16;
-
-/// What the committer knows without asking the store. It is what the store says; see [`Memory::load`].
-#[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
-    /// Heads and their heights.
-    pub(super) heads: BTreeMap<Cid, u64>,
-    /// Operations without a delta.
-    pub(super) pending: Pending,
-    next_number: Number,
-    next_log: u64,
-    /// There may be elements whose block is not here.
-    is_caught_up: bool,
-}
-
-impl Memory {
-    /// What the store says.
-    ///
-    /// # Errors
-    /// `Io`, `Corrupt`, `ShutDown`.
-    pub(super) fn load(storage: &dyn Storage, now: Instant) -> Result<Self> {
-        let snapshot = storage.snapshot()?;
-        let heads = records::heads(&*snapshot)?.into_iter().map(|head| (head.cid, head.height)).collect();
-        let mut pending = Pending::default();
-        records::for_each(&*snapshot, LOG, |key, record| {
-            let sequence = <[u8; 8]>::try_from(&key[..])
-                .map_err(|_| corrupt("the place of an operation in the log is unreadable"))?;
-            pending.log.push(u64::from_be_bytes(sequence));
-            #[cfg(feature = "testing")]
-            if is_planted(Planted::LogNotReplayed) {
-                return Ok(());
-            }
-            decode_log(record)?.into_iter().for_each(|logged| pending.replay(logged));
-            Ok(())
-        })?;
-        if pending.operations > 0 {
-            pending.since = Some(now);
-        }
-        let next_log = pending.log.last().map_or(0, |last| last + 1);
-        let is_caught_up = snapshot.get(META, records::META_CAUGHT_UP)?.is_some();
-        Ok(Self { heads, pending, next_number: records::next_number(&*snapshot)?, next_log, is_caught_up })
-    }
-
-    /// What was staged is on disk.
-    pub(super) fn update(&mut self, after: After, now: Instant) {
-        if let Some(heads) = after.heads {
-            self.heads = heads;
-        }
-        self.next_number = after.next_number;
-        self.is_caught_up |= after.is_caught_up;
-        if after.is_cut {
-            self.pending = Pending::default();
-            return;
-        }
-        for (pin, waiting) in after.waiting {
-            self.pending.set(pin, waiting);
-        }
-        self.next_log += after.log.len() as u64;
-        self.pending.log.extend(after.log);
-        self.pending.operations += after.operations;
-        if self.pending.operations > 0 {
-            self.pending.since.get_or_insert(now);
-        }
-    }
-}
-
-/// How [`Memory`] changes once the batch is on disk.
-#[derive(Debug)]
-pub(super) struct After {
-    heads: Option<BTreeMap<Cid, u64>>,
-    next_number: Number,
-    is_caught_up: bool,
-    is_cut: bool,
-    waiting: BTreeMap<Cid, Waiting>,
-    operations: usize,
-    log: Vec<u64>,
-}
 
 /// A batch that was made and not written.
 #[derive(Debug)]
@@ -467,237 +395,6 @@ impl<'a> Stage<'a> {
         settled
     }
 
-    /// Makes nodes of all that waits, on top of the heads.
-    fn cut(&mut self) -> Result<Option<Head>> {
-        let mut all: BTreeMap<Cid, Waiting> = self.memory.pending.pins.clone();
-        all.append(&mut self.waiting);
-        let heads = self.heads.take().unwrap_or_else(|| self.memory.heads.clone());
-        let mut height = heads.values().copied().max().unwrap_or(0);
-        for (pin, _) in all.iter().filter(|(_, waiting)| waiting.value.is_some()) {
-            // Nodes of a walk that is under way are above the heads, and what they said was seen and replaced.
-            height = height.max(self.touch_or_replace(pin)?.elements.top_priority());
-        }
-        for sequence in &self.memory.pending.log {
-            self.batch.delete(LOG, Bytes::copy_from_slice(&sequence.to_be_bytes()));
-        }
-        let mut links: Vec<Cid> = heads.keys().take(LINKS_MAX).copied().collect();
-        let mut after = heads.clone();
-        let mut cut = None;
-        for mut delta in deltas(&all) {
-            height = (height + 1).min(HEIGHT_MAX);
-            delta.priority = height;
-            let node = Node::build(links, delta);
-            let digest = key::block_digest(&node.cid).ok_or_else(|| not_a_block(&node.cid))?;
-            self.merge(&node)?;
-            let number = self.name(&digest)?.id.number;
-            for element in &node.delta.elements {
-                // The pinset has it since it was logged.
-                let touched = self.touch(&element.pin)?;
-                (touched.shown, touched.exact) = (Some(number), Some(number));
-            }
-            for link in &node.links {
-                after.remove(link);
-            }
-            after.insert(node.cid, height);
-            links = vec![node.cid];
-            cut = Some(Head { cid: node.cid, height });
-        }
-        // Without a delta, all that waited were pins that went before anybody heard of them.
-        self.heads = Some(after);
-        // Nothing waits any more, so what the elements say is what is seen.
-        self.waiting = all.into_keys().map(|pin| (pin, Waiting::default())).collect();
-        self.show()?;
-        Ok(cut)
-    }
-
-    fn put_log(&mut self) -> Vec<u64> {
-        let records = encode_log(&self.logged);
-        let sequences = self.memory.next_log..self.memory.next_log + records.len() as u64;
-        for (sequence, record) in sequences.clone().zip(records) {
-            self.batch.put(LOG, Bytes::copy_from_slice(&sequence.to_be_bytes()), record);
-        }
-        sequences.collect()
-    }
-
-    fn put_records(&mut self) -> Result<()> {
-        self.put_strays()?;
-        if self.is_caught_up && !self.memory.is_caught_up {
-            self.batch.put(META, records::META_CAUGHT_UP, Bytes::new());
-        }
-        for (pin, touched) in self.pins.iter_mut().filter(|(_, touched)| touched.is_changed) {
-            let exact = touched.exact;
-            touched.elements.set_exact(exact.is_some() && exact == touched.elements.winner());
-            if touched.elements.is_empty() {
-                self.batch.delete(SET, pin.to_bytes());
-            } else {
-                self.batch.put(SET, pin.to_bytes(), touched.elements.encode());
-            }
-        }
-        for (digest, named) in &self.names {
-            let digest = Bytes::copy_from_slice(digest);
-            if named.is_new {
-                self.batch.put(NUMBERS, records::number_key(named.id.number)?, digest.clone());
-            }
-            if named.is_new || named.is_changed {
-                self.batch.put(IDS, digest, named.id.encode());
-            }
-        }
-        let Some(heads) = &self.heads else { return Ok(()) };
-        let before = &self.memory.heads;
-        for cid in before.keys().filter(|cid| !heads.contains_key(cid)) {
-            let digest = key::block_digest(cid).ok_or_else(|| not_a_block(cid))?;
-            self.batch.delete(HEADS, Bytes::copy_from_slice(&digest));
-        }
-        for (cid, height) in heads.iter().filter(|(cid, height)| before.get(cid) != Some(height)) {
-            let digest = key::block_digest(cid).ok_or_else(|| not_a_block(cid))?;
-            records::put_head(&mut self.batch, &digest, *height);
-        }
-        Ok(())
-    }
-
-    /// Keeps values that are in no block here and that the pinset will not have.
-    fn put_strays(&mut self) -> Result<()> {
-        let is_stray = |touched: &Touched, number: &Number| {
-            touched.exact != Some(*number)
-                && touched.elements.live().iter().any(|live| live.number == *number)
-        };
-        let mut strays = Vec::new();
-        for (pin, touched) in &self.pins {
-            strays.extend(
-                touched
-                    .strays
-                    .iter()
-                    .filter(|number| is_stray(touched, number))
-                    .map(|number| (*pin, *number)),
-            );
-        }
-        for (pin, number) in strays {
-            let digest = self.digest(number)?;
-            if !self.name(&digest)?.id.is_here() {
-                let value = self.value(&pin, number)?;
-                self.batch.put(VALUES, records::value_key(&pin, number)?, value);
-            }
-        }
-        Ok(())
-    }
-
-    /// The elements of a pin; one look-up for each pin of a batch.
-    fn touch(&mut self, pin: &Cid) -> Result<&mut Touched> {
-        use std::collections::btree_map::Entry;
-        match self.pins.entry(*pin) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let record = self.storage.get(SET, &pin.to_bytes())?;
-                let elements = record
-                    .map(|record| Elements::decode(&record).map_err(|error| error.context(pin)))
-                    .transpose()?
-                    .unwrap_or_default();
-                Ok(entry.insert(Touched::new(elements, self.memory.is_caught_up)))
-            }
-        }
-    }
-
-    /// The same for a pin that gets a new value. What was acknowledged has to be cut, so a damaged record is replaced: the
-    /// new value is above whatever it said.
-    fn touch_or_replace(&mut self, pin: &Cid) -> Result<&mut Touched> {
-        match self.touch(pin) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                warn!(cid = %pin, %error, "replacing a damaged record");
-                let touched = Touched { is_changed: true, ..Touched::new(Elements::default(), false) };
-                self.pins.insert(*pin, touched);
-            }
-            Err(error) => return Err(error),
-        }
-        self.touch(pin)
-    }
-
-    /// What stands for a block; a new number if nothing named it yet.
-    fn name(&mut self, digest: &Digest) -> Result<&mut Named> {
-        use std::collections::btree_map::Entry;
-        match self.names.entry(*digest) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let named = match records::block_id(self.storage, digest)? {
-                    Some(id) => Named { id, is_new: false, is_changed: false },
-                    None => {
-                        let id = BlockId {
-                            number: self.next_number,
-                            height: 0,
-                            is_processed: false,
-                            is_lacking: false,
-                        };
-                        self.numbered.insert(id.number, *digest);
-                        self.next_number += 1;
-                        Named { id, is_new: true, is_changed: false }
-                    }
-                };
-                Ok(entry.insert(named))
-            }
-        }
-    }
-
-    /// The block that a number stands for.
-    fn digest(&self, number: Number) -> Result<Digest> {
-        if let Some(digest) = self.numbered.get(&number) {
-            return Ok(*digest);
-        }
-        let digest = self.storage.get(NUMBERS, &records::number_key(number)?)?;
-        digest.map_or_else(
-            || Err(corrupt("an element belongs to a block that nobody knows")),
-            |digest| records::digest_of(&digest),
-        )
-    }
-
-    /// The value of an element.
-    fn value(&mut self, pin: &Cid, number: Number) -> Result<Bytes> {
-        if let Some(touched) = self.pins.get(pin)
-            && let Some((_, value)) = touched.values.iter().find(|(came_with, _)| *came_with == number)
-        {
-            return Ok(value.clone());
-        }
-        if !self.read.contains_key(&number) {
-            let digest = self.digest(number)?;
-            let Some(block) = self.storage.get(BLOCKS, &digest)? else {
-                if let Some(value) = self.storage.get(VALUES, &records::value_key(pin, number)?)? {
-                    return Ok(value);
-                }
-                return self.pinned_value(pin, number)?.ok_or_else(|| missing(pin));
-            };
-            let mut values: BTreeMap<Cid, Bytes> = BTreeMap::new();
-            for Element { pin, value } in Node::parse(key::block_cid(&digest), block)?.delta.elements {
-                let greatest = values.entry(pin).or_default();
-                if value > *greatest {
-                    *greatest = value;
-                }
-            }
-            if self.read.len() >= READ_BLOCKS_MAX {
-                self.read.pop_first();
-            }
-            self.read.insert(number, values);
-        }
-        self.read.get(&number).and_then(|values| values.get(pin)).cloned().ok_or_else(|| missing(pin))
-    }
-
-    /// The value of an element, if the pinset has it before this batch.
-    fn pinned_value(&mut self, pin: &Cid, number: Number) -> Result<Option<Bytes>> {
-        if self.pins.get(pin).is_none_or(|touched| touched.stored != Some(number)) {
-            return Ok(None);
-        }
-        self.stored_value(pin)
-    }
-
-    /// What the pinset has before this batch.
-    fn stored_value(&mut self, pin: &Cid) -> Result<Option<Bytes>> {
-        let snapshot = match &self.snapshot {
-            Some(snapshot) => snapshot.clone(),
-            None => self.snapshot.insert(self.storage.snapshot()?).clone(),
-        };
-        let key = Bytes::from(pin.to_bytes());
-        let range = KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key) };
-        Ok(self.state.values(&*snapshot, range, 1)?.entries.pop().map(|(_, value)| value))
-    }
-
     /// What waits for a pin, to be changed.
     fn waiting(&mut self, pin: &Cid) -> &mut Waiting {
         let before = &self.memory.pending.pins;
@@ -733,31 +430,4 @@ fn not_a_block(cid: &Cid) -> Error {
 
 fn missing(pin: &Cid) -> Error {
     corrupt(format!("the value of an element of {pin} is missing; clean the state and join again"))
-}
-
-/// Deltas of all that waits, each of about [`DELTA_BYTES`] at most.
-fn deltas(all: &BTreeMap<Cid, Waiting>) -> Vec<Delta> {
-    let mut deltas = Vec::new();
-    let (mut delta, mut bytes) = (Delta::default(), 0);
-    let mut make_room = |delta: &mut Delta, more: usize| {
-        if delta.len() > 0 && (bytes + more > DELTA_BYTES || delta.len() == DELTA_ENTRIES_MAX) {
-            deltas.push(std::mem::take(delta));
-            bytes = 0;
-        }
-        bytes += more;
-    };
-    for (pin, waiting) in all {
-        for block in &waiting.tombstones {
-            make_room(&mut delta, tombstone_len(pin));
-            delta.tombstones.push(Tombstone { pin: *pin, block: *block });
-        }
-        if let Some(value) = &waiting.value {
-            make_room(&mut delta, element_len(pin, value.len()));
-            delta.elements.push(Element { pin: *pin, value: value.clone() });
-        }
-    }
-    if delta.len() > 0 {
-        deltas.push(delta);
-    }
-    deltas
 }

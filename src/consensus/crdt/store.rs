@@ -18,6 +18,11 @@ use crate::state::StateChange;
 use crate::storage::{self, Batch, Storage};
 use crate::types::Cid;
 
+/// Up to so many blocks are looked up where the question is asked. A walk asks at every step of its way, and a question that
+/// is handed to another thread comes back much later than it takes to answer; the exchange looks for the same blocks in
+/// the same way.
+const LOOK_UP_AT_ONCE: usize = 64;
+
 /// The ledger of a running component. A handle; it does not keep the component alive.
 #[derive(Clone, Debug)]
 pub(super) struct StoreLedger {
@@ -48,14 +53,18 @@ impl Ledger for StoreLedger {
 
     async fn is_processed(&self, ids: &[Cid]) -> Result<Vec<bool>> {
         let digests: Vec<_> = ids.iter().map(key::block_digest).collect();
-        self.read(move |storage| {
+        let look_up = move |storage: &dyn Storage| {
             let is_processed = |digest: &Option<key::Digest>| match digest {
                 None => Ok(false),
                 Some(digest) => Ok(records::block_id(storage, digest)?.is_some_and(|id| id.is_processed)),
             };
             digests.iter().map(is_processed).collect()
-        })
-        .await
+        };
+        if ids.len() <= LOOK_UP_AT_ONCE {
+            self.desk.check_open()?;
+            return look_up(&*self.storage);
+        }
+        self.read(look_up).await
     }
 
     async fn block(&self, cid: &Cid) -> Result<Option<Bytes>> {

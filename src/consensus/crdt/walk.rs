@@ -9,26 +9,32 @@
 //! forgets until a repair, the rest of a walk that has begun is remembered: it goes on when its head is announced again,
 //! when a repair is due, and after a restart.
 
+mod endings;
+mod fetching;
+mod merging;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::{AbortHandle, Abortable, BoxFuture, Either, FutureExt as _, select};
+use futures::future::{AbortHandle, BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::endings::Complaints;
+use self::fetching::{Fetched, Looked};
 use super::announce::{Announced, Inbox};
-use super::frontier::{Ask, Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, WINDOW_BLOCKS_MIN, Walk, WalkId};
-use super::key::{Digest, block_cid, block_digest};
+use super::frontier::{Frontier, Outcome, WALKS_MAX, WINDOW_BLOCKS, WINDOW_BLOCKS_MIN, Walk, WalkId};
+use super::key::{Digest, block_digest};
 use super::ledger::{Branch, Ledger};
-use super::node::{BLOCK_BYTES_MAX, Node};
+use super::node::Node;
 use super::trust::Trust;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::exchange::BlockExchange;
 use crate::types::{Cid, PeerId};
 
@@ -117,23 +123,6 @@ pub(super) struct WalkerContext {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) dirty: Arc<DirtyCount>,
     pub(super) cancel: CancellationToken,
-}
-
-enum Fetched {
-    Node(Box<Node>),
-    /// It was merged before.
-    Known,
-    /// It could not be got.
-    Lost(Error),
-    /// It is no block of a DAG like ours.
-    Broken(Error),
-}
-
-/// What somebody looked up in the ledger.
-enum Looked {
-    Processed(Vec<(Digest, bool)>),
-    Unfold(Digest, Fetched),
-    Failed(Vec<Digest>, Error),
 }
 
 struct Merging {
@@ -393,270 +382,6 @@ impl Walker {
         Ok(())
     }
 
-    fn fetch(&mut self, Ask { block, checked, hint }: Ask) {
-        let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
-        let (abort, registration) = AbortHandle::new_pair();
-        self.fetching.insert(block, abort);
-        let fetch = Abortable::new(fetch(ledger, exchange, block, checked, hint), registration);
-        self.fetches.push(async move { (block, fetch.await.ok()) }.boxed());
-    }
-
-    fn look_up(&mut self, blocks: Vec<Digest>) {
-        if blocks.is_empty() {
-            return;
-        }
-        let ledger = self.cx.ledger.clone();
-        let look = async move {
-            let cids: Vec<Cid> = blocks.iter().map(block_cid).collect();
-            match ledger.is_processed(&cids).await {
-                Ok(processed) => Looked::Processed(blocks.into_iter().zip(processed).collect()),
-                Err(error) => Looked::Failed(blocks, error),
-            }
-        };
-        self.looks.push(look.boxed());
-    }
-
-    fn unfold(&mut self, block: Digest) {
-        let (ledger, exchange) = (self.cx.ledger.clone(), self.cx.exchange.clone());
-        let look = async move {
-            let cid = block_cid(&block);
-            let ours = ledger.block(&cid).await;
-            let fetched = match ours {
-                Ok(Some(data)) => parse(cid, data),
-                // Caught up without it.
-                Ok(None) => fetch(ledger, exchange, block, true, None).await,
-                Err(error) => Fetched::Lost(error),
-            };
-            Looked::Unfold(block, fetched)
-        };
-        self.looks.push(look.boxed());
-    }
-
-    async fn looked(&mut self, looked: Looked) -> Result<()> {
-        match looked {
-            Looked::Processed(blocks) => {
-                let heads = self.heads();
-                for (block, processed) in blocks {
-                    self.frontier.checked(&block, processed, heads.contains(&block));
-                }
-            }
-            Looked::Unfold(block, fetched) => match fetched {
-                Fetched::Node(node) => {
-                    let parked = &self.parked;
-                    let check = self.frontier.unfolded(&node, |tip| parked.contains_key(tip));
-                    self.look_up(check);
-                }
-                Fetched::Known => {}
-                Fetched::Lost(error) if error.kind() == ErrorKind::ShutDown => return Err(error),
-                Fetched::Lost(error) | Fetched::Broken(error) => {
-                    for walk in self.frontier.owners(&block) {
-                        self.give_up(walk, Ended::Missing, &error.to_string()).await?;
-                    }
-                }
-            },
-            Looked::Failed(_, error) if error.kind() == ErrorKind::ShutDown => return Err(error),
-            Looked::Failed(blocks, error) => {
-                for walk in
-                    blocks.iter().flat_map(|block| self.frontier.owners(block)).collect::<BTreeSet<_>>()
-                {
-                    self.give_up(walk, Ended::Missing, &error.to_string()).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn heads(&self) -> BTreeSet<Digest> {
-        self.cx.ledger.heads().iter().filter_map(|head| block_digest(&head.cid)).collect()
-    }
-
-    async fn fetched(&mut self, block: Digest, fetched: Option<Fetched>) -> Result<()> {
-        // None: nobody needs it any more, or again on another account.
-        let Some(fetched) = fetched else { return Ok(()) };
-        self.fetching.remove(&block);
-        match fetched {
-            Fetched::Known => {
-                let is_head = self.heads().contains(&block);
-                self.frontier.checked(&block, true, is_head);
-            }
-            Fetched::Node(node) => {
-                let parked = &self.parked;
-                let arrival =
-                    self.frontier.arrived(&block, &node, |tip| parked.contains_key(tip), Instant::now());
-                if arrival.wanted {
-                    let bytes = node.block.len();
-                    self.block_bytes = bytes.max(self.block_bytes - self.block_bytes / 16);
-                    self.ready_bytes += bytes;
-                    self.ready_since.get_or_insert_with(Instant::now);
-                    self.ready.push_back(*node);
-                }
-                self.look_up(arrival.check);
-                for (walk, why) in arrival.failed {
-                    self.give_up(walk, Ended::Broken, &why).await?;
-                }
-            }
-            Fetched::Lost(error) if error.kind() == ErrorKind::ShutDown => return Err(error),
-            Fetched::Lost(error) => {
-                for walk in self.frontier.owners(&block) {
-                    self.give_up(walk, Ended::Missing, &error.to_string()).await?;
-                }
-            }
-            Fetched::Broken(error) => {
-                for walk in self.frontier.owners(&block) {
-                    self.give_up(walk, Ended::Broken, &error.to_string()).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// When the next merge is due, if time alone can tell.
-    fn next_merge_at(&self) -> Option<Instant> {
-        if self.merging.is_some() {
-            return None;
-        }
-        let due = self.ready_since? + MERGE_LINGER;
-        Some(self.pause.map_or(due, |pause| pause.max(due)))
-    }
-
-    fn start_merge(&mut self) {
-        let now = Instant::now();
-        if self.merging.is_some() || self.pause.is_some_and(|pause| pause > now) {
-            return;
-        }
-        let is_due = self.ready_since.is_some_and(|since| since + MERGE_LINGER <= now);
-        let is_much = self.ready.len() >= MERGE_BLOCKS || self.ready_bytes >= MERGE_BYTES;
-        if !is_due && !is_much && !self.frontier.is_urgent() && !self.forgot {
-            return;
-        }
-        let most = if self.singly > 0 { 1 } else { MERGE_BLOCKS_MAX };
-        let (mut nodes, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while nodes.len() < most && bytes < MERGE_BYTES_MAX {
-            let Some(node) = self.ready.pop_front() else { break };
-            self.ready_bytes -= node.block.len();
-            // Its walk may have been given up.
-            let Some(block) = block_digest(&node.cid).filter(|block| self.frontier.is_to_merge(block)) else {
-                continue;
-            };
-            bytes += node.block.len();
-            group.push(block);
-            nodes.push(node);
-        }
-        self.singly = self.singly.saturating_sub(1);
-        self.ready_since = (!self.ready.is_empty()).then_some(now);
-        let outcome = self.frontier.merging(&group);
-        if group.is_empty() && outcome.done.is_empty() && !self.forgot {
-            return;
-        }
-        self.forgot = false;
-        let mut records = outcome.unfinished.clone();
-        records.extend(self.parked.iter().map(|(tip, branch)| {
-            let mut branch = branch.clone();
-            if outcome.covered.contains(tip) && !branch.met.contains(&branch.tip.cid) {
-                branch.met.push(branch.tip.cid);
-            }
-            branch
-        }));
-        records.sort_by_key(|branch| branch.tip);
-        let changes_records = self.recorded.as_ref() != Some(&records);
-        if group.is_empty() && outcome.heads.is_empty() && !changes_records {
-            self.merge = Some(async { Ok(()) }.boxed());
-        } else {
-            let walks = changes_records.then(|| records.clone());
-            let heads = outcome.heads.clone();
-            let ledger = self.cx.ledger.clone();
-            self.merge = Some(async move { ledger.merge_on_walks(nodes, heads, walks).await }.boxed());
-        }
-        if changes_records {
-            self.recorded = Some(records);
-        }
-        self.merging = Some(Merging { group, outcome, bytes });
-    }
-
-    async fn merge_ended(&mut self, result: Result<()>) -> Result<()> {
-        self.merge = None;
-        self.pause = None;
-        let Some(Merging { group, outcome, .. }) = self.merging.take() else { return Ok(()) };
-        match result {
-            Ok(()) => {
-                for (tip, branch) in &mut self.parked {
-                    if outcome.covered.contains(tip) && !branch.met.contains(&branch.tip.cid) {
-                        branch.met.push(branch.tip.cid);
-                    }
-                }
-                self.merged += group.len() as u64;
-                for (id, walk) in self.frontier.merged(&group, &outcome, Instant::now()) {
-                    self.ended(id, &walk, Ended::Done);
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::ShutDown => Err(error),
-            // One of them cannot be merged, ever: its walks end, and no others.
-            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Corrupt) => {
-                self.recorded = None;
-                let owners: BTreeSet<WalkId> =
-                    group.iter().flat_map(|block| self.frontier.owners(block)).collect();
-                self.frontier.not_merged(&group);
-                if group.len() > 1 {
-                    self.singly = group.len() + self.ready.len();
-                    return Ok(());
-                }
-                for walk in owners {
-                    self.give_up(walk, Ended::Broken, &error.to_string()).await?;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                warn!(%error, blocks = group.len(), "blocks were not merged; trying again");
-                self.recorded = None;
-                self.frontier.not_merged(&group);
-                self.pause = Some(Instant::now() + MERGE_RETRY);
-                Ok(())
-            }
-        }
-    }
-
-    /// A walk is no more.
-    fn ended(&mut self, id: WalkId, walk: &Walk, how: Ended) {
-        self.resumed.remove(&id);
-        if let Some(waiting) = self.waiting.remove(&id) {
-            // Whoever asked may have gone.
-            let _ = waiting.send(how);
-        }
-        if how == Ended::Done && walk.begun {
-            debug!(head = %block_cid(&walk.tip), blocks = walk.merged, "a branch of the dag is merged");
-        }
-    }
-
-    /// Ends a walk that cannot go on. What it has begun is remembered, unless it can never be finished.
-    async fn give_up(&mut self, id: WalkId, how: Ended, why: &str) -> Result<()> {
-        let record = self.frontier.record(id);
-        let Some(walk) = self.frontier.end(id) else { return Ok(()) };
-        self.ended(id, &walk, how);
-        let head = block_cid(&walk.tip);
-        let announcer = walk.announcer.map(|peer| peer.to_string()).unwrap_or_default();
-        if self.complaints.may_complain(walk.tip, Instant::now()) {
-            warn!(%head, %announcer, merged = walk.begun, "a branch of the dag is given up: {why}");
-        } else {
-            debug!(%head, %announcer, merged = walk.begun, "a branch of the dag is given up: {why}");
-        }
-        if !walk.begun {
-            return Ok(());
-        }
-        self.forgot = true;
-        self.cx.dirty.0.fetch_add(1, Ordering::SeqCst);
-        self.cx.ledger.set_dirty(true).await?;
-        if how == Ended::Missing
-            && let Some(record) = record
-        {
-            let blocks: usize = self.parked.values().map(|branch| branch.open.len()).sum();
-            if self.parked.len() < PARKED_WALKS_MAX && blocks + record.open.len() <= PARKED_BLOCKS_MAX {
-                self.parked.insert(walk.tip, record);
-            }
-        }
-        Ok(())
-    }
-
     async fn tick(&mut self) -> Result<()> {
         let now = Instant::now();
         self.ticks += 1;
@@ -683,42 +408,6 @@ impl Walker {
     }
 }
 
-/// Gets and reads a block. Unless it is known not to be merged, that is looked up meanwhile.
-async fn fetch(
-    ledger: Arc<dyn Ledger>,
-    exchange: Arc<dyn BlockExchange>,
-    block: Digest,
-    checked: bool,
-    hint: Option<PeerId>,
-) -> Fetched {
-    let cid = block_cid(&block);
-    let cids = [cid];
-    let get = exchange.get(&cid, hint);
-    let got = if checked {
-        get.await
-    } else {
-        match select(ledger.is_processed(&cids), get).await {
-            Either::Left((Ok(processed), get)) if processed != [true] => get.await,
-            Either::Left((Ok(_), _)) => return Fetched::Known,
-            Either::Left((Err(error), _)) => Err(error),
-            Either::Right((got, look)) => match look.await {
-                Ok(processed) if processed == [true] => return Fetched::Known,
-                Ok(_) => got,
-                Err(error) => Err(error),
-            },
-        }
-    };
-    match got {
-        Ok(block) => parse(cid, block.data),
-        Err(error) => Fetched::Lost(error),
-    }
-}
-
-fn parse(cid: Cid, data: bytes::Bytes) -> Fetched {
-    debug_assert!(data.len() <= 2 * BLOCK_BYTES_MAX, "an exchange bounds its blocks");
-    Node::parse(cid, data).map_or_else(Fetched::Broken, |node| Fetched::Node(Box::new(node)))
-}
-
 async fn ended(merge: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
     match merge {
         Some(merge) => merge.await,
@@ -730,35 +419,6 @@ async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => pending().await,
-    }
-}
-
-/// Says the same only once in a while, and not too much in all.
-#[derive(Debug, Default)]
-struct Complaints {
-    heads: BTreeMap<Digest, Instant>,
-    minute: Option<Instant>,
-    said: u32,
-}
-
-impl Complaints {
-    fn may_complain(&mut self, head: Digest, now: Instant) -> bool {
-        if self.minute.is_none_or(|minute| now.saturating_duration_since(minute) >= Duration::from_secs(60)) {
-            self.minute = Some(now);
-            self.said = 0;
-        }
-        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < COMPLAINT_MEMORY;
-        if self.said >= COMPLAINTS_PER_MINUTE || self.heads.get(&head).is_some_and(is_recent) {
-            return false;
-        }
-        if self.heads.len() >= COMPLAINTS_MAX {
-            self.heads.retain(|_, at| is_recent(at));
-        }
-        if self.heads.len() < COMPLAINTS_MAX {
-            self.heads.insert(head, now);
-        }
-        self.said += 1;
-        true
     }
 }
 

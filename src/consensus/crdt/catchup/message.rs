@@ -1,13 +1,14 @@
 //! What the two sides say: a length, a kind, and then numbers as varints and names of blocks as 32 bytes.
 
-use std::collections::HashMap;
+mod records;
+
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::super::absorb::PinRecord;
+pub(in super::super) use self::records::{RecordReader, RecordWriter};
 use super::super::delta::HEIGHT_MAX;
 use super::super::key::{self, Digest};
 use super::super::ledger::{Branch, Head};
@@ -348,107 +349,6 @@ impl<'a> Reader<'a> {
             1 => Some(Table::Blocks),
             _ => None,
         }
-    }
-}
-
-/// Writes records for [`Message::Records`]. A block is named the first time, and is a number after that: many pins share
-/// one.
-#[derive(Debug, Default)]
-pub(in super::super) struct RecordWriter {
-    names: HashMap<Digest, u64>,
-    records: Vec<u8>,
-    /// Records, elements and tombstones since the last message.
-    parts: usize,
-}
-
-impl RecordWriter {
-    /// Puts a record, and gives messages that are full.
-    pub(in super::super) fn put(&mut self, record: &PinRecord) -> Option<Message> {
-        put_key(&mut self.records, &record.pin.to_bytes());
-        put_varint(&mut self.records, record.elements.len() as u64);
-        for (block, priority, value) in &record.elements {
-            self.name(block);
-            put_varint(&mut self.records, *priority);
-            put_key(&mut self.records, value);
-        }
-        put_varint(&mut self.records, record.tombstones.len() as u64);
-        for block in &record.tombstones {
-            self.name(block);
-        }
-        self.parts += 1 + record.elements.len() + record.tombstones.len();
-        let is_full =
-            self.records.len() >= MESSAGE_BYTES || self.parts + 1 + 2 * RECORD_NAMES_MAX > RECORD_PARTS_MAX;
-        if is_full { self.take() } else { None }
-    }
-
-    /// What was put since.
-    pub(in super::super) fn take(&mut self) -> Option<Message> {
-        self.parts = 0;
-        let records = std::mem::take(&mut self.records);
-        (!records.is_empty()).then(|| Message::Records(records.into()))
-    }
-
-    fn name(&mut self, block: &Digest) {
-        if let Some(number) = self.names.get(block) {
-            return put_varint(&mut self.records, number + 1);
-        }
-        if self.names.len() == NAMES_MAX {
-            self.names.clear();
-        }
-        self.names.insert(*block, self.names.len() as u64);
-        self.records.push(0);
-        self.records.extend_from_slice(block);
-    }
-}
-
-/// Reads what a [`RecordWriter`] wrote, in the same order.
-#[derive(Debug, Default)]
-pub(in super::super) struct RecordReader {
-    names: Vec<Digest>,
-}
-
-impl RecordReader {
-    /// # Errors
-    /// `Corrupt`.
-    pub(in super::super) fn read(&mut self, message: &Bytes) -> Result<Vec<PinRecord>> {
-        let mut from = Reader(message);
-        let mut records = Vec::new();
-        let mut parts = 0;
-        while !from.0.is_empty() {
-            let record = self.record(message, &mut from);
-            let record = record.ok_or_else(|| corrupt("a record that cannot be read"))?;
-            parts += 1 + record.elements.len() + record.tombstones.len();
-            if parts > RECORD_PARTS_MAX {
-                return Err(corrupt("too many records in a message"));
-            }
-            records.push(record);
-        }
-        Ok(records)
-    }
-
-    fn record(&mut self, message: &Bytes, from: &mut Reader<'_>) -> Option<PinRecord> {
-        let pin = key::pin_of_bytes(from.bytes()?)?;
-        let count = from.count(RECORD_NAMES_MAX, 3)?;
-        let mut elements = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (block, priority) = (self.name(from)?, from.height()?);
-            elements.push((block, priority, message.slice_ref(from.bytes()?)));
-        }
-        let count = from.count(RECORD_NAMES_MAX, 1)?;
-        let tombstones = (0..count).map(|_| self.name(from)).collect::<Option<Vec<_>>>()?;
-        Some(PinRecord { pin, elements, tombstones })
-    }
-
-    fn name(&mut self, from: &mut Reader<'_>) -> Option<Digest> {
-        if let Some(number) = from.varint()?.checked_sub(1) {
-            return self.names.get(usize::try_from(number).ok()?).copied();
-        }
-        let digest = from.digest()?;
-        if self.names.len() == NAMES_MAX {
-            self.names.clear();
-        }
-        self.names.push(digest);
-        Some(digest)
     }
 }
 

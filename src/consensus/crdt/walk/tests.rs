@@ -1,3 +1,7 @@
+//! Walks of whole peers on a network in memory.
+
+mod broad;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -5,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::key;
 use super::super::ledger::Head;
+use super::super::node::BLOCK_BYTES_MAX;
 use super::super::simulation::{Chain, Member, TestLedger, node, node_of_height, peer};
 use super::*;
 use crate::transport::MemoryNetwork;
@@ -611,7 +616,9 @@ fn a_record_says_what_a_walk_still_needs() {
     assert_eq!(check, [digest(&chain.nodes[1])]);
     frontier.checked(&check[0], true, false);
     assert_eq!(frontier.unfold(), check);
-    frontier.unfolded(&chain.nodes[1], |_| false);
+    for block in frontier.unfolded(&chain.nodes[1], |_| false) {
+        frontier.checked(&block, false, false);
+    }
     assert_eq!(frontier.asks(9, 1)[0].block, digest(&chain.nodes[0]));
     let last = digest(&chain.nodes[0]);
     assert!(frontier.arrived(&last, &chain.nodes[0], |_| false, now).wanted);

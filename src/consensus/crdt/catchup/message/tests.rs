@@ -1,5 +1,6 @@
 use super::super::samples::{block, messages, record};
 use super::*;
+use crate::consensus::crdt::absorb::PinRecord;
 
 #[test]
 fn messages_are_read_as_they_were_written() {
