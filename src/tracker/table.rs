@@ -491,7 +491,7 @@ mod tests {
     #[test]
     fn what_could_not_be_tried_waits_behind_the_others_and_counts_no_attempt() {
         let mut table = table(2);
-        let keys = [1, 2, 3].map(|number| pin(number));
+        let keys = [1, 2, 3].map(pin);
         for (key, pin) in &keys[..2] {
             table.request(key, Kind::Pin, Some(pin), NOW);
         }
