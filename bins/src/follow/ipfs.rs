@@ -117,6 +117,16 @@ fn parse(text: &str) -> Option<Version> {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_never_comes_is_waited_for_for_two_minutes() {
+        let config = KuboConfig::at("/ip4/127.0.0.1/tcp/1".parse().unwrap());
+        let began = Instant::now();
+        let error = wait(&config).await.unwrap_err();
+        assert_eq!(error.message(), "timed out waiting for IPFS to be available");
+        let waited = began.elapsed();
+        assert!(waited <= WAIT_MAX && waited + 5 * PAUSE >= WAIT_MAX, "{waited:?}");
+    }
+
     #[test]
     fn versions_are_compared_by_their_numbers() {
         for good in

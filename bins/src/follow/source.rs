@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipfs_cluster::config::FILE_BYTES_MAX;
 use ipfs_cluster::ipfs_connector::{KuboConfig, KuboConnector};
-use ipfs_cluster::types::parse_cid;
+use ipfs_cluster::types::{parse_cid, parse_peer};
 use ipfs_cluster::{Error, ErrorKind, Result};
 use reqwest::Url;
 use tracing::{info, warn};
@@ -83,7 +83,10 @@ impl Source {
         }
         let path = format!("/{namespace}/{rest}");
         let url = format!("{}{path}", gateway_url(gateway)?);
-        let is_name = !argument.starts_with('/') && namespace == "ipns" && !argument.contains("://");
+        let root = rest.split('/').next().unwrap_or_default();
+        let is_key = parse_cid(root).is_ok() || parse_peer(root).is_ok();
+        let is_name =
+            namespace == "ipns" && !is_key && root == argument.split('/').next().unwrap_or_default();
         Ok(Self { url, via: if is_name { Via::DnsLink(path) } else { Via::Path(path) } })
     }
 
@@ -118,7 +121,7 @@ fn namespace_of(word: &str) -> &'static str {
 
 /// With a scheme and without a slash at the end.
 fn gateway_url(gateway: &str) -> Result<String> {
-    let url = with_scheme(gateway.trim_end_matches('/'));
+    let url = with_scheme(gateway).trim_end_matches('/').to_owned();
     match Url::parse(&url) {
         Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.host().is_some() => Ok(url),
         _ => Err(Error::invalid_input(format!(
@@ -225,6 +228,24 @@ mod tests {
         ] {
             assert_eq!(url(argument, gateway).unwrap(), expected, "{argument}");
         }
+    }
+
+    #[test]
+    fn only_a_name_is_called_one() {
+        for (argument, text) in [
+            (
+                "some.dns.example",
+                "some.dns.example will be assumed to be an DNSLink-powered address: /ipns/some.dns.example.\n",
+            ),
+            (KEY, "will be assumed to be an IPFS path: /ipns/k51"),
+            ("12D3KooWRN8KRjpyg9rsW2w7StbBRGper65psTZm68cjud9KAkaW", "an IPFS path: /ipns/12D3"),
+            ("/ipns/a.example", "/ipns/a.example will be assumed to be an IPFS path: /ipns/a.example.\n"),
+        ] {
+            let source = Source::from_argument(argument, "gw").unwrap();
+            let said = source.explanation(argument, "gw");
+            assert!(said.contains(text) && said.contains("gateway (gw).\n"), "{argument}: {said}");
+        }
+        assert_eq!(Source::from_argument("http://x/", "gw").unwrap().explanation("http://x/", "gw"), "");
     }
 
     #[test]

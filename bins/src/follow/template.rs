@@ -230,7 +230,7 @@ mod tests {
 
     fn good() -> Value {
         json!({
-            "cluster": {"secret": "1".repeat(64)},
+            "cluster": {"secret": "1".repeat(64), "listen_multiaddress": "/ip4/127.0.0.1/tcp/0"},
             "consensus": {"crdt": {"cluster_name": "x", "trusted_peers": [PEER]}},
             "informer": {"disk": {}},
         })
@@ -276,7 +276,7 @@ mod tests {
             assert!(error.to_string().contains(expected), "{expected}: {error}");
         }
         judged(|_| {}).unwrap();
-        let trusting = judged(|file| file["consensus"]["crdt"]["trusted_peers"] = json!("*")).unwrap();
+        let trusting = judged(|file| file["consensus"]["crdt"]["trusted_peers"] = json!(["*"])).unwrap();
         assert!(trusts_everybody(&trusting.config));
         let named = |name: &str| (name == TRUSTED_VARIABLE).then(|| PEER.to_owned());
         judged_with(|file| file["consensus"]["crdt"] = json!({}), &named).unwrap();

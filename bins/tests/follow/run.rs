@@ -50,6 +50,11 @@ fn a_follower_pins_what_the_trusted_peer_pins_and_unpins_and_goes_on_after_a_kil
         refused.contains("this peer is configured to be in follower mode. Write operations are disabled"),
         "{refused}"
     );
+    // Nobody else has this daemon collect its garbage, not even who is trusted.
+    let both = || ask(writer.api, "GET", "/peers").matches("\"rpc_protocol_version\"").count() == 2;
+    wait_until("the two knowing each other", both);
+    let collected = ask(writer.api, "POST", "/ipfs/gc");
+    assert_eq!(collected.matches("\"peer\":").count(), 1, "{collected}");
     // Who asks for lists is not told of in the log.
     assert_eq!(peer.said("restapilog"), 0, "{:#?}", peer.seen);
 

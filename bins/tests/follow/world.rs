@@ -212,6 +212,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.seen.extend(self.lines.iter());
+            eprintln!("what process {} said: {:#?}", self.child.id(), self.seen);
+        }
     }
 }
 
@@ -331,7 +335,7 @@ pub(crate) fn template() -> Value {
 pub(crate) struct Writer {
     _folder: tempfile::TempDir,
     _running: Running,
-    api: u16,
+    pub(crate) api: u16,
     pub(crate) template: Value,
 }
 
@@ -347,25 +351,26 @@ impl Writer {
         let output = service().arg("init").output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let id = text(service().arg("id").output().unwrap().stdout);
-        let (swarm, api) = (free_port(), free_port());
         let mut template = template();
         template["consensus"]["crdt"]["cluster_name"] = cluster.into();
         template["consensus"]["crdt"]["trusted_peers"] = json!([id]);
-        template["cluster"]["peer_addresses"] = json!([format!("/ip4/127.0.0.1/tcp/{swarm}/p2p/{id}")]);
-        let mut own: Value =
-            serde_json::from_str(&fs::read_to_string(folder.path().join("peer/service.json")).unwrap())
-                .unwrap();
-        own["cluster"]["secret"] = template["cluster"]["secret"].clone();
-        own["cluster"]["mdns_interval"] = json!("0s");
-        own["cluster"]["listen_multiaddress"] = json!([format!("/ip4/127.0.0.1/tcp/{swarm}")]);
+        let path = folder.path().join("peer/service.json");
+        let mut own: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for key in ["secret", "mdns_interval", "listen_multiaddress"] {
+            own["cluster"][key] = template["cluster"][key].clone();
+        }
         own["consensus"]["crdt"]["cluster_name"] = cluster.into();
         own["consensus"]["crdt"]["trusted_peers"] = json!([id]);
-        own["api"]["restapi"]["http_listen_multiaddress"] = json!(format!("/ip4/127.0.0.1/tcp/{api}"));
+        own["api"]["restapi"]["http_listen_multiaddress"] = json!("/ip4/127.0.0.1/tcp/0");
         own["ipfs_connector"]["ipfshttp"]["node_multiaddress"] = json!(ipfs);
-        fs::write(folder.path().join("peer/service.json"), own.to_string()).unwrap();
+        fs::write(path, own.to_string()).unwrap();
         let mut command = service();
         command.arg("daemon");
-        let running = Running::start(command).ready();
+        let mut running = Running::start(command).ready();
+        // Where the system put it.
+        let swarm = port(&running.wait_for("\tlistening\t"));
+        let api = port(&running.wait_for("REST API (HTTP): "));
+        template["cluster"]["peer_addresses"] = json!([format!("/ip4/127.0.0.1/tcp/{swarm}/p2p/{id}")]);
         Self { _folder: folder, _running: running, api, template }
     }
 
@@ -374,6 +379,12 @@ impl Writer {
         let answer = ask(self.api, method, &format!("/pins/{}{query}", CIDS[index]));
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
+}
+
+/// The port in a line with an address.
+fn port(line: &str) -> u16 {
+    let digits = line.split("/tcp/").nth(1).unwrap();
+    digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 /// A request, and all of the answer.
