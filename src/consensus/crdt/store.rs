@@ -119,3 +119,29 @@ impl BlockSource for StoredBlocks {
         key::block_digest(cid).map_or(Ok(None), |digest| self.0.get(BLOCKS, &digest))
     }
 }
+
+#[cfg(all(test, feature = "storage-fjall"))]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::consensus::group;
+    use crate::storage::{FjallConfig, FjallStorage};
+
+    #[tokio::test]
+    async fn what_a_few_blocks_link_to_is_looked_up_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> =
+            Arc::new(FjallStorage::open(folder.path(), FjallConfig::default()).unwrap());
+        assert!(storage.blocks());
+        let (desk, _inbox) = group::desk("test", 1);
+        let ledger = StoreLedger { storage: storage.clone(), heads: Heads::default(), desk };
+        let few: Vec<Cid> = (0..LOOK_UP_AT_ONCE as u8).map(|number| key::block_cid(&[number; 32])).collect();
+        let found = ledger.is_processed(&few).now_or_never();
+        assert_eq!(found.unwrap().unwrap(), vec![false; few.len()]);
+        let many = [few.clone(), few].concat();
+        assert!(ledger.is_processed(&many).now_or_never().is_none());
+        assert_eq!(ledger.is_processed(&many).await.unwrap(), vec![false; many.len()]);
+        storage.close().unwrap();
+    }
+}
