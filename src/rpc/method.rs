@@ -141,6 +141,8 @@ impl Method {
     pub const fn access(self) -> Access {
         match self {
             Self::Id | Self::IdStream | Self::PeerAdd | Self::Version => Access::Open,
+            // Who follows wants to know how far behind it is, and learns no more than from the heads that everybody hears.
+            Self::PinsetDigest => Access::Open,
             Self::Peers
             | Self::PeerRemove
             | Self::RecoverAllLocal
@@ -159,8 +161,7 @@ impl Method {
             | Self::Sync
             | Self::SyncAll
             | Self::StatusAllSorted
-            | Self::StatusOf
-            | Self::PinsetDigest => Access::Trusted,
+            | Self::StatusOf => Access::Trusted,
         }
     }
 
