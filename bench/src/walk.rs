@@ -17,19 +17,20 @@ use crate::http::Connection;
 use crate::load::{Stop, nth_cid, post_pins};
 use crate::many::{SECRET, bootstrap};
 use crate::report::Row;
-use crate::scenarios::write_export;
 
 /// How long a peer may take; then it is measured by how far it came. Some of the reference come to no end.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
 
+/// What each pin takes the daemons. A new peer is allocated none of those that it walks down to.
+const PIN_DELAY: Duration = Duration::from_millis(100);
 /// The same for all: no batching, so that each pin is a block.
 const SETTINGS: [(&str, &str); 6] = [
     ("CLUSTER_SECRET", SECRET),
     ("CLUSTER_CRDT_TRUSTEDPEERS", "*"),
     ("CLUSTER_CRDT_REBROADCASTINTERVAL", "2s"),
-    ("CLUSTER_REPLICATIONFACTORMIN", "-1"),
-    ("CLUSTER_REPLICATIONFACTORMAX", "-1"),
+    ("CLUSTER_REPLICATIONFACTORMIN", "1"),
+    ("CLUSTER_REPLICATIONFACTORMAX", "1"),
     ("CLUSTER_DISK_METRICTTL", "10s"),
 ];
 
@@ -52,9 +53,7 @@ pub(crate) async fn walk(
     pins: u64,
     clients: u64,
 ) -> Result<(Vec<Row>, Vec<Row>)> {
-    let pinned = folder.join(format!("walk-{clients}.ndjson"));
-    write_export(&pinned, pins)?;
-    let kubo = FakeKubo::start(fake_kubo, Duration::ZERO, Some(&pinned)).await?;
+    let kubo = FakeKubo::start(fake_kubo, PIN_DELAY, None).await?;
     let folder_of = |name: &str| folder.join(format!("walk-{clients}-{name}"));
     let source = Peer::init_with(reference, &folder_of("source"), kubo.address, &SETTINGS).await?;
     let (source_daemon, _) = source.start("/id").await?;
@@ -65,7 +64,7 @@ pub(crate) async fn walk(
     let mut rows = Vec::new();
     for subject in [reference, ours] {
         eprintln!("{}: a peer joins it …", subject.name);
-        let kubo = FakeKubo::start(fake_kubo, Duration::ZERO, Some(&pinned)).await?;
+        let kubo = FakeKubo::start(fake_kubo, PIN_DELAY, None).await?;
         let joined = join(subject, &folder_of(subject.name), kubo.address, &address, pins, clients).await?;
         kubo.stop().await?;
         eprintln!(
