@@ -233,7 +233,12 @@ impl World {
         self.asked.cluster.join(&address).await.unwrap();
         for cluster in [&self.asked.cluster, &other.cluster] {
             for metric in ["ping", "freespace", "tag:group"] {
-                until(async || cluster.metrics(metric).len() == 2).await;
+                // Who was joined counts as alive before its own ping comes, which says more.
+                let of_both = async || {
+                    let metrics = cluster.metrics(metric);
+                    metrics.len() == 2 && metrics.iter().all(|metric| !metric.value.is_empty())
+                };
+                until(of_both).await;
             }
         }
         self.other = Some(other);
