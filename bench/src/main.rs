@@ -59,7 +59,7 @@ struct Arguments {
     #[arg(long, default_value_t = 40_000)]
     go_join_pins: u64,
     /// Pins, a block each, that new peers fetch from a peer of the reference.
-    #[arg(long, default_value_t = 40_000)]
+    #[arg(long, default_value_t = 200_000)]
     walk_pins: u64,
     /// The same of a chain; the reference takes 20 ms a block.
     #[arg(long, default_value_t = 4_000)]

@@ -58,6 +58,11 @@ pub(crate) async fn walk(
     let source = Peer::init_with(reference, &folder_of("source"), kubo.address, &SETTINGS).await?;
     let (source_daemon, _) = source.start("/id").await?;
     eprintln!("a peer of the reference gets {pins} pins from {clients} clients, a block each …");
+    // Without a metric a pin can be allocated to nobody.
+    let mut connection = Connection::open(source_daemon.api).await?;
+    const NO_METRICS: u64 = "null\n".len() as u64;
+    let has_metric = |answer: &crate::http::Answer| answer.status == 200 && answer.bytes > NO_METRICS;
+    wait(&mut connection, "/monitor/metrics/freespace", Instant::now(), has_metric).await?;
     post_pins(source_daemon.api, clients, 0, Stop::AtCount(pins)).await?;
     let address = source.address().await?;
 
