@@ -223,7 +223,6 @@ async fn strangers_may_not_call_what_is_for_trusted_peers_and_nobody_collects_ga
             ("repo_gc", client.repo_gc(&follower).await.map(drop)),
             ("repo_stat", client.repo_stat(&follower).await.map(drop)),
             ("swarm_peers", client.swarm_peers(&follower).await.map(drop)),
-            ("digest", client.pinset_digest(&follower).await.map(drop)),
             ("log_pin", client.log_pin(&follower, pin).await),
             ("log_unpin", client.log_unpin(&follower, &cid).await),
             ("add_peer", client.add_peer(&follower, &peer(100)).await),

@@ -16,9 +16,11 @@ async fn who_is_not_trusted_is_refused_in_the_references_words_before_the_argume
     }
     assert!(peers.handler.calls.lock().unwrap().iter().all(|call| call.access() == Access::Open));
     client.id(&peer(1)).await.unwrap();
+    // How far behind somebody is they may know who follow.
+    client.pinset_digest(&peer(1)).await.unwrap();
     for error in [
         client.status(&peer(1), &cid(1)).await.unwrap_err(),
-        client.pinset_digest(&peer(1)).await.unwrap_err(),
+        collect(client.status_of(&peer(1), vec![cid(1)])).await.1.unwrap(),
         collect(client.status_all(&peer(1), StatusFilter::ALL)).await.1.unwrap(),
         client.put_blocks(&peer(1), stream::pending().boxed()).await.unwrap_err(),
     ] {
