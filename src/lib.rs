@@ -55,11 +55,13 @@
 //! # Features
 //!
 //! None are needed for types, contracts, [`Cluster`] and the in-memory parts. `storage-fjall`, `storage-redb`,
-//! `consensus-crdt`, `connector-kubo`, `transport-libp2p`, `api-rest`, `client` and `testing` each switch on the module of
+//! `consensus-crdt`, `connector-kubo`, `transport-libp2p`, `add`, `api-rest`, `client` and `testing` each switch on the module of
 //! their name; `tls` and `nat` add to the transport.
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "add")]
+pub mod adder;
 pub mod allocator;
 #[cfg(feature = "api-rest")]
 pub mod api;

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, u8, u8)] = &[
     ("consensus", 2, 2),
     ("tracker", 2, 2),
     ("monitor", 2, 2),
+    ("adder", 2, 2),
     ("rpc", 2, 2),
     ("cluster", 4, 4),
     ("api", 5, 4),

@@ -3,6 +3,7 @@
 //! The serde forms are those of the reference's REST API and state export (`Go ipfs-cluster 1.1.6`), so a
 //! value read from one can be written to the other.
 
+mod add;
 mod bandwidth;
 mod block;
 pub mod cid;
@@ -18,6 +19,7 @@ mod status;
 mod time;
 
 pub use self::cid::{Cid, parse_cid};
+pub use add::{AddFormat, AddLayout, AddOptions, Added};
 pub use bandwidth::Bandwidth;
 pub use block::Block;
 pub use event::{Event, EventCursor, EventKind, EventKinds, Happening};
