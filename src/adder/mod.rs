@@ -4,6 +4,10 @@
 //! which takes them to daemons. Neither knows of the other's insides: how bytes become a DAG is decided by
 //! [`AddOptions`](crate::types::AddOptions) alone, and where blocks go by the sink alone.
 
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
+pub mod multipart;
+
 use std::fmt;
 
 use async_trait::async_trait;
