@@ -4,6 +4,9 @@
 //! which takes them to daemons. Neither knows of the other's insides: how bytes become a DAG is decided by
 //! [`AddOptions`](crate::types::AddOptions) alone, and where blocks go by the sink alone.
 
+// Until the importer hands what is a CAR on to it.
+#[cfg_attr(not(any(test, feature = "testing")), allow(dead_code))]
+pub(crate) mod car;
 #[cfg(feature = "testing")]
 pub(crate) mod decoders;
 pub mod multipart;

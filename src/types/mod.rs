@@ -6,6 +6,7 @@
 mod add;
 mod bandwidth;
 mod block;
+mod car;
 pub mod cid;
 mod event;
 mod id;
@@ -22,6 +23,7 @@ pub use self::cid::{Cid, parse_cid};
 pub use add::{AddFormat, AddLayout, AddOptions, Added};
 pub use bandwidth::Bandwidth;
 pub use block::Block;
+pub use car::{CAR_BLOCK_BYTES_MAX, CAR_HEADER_BYTES_MAX, CarDecoder, CarItem, car_header, car_section_head};
 pub use event::{Event, EventCursor, EventKind, EventKinds, Happening};
 pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};
 pub use metric::{Alert, Metric};
