@@ -189,6 +189,10 @@ macro_rules! decoders {
     };
 }
 decoders! {
+    #[cfg(feature = "add")]
+    add_car
+    #[cfg(feature = "add")]
+    add_form
     bitswap_message
     bitswap_stream
     #[cfg(feature = "consensus-crdt")]

@@ -25,7 +25,8 @@ pub(crate) async fn import_car(
     if options.wrap {
         return Err(invalid("cannot wrap a CAR file upload"));
     }
-    let entry = content.next().await?.ok_or_else(|| invalid("there is nothing in the upload; send one CAR file"))?;
+    let entry =
+        content.next().await?.ok_or_else(|| invalid("there is nothing in the upload; send one CAR file"))?;
     if entry.kind != EntryKind::File {
         return Err(invalid("expected CAR file is not of type file"));
     }
@@ -136,8 +137,9 @@ impl Node {
     /// The bytes of all blocks below a node, as it says, and those of the file that it is; 0 for what is none.
     fn read(bytes: &Bytes) -> Result<(u64, u64)> {
         const SYMLINK: i32 = 4;
-        let node = Self::decode(bytes.clone())
-            .map_err(|source| Error::new(ErrorKind::Corrupt, "a block of the car is not valid dag-pb").with_source(source))?;
+        let node = Self::decode(bytes.clone()).map_err(|source| {
+            Error::new(ErrorKind::Corrupt, "a block of the car is not valid dag-pb").with_source(source)
+        })?;
         let below = node.links.iter().fold(0u64, |sum, link| sum.saturating_add(link.dag_bytes));
         let file_bytes = match node.data.map(UnixFs::decode) {
             Some(Ok(file)) if file.kind == SYMLINK => file.data.len() as u64,
@@ -204,7 +206,10 @@ mod tests {
         car
     }
 
-    async fn import(files: &[(&str, &[u8])], options: &AddOptions) -> Result<(Vec<Root>, Vec<DagBlock>, Vec<Added>)> {
+    async fn import(
+        files: &[(&str, &[u8])],
+        options: &AddOptions,
+    ) -> Result<(Vec<Root>, Vec<DagBlock>, Vec<Added>)> {
         let files = files.iter().map(|(name, bytes)| {
             let entry = Entry { path: (*name).to_owned(), ..Entry::default() };
             (entry, bytes.chunks(100).map(Bytes::copy_from_slice).collect())
@@ -234,7 +239,8 @@ mod tests {
         assert_eq!(roots, [Root { name: "a.car".to_owned(), cid: root, dag_bytes: bytes }]);
         assert_eq!(stored.iter().map(|block| block.block.clone()).collect::<Vec<_>>(), blocks);
         assert_eq!(stored.last().unwrap().dag_bytes, bytes);
-        let line = Added { name: "a.car".to_owned(), cid: Some(root), bytes, size: 11, allocations: Vec::new() };
+        let line =
+            Added { name: "a.car".to_owned(), cid: Some(root), bytes, size: 11, allocations: Vec::new() };
         assert_eq!(lines, [line]);
     }
 
@@ -259,7 +265,10 @@ mod tests {
         assert_eq!(refused(b"").await, "unexpected EOF");
         assert_eq!(refused(b"not a car").await, "unexpected EOF");
         for roots in [&[][..], &[root, root]] {
-            assert_eq!(refused(&car(roots, &blocks)).await, "only CAR files with a single root are supported");
+            assert_eq!(
+                refused(&car(roots, &blocks)).await,
+                "only CAR files with a single root are supported"
+            );
         }
         let mut wrong = whole.clone();
         *wrong.last_mut().unwrap() ^= 1;
@@ -267,7 +276,8 @@ mod tests {
         let json = multihash_codetable::MultihashDigest::digest(&multihash_codetable::Code::Sha2_256, b"{}");
         let json = Block { cid: Cid::new_v1(0x0129, json), data: Bytes::from_static(b"{}") };
         assert!(refused(&car(&[root], &[json])).await.contains("unknown codec 0x129"));
-        let no_node = multihash_codetable::MultihashDigest::digest(&multihash_codetable::Code::Sha2_256, b"<html>");
+        let no_node =
+            multihash_codetable::MultihashDigest::digest(&multihash_codetable::Code::Sha2_256, b"<html>");
         let no_node = Block { cid: Cid::new_v1(CODEC_DAG_PB, no_node), data: Bytes::from_static(b"<html>") };
         assert!(refused(&car(&[root], &[no_node])).await.contains("is not valid dag-pb"));
 

@@ -35,6 +35,8 @@ pub fn all() -> Vec<Decoder> {
             vec![$($(#[$condition])* Decoder { name: stringify!($name), corpus: || $corpus, decode: $decode },)*]
         };
     }
+    #[cfg(feature = "add")]
+    use crate::adder::decoders as adder;
     #[cfg(feature = "api-rest")]
     use crate::api::rest_decoders as rest;
     #[cfg(feature = "consensus-crdt")]
@@ -42,6 +44,10 @@ pub fn all() -> Vec<Decoder> {
     #[cfg(feature = "transport-libp2p")]
     use crate::transport::libp2p_decoders as libp2p;
     decoders! {
+        #[cfg(feature = "add")]
+        add_car: adder::cars, adder::car_samples();
+        #[cfg(feature = "add")]
+        add_form: adder::forms, adder::form_samples();
         bitswap_message: bitswap::messages, without_length(chain(vectors("bitswap/", ""), bitswap::stream_samples()));
         bitswap_stream: bitswap::streams, chain(vectors("bitswap/", ""), bitswap::stream_samples());
         #[cfg(feature = "consensus-crdt")]

@@ -324,11 +324,8 @@ mod tests {
     fn a_car_that_breaks_off_is_an_error_unless_between_blocks() {
         let blocks = blocks();
         let car = written(&[blocks[0].cid], &blocks[..2]);
-        let between = [
-            car_header(&[blocks[0].cid]).len(),
-            written(&[blocks[0].cid], &blocks[..1]).len(),
-            car.len(),
-        ];
+        let between =
+            [car_header(&[blocks[0].cid]).len(), written(&[blocks[0].cid], &blocks[..1]).len(), car.len()];
         for length in 0..=car.len() {
             match read(&car[..length], 7) {
                 Ok(_) => assert!(between.contains(&length), "{length}"),

@@ -38,15 +38,20 @@ pub(super) enum Kind {
 /// `InvalidInput`, in the reference's words, when it is not that of a form.
 pub fn boundary(content_type: Option<&str>) -> Result<String> {
     let not_multipart = || invalid("request Content-Type isn't multipart/form-data");
-    let (kind, parameters) = value_and_parameters(content_type.ok_or_else(not_multipart)?).map_err(|_| not_multipart())?;
+    let (kind, parameters) =
+        value_and_parameters(content_type.ok_or_else(not_multipart)?).map_err(|_| not_multipart())?;
     if kind != "multipart/form-data" && kind != "multipart/mixed" {
         return Err(not_multipart());
     }
     match parameters.into_iter().find(|(name, _)| name == "boundary") {
-        Some((_, boundary)) if (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()) && !boundary.contains(['\r', '\n']) => {
+        Some((_, boundary))
+            if (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()) && !boundary.contains(['\r', '\n']) =>
+        {
             Ok(boundary)
         }
-        Some(_) => Err(invalid(format!("the boundary in Content-Type must have 1 to {BOUNDARY_BYTES_MAX} bytes"))),
+        Some(_) => {
+            Err(invalid(format!("the boundary in Content-Type must have 1 to {BOUNDARY_BYTES_MAX} bytes")))
+        }
         None => Err(invalid("no multipart boundary param in Content-Type")),
     }
 }
@@ -54,11 +59,14 @@ pub fn boundary(content_type: Option<&str>) -> Result<String> {
 impl Head {
     /// Reads the lines of a head.
     pub(super) fn read(bytes: &[u8]) -> Result<Self> {
-        let text = str::from_utf8(bytes).map_err(|_| invalid("the head of a part of the upload is not UTF-8"))?;
+        let text =
+            str::from_utf8(bytes).map_err(|_| invalid("the head of a part of the upload is not UTF-8"))?;
         let (mut disposition, mut content_type, mut origin, mut encoded_origin) = (None, None, None, None);
         for (number, line) in text.split("\r\n").filter(|line| !line.is_empty()).enumerate() {
             if number >= FIELDS_MAX {
-                return Err(invalid(format!("the head of a part of the upload has more than {FIELDS_MAX} fields")));
+                return Err(invalid(format!(
+                    "the head of a part of the upload has more than {FIELDS_MAX} fields"
+                )));
             }
             let Some((name, value)) = line.split_once(':') else {
                 return Err(invalid("a line in the head of a part of the upload is no field"));
@@ -75,7 +83,9 @@ impl Head {
             }
         }
         let kind = match content_type.map(value_and_parameters).transpose()? {
-            Some((name, _)) if matches!(name.as_str(), "application/x-directory" | "multipart/form-data") => Kind::Directory,
+            Some((name, _)) if matches!(name.as_str(), "application/x-directory" | "multipart/form-data") => {
+                Kind::Directory
+            }
             Some((name, _)) if name == "application/symlink" => Kind::Symlink,
             _ => Kind::File,
         };
@@ -87,10 +97,14 @@ impl Head {
             _ => origin.filter(|origin| !origin.is_empty()).map(str::to_owned),
         };
         if origin.as_ref().is_some_and(|origin| origin.len() > ORIGIN_BYTES_MAX || origin.contains('\0')) {
-            return Err(invalid(format!("Abspath of a part of the upload is longer than {ORIGIN_BYTES_MAX} bytes or has zeros")));
+            return Err(invalid(format!(
+                "Abspath of a part of the upload is longer than {ORIGIN_BYTES_MAX} bytes or has zeros"
+            )));
         }
         let (_, parameters) = disposition.map(value_and_parameters).transpose()?.unwrap_or_default();
-        let parameter = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let parameter = |wanted: &str| {
+            parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+        };
         let path = match (parameter("filename"), parameter("filename*")) {
             (Some(name), _) => path(&unescape(name).unwrap_or_else(|| name.to_owned()), kind)?,
             (None, Some(extended)) => path(&extended_value(extended)?, kind)?,
@@ -133,7 +147,9 @@ fn path(text: &str, kind: Kind) -> Result<String> {
         match name {
             "" => return refused("has an empty name in it"),
             "." | ".." => return refused("has \".\" or \"..\" in it"),
-            _ if number >= PATH_DEPTH_MAX => return refused(&format!("is deeper than {PATH_DEPTH_MAX} directories")),
+            _ if number >= PATH_DEPTH_MAX => {
+                return refused(&format!("is deeper than {PATH_DEPTH_MAX} directories"));
+            }
             _ => {}
         }
     }
@@ -153,9 +169,12 @@ fn attributes(field: &str, path: &str) -> Result<(Option<u32>, Option<(i64, u32)
         .transpose()?
         .map(permissions)
         .filter(|mode| *mode != 0);
-    let seconds = value("mtime").map(|text| text.parse::<i64>().map_err(|_| wrong("mtime", text))).transpose()?;
+    let seconds =
+        value("mtime").map(|text| text.parse::<i64>().map_err(|_| wrong("mtime", text))).transpose()?;
     let nanoseconds = value("mtime-nsecs")
-        .map(|text| text.parse().ok().filter(|n: &u32| *n < 1_000_000_000).ok_or_else(|| wrong("mtime-nsecs", text)))
+        .map(|text| {
+            text.parse().ok().filter(|n: &u32| *n < 1_000_000_000).ok_or_else(|| wrong("mtime-nsecs", text))
+        })
         .transpose()?;
     let modified = match (seconds, nanoseconds) {
         (None, None) => None,
@@ -193,7 +212,8 @@ fn value_and_parameters(text: &str) -> Result<(String, Vec<(String, String)>)> {
                 (after[..end].trim().to_owned(), &after[end..])
             }
         };
-        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b";,\"".contains(&byte));
+        let is_name =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b";,\"".contains(&byte));
         if !is_name || parameters.len() >= FIELDS_MAX || parameters.iter().any(|(other, _)| *other == name) {
             return Err(wrong());
         }
@@ -210,7 +230,8 @@ fn unquote(text: &str) -> Option<(String, &str)> {
         match letter {
             '"' => {
                 let rest = &text[at + 1..];
-                let is_end = rest.trim_start_matches([' ', '\t']).is_empty() || rest.trim_start().starts_with(';');
+                let is_end =
+                    rest.trim_start_matches([' ', '\t']).is_empty() || rest.trim_start().starts_with(';');
                 return is_end.then_some((value, rest));
             }
             '\\' => match letters.next_if(|(_, next)| "()<>@,;:\\\"/[]?=".contains(*next)) {

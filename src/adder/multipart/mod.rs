@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Most bytes in front of the first part.
 const PREAMBLE_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes behind the last part that are waited for.
+const EPILOGUE_BYTES_MAX: usize = 64 * 1024;
 /// Most spaces behind a boundary.
 const PADDING_BYTES_MAX: usize = 256;
 /// Most bytes of the target of a symbolic link.
@@ -38,7 +40,8 @@ const PARTS_MAX: u64 = 16 << 20;
 /// The entries of a body.
 ///
 /// Directories that no part names are made. A part without a `filename` is a file whose path is empty, as standard
-/// input has none. What comes behind the closing boundary is not read.
+/// input has none. What comes behind the closing boundary is thrown away; it ends the content only when it ended itself, so that
+/// whoever sends has sent everything.
 pub struct Multipart {
     body: BoxStream<'static, Result<Bytes>>,
     /// What came and was not used yet.
@@ -69,7 +72,10 @@ enum Stage {
 
 impl fmt::Debug for Multipart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Multipart").field("stage", &self.stage).field("parts", &self.parts).finish_non_exhaustive()
+        f.debug_struct("Multipart")
+            .field("stage", &self.stage)
+            .field("parts", &self.parts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -177,6 +183,16 @@ impl Multipart {
         }
     }
 
+    /// All parts are there, so what happens now matters to nobody.
+    async fn read_epilogue(&mut self) {
+        let mut read = 0;
+        while let Some(Ok(chunk)) = self.body.next().await
+            && read <= EPILOGUE_BYTES_MAX
+        {
+            read += chunk.len();
+        }
+    }
+
     /// Reads the head of a part.
     async fn head(&mut self) -> Result<Head> {
         const END: &[u8] = b"\r\n\r\n";
@@ -222,6 +238,7 @@ impl Multipart {
                     return Err(invalid("there is nothing in the upload; send at least one file"));
                 }
                 self.stage = Stage::End;
+                self.read_epilogue().await;
                 return Ok(None);
             }
             self.parts += 1;
@@ -296,7 +313,10 @@ fn begun(bytes: &[u8], delimiter: &[u8]) -> usize {
     let most = bytes.len().min(delimiter.len() - 1);
     let tail = &bytes[bytes.len() - most..];
     // The delimiter has one line break, in front, unless somebody chose an odd boundary.
-    memchr::memchr_iter(b'\r', tail).map(|at| &tail[at..]).find(|end| delimiter.starts_with(end)).map_or(0, <[u8]>::len)
+    memchr::memchr_iter(b'\r', tail)
+        .map(|at| &tail[at..])
+        .find(|end| delimiter.starts_with(end))
+        .map_or(0, <[u8]>::len)
 }
 
 #[async_trait]

@@ -83,8 +83,14 @@ async fn a_tree_is_read_as_the_references_clients_write_it() {
         ),
         file("plus+and%20more%2B", ""),
     ];
-    let expected =
-        ["dir/", "dir/abc.txt=abc\n", "dir/sub/", "dir/sub/def.txt=def\n", "dir/link>sub/def.txt", "plus and more+="];
+    let expected = [
+        "dir/",
+        "dir/abc.txt=abc\n",
+        "dir/sub/",
+        "dir/sub/def.txt=def\n",
+        "dir/link>sub/def.txt",
+        "plus and more+=",
+    ];
     assert_eq!(whole(&parts).await, expected);
 }
 
@@ -108,15 +114,22 @@ async fn every_add_of_the_vectors_is_read() {
 
 #[tokio::test]
 async fn directories_that_no_part_names_are_made_once() {
-    let parts = [file("a%2Fb%2Fx", "1"), file("a%2Fb%2Fy", "2"), directory("a"), file("a%2Fz", "3"), file("ab", "4")];
+    let parts =
+        [file("a%2Fb%2Fx", "1"), file("a%2Fb%2Fy", "2"), directory("a"), file("a%2Fz", "3"), file("ab", "4")];
     assert_eq!(whole(&parts).await, ["a/", "a/b/", "a/b/x=1", "a/b/y=2", "a/z=3", "ab=4"]);
 }
 
 #[tokio::test]
 async fn whatever_looks_like_a_boundary_but_is_none_belongs_to_the_file() {
-    let almost = format!("\r\n--{}\r\n\r\r\n-\r\n--\r\n--vecboundary012345678\r\n", &BOUNDARY[..BOUNDARY.len() - 1]);
-    for bytes in [&almost[..], "\r", "\r\n", "\n", "--", &format!("--{}", &BOUNDARY[..5]), &format!("-{BOUNDARY}")] {
-        assert_eq!(whole(&[file("f", bytes), file("g", bytes)]).await, [format!("f={bytes}"), format!("g={bytes}")]);
+    let almost =
+        format!("\r\n--{}\r\n\r\r\n-\r\n--\r\n--vecboundary012345678\r\n", &BOUNDARY[..BOUNDARY.len() - 1]);
+    for bytes in
+        [&almost[..], "\r", "\r\n", "\n", "--", &format!("--{}", &BOUNDARY[..5]), &format!("-{BOUNDARY}")]
+    {
+        assert_eq!(
+            whole(&[file("f", bytes), file("g", bytes)]).await,
+            [format!("f={bytes}"), format!("g={bytes}")]
+        );
     }
 }
 
@@ -205,7 +218,8 @@ async fn hostile_heads_and_preambles_are_cut_off() {
         let error = endless(start, bytes).next().await.unwrap_err();
         assert!(error.message().contains(text), "{error}");
     }
-    let link = format!("{start}Content-Disposition: x; filename=a\r\nContent-Type: application/symlink\r\n\r\n");
+    let link =
+        format!("{start}Content-Disposition: x; filename=a\r\nContent-Type: application/symlink\r\n\r\n");
     assert!(endless(&link, b"aaaaaaaa").next().await.unwrap_err().message().contains("longer than 4096"));
     for head in [
         "no field",

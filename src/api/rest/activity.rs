@@ -7,10 +7,10 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -61,6 +61,10 @@ struct Notes {
     head_too_large: bool,
     caller_closed: bool,
     takeover: Option<Takeover>,
+    /// What waits to be written besides what hyper writes.
+    outgoing: BytesMut,
+    /// Who waits for room there.
+    wants_room: Option<Waker>,
 }
 
 /// The notes about one connection, shared by its socket and its requests, which live in one task.
@@ -81,6 +85,8 @@ impl Activity {
                 head_too_large: false,
                 caller_closed: false,
                 takeover: None,
+                outgoing: BytesMut::new(),
+                wants_room: None,
             })),
         }
     }
@@ -143,6 +149,23 @@ impl Activity {
     pub(super) fn take_over(&self) -> Option<Takeover> {
         let mut notes = self.notes();
         if notes.blocked_since.is_some() { None } else { notes.takeover.take() }
+    }
+
+    /// Takes bytes that shall be written, up to so many at a time.
+    pub(super) fn put(&self, cx: &mut Context<'_>, bytes: &[u8], most: usize) -> Poll<usize> {
+        let mut notes = self.notes();
+        let taken = bytes.len().min(most.saturating_sub(notes.outgoing.len()));
+        if taken == 0 && !bytes.is_empty() {
+            notes.wants_room = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        notes.outgoing.extend_from_slice(&bytes[..taken]);
+        Poll::Ready(taken)
+    }
+
+    /// Whether something waits to be written besides what hyper writes.
+    pub(super) fn has_outgoing(&self) -> bool {
+        !self.notes().outgoing.is_empty()
     }
 
     /// Whether the head of a request was longer than allowed.
@@ -261,6 +284,38 @@ impl<Io> Watched<Io> {
     }
 }
 
+impl<Io: AsyncWrite + Unpin> Watched<Io> {
+    /// Writes what waits besides what hyper writes.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut outgoing = {
+            let mut notes = self.activity.notes();
+            if notes.outgoing.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            // Nobody adds to it meanwhile: this is the task that does.
+            std::mem::take(&mut notes.outgoing)
+        };
+        let written = loop {
+            if outgoing.is_empty() {
+                break Poll::Ready(Ok(()));
+            }
+            let written = Pin::new(&mut self.io).poll_write(cx, &outgoing);
+            match self.noting(written) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(length)) => outgoing.advance(length),
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        let mut notes = self.activity.notes();
+        notes.outgoing = outgoing;
+        if let Some(waker) = notes.wants_room.take() {
+            waker.wake();
+        }
+        written
+    }
+}
+
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
@@ -269,7 +324,9 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_outgoing(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

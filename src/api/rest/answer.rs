@@ -34,8 +34,19 @@ pub(super) struct Listing {
     /// Its line in the access log, written when the listing is.
     pub(super) record: Option<Record>,
     pub(super) content_type: HeaderValue,
+    pub(super) flow: Flow,
+}
+
+/// How a listing ends, and what happens meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Nothing else happens; other requests may follow.
+    Plain,
     /// It goes on for as long as the caller wants to listen, and the connection with it.
-    pub(super) is_endless: bool,
+    Endless,
+    /// The body of the request is read meanwhile, and the connection is closed at the end. Then there is no trailer when
+    /// nothing went wrong.
+    Upload,
 }
 
 /// What is in a listing.
@@ -62,10 +73,20 @@ impl Listing {
 
     /// Lines that come as things happen; it begins at once.
     pub(super) fn endless(lines: Lines, content_type: HeaderValue) -> Self {
-        let mut listing = Self { content_type, is_endless: true, ..Content::Lines(lines).into() };
+        let mut listing = Self { content_type, flow: Flow::Endless, ..Content::Lines(lines).into() };
         // Neither kept nor held back by anybody on the way.
         listing.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         listing.headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        listing
+    }
+
+    /// Lines about an upload that goes on; it begins at once.
+    #[cfg(feature = "add")]
+    pub(super) fn of_upload(lines: Lines) -> Self {
+        let mut listing = Self { flow: Flow::Upload, ..Content::Lines(lines).into() };
+        listing.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        listing.headers.insert(HeaderName::from_static("x-chunked-output"), HeaderValue::from_static("1"));
+        listing.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         listing
     }
 
@@ -80,7 +101,7 @@ impl Listing {
 
 impl From<Content> for Listing {
     fn from(content: Content) -> Self {
-        Self { content, headers: HeaderMap::new(), record: None, content_type: JSON, is_endless: false }
+        Self { content, headers: HeaderMap::new(), record: None, content_type: JSON, flow: Flow::Plain }
     }
 }
 

@@ -205,7 +205,7 @@ impl RestConfig {
     }
 
     pub(super) fn body_limits(&self) -> BodyLimits {
-        BodyLimits { bytes: self.max_body_bytes, timeout: self.body_timeout }
+        BodyLimits { bytes: self.max_body_bytes, timeout: self.body_timeout, stall: self.stall_timeout }
     }
 }
 

@@ -4,7 +4,7 @@
 //! the request was read, the listing is written to it, and hyper gets it back for the next request.
 
 use std::convert::Infallible;
-use std::future::{Future as _, pending, poll_fn};
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::activity::{Activity, Busy, Phase, Takeover, TimeLimits, Watched};
-use super::answer::Answer;
+use super::answer::{Answer, Flow};
 use super::caller::Caller;
 use super::handlers::Api;
 use super::io::Io;
 use super::listing;
+use super::outlet::Outlet;
 use super::room::Place;
 
 /// How long we wait for the caller to close its side after we closed ours. Closing with bytes unread would reset the
@@ -35,6 +36,10 @@ use super::room::Place;
 const LINGER: Duration = Duration::from_millis(500);
 /// Most bytes that are read and thrown away meanwhile.
 const LINGER_BYTES: u64 = 1024 * 1024;
+
+/// The same where an upload was not read to its end: many send all of it before they look for an answer.
+const UPLOAD_LINGER: Duration = Duration::from_secs(5);
+const UPLOAD_LINGER_BYTES: u64 = 256 << 20;
 
 /// What the reference answers to a head that is too large.
 const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
@@ -60,6 +65,8 @@ enum End {
     Takeover(Takeover),
     /// Something took too long.
     Expired(Phase),
+    /// An upload was answered, or could not be.
+    Uploaded(io::Result<()>),
 }
 
 /// Serves one connection until it ends, or until the request in hand is answered after its place is to be left.
@@ -80,18 +87,26 @@ pub(super) async fn serve(io: Io, caller: Caller, api: Arc<Api>, limits: Limits,
                 if activity.head_too_large() {
                     let _ = socket.write_all(HEAD_TOO_LARGE).await;
                 }
-                return close(socket, &activity).await;
+                return close(socket, &activity, (LINGER, LINGER_BYTES)).await;
+            }
+            End::Uploaded(Ok(())) => {
+                return close(socket, &activity, (UPLOAD_LINGER, UPLOAD_LINGER_BYTES)).await;
+            }
+            End::Uploaded(Err(error)) => {
+                debug!(%error, "an answer to an upload broke off");
+                socket.get_ref().break_off();
+                return;
             }
             End::Expired(phase) => {
                 debug!(?phase, "a connection was too slow");
                 if phase != Phase::Busy && activity.has_part_of_head() {
                     let _ = socket.write_all(HEAD_TOO_SLOW).await;
-                    return close(socket, &activity).await;
+                    return close(socket, &activity, (LINGER, LINGER_BYTES)).await;
                 }
                 return;
             }
         };
-        let is_endless = takeover.listing.is_endless;
+        let is_endless = takeover.listing.flow == Flow::Endless;
         if is_endless {
             socket.get_ref().keep_alive();
         }
@@ -102,7 +117,7 @@ pub(super) async fn serve(io: Io, caller: Caller, api: Arc<Api>, limits: Limits,
         drop(busy);
         match written {
             Ok(()) if keep_alive => {}
-            Ok(()) => return close(socket, &activity).await,
+            Ok(()) => return close(socket, &activity, (LINGER, LINGER_BYTES)).await,
             Err(error) => {
                 debug!(%error, "a listing broke off");
                 socket.get_ref().break_off();
@@ -127,7 +142,7 @@ async fn read_requests(
     let mut connection = http1::Builder::new()
         // The socket gives no more than what is allowed, so these are never reached.
         .max_header_size(limits.head_bytes + 1)
-        .max_buf_size(limits.head_bytes.max(MIN_BUFFER_BYTES) + 1)
+        .max_buf_size(limits.head_bytes.max(BUFFER_BYTES) + 1)
         .title_case_headers(true)
         // Answers are small: copied behind their head they go out in one piece.
         .writev(false)
@@ -135,16 +150,33 @@ async fn read_requests(
     let mut stopping = pin!(stop.cancelled());
     let mut stopped = false;
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    let mut upload: Option<Uploading> = None;
     let end = poll_fn(|cx| {
         if !stopped && stopping.as_mut().poll(cx).is_ready() {
             stopped = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
-            return Poll::Ready(End::Done(result));
-        }
-        if let Some(takeover) = activity.take_over() {
-            return Poll::Ready(End::Takeover(takeover));
+        loop {
+            if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+                return Poll::Ready(End::Done(result));
+            }
+            match activity.take_over() {
+                Some(takeover) if takeover.listing.flow == Flow::Upload => {
+                    upload = Some(Uploading::new(takeover, activity, api.now(), limits.time.stall, stop));
+                }
+                Some(takeover) => return Poll::Ready(End::Takeover(takeover)),
+                None => {}
+            }
+            let Some(upload) = &mut upload else { break };
+            let waited = activity.has_outgoing();
+            let ended = upload.poll(cx);
+            match (activity.has_outgoing(), ended) {
+                (false, Some(result)) => return Poll::Ready(End::Uploaded(result)),
+                // What is new goes out when hyper flushes, which it does when it is polled; what was there has been
+                // tried just now.
+                (true, _) if !waited => {}
+                _ => break,
+            }
         }
         poll_deadline(&mut timer, activity, &limits.time, cx).map(End::Expired)
     })
@@ -155,8 +187,42 @@ async fn read_requests(
     (end, socket)
 }
 
-/// hyper refuses smaller ones.
-const MIN_BUFFER_BYTES: usize = 8192;
+/// An answer that is written while the body of its request is read.
+struct Uploading {
+    written: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    ended: Option<io::Result<()>>,
+}
+
+impl Uploading {
+    fn new(
+        takeover: Takeover,
+        activity: &Activity,
+        now: crate::types::Timestamp,
+        stall: Duration,
+        stop: &CancellationToken,
+    ) -> Self {
+        let (mut outlet, stop) = (Outlet(activity.clone()), stop.clone());
+        let written = async move { listing::write(&mut outlet, takeover, false, now, stall, &stop).await };
+        Self { written: Box::pin(written), ended: None }
+    }
+
+    /// How it ended, once everything was handed over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<io::Result<()>> {
+        if self.ended.is_none()
+            && let Poll::Ready(result) = self.written.as_mut().poll(cx)
+        {
+            self.ended = Some(result);
+        }
+        match &self.ended {
+            Some(Ok(())) => Some(Ok(())),
+            Some(Err(error)) => Some(Err(error.kind().into())),
+            None => None,
+        }
+    }
+}
+
+/// What hyper's buffers may grow to while much is sent; uploads come in pieces of this size at most.
+const BUFFER_BYTES: usize = 128 * 1024;
 
 /// Ready when the connection has to be given up. Deadlines move with every request, so the timer is only set again when
 /// it fires, or when a deadline is nearer than it.
@@ -216,24 +282,28 @@ fn wants_close(headers: &HeaderMap) -> bool {
 }
 
 /// Closes our side, and waits a little for the caller to close its own.
-async fn close(mut socket: Socket, activity: &Activity) {
+async fn close(mut socket: Socket, activity: &Activity, (linger, bytes): (Duration, u64)) {
     if socket.shutdown().await.is_err() || activity.caller_closed() {
         return;
     }
     // From now on nothing counts as a head.
     let _busy = activity.busy();
-    drain(socket).await;
+    drain_up_to(socket, linger, bytes).await;
 }
 
 /// Reads what the other side still sends after we closed ours, and throws it away, up to its limits.
 pub(super) async fn drain(socket: impl AsyncRead + Unpin) {
-    let mut rest = socket.take(LINGER_BYTES);
+    drain_up_to(socket, LINGER, LINGER_BYTES).await;
+}
+
+async fn drain_up_to(socket: impl AsyncRead + Unpin, linger: Duration, bytes: u64) {
+    let mut rest = socket.take(bytes);
     let drained = async {
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; 16 * 1024];
         while matches!(rest.read(&mut buffer).await, Ok(read) if read > 0) {}
         io::Result::Ok(())
     };
-    let _ = tokio::time::timeout(LINGER, drained).await;
+    let _ = tokio::time::timeout(linger, drained).await;
 }
 
 /// A body that is known whole; the request is in hand until it was taken.

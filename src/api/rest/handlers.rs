@@ -13,6 +13,8 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
+#[cfg(feature = "add")]
+use super::add::Adding;
 use super::answer::{self, Answer, Listing};
 use super::auth::Identity;
 use super::caller::Caller;
@@ -40,6 +42,9 @@ pub(super) struct BodyLimits {
     pub(super) bytes: usize,
     /// For the whole body.
     pub(super) timeout: Duration,
+    /// For anything more of a body that has no limit (uploads); zero is no limit.
+    #[cfg_attr(not(feature = "add"), allow(dead_code))]
+    pub(super) stall: Duration,
 }
 
 /// The API over one cluster peer.
@@ -48,6 +53,8 @@ pub(super) struct Api {
     cluster: Cluster,
     limits: BodyLimits,
     gate: Gate,
+    #[cfg(feature = "add")]
+    adding: Adding,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +64,20 @@ struct AddPeerBody {
 
 impl Api {
     pub(super) fn new(cluster: Cluster, limits: BodyLimits, gate: Gate) -> Self {
-        Self { cluster, limits, gate }
+        Self {
+            cluster,
+            limits,
+            gate,
+            #[cfg(feature = "add")]
+            adding: Adding::new(None, limits.stall),
+        }
+    }
+
+    /// Has somebody else add content.
+    #[cfg(all(test, feature = "add"))]
+    pub(super) fn adding(mut self, adds: std::sync::Arc<dyn super::add::Adds>) -> Self {
+        self.adding = Adding::new(Some(adds), self.limits.stall);
+        self
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -73,7 +93,8 @@ impl Api {
     /// its other requests live on.
     pub(super) async fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Answer
     where
-        B: Body + Unpin,
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
     {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let now = self.now();
@@ -107,7 +128,8 @@ impl Api {
 
     async fn handle<B>(&self, request: Request<B>, identity: Option<&Identity>) -> Result<Answer, ApiError>
     where
-        B: Body + Unpin,
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
     {
         let (head, mut body) = request.into_parts();
         let is_nested = head.extensions.get::<NestedPath>().is_some();
@@ -125,6 +147,8 @@ impl Api {
             Endpoint::Token => self.token(identity),
             Endpoint::RevokeToken => self.revoke_token(identity, query.flag("all")?).await,
             Endpoint::Events => self.events(&query, &head.headers, &mut body).await,
+            #[cfg(feature = "add")]
+            Endpoint::AddContent => self.adding.answer(&query, &head.headers, body, || self.now()).await,
             other => self.call(other, captured, &query, &mut body).await,
         }
     }
@@ -239,10 +263,7 @@ impl Api {
                 return Err(ApiError::new(401, "unauthorized"));
             }
             Endpoint::AddContent => {
-                return Err(ApiError::new(
-                    501,
-                    "this peer does not add content; add it to an IPFS daemon and pin its CID here",
-                ));
+                return Err(does_not_add());
             }
         })
     }
@@ -353,7 +374,7 @@ impl Api {
 
     /// Reads a body whole.
     async fn read<B: Body + Unpin>(&self, body: &mut B) -> Result<Vec<u8>, ApiError> {
-        let BodyLimits { bytes, timeout } = self.limits;
+        let BodyLimits { bytes, timeout, .. } = self.limits;
         let too_large = || ApiError::new(413, format!("the request body is larger than {bytes} bytes"));
         if body.size_hint().lower() > bytes as u64 {
             return Err(too_large());
@@ -381,6 +402,10 @@ impl Api {
             .await
             .map_err(|_| ApiError::new(408, format!("the request body did not come within {timeout:?}")))?
     }
+}
+
+pub(super) fn does_not_add() -> ApiError {
+    ApiError::new(501, "this peer does not add content; add it to an IPFS daemon and pin its CID here")
 }
 
 /// A pin that continues another is answered as the pinset has that one.

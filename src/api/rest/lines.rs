@@ -14,6 +14,7 @@ use futures::future::Either;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 
 use super::access_log::Record;
+use super::answer::Flow;
 use crate::api::json::Line;
 use crate::error::{Error, Result};
 
@@ -61,6 +62,12 @@ impl Lines {
     /// Lines of one page, encoded already.
     pub(super) fn of_page(page: Vec<u8>) -> Self {
         Self { pages: futures::stream::empty().boxed(), first: Some(page), error: None }
+    }
+
+    /// Lines that are encoded already, and an error that ends them.
+    #[cfg(feature = "add")]
+    pub(super) fn of_fallible(pages: BoxStream<'static, Result<Vec<u8>>>) -> Self {
+        Self { pages, first: None, error: None }
     }
 
     /// Lines that are encoded already, and may never end.
@@ -159,9 +166,9 @@ impl Failures {
         self.0.len() < ERRORS_MAX
     }
 
-    /// The values of `X-Stream-Error`: one for each error, an empty one for none.
-    pub(super) fn values(&self) -> impl Iterator<Item = &str> {
-        let none = self.0.is_empty().then_some("");
+    /// The values of `X-Stream-Error`: one for each error, and an empty one for none, where none is told.
+    pub(super) fn values(&self, flow: Flow) -> impl Iterator<Item = &str> {
+        let none = (self.0.is_empty() && flow != Flow::Upload).then_some("");
         self.0.iter().map(String::as_str).chain(none)
     }
 }
@@ -174,13 +181,14 @@ pub(super) struct LinesBody {
     lines: Option<Lines>,
     failures: Failures,
     trailers_wanted: bool,
+    flow: Flow,
     /// Written when the body is dropped.
     record: Option<Record>,
 }
 
 impl LinesBody {
-    pub(super) fn new(lines: Lines, trailers_wanted: bool, record: Option<Record>) -> Self {
-        Self { lines: Some(lines), failures: Failures::default(), trailers_wanted, record }
+    pub(super) fn new(lines: Lines, trailers_wanted: bool, flow: Flow, record: Option<Record>) -> Self {
+        Self { lines: Some(lines), failures: Failures::default(), trailers_wanted, flow, record }
     }
 }
 
@@ -211,7 +219,7 @@ impl hyper::body::Body for LinesBody {
             }
             self.lines = None;
             let mut trailers = hyper::HeaderMap::new();
-            for value in self.failures.values() {
+            for value in self.failures.values(self.flow) {
                 if let Ok(value) = hyper::header::HeaderValue::from_bytes(value.as_bytes()) {
                     trailers.append(super::answer::STREAM_ERROR, value);
                 }
@@ -271,7 +279,7 @@ mod tests {
         let (text, failures) = all(lines(pages)).await;
         let expected: String = numbers.iter().map(|number| format!("{number}\n")).collect();
         assert_eq!(text, expected);
-        assert_eq!(failures.values().collect::<Vec<_>>(), [""]);
+        assert_eq!(failures.values(Flow::Plain).collect::<Vec<_>>(), [""]);
     }
 
     #[tokio::test]
@@ -284,7 +292,7 @@ mod tests {
             panic!("it begins with a line");
         };
         let (text, failures) = all(begun).await;
-        assert_eq!((text.as_str(), failures.values().collect::<Vec<_>>()), ("1\n", vec!["no"]));
+        assert_eq!((text.as_str(), failures.values(Flow::Plain).collect::<Vec<_>>()), ("1\n", vec!["no"]));
     }
 
     #[tokio::test]
@@ -295,7 +303,7 @@ mod tests {
                 futures::stream::iter([Ok(vec![Number(7)]), Ok(items.into_iter().map(Number).collect())]);
             let (text, failures) = all(Lines::of::<Number>(source.boxed())).await;
             assert_eq!(text, "7\n", "{page:?}");
-            assert!(failures.values().next().unwrap().contains("bug"));
+            assert!(failures.values(Flow::Plain).next().unwrap().contains("bug"));
         }
     }
 
@@ -303,7 +311,7 @@ mod tests {
     fn an_error_with_line_breaks_cannot_forge_a_trailer() {
         let mut failures = Failures::default();
         assert!(failures.push(&Error::internal("a\r\nX-Evil: 1")));
-        assert_eq!(failures.values().collect::<Vec<_>>(), ["a  X-Evil: 1"]);
+        assert_eq!(failures.values(Flow::Plain).collect::<Vec<_>>(), ["a  X-Evil: 1"]);
     }
 
     #[test]
@@ -311,6 +319,6 @@ mod tests {
         let mut failures = Failures::default();
         let pushed = (0..ERRORS_MAX).map(|_| failures.push(&Error::internal("no"))).collect::<Vec<_>>();
         assert_eq!(pushed.iter().filter(|go_on| !**go_on).count(), 1);
-        assert_eq!(failures.values().count(), ERRORS_MAX);
+        assert_eq!(failures.values(Flow::Plain).count(), ERRORS_MAX);
     }
 }

@@ -7,11 +7,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Buf;
+use hyper::header::CONNECTION;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Takeover;
-use super::answer::{self, Content, Listing};
+use super::answer::{self, Content, Flow, Listing};
 use super::ear::{Ear, next};
 use super::lines::{Failures, Lines};
 use crate::api::json::Civil;
@@ -37,8 +38,8 @@ where
     let Takeover { listing, chunked, .. } = takeover;
     let mut head = head(&listing, chunked, keep_alive, now);
     // Its line in the access log is written when this function ends, however it does.
-    let Listing { content, mut record, is_endless, .. } = listing;
-    let mut ear = is_endless.then(|| Ear::new(stop));
+    let Listing { content, mut record, flow, .. } = listing;
+    let mut ear = (flow == Flow::Endless).then(|| Ear::new(stop));
     let mut sent = |bytes: usize| {
         if let Some(record) = &mut record {
             record.sent(bytes);
@@ -58,7 +59,7 @@ where
         Content::Lines(lines) if chunked => {
             head.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
             send(io, &head[..], stall).await?;
-            write_chunks(io, lines, sent, stall, &mut ear).await
+            write_chunks(io, lines, flow, sent, stall, &mut ear).await
         }
         Content::Lines(mut lines) => {
             head.extend_from_slice(b"\r\n");
@@ -77,6 +78,7 @@ where
 async fn write_chunks<Io>(
     io: &mut Io,
     mut lines: Lines,
+    flow: Flow,
     mut sent: impl FnMut(usize),
     stall: Duration,
     ear: &mut Option<Ear<'_>>,
@@ -97,7 +99,7 @@ where
         }
     }
     let mut end = b"0\r\n".to_vec();
-    for value in failures.values() {
+    for value in failures.values(flow) {
         end.extend_from_slice(b"X-Stream-Error: ");
         end.extend_from_slice(value.as_bytes());
         end.extend_from_slice(b"\r\n");
@@ -110,7 +112,8 @@ fn head(listing: &Listing, chunked: bool, keep_alive: bool, now: Timestamp) -> V
     let status = listing.status();
     let (version, reason) = (u8::from(chunked), status.canonical_reason().unwrap_or_default());
     let mut head = format!("HTTP/1.{version} {} {reason}\r\n", status.as_u16()).into_bytes();
-    for (name, value) in &listing.headers {
+    // That one is ours to say.
+    for (name, value) in listing.headers.iter().filter(|(name, _)| *name != CONNECTION) {
         head.extend_from_slice(answer::canonical(name.as_str()).as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());

@@ -6,6 +6,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /health`, `GET /version`, `GET /id` | 204, the version, this peer |
+//! | `POST /add` | adds content, and tells of it as lines (feature `add`) |
 //! | `GET /peers`, `POST /peers`, `DELETE /peers/{peer}` | members, as lines; adds one; removes one |
 //! | `GET /allocations[?filter]`, `GET /allocations/{cid}` | the pinset, as lines; one entry |
 //! | `GET /pins[?local&filter&cids]`, `GET /pins/{cid}[?local]` | statuses, as lines; one status |
@@ -74,7 +75,11 @@
 //! - While the IPFS daemon is down, listings of statuses have every pin with `cluster_error`; the reference's are empty,
 //!   or an error when they are local. A failed unpin is shown, and can be recovered, after the pin left the pinset.
 //! - `GET /health/alerts` has every metric that expired, and `GET /peers` says how pinsets compare.
-//! - `POST /add` is 501, and `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
+//! - `POST /add` without the feature `add` is 501. An empty form is an error, where the reference drops the connection, and
+//!   so are paths with `..`, empty names or a slash in front, which the reference bends, and more than one CAR, of which
+//!   it takes the first. An upload of which nothing comes for `stall_timeout` ends, and so does one that would be one too
+//!   many (64, with 503).
+//! - `X-Stream-Error` of a listing over HTTP/1.0 is a broken connection.
 //! - A peer that is stopping, or whose queues are full, answers 503. So does one that checks too many passwords.
 //! - Pages of other origins that may read an answer may also read its `X-Next-Cursor`, whatever headers are listed.
 //! - `DELETE /token` exists. More than one header `Authorization` is 400.
@@ -88,6 +93,8 @@
 
 mod access_log;
 mod activity;
+#[cfg(feature = "add")]
+mod add;
 mod answer;
 mod auth;
 mod caller;
@@ -108,6 +115,7 @@ mod lines;
 mod listen;
 mod listing;
 mod openapi;
+mod outlet;
 mod passwords;
 mod query;
 mod room;
@@ -188,9 +196,9 @@ fn response(answer: Answer, trailers: bool) -> Response<Body> {
         Answer::Listing(listing) => listing,
     };
     let status = listing.status();
-    let Listing { content, headers, mut record, content_type, .. } = listing;
+    let Listing { content, headers, mut record, content_type, flow } = listing;
     let mut response = Response::new(match content {
-        Content::Lines(lines) => Body::new(LinesBody::new(lines, trailers, record)),
+        Content::Lines(lines) => Body::new(LinesBody::new(lines, trailers, flow, record)),
         Content::Empty => Body::empty(),
         Content::Failed(error) => {
             let body = answer::error_body(&error);

@@ -36,7 +36,7 @@ impl<'a> Query<'a> {
         Ok(Self(pairs.collect::<Result<_, ApiError>>()?))
     }
 
-    fn get(&self, name: &str) -> Result<&str, ApiError> {
+    pub(super) fn get(&self, name: &str) -> Result<&str, ApiError> {
         note(name);
         let mut values = self.pairs().filter(|(key, _)| *key == name).map(|(_, value)| value);
         let first = values.next().unwrap_or_default();
@@ -82,6 +82,17 @@ impl<'a> Query<'a> {
             other => Err(ApiError::bad_request(format!(
                 "parameter {name} invalid: {other:?}, expected true or false"
             ))),
+        }
+    }
+
+    /// Something that is true or false in any of the ways that Go knows; None when it is not said.
+    #[cfg(feature = "add")]
+    pub(super) fn go_flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self.get(name)? {
+            "" => Ok(None),
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+            _ => Err(ApiError::bad_request(format!("parameter {name} invalid"))),
         }
     }
 

@@ -82,6 +82,19 @@ pub(super) fn events() -> Value {
     events
 }
 
+/// What was added, as it is.
+#[cfg(feature = "add")]
+pub(super) fn added() -> Value {
+    let mut added = lines("", "AddedOutput");
+    added["description"] = "What was added, in the order in which it is done: one JSON document on each line, or an array of \
+                            them with stream-channels=false. Directories come behind what is in them, and lines about \
+                            progress have no cid."
+        .into();
+    added[TRAILERS]["X-Stream-Error"]["description"] =
+        "What went wrong; not there when nothing did, and then all roots are in the pinset".into();
+    added
+}
+
 /// A list in one document.
 pub(super) fn array(description: &str, items: Value) -> Value {
     document(description, list(items))

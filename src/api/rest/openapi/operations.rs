@@ -58,6 +58,20 @@ impl Operation {
         self.answers(413, a("TooLarge"))
     }
 
+    #[cfg(feature = "add")]
+    fn takes_form(mut self) -> Self {
+        self.body = Some(json!({
+            "required": true,
+            "content": { "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": { "file": { "type": "array", "items": { "type": "string", "format": "binary" } } },
+                },
+            } },
+        }));
+        self
+    }
+
     fn answers(mut self, status: u16, answer: Value) -> Self {
         self.answers.push((status, answer));
         self
@@ -116,9 +130,7 @@ pub(super) fn operation(endpoint: Endpoint) -> Operation {
             .captures([p::captured("peer", "The peer", named("PeerId"))])
             .answers(204, nothing("It is none any more"))
             .may_fail(),
-        Endpoint::AddContent => op("content", "add", "Adds content")
-            .about("Not served yet; what other peers of a cluster answer is a stream of AddedOutput.")
-            .answers(501, a("NotServed")),
+        Endpoint::AddContent => add(op("content", "add", "Adds content")),
         Endpoint::Allocations => op(PINS, "listPins", "The pinset, or what is looked for in it")
             .about(
                 "Without any of the parameters but filter, unknown ones are ignored; with any of them one that is unknown, \
@@ -218,6 +230,34 @@ fn info(operation: Operation) -> Operation {
         .asks([p::local()])
         .answers(200, document("What the peers say of it", named("PinInfo")))
         .may_fail()
+}
+
+/// The one that takes content.
+#[cfg(feature = "add")]
+fn add(operation: Operation) -> Operation {
+    operation
+        .about(
+            "Each part of the form is a file, whose path is its filename, URL-encoded; a directory with the content type \
+             application/x-directory and no bytes; or a symbolic link with application/symlink and its target. Directories \
+             may be left out, and come before what is in them otherwise. The name of the field does not matter, but \
+             mode, mtime and mtime-nsecs may follow it behind a question mark. Lines come while the form is read. An error \
+             behind the head of the answer is in the trailer X-Stream-Error, which is not there when all went well; then \
+             everything is in the pinset. The connection is closed at the end. mode and pin-update must be readable and mean \
+             nothing: what is added is pinned recursively.",
+        )
+        .asks(p::adding())
+        .asks(p::pin_options())
+        .takes_form()
+        .answers(200, answers::added())
+        .answers(501, a("NotServed"))
+        .may_fail()
+}
+
+#[cfg(not(feature = "add"))]
+fn add(operation: Operation) -> Operation {
+    operation
+        .about("Not served by this build; what other peers of a cluster answer is a stream of AddedOutput.")
+        .answers(501, a("NotServed"))
 }
 
 /// One that makes a pin.

@@ -154,6 +154,53 @@ pub(super) fn events() -> Vec<Value> {
     ]
 }
 
+/// How content is added.
+#[cfg(feature = "add")]
+pub(super) fn adding() -> Vec<Value> {
+    let words = |words: &[&str]| json!({ "type": "string", "enum": words, "default": words[0] });
+    let flag = |name: &str, description: &str, default: bool| {
+        query(name, description, json!({ "type": "boolean", "default": default }))
+    };
+    let options = vec![
+        query("layout", "How the leaves of a file hang together", words(&["balanced", "trickle"])),
+        query(
+            "chunker",
+            "Where files are cut: size-N (bytes), rabin-MIN-AVG-MAX, rabin-AVG, rabin, buzhash or default",
+            json!({ "type": "string", "default": "size-262144" }),
+        ),
+        query("hash", "Name of a hash function", json!({ "type": "string", "default": "sha2-256" })),
+        query(
+            "format",
+            "unixfs makes a DAG of files; car takes the blocks of one CARv1",
+            words(&["unixfs", "car"]),
+        ),
+        flag(
+            "local",
+            "The blocks go to the daemon of the peer that is asked; those that pin fetch them from it",
+            false,
+        ),
+        flag("recursive", "Means nothing here: who sends decides", false),
+        flag("hidden", "Means nothing here: who sends decides", false),
+        flag("wrap-with-directory", "Everything becomes an entry of one more directory", false),
+        flag("shard", "The DAG is split over peers, in shards of shard-size bytes", false),
+        flag("progress", "Lines tell of bytes read as well", false),
+        query("cid-version", "0 or 1", json!({ "type": "integer", "format": "int64", "default": 0 })),
+        query(
+            "raw-leaves",
+            "Leaves are bytes and nothing else; without it they are where cid-version is above 0",
+            json!({ "type": "boolean" }),
+        ),
+        flag("stream-channels", "Lines as they come; false is one document at the end", true),
+        flag(
+            "nocopy",
+            "The daemon refers to files where they lie, which each part says in Abspath-Encoded",
+            false,
+        ),
+        flag("no-pin", "Blocks are stored and not pinned", false),
+    ];
+    options.into_iter().map(or_empty).collect()
+}
+
 /// What can be asked of a pin.
 pub(super) fn pin_options() -> Vec<Value> {
     let factor = || json!({ "type": "integer", "format": "int32", "minimum": i32::MIN, "maximum": i32::MAX });

@@ -121,6 +121,7 @@ fn references_lead_somewhere_and_no_part_is_left_over() {
         parts.extend(named.keys().map(|name| format!("#/components/{kind}/{name}")));
     }
     // What other peers answer who add content.
+    #[cfg(not(feature = "add"))]
     found.insert("#/components/schemas/AddedOutput".to_owned());
     assert_eq!(found, parts);
 }
@@ -143,8 +144,10 @@ async fn the_parameters_that_a_handler_reads_are_those_that_are_described() {
         READ.take();
         for query in queries {
             let uri = format!("{path}?{query}");
-            let request =
-                Request::builder().method(&method).uri(&uri).body(axum::body::Body::empty()).unwrap();
+            // Without it nobody looks at the parameters of what takes a form.
+            let form = "multipart/form-data; boundary=B";
+            let request = Request::builder().method(&method).uri(&uri).header("content-type", form);
+            let request = request.body(axum::body::Body::empty()).unwrap();
             let answer = api.answer(request, &Caller::Unknown).await;
             let status = answer.status().as_u16().to_string();
             assert!(!operation["responses"][&status].is_null(), "{method} {uri}: {status} is not described");
