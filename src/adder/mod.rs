@@ -4,6 +4,9 @@
 //! which takes them to daemons. Neither knows of the other's insides: how bytes become a DAG is decided by
 //! [`AddOptions`](crate::types::AddOptions) alone, and where blocks go by the sink alone.
 
+pub mod destinations;
+pub mod shard;
+
 use std::fmt;
 
 use async_trait::async_trait;
