@@ -1,14 +1,12 @@
 //! Adding content: destinations, blocks, and then the pins.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Semaphore, mpsc};
-use tracing::debug;
 
 use super::rules::Prepared;
 use super::{Cluster, Inner};
@@ -298,3 +296,6 @@ impl fmt::Debug for Adding {
         f.debug_struct("Adding").field("ended", &self.ended).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "testing", feature = "consensus-crdt"))]
+mod tests;
