@@ -16,6 +16,11 @@ use tokio::sync::mpsc;
 use crate::error::Result;
 use crate::types::{Added, Block, Cid, PeerId, Pin};
 
+pub mod content;
+mod import;
+
+pub use import::import;
+
 /// What is uploaded: entries in the order of a walk that names each directory before what is in it.
 #[async_trait]
 pub trait Content: Send {
