@@ -4,9 +4,6 @@
 //! which takes them to daemons. Neither knows of the other's insides: how bytes become a DAG is decided by
 //! [`AddOptions`](crate::types::AddOptions) alone, and where blocks go by the sink alone.
 
-pub mod destinations;
-pub mod shard;
-
 use std::fmt;
 
 use async_trait::async_trait;
@@ -17,7 +14,9 @@ use crate::error::Result;
 use crate::types::{Added, Block, Cid, PeerId, Pin};
 
 pub mod content;
+pub mod destinations;
 mod import;
+pub mod shard;
 
 pub use import::import;
 

@@ -12,7 +12,7 @@ use super::rules::Prepared;
 use super::{Cluster, Inner};
 use crate::adder::destinations::{Choice, Destinations, Placement};
 use crate::adder::shard::{Pinned, ShardHost, ShardSink};
-use crate::adder::{AddEvent, BlockSink, Content, Lines, Root};
+use crate::adder::{self, AddEvent, BlockSink, Content, Lines, Root};
 use crate::consensus::OPERATIONS_MAX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{
@@ -51,6 +51,53 @@ struct Adding {
     work: BoxFuture<'static, Result<Vec<Pin>>>,
     /// How the work ended, until all lines are told.
     ended: Option<Result<std::vec::IntoIter<Pin>>>,
+}
+
+impl Cluster {
+    /// Adds content: makes blocks of it, puts them on the daemons of the peers that are to have it, and pins what came
+    /// of it, all roots.
+    ///
+    /// The stream gives a line for each thing that is done, and then each root as it is pinned; it ends with the first
+    /// error. Nothing happens unless it is polled: whoever stops taking events stops the add. Dropping it before its end
+    /// gives the add up: blocks that arrived are let go of by the daemons, and nothing is pinned, unless it was about to
+    /// be at that moment.
+    ///
+    /// A peer that fails or takes nothing for [`STALL_TIMEOUT`](crate::adder::destinations::STALL_TIMEOUT) is replaced
+    /// where the replication factor allows it, or goes without; one that has everything is enough. The pins keep the
+    /// allocations of the add, also where the content was pinned elsewhere.
+    ///
+    /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
+    /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
+    ///
+    /// # Errors
+    /// `QueueFull` when [`ADDS_MAX`] adds run, `ReadOnly` in follower mode, `NotEnoughPeers` before the first block,
+    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing,
+    /// `ShutDown`; as [`Cluster::pin`].
+    pub fn add(
+        &self,
+        content: impl Content + 'static,
+        options: AddOptions,
+    ) -> BoxStream<'static, Result<AddEvent>> {
+        let import: Import =
+            |content, options, sink, lines| Box::pin(adder::import(content, options, sink, lines));
+        self.inner.adding(content, options, import)
+    }
+
+    /// Adds content as [`Cluster::add`] does, and returns when all roots are pinned, with their pins; with none when
+    /// `no_pin` is set. Dropping it gives the add up.
+    ///
+    /// # Errors
+    /// As [`Cluster::add`].
+    pub async fn add_all(&self, content: impl Content + 'static, options: AddOptions) -> Result<Vec<Pin>> {
+        let mut events = self.add(content, options);
+        let mut pins = Vec::new();
+        while let Some(event) = events.try_next().await? {
+            if let AddEvent::Pinned(pin) = event {
+                pins.push(*pin);
+            }
+        }
+        Ok(pins)
+    }
 }
 
 impl Inner {

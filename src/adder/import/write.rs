@@ -176,7 +176,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn tell(&self, line: Line) {
+    async fn tell(&mut self, line: Line) {
         let allocations = self.blocks.allocations();
         self.lines
             .tell(Added { name: line.path, cid: Some(line.cid), bytes: 0, size: line.dag_bytes, allocations })

@@ -147,6 +147,35 @@ mod tests {
         assert_eq!(nodes(&other)[0].cid, cid("bafyreihhs44z5poongx4foqmi5srjjprxr6t32skehybhlmpdu22ojd4cm"));
     }
 
+    /// What the reference makes of lists that need nodes of nodes: how many nodes, the root, the last one.
+    #[test]
+    fn nodes_of_nodes_have_the_cids_of_the_reference() {
+        for (links, count, root, last) in [
+            (
+                5_985,
+                3,
+                "bafyreifqk64gn7vigahjs5oqj6zex3rvp4hy27by5qkgyuopqb3kjh2ugm",
+                "bafyreihzqoxc47uellqcdykmttel4qvmvncagk5dwdi2smg3fwl2vvti5y",
+            ),
+            (
+                11_968,
+                4,
+                "bafyreigt26uqghu5zswsmdonplmpwvun4buv2tdnzgyii3lfppynazdcdy",
+                "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua",
+            ),
+            (
+                12_000,
+                4,
+                "bafyreicdnwtj2lb2rpyhwu6lnx62x3ypdl4xpbwgn2uy75v5yvm2olxkb4",
+                "bafyreicoxnuqoxj7gb4icsjm552s6afjlzj5u7ctolrfcbfyw7uo3rahiq",
+            ),
+        ] {
+            let nodes = nodes(&cids(links));
+            let ends = (nodes[0].cid.to_string(), nodes[nodes.len() - 1].cid.to_string());
+            assert_eq!((nodes.len(), ends), (count, (root.to_owned(), last.to_owned())), "{links}");
+        }
+    }
+
     #[test]
     fn many_links_are_listed_by_nodes_of_nodes() {
         let sizes = |count: usize| -> Vec<usize> {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::adder::destinations::STALL_TIMEOUT;
+use crate::adder::content::InMemory;
 use crate::adder::{DagBlock, Entry};
 use crate::cluster::ClusterConfig;
 use crate::consensus::{Crdt, CrdtConfig};
@@ -507,4 +508,29 @@ async fn a_peer_that_stops_ends_its_adds() {
     assert_eq!(peers.faulty[1].count(IpfsCall::PutBlocks).running, 0);
     let status = peers.cluster.peer(1).tracker().status(&dag("large", 5).0).await.unwrap().status.status;
     assert_eq!(status, TrackerStatus::Unpinned);
+}
+
+/// The reference's lines about these bytes.
+#[tokio::test(start_paused = true)]
+async fn shards_of_real_content_are_those_of_the_reference() {
+    let peers = peers(1).await;
+    let mut options = AddOptions { shard: true, ..AddOptions::default() };
+    options.pin.shard_size = 300_000;
+    options.pin.name = "sh".to_owned();
+    let content = InMemory::new().file("big.bin", vec![b'x'; 614_400]);
+    let (lines, pins, ended) = all(peers.cluster.peer(0).add(content, options)).await;
+    ended.unwrap();
+    let told: Vec<_> =
+        lines.iter().map(|line| (line.name.as_str(), line.cid.unwrap().to_string(), line.size)).collect();
+    let line = |name, cid: &str, size| (name, cid.to_owned(), size);
+    assert_eq!(
+        told,
+        [
+            line("shard-0", "bafyreiea44lxlcxym7zk4i7lhaawwq4cnzjkjgztmgzq7fgoutwtw2mohu", 262_158),
+            line("big.bin", "QmVHwU5At4YCvg56z38EMvRE9rYVxQMoTmYuFAe3pUbD7Y", 614_594),
+            line("shard-1", "bafyreifnl2bsu2jrr2rhlzftlqijohowpwdethggkzbqj342cwnime76xy", 90_376),
+            line("sh-clusterDAG", "bafyreibkadc5aws42hzz467ae3gp7mz5a443eqj7lprjyu5dbuaow4kspe", 352_534),
+        ]
+    );
+    assert_eq!(pins[0].cid.to_string(), "QmVHwU5At4YCvg56z38EMvRE9rYVxQMoTmYuFAe3pUbD7Y");
 }
