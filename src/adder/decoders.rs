@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, stream};
 
-use super::multipart::Multipart;
+use super::multipart::{Keep, Multipart};
 use super::{Content as _, Entry, EntryKind};
 use crate::error::Result;
 use crate::types::{Block, CarDecoder, CarItem, Cid, car_header, car_section_head};
@@ -37,7 +37,7 @@ pub(crate) fn forms(bytes: &[u8]) -> bool {
 fn form(bytes: &[u8], chunk: usize) -> Result<Vec<(Entry, Vec<u8>)>> {
     let chunks: Vec<_> =
         bytes.chunks(chunk.min(bytes.len()).max(1)).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-    let mut content = Multipart::new(BOUNDARY, stream::iter(chunks).boxed());
+    let mut content = Multipart::new(BOUNDARY, stream::iter(chunks).boxed()).keep(Keep { mode: true, modified: true });
     let read = async {
         let mut entries = Vec::new();
         while let Some(entry) = content.next().await? {

@@ -4,13 +4,6 @@
 //! which takes them to daemons. Neither knows of the other's insides: how bytes become a DAG is decided by
 //! [`AddOptions`](crate::types::AddOptions) alone, and where blocks go by the sink alone.
 
-// Until the importer hands what is a CAR on to it.
-#[cfg_attr(not(any(test, feature = "testing")), allow(dead_code))]
-pub(crate) mod car;
-#[cfg(feature = "testing")]
-pub(crate) mod decoders;
-pub mod multipart;
-
 use std::fmt;
 
 use async_trait::async_trait;
@@ -19,6 +12,17 @@ use tokio::sync::mpsc;
 
 use crate::error::Result;
 use crate::types::{Added, Block, Cid, PeerId, Pin};
+
+mod car;
+pub mod content;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
+pub mod destinations;
+mod import;
+pub mod multipart;
+pub mod shard;
+
+pub use import::import;
 
 /// What is uploaded: entries in the order of a walk that names each directory before what is in it.
 #[async_trait]

@@ -438,6 +438,8 @@ impl Parts {
             watch,
             looked: Looked::default(),
             wakes: Wakes::default(),
+            #[cfg(feature = "add")]
+            adds: super::add::Adds::default(),
             life,
         });
         // From here on others may call; whatever they change, the subscriptions hear of.

@@ -3,6 +3,8 @@
 //! [`Cluster::builder`] assembles components into a running peer; the [`Cluster`] it gives is a cheap handle that
 //! applications clone and drive. When the last handle is dropped the peer stops.
 
+#[cfg(feature = "add")]
+mod add;
 mod builder;
 mod closest;
 mod config;
@@ -31,6 +33,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::DropGuard;
 
+#[cfg(feature = "add")]
+pub use add::ADDS_MAX;
 pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
 pub use events::ClusterEvent;
@@ -98,6 +102,8 @@ struct Inner {
     watch: Arc<watch::Hub>,
     looked: summary::Looked,
     wakes: tasks::Wakes,
+    #[cfg(feature = "add")]
+    adds: add::Adds,
     life: Arc<lifecycle::Life>,
 }
 

@@ -84,14 +84,9 @@ impl Cluster {
 }
 
 impl Inner {
-    async fn submit(&self, pin: Pin) -> Result<Pin> {
+    pub(super) async fn submit(&self, pin: Pin) -> Result<Pin> {
         let existing = self.state.get(&pin.cid).await?;
-        let defaults = DefaultFactors {
-            min: self.config.replication_factor_min,
-            max: self.config.replication_factor_max,
-        };
-        let Prepared { mut pin, factor } =
-            rules::prepare(pin, existing.as_ref(), defaults, self.clock.now())?;
+        let Prepared { mut pin, factor } = self.prepare(pin, existing.as_ref())?;
         if pin.pin_type != PinType::Meta && pin.allocations.is_empty() {
             let held = existing.map(|existing| existing.allocations).unwrap_or_default();
             pin.allocations =
@@ -99,6 +94,15 @@ impl Inner {
         }
         self.consensus.log_pin(pin.clone()).await?;
         Ok(pin)
+    }
+
+    /// Checks what is to be pinned, and fills in what was left to this peer's configuration.
+    pub(super) fn prepare(&self, pin: Pin, existing: Option<&Pin>) -> Result<Prepared> {
+        let defaults = DefaultFactors {
+            min: self.config.replication_factor_min,
+            max: self.config.replication_factor_max,
+        };
+        rules::prepare(pin, existing, defaults, self.clock.now())
     }
 
     /// What the allocator decides by, as it is known now. A peer that died may have metrics that outlive its ping; a pin

@@ -70,7 +70,8 @@ fn check_repin(pin: &Pin, existing: &Pin) -> Result<()> {
 fn check_type(pin: &Pin) -> Result<()> {
     let wrong = match pin.pin_type {
         PinType::Data if pin.reference.is_some() => "data pins should not reference other pins",
-        PinType::Shard if pin.max_depth != 1 => "must pin shards go depth 1",
+        // Two where the list of blocks is two levels deep. The reference says so too, and then never pins it that way.
+        PinType::Shard if !matches!(pin.max_depth, 1 | 2) => "must pin shards go depth 1",
         PinType::ClusterDag if pin.max_depth != 0 => "must pin roots directly",
         PinType::ClusterDag if pin.reference.is_none() => "clusterDAG pins should reference a Meta pin",
         PinType::Meta if !pin.allocations.is_empty() => "meta pin should not specify allocations",

@@ -1,6 +1,6 @@
 //! The head of a part: what it is, and where it belongs.
 
-use super::invalid;
+use super::{Keep, invalid};
 use crate::error::Result;
 
 /// Longest path of an entry, in bytes.
@@ -58,7 +58,7 @@ pub fn boundary(content_type: Option<&str>) -> Result<String> {
 
 impl Head {
     /// Reads the lines of a head.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self> {
+    pub(super) fn read(bytes: &[u8], keep: Keep) -> Result<Self> {
         let text =
             str::from_utf8(bytes).map_err(|_| invalid("the head of a part of the upload is not UTF-8"))?;
         let (mut disposition, mut content_type, mut origin, mut encoded_origin) = (None, None, None, None);
@@ -113,7 +113,7 @@ impl Head {
         if path.is_empty() && kind != Kind::File {
             return Err(invalid("a directory or symbolic link in the upload has no name"));
         }
-        let (mode, modified) = attributes(parameter("name").unwrap_or_default(), &path)?;
+        let (mode, modified) = attributes(parameter("name").unwrap_or_default(), &path, keep)?;
         Ok(Self { path, kind, mode, modified, origin })
     }
 }
@@ -157,30 +157,31 @@ fn path(text: &str, kind: Kind) -> Result<String> {
 }
 
 /// Mode and time, which stand behind a question mark in the name of the field.
-fn attributes(field: &str, path: &str) -> Result<(Option<u32>, Option<(i64, u32)>)> {
+fn attributes(field: &str, path: &str, keep: Keep) -> Result<(Option<u32>, Option<(i64, u32)>)> {
     let Some((_, query)) = field.split_once('?') else { return Ok((None, None)) };
     let value = |wanted: &str| query.split('&').find_map(|pair| pair.strip_prefix(wanted)?.strip_prefix('='));
     let wrong = |name: &str, text: &str| {
         let text: String = text.chars().take(40).collect();
         invalid(format!("{name} of {path:?} in the upload is no number that can be one: {text:?}"))
     };
-    let mode = value("mode")
-        .map(|text| u32::from_str_radix(text, 8).map_err(|_| wrong("mode", text)))
-        .transpose()?
-        .map(permissions)
-        .filter(|mode| *mode != 0);
-    let seconds =
-        value("mtime").map(|text| text.parse::<i64>().map_err(|_| wrong("mtime", text))).transpose()?;
-    let nanoseconds = value("mtime-nsecs")
-        .map(|text| {
-            text.parse().ok().filter(|n: &u32| *n < 1_000_000_000).ok_or_else(|| wrong("mtime-nsecs", text))
-        })
-        .transpose()?;
-    let modified = match (seconds, nanoseconds) {
-        (None, None) => None,
-        (seconds, nanoseconds) => Some((seconds.unwrap_or(0), nanoseconds.unwrap_or(0))),
+    let mode = match value("mode").filter(|_| keep.mode) {
+        None => None,
+        Some(text) => {
+            let mode = u32::from_str_radix(text, 8).map_err(|_| wrong("mode", text))?;
+            Some(permissions(mode)).filter(|mode| *mode != 0)
+        }
     };
-    Ok((mode, modified))
+    let (seconds, nanoseconds) = (value("mtime"), value("mtime-nsecs"));
+    if !keep.modified || (seconds.is_none() && nanoseconds.is_none()) {
+        return Ok((mode, None));
+    }
+    let seconds = seconds.unwrap_or("0");
+    let seconds = seconds.parse().map_err(|_| wrong("mtime", seconds))?;
+    let nanoseconds = nanoseconds.unwrap_or("0");
+    let is_possible = |number: &u32| *number < 1_000_000_000;
+    let nanoseconds =
+        nanoseconds.parse().ok().filter(is_possible).ok_or_else(|| wrong("mtime-nsecs", nanoseconds))?;
+    Ok((mode, Some((seconds, nanoseconds))))
 }
 
 /// Unix permission bits of a mode as Go has it, whose special bits stand elsewhere.

@@ -54,6 +54,16 @@ pub struct Multipart {
     ready: VecDeque<Entry>,
     /// The directory that the last entry is in, or is.
     directory: String,
+    keep: Keep,
+}
+
+/// Which attributes of entries are told. Clients send them whether or not anybody wants them in the DAG.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Permission bits.
+    pub mode: bool,
+    /// When it was changed last.
+    pub modified: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +104,13 @@ impl Multipart {
             parts: 0,
             ready: VecDeque::new(),
             directory: String::new(),
+            keep: Keep::default(),
         }
+    }
+
+    /// Tells attributes as well; the reference never does.
+    pub fn keep(self, keep: Keep) -> Self {
+        Self { keep, ..self }
     }
 
     /// Waits for more bytes; false when there are none.
@@ -203,7 +219,7 @@ impl Multipart {
                 if head.len() > HEAD_BYTES_MAX {
                     return Err(head_too_large());
                 }
-                return Head::read(&head[2..head.len() - 2]);
+                return Head::read(&head[2..head.len() - 2], self.keep);
             }
             if self.window.len() > HEAD_BYTES_MAX {
                 return Err(head_too_large());

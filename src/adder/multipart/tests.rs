@@ -7,8 +7,12 @@ const BOUNDARY: &str = "vecboundary0123456789";
 
 /// Reads all of a body that comes in chunks of this size: paths, kinds and bytes.
 async fn read(body: &[u8], chunk: usize) -> Result<Vec<(Entry, Vec<u8>)>> {
+    read_with(body, chunk, Keep { mode: true, modified: true }).await
+}
+
+async fn read_with(body: &[u8], chunk: usize, keep: Keep) -> Result<Vec<(Entry, Vec<u8>)>> {
     let chunks: Vec<_> = body.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-    let mut content = Multipart::new(BOUNDARY, stream::iter(chunks).boxed());
+    let mut content = Multipart::new(BOUNDARY, stream::iter(chunks).boxed()).keep(keep);
     let mut all = Vec::new();
     while let Some(entry) = content.next().await? {
         let mut bytes = Vec::new();
@@ -155,6 +159,11 @@ async fn modes_times_and_origins_are_told() {
     let entry = &all[0].0;
     assert_eq!((entry.mode, entry.modified), (Some(0o4755), Some((-7, 5))));
     assert_eq!(entry.origin.as_deref(), Some("/home/a b"));
+    let body = closed(&[part(head, "x")]);
+    let entry = |all: Vec<(Entry, Vec<u8>)>| (all[0].0.mode, all[0].0.modified);
+    assert_eq!(entry(read_with(&body, 99, Keep::default()).await.unwrap()), (None, None));
+    let mode = Keep { mode: true, ..Keep::default() };
+    assert_eq!(entry(read_with(&body, 99, mode).await.unwrap()), (Some(0o4755), None));
     for (field, text) in [
         ("mode=9", "mode of \"a\""),
         ("mtime=x", "mtime of \"a\""),

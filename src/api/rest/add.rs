@@ -22,9 +22,10 @@ use super::answer::{self, Answer, Listing};
 use super::lines::Lines;
 use super::query::Query;
 use crate::adder::AddEvent;
-use crate::adder::multipart::{self, Multipart};
+use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
 use crate::api::json;
+use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{AddFormat, AddLayout, AddOptions, Timestamp};
 
@@ -39,17 +40,23 @@ pub(super) trait Adds: fmt::Debug + Send + Sync + 'static {
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>>;
 }
 
+impl Adds for Cluster {
+    fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>> {
+        Cluster::add(self, content, options)
+    }
+}
+
 /// Adding, and how many do.
 #[derive(Clone, Debug)]
 pub(super) struct Adding {
-    adds: Option<Arc<dyn Adds>>,
+    adds: Arc<dyn Adds>,
     room: Arc<Semaphore>,
     /// How long a caller may take to send anything more; zero is no limit.
     stall: Duration,
 }
 
 impl Adding {
-    pub(super) fn new(adds: Option<Arc<dyn Adds>>, stall: Duration) -> Self {
+    pub(super) fn new(adds: Arc<dyn Adds>, stall: Duration) -> Self {
         Self { adds, room: Arc::new(Semaphore::new(ADDS_MAX)), stall }
     }
 
@@ -68,8 +75,7 @@ impl Adding {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let boundary =
             multipart::boundary(content_type).map_err(|error| ApiError::bad_request(error.message()))?;
-        let Asked { options, stream } = asked(query, now)?;
-        let Some(adds) = &self.adds else { return Err(super::handlers::does_not_add()) };
+        let Asked { options, keep, stream } = asked(query, now)?;
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             return Err(ApiError::new(
                 503,
@@ -90,7 +96,7 @@ impl Adding {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        let events = adds.add(Multipart::new(&boundary, chunks.boxed()), options);
+        let events = self.adds.add(Multipart::new(&boundary, chunks.boxed()).keep(keep), options);
         let lines = events.filter_map(|event| std::future::ready(encoded(event).transpose()));
         if stream {
             return Ok(Answer::Listing(Listing::of_upload(Lines::of_fallible(lines.boxed()))));
@@ -187,6 +193,7 @@ async fn collected(lines: impl futures::Stream<Item = Result<Vec<u8>>>) -> Respo
 #[derive(Debug)]
 struct Asked {
     options: AddOptions,
+    keep: Keep,
     /// Lines as they come, or one document.
     stream: bool,
 }
@@ -225,6 +232,11 @@ fn asked(query: &Query<'_>, now: impl FnOnce() -> Timestamp) -> Result<Asked, Ap
     let stream = query.go_flag("stream-channels")?.unwrap_or(true);
     let no_copy = query.go_flag("nocopy")?.unwrap_or(false);
     let no_pin = query.go_flag("no-pin")?.unwrap_or(false);
+    // These two are ours, as Kubo has them.
+    let keep = Keep {
+        mode: query.go_flag("preserve-mode")?.unwrap_or(false),
+        modified: query.go_flag("preserve-mtime")?.unwrap_or(false),
+    };
     let options = AddOptions {
         pin,
         format,
@@ -240,7 +252,7 @@ fn asked(query: &Query<'_>, now: impl FnOnce() -> Timestamp) -> Result<Asked, Ap
         shard,
         progress,
     };
-    Ok(Asked { options, stream })
+    Ok(Asked { options, keep, stream })
 }
 
 #[cfg(test)]

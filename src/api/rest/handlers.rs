@@ -64,19 +64,21 @@ struct AddPeerBody {
 
 impl Api {
     pub(super) fn new(cluster: Cluster, limits: BodyLimits, gate: Gate) -> Self {
+        #[cfg(feature = "add")]
+        let adding = Adding::new(std::sync::Arc::new(cluster.clone()), limits.stall);
         Self {
             cluster,
             limits,
             gate,
             #[cfg(feature = "add")]
-            adding: Adding::new(None, limits.stall),
+            adding,
         }
     }
 
     /// Has somebody else add content.
     #[cfg(all(test, feature = "add"))]
     pub(super) fn adding(mut self, adds: std::sync::Arc<dyn super::add::Adds>) -> Self {
-        self.adding = Adding::new(Some(adds), self.limits.stall);
+        self.adding = Adding::new(adds, self.limits.stall);
         self
     }
 
@@ -263,7 +265,10 @@ impl Api {
                 return Err(ApiError::new(401, "unauthorized"));
             }
             Endpoint::AddContent => {
-                return Err(does_not_add());
+                return Err(ApiError::new(
+                    501,
+                    "this peer does not add content; add it to an IPFS daemon and pin its CID here",
+                ));
             }
         })
     }
@@ -402,10 +407,6 @@ impl Api {
             .await
             .map_err(|_| ApiError::new(408, format!("the request body did not come within {timeout:?}")))?
     }
-}
-
-pub(super) fn does_not_add() -> ApiError {
-    ApiError::new(501, "this peer does not add content; add it to an IPFS daemon and pin its CID here")
 }
 
 /// A pin that continues another is answered as the pinset has that one.

@@ -13,7 +13,7 @@ use crate::api::rest::gate::Gate;
 use crate::api::rest::handlers::Api;
 use crate::api::rest::io::Io;
 use crate::api::rest::room::Room;
-use crate::cluster::{Cluster, presets};
+use crate::cluster::presets;
 use crate::ipfs_connector::MemoryIpfs;
 use crate::types::Added;
 
@@ -341,7 +341,9 @@ fn a_query_is_read_as_the_references_clients_write_it() {
          &pin-update=QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o",
     )
     .unwrap();
-    assert!(!asked.stream);
+    assert!(!asked.stream && asked.keep == Keep::default());
+    let kept = read("preserve-mode=true&preserve-mtime=1").unwrap().keep;
+    assert_eq!(kept, Keep { mode: true, modified: true });
     let options = asked.options;
     assert_eq!((options.layout, options.format), (AddLayout::Trickle, AddFormat::Car));
     assert_eq!((options.chunker.as_str(), options.hash.as_str()), ("rabin", "blake2b-256"));

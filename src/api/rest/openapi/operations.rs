@@ -249,7 +249,6 @@ fn add(operation: Operation) -> Operation {
         .asks(p::pin_options())
         .takes_form()
         .answers(200, answers::added())
-        .answers(501, a("NotServed"))
         .may_fail()
 }
 

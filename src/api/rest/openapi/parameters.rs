@@ -196,6 +196,8 @@ pub(super) fn adding() -> Vec<Value> {
             "The daemon refers to files where they lie, which each part says in Abspath-Encoded",
             false,
         ),
+        flag("preserve-mode", "The permission bits in the form go into the DAG", false),
+        flag("preserve-mtime", "The times in the form go into the DAG", false),
         flag("no-pin", "Blocks are stored and not pinned", false),
     ];
     options.into_iter().map(or_empty).collect()

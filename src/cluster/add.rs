@@ -1,0 +1,348 @@
+//! Adding content: destinations, blocks, and then the pins.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::rules::Prepared;
+use super::{Cluster, Inner};
+use crate::adder::destinations::{Choice, Destinations, Placement};
+use crate::adder::shard::{Pinned, ShardHost, ShardSink};
+use crate::adder::{self, AddEvent, BlockSink, Content, Lines, Root};
+use crate::consensus::OPERATIONS_MAX;
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::{
+    AddOptions, Added, Block, Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, ReplicationFactor,
+};
+
+/// Most adds of one peer at a time.
+pub const ADDS_MAX: usize = 64;
+/// Lines that wait for whoever listens.
+const LINES_MAX: usize = 256;
+
+const COMPONENT: &str = "adder";
+
+/// Makes blocks of content.
+type Import = for<'a> fn(
+    &'a mut (dyn Content + 'static),
+    &'a AddOptions,
+    &'a mut (dyn BlockSink + 'static),
+    &'a Lines,
+) -> BoxFuture<'a, Result<Vec<Root>>>;
+
+/// Room for adds.
+#[derive(Debug)]
+pub(super) struct Adds(Arc<Semaphore>);
+
+impl Default for Adds {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ADDS_MAX)))
+    }
+}
+
+/// One add on its way.
+struct Adding {
+    inner: Arc<Inner>,
+    lines: mpsc::Receiver<Added>,
+    work: BoxFuture<'static, Result<Vec<Pin>>>,
+    /// How the work ended, until all lines are told.
+    ended: Option<Result<std::vec::IntoIter<Pin>>>,
+}
+
+impl Cluster {
+    /// Adds content: makes blocks of it, puts them on the daemons of the peers that are to have it, and pins what came
+    /// of it, all roots.
+    ///
+    /// The stream gives a line for each thing that is done, and then each root as it is pinned; it ends with the first
+    /// error. Nothing happens unless it is polled: whoever stops taking events stops the add. Dropping it before its end
+    /// gives the add up: blocks that arrived are let go of by the daemons, and nothing is pinned, unless it was about to
+    /// be at that moment.
+    ///
+    /// A peer that fails or takes nothing for [`STALL_TIMEOUT`](crate::adder::destinations::STALL_TIMEOUT) is replaced
+    /// where the replication factor allows it, or goes without; one that has everything is enough. The pins keep the
+    /// allocations of the add, also where the content was pinned elsewhere.
+    ///
+    /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
+    /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
+    ///
+    /// # Errors
+    /// `QueueFull` when [`ADDS_MAX`] adds run, `ReadOnly` in follower mode, `NotEnoughPeers` before the first block,
+    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing,
+    /// `ShutDown`; as [`Cluster::pin`].
+    pub fn add(
+        &self,
+        content: impl Content + 'static,
+        options: AddOptions,
+    ) -> BoxStream<'static, Result<AddEvent>> {
+        let import: Import =
+            |content, options, sink, lines| Box::pin(adder::import(content, options, sink, lines));
+        self.inner.adding(content, options, import)
+    }
+
+    /// Adds content as [`Cluster::add`] does, and returns when all roots are pinned, with their pins; with none when
+    /// `no_pin` is set. Dropping it gives the add up.
+    ///
+    /// # Errors
+    /// As [`Cluster::add`].
+    pub async fn add_all(&self, content: impl Content + 'static, options: AddOptions) -> Result<Vec<Pin>> {
+        let mut events = self.add(content, options);
+        let mut pins = Vec::new();
+        while let Some(event) = events.try_next().await? {
+            if let AddEvent::Pinned(pin) = event {
+                pins.push(*pin);
+            }
+        }
+        Ok(pins)
+    }
+}
+
+impl Inner {
+    /// The stream of one add. Nothing happens before it is polled.
+    fn adding(
+        self: &Arc<Self>,
+        content: impl Content + 'static,
+        options: AddOptions,
+        import: Import,
+    ) -> BoxStream<'static, Result<AddEvent>> {
+        let inner = Arc::clone(self);
+        stream::once(async move {
+            inner.check_writable()?;
+            let turn = Arc::clone(&inner.adds.0).try_acquire_owned().map_err(|_| {
+                let text = format!("{ADDS_MAX} adds are running on this peer; try again later");
+                Error::new(ErrorKind::QueueFull, text).component(COMPONENT)
+            })?;
+            let (tell, lines) = Lines::new(LINES_MAX);
+            let peer = Arc::clone(&inner);
+            let work = Box::pin(async move {
+                let _turn = turn;
+                peer.add(Box::new(content), options, tell, import).await
+            });
+            Ok(stream::try_unfold(Adding { inner, lines, work, ended: None }, Adding::next))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn add(
+        self: &Arc<Self>,
+        mut content: Box<dyn Content>,
+        options: AddOptions,
+        lines: Lines,
+        import: Import,
+    ) -> Result<Vec<Pin>> {
+        let host = Arc::new(Host::new(self, &options)?);
+        if options.shard {
+            if options.no_pin {
+                let text = "shard and no-pin exclude each other: shards are found by their pins alone";
+                return Err(Error::invalid_input(text).component(COMPONENT));
+            }
+            let pin = host.pin.clone();
+            let mut sink = ShardSink::new(Arc::clone(&host) as _, host, pin, lines.clone());
+            let sharded = async {
+                let roots = import(&mut *content, &options, &mut sink, &lines).await?;
+                sink.finish(&only_root(&roots)?).await
+            };
+            return match sharded.await {
+                Ok(meta) => Ok(vec![meta]),
+                Err(error) => {
+                    sink.give_up().await;
+                    Err(error)
+                }
+            };
+        }
+        let mut sink = Destinations::new(host.clone());
+        let roots = import(&mut *content, &options, &mut sink, &lines).await?;
+        let allocations = sink.finish().await?;
+        if options.no_pin {
+            return Ok(Vec::new());
+        }
+        self.pin_roots(&roots, &host.pin, &allocations).await
+    }
+
+    /// Pins all roots, or as far as one batch goes none.
+    async fn pin_roots(
+        &self,
+        roots: &[Root],
+        options: &PinOptions,
+        allocations: &[PeerId],
+    ) -> Result<Vec<Pin>> {
+        let mut pins: Vec<Pin> = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for root in roots.iter().filter(|root| seen.insert(root.cid)) {
+            let mut pin = Pin::new(root.cid, options.clone());
+            pin.allocations = allocations.to_vec();
+            let existing = self.state.get(&root.cid).await?;
+            pins.push(self.prepare(pin, existing.as_ref())?.pin);
+        }
+        if let [pin] = &pins[..] {
+            self.consensus.log_pin(pin.clone()).await?;
+            return Ok(pins);
+        }
+        for batch in pins.chunks(OPERATIONS_MAX) {
+            let batch = batch.iter().map(|pin| PinOperation::Pin(Arc::new(pin.clone()))).collect();
+            self.consensus.log_many(batch).await?;
+        }
+        Ok(pins)
+    }
+}
+
+/// The root of sharded content. One, because unpinning it unpins all shards.
+fn only_root(roots: &[Root]) -> Result<Cid> {
+    match roots {
+        [root] => Ok(root.cid),
+        roots => Err(Error::invalid_input(format!(
+            "sharded content has one root and not {}: wrap it in a directory",
+            roots.len()
+        ))
+        .component(COMPONENT)),
+    }
+}
+
+impl Adding {
+    async fn next(mut self) -> Result<Option<(AddEvent, Self)>> {
+        if self.ended.is_none() {
+            let cancel = self.inner.life.cancel.clone();
+            let ended = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::shut_down("cluster")),
+                Some(line) = self.lines.recv() => return Ok(Some((AddEvent::Line(line), self))),
+                ended = &mut self.work => ended,
+            };
+            // What it held is let go of, also by who asks for no more.
+            self.work = Box::pin(async { Ok(Vec::new()) });
+            self.ended = Some(ended.map(Vec::into_iter));
+        }
+        if let Ok(line) = self.lines.try_recv() {
+            return Ok(Some((AddEvent::Line(line), self)));
+        }
+        match self.ended.take() {
+            None => Ok(None),
+            Some(Err(error)) => Err(error),
+            Some(Ok(mut pins)) => Ok(pins.next().map(|pin| {
+                self.ended = Some(Ok(pins));
+                (AddEvent::Pinned(Box::new(pin)), self)
+            })),
+        }
+    }
+}
+
+/// What one add needs of this peer.
+struct Host {
+    inner: Arc<Inner>,
+    /// How roots and shards are pinned, with what this peer's configuration says where the caller said nothing.
+    pin: PinOptions,
+    factor: ReplicationFactor,
+    local: bool,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("peer", &self.inner.peer).field("factor", &self.factor).finish_non_exhaustive()
+    }
+}
+
+/// Stands for a CID that nobody knows yet: that of no bytes at all.
+fn no_cid() -> Cid {
+    const IDENTITY: u64 = 0x00;
+    const CODEC_RAW: u64 = 0x55;
+    Cid::new_v1(CODEC_RAW, ::cid::multihash::Multihash::wrap(IDENTITY, &[]).unwrap_or_default())
+}
+
+impl Host {
+    /// Checks what can be checked before there is a CID.
+    fn new(inner: &Arc<Inner>, options: &AddOptions) -> Result<Self> {
+        let mut pin = options.pin.clone();
+        pin.mode = PinMode::Recursive;
+        pin.pin_update = None;
+        let Prepared { factor, pin } = inner.prepare(Pin::new(no_cid(), pin), None)?;
+        Ok(Self {
+            inner: Arc::clone(inner),
+            pin: pin.options,
+            factor,
+            // A shard is too large for one daemon, or it would be none.
+            local: options.local && !options.shard,
+        })
+    }
+
+    async fn allocate(&self, factor: ReplicationFactor, blacklist: &[PeerId]) -> Result<Vec<PeerId>> {
+        let pin = Pin::new(no_cid(), self.pin.clone());
+        let metrics = self.inner.allocation_metrics().await?;
+        self.inner.allocate(&pin, factor, &[], blacklist, &metrics).await
+    }
+}
+
+#[async_trait]
+impl Placement for Host {
+    async fn choose(&self) -> Result<Choice> {
+        let me = self.inner.peer;
+        let (mut peers, min) = match self.factor {
+            ReplicationFactor::Everywhere => {
+                let mut peers = self.inner.consensus.peers().await?;
+                // Where there are more than are streamed to, this one is among them.
+                peers.sort_by_key(|peer| (*peer != me, *peer));
+                (peers, 1)
+            }
+            ReplicationFactor::Between { min, .. } => {
+                (self.allocate(self.factor, &[]).await?, min.get() as usize)
+            }
+        };
+        if !self.local {
+            let replaceable = self.factor != ReplicationFactor::Everywhere;
+            return Ok(Choice { destinations: peers, allocations: None, min, replaceable });
+        }
+        if !peers.contains(&me) && self.pin.user_allocations.is_empty() {
+            peers.pop();
+            peers.push(me);
+        }
+        Ok(Choice { destinations: vec![me], allocations: Some(peers), min, replaceable: false })
+    }
+
+    async fn another(&self, tried: &[PeerId]) -> Result<Option<PeerId>> {
+        let one = ReplicationFactor::new(1, 1)?;
+        match self.allocate(one, tried).await {
+            Ok(peers) => Ok(peers.first().copied()),
+            Err(error) if error.kind() == ErrorKind::NotEnoughPeers => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_blocks(&self, peer: &PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
+        if *peer != self.inner.peer {
+            return self.inner.client.put_blocks(peer, blocks).await;
+        }
+        let stored = self.inner.ipfs.put_blocks(blocks).await;
+        // There is less room now, whatever went wrong.
+        self.inner.wakes.metrics.notify_waiters();
+        stored
+    }
+}
+
+#[async_trait]
+impl ShardHost for Host {
+    fn local_peer(&self) -> PeerId {
+        self.inner.peer
+    }
+
+    async fn pin(&self, pin: Pin) -> Result<Pinned> {
+        let before = self.inner.state.get(&pin.cid).await?;
+        let now = self.inner.submit(pin).await?;
+        Ok(Pinned { now, before })
+    }
+
+    async fn revise(&self, operations: Vec<PinOperation>) -> Result<()> {
+        self.inner.consensus.log_many(operations).await
+    }
+}
+
+impl fmt::Debug for Adding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adding").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "testing", feature = "consensus-crdt"))]
+mod tests;
