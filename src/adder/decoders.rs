@@ -37,7 +37,8 @@ pub(crate) fn forms(bytes: &[u8]) -> bool {
 fn form(bytes: &[u8], chunk: usize) -> Result<Vec<(Entry, Vec<u8>)>> {
     let chunks: Vec<_> =
         bytes.chunks(chunk.min(bytes.len()).max(1)).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-    let mut content = Multipart::new(BOUNDARY, stream::iter(chunks).boxed()).keep(Keep { mode: true, modified: true });
+    let mut content =
+        Multipart::new(BOUNDARY, stream::iter(chunks).boxed()).keep(Keep { mode: true, modified: true });
     let read = async {
         let mut entries = Vec::new();
         while let Some(entry) = content.next().await? {

@@ -241,7 +241,10 @@ struct Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("peer", &self.inner.peer).field("factor", &self.factor).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("peer", &self.inner.peer)
+            .field("factor", &self.factor)
+            .finish_non_exhaustive()
     }
 }
 

@@ -38,10 +38,6 @@ fn refused(text: String) -> Error {
     Error::new(ErrorKind::Remote, text)
 }
 
-fn unused<T>() -> Result<T> {
-    Err(Error::new(ErrorKind::Unsupported, "no recorded request leads here"))
-}
-
 impl RecordedIpfs {
     pub(crate) fn new(id: &str, absent: &[&str]) -> Self {
         let shared = Shared {
@@ -178,8 +174,14 @@ impl IpfsConnector for RecordedIpfs {
         let argument = path.replace('/', "%2F");
         Err(refused(format!("IPFS error (resolve?arg={argument}). Code: 500. Message: {why}")))
     }
-    async fn put_blocks(&self, _: BoxStream<'static, Result<Block>>) -> Result<()> {
-        unused()
+    async fn put_blocks(&self, mut blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
+        if let Some(nobody) = self.nobody() {
+            return nobody.put_blocks(blocks).await;
+        }
+        while let Some(block) = blocks.next().await {
+            self.hold(block?);
+        }
+        Ok(())
     }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         let held = self.shared.blocks.lock().unwrap().get(cid).cloned();

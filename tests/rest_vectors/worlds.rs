@@ -24,6 +24,7 @@ use super::recording::{Body, Recording};
 const PEER_A: &str = "12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK";
 const DAEMON_A: &str = "12D3KooWFCexTNU4tpCXwRE7ounDXzhomCVk8UxZGi7L2fSgrcgE";
 const PEER_B: &str = "12D3KooWJrXgPLcddsGwWa7UuMrxsts34DKx6he42cAd9FyR4s8L";
+const PEER_WITH_USERS: &str = "12D3KooWHrCn6yJVnRDoFmzoiNwfbGV1uSoFF6i1fjvdZa2vQy7W";
 const DAEMON_B: &str = "12D3KooWLQfAfEbqHt1dvLiyzt1N3jRom38H6cuBKX7j7fFHgYAW";
 const ABSENT: &str = "QmXFCHiN2nh6aWqtPcLcTrYkoYLfBvAz5YdzABAdTvH1KY";
 /// Pinned when the reference's daemon went down, without a name: somebody had pinned it again.
@@ -122,7 +123,8 @@ impl World {
     /// The peer that was recorded, alone.
     pub(crate) async fn start(config: RestConfig) -> Self {
         let network = MemoryNetwork::new(0);
-        let asked = Member::start(&network, "peerA", PEER_A, DAEMON_A).await;
+        let peer = if config.authentication.is_some() { PEER_WITH_USERS } else { PEER_A };
+        let asked = Member::start(&network, "peerA", peer, DAEMON_A).await;
         let config = config.listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
         let api = RestApi::bind(config, asked.cluster.clone()).await.unwrap();
         until(async || asked.cluster.metric_names().len() == 4).await;
@@ -189,8 +191,8 @@ impl World {
             text += &format!("Content-Length: {}\r\n", body.len());
         }
         text += "\r\n";
-        text += recording.body.as_deref().unwrap_or_default();
-        self.caller.send(text).await;
+        let body = recording.body.as_deref().unwrap_or_default();
+        self.caller.send([text.as_bytes(), body].concat()).await;
         let received = self.caller.answer().await;
         if received.header("connection") == Some("close") {
             assert!(self.caller.is_closed().await, "{} says that it closes, and does not", recording.name);

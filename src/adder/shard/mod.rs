@@ -143,9 +143,7 @@ impl ShardSink {
         })?;
         let name = format!("{}-clusterDAG", self.options.name);
         let size = self.bytes;
-        self.lines
-            .tell(Added { name: name.clone(), cid: Some(cluster_dag), size, ..Added::default() })
-            .await;
+        self.lines.tell(Added { name: name.clone(), cid: Some(cluster_dag), size, ..Added::default() }).await;
 
         let mut pin = self.pin_of(cluster_dag, PinType::ClusterDag, MAX_DEPTH_DIRECT, Some(*root));
         pin.options.name = name;
@@ -204,9 +202,7 @@ impl ShardSink {
         self.shards.push(root);
         self.bytes += bytes;
         let name = format!("shard-{number}");
-        self.lines
-            .tell(Added { name, cid: Some(root), size: bytes, allocations, ..Added::default() })
-            .await;
+        self.lines.tell(Added { name, cid: Some(root), size: bytes, allocations, ..Added::default() }).await;
         Ok(())
     }
 }

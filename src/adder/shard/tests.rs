@@ -127,14 +127,7 @@ async fn blocks_fill_one_shard_after_the_other_and_all_is_pinned_as_the_referenc
     let stored: Vec<Cid> = fake.blocks.lock().unwrap().iter().map(|block| block.cid).collect();
     assert_eq!(
         stored,
-        [
-            block(1).block.cid,
-            block(2).block.cid,
-            shards[0],
-            block(3).block.cid,
-            shards[1],
-            cluster_dag
-        ]
+        [block(1).block.cid, block(2).block.cid, shards[0], block(3).block.cid, shards[1], cluster_dag]
     );
 }
 
