@@ -241,7 +241,10 @@ struct Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("peer", &self.inner.peer).field("factor", &self.factor).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("peer", &self.inner.peer)
+            .field("factor", &self.factor)
+            .finish_non_exhaustive()
     }
 }
 
@@ -327,13 +330,13 @@ impl ShardHost for Host {
         self.inner.peer
     }
 
-    async fn pin(&self, pin: Pin) -> Result<Pinned> {
+    async fn prepare(&self, pin: Pin) -> Result<Pinned> {
         let before = self.inner.state.get(&pin.cid).await?;
-        let now = self.inner.submit(pin).await?;
+        let now = self.inner.prepare(pin, before.as_ref())?.pin;
         Ok(Pinned { now, before })
     }
 
-    async fn revise(&self, operations: Vec<PinOperation>) -> Result<()> {
+    async fn log(&self, operations: Vec<PinOperation>) -> Result<()> {
         self.inner.consensus.log_many(operations).await
     }
 }

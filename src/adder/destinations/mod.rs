@@ -156,7 +156,8 @@ impl Destinations {
             return Err(Error::new(ErrorKind::NotEnoughPeers, "there is no peer to put blocks on")
                 .component(COMPONENT));
         }
-        let told = allocations.or_else(|| (destinations.len() > DESTINATIONS_MAX).then(|| destinations.clone()));
+        let told =
+            allocations.or_else(|| (destinations.len() > DESTINATIONS_MAX).then(|| destinations.clone()));
         destinations.truncate(DESTINATIONS_MAX);
         debug!(?destinations, ?told, min, "blocks go to");
         let plan = Plan::new(&destinations, min, replaceable);
@@ -184,8 +185,9 @@ impl Destinations {
         &mut self,
         ended: std::result::Result<(FeedId, Result<()>), tokio::task::JoinError>,
     ) -> Result<()> {
-        let (id, ended) = ended
-            .map_err(|error| Error::internal("a stream of blocks was ended").component(COMPONENT).with_source(error))?;
+        let (id, ended) = ended.map_err(|error| {
+            Error::internal("a stream of blocks was ended").component(COMPONENT).with_source(error)
+        })?;
         let Some(chosen) = &mut self.chosen else { return Ok(()) };
         let Some(peer) = chosen.peers.get(&id).copied() else { return Ok(()) };
         let Err(error) = ended else {

@@ -126,7 +126,6 @@ mod tests {
         PeerId::from_bytes(&[0, 1, number]).unwrap()
     }
 
-
     fn peers(numbers: &[u8]) -> Vec<PeerId> {
         numbers.iter().copied().map(peer).collect()
     }

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 
-
 /// How a destination behaves.
 #[derive(Clone, Copy, Debug)]
 enum Manners {

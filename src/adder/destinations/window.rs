@@ -146,7 +146,8 @@ impl Window {
             let mut state = self.lock();
             let fits = |state: &State| {
                 state.blocks.is_empty()
-                    || (state.bytes + block.data.len() <= self.bytes_max && state.blocks.len() < self.blocks_max)
+                    || (state.bytes + block.data.len() <= self.bytes_max
+                        && state.blocks.len() < self.blocks_max)
             };
             if state.gone > 0 || !fits(&state) {
                 state.trim();

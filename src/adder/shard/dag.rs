@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_node_is_the_reference_s() {
-        let file: Value = serde_json::from_str(include_str!("../../../tests/data/wire-vectors.json")).unwrap();
+        let file: Value =
+            serde_json::from_str(include_str!("../../../tests/data/wire-vectors.json")).unwrap();
         let vectors: Vec<&Value> = file["vectors"]
             .as_array()
             .unwrap_or_else(|| file.as_array().unwrap())
@@ -110,9 +111,16 @@ mod tests {
             assert_eq!(Block::verified(cid, bytes.clone().into()).unwrap().cid, cid);
 
             // Our node of eleven links, with what the vector leaves out cut out.
-            let links: Vec<Cid> = (0..11)
-                .map(|index: usize| if decoded.contains_key(&index.to_string()) { of(&index.to_string()) } else { of("0") })
-                .collect();
+            let links: Vec<Cid> =
+                (0..11)
+                    .map(|index: usize| {
+                        if decoded.contains_key(&index.to_string()) {
+                            of(&index.to_string())
+                        } else {
+                            of("0")
+                        }
+                    })
+                    .collect();
             let [ours] = &nodes(&links)[..] else { panic!("one node") };
             let entry = |key: &str, cid: &Cid| {
                 let mut bytes = Vec::new();

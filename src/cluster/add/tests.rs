@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::*;
-use crate::adder::destinations::STALL_TIMEOUT;
 use crate::adder::content::InMemory;
+use crate::adder::destinations::STALL_TIMEOUT;
 use crate::adder::{DagBlock, Entry};
 use crate::cluster::ClusterConfig;
 use crate::consensus::{Crdt, CrdtConfig};
@@ -99,7 +99,9 @@ fn import<'a>(
                 sink.put(DagBlock { block, dag_bytes: size }).await?;
             }
             let allocations = sink.allocations();
-            lines.tell(Added { name: entry.path.clone(), cid: Some(root), size, allocations, bytes: 0 }).await;
+            lines
+                .tell(Added { name: entry.path.clone(), cid: Some(root), size, allocations, bytes: 0 })
+                .await;
             roots.push(Root { name: entry.path, cid: root, dag_bytes: size });
         }
         Ok(roots)
@@ -270,12 +272,20 @@ async fn a_peer_that_dies_in_the_middle_is_replaced_and_every_replica_is_complet
     let allocations = &pins[0].allocations;
     assert!(allocations.len() == 2 && allocations.contains(&two[1]) && !allocations.contains(&two[0]));
     assert_eq!(lines[0].cid, Some(root));
-    peers.cluster.wait_until("all running peers agree", async |peers: &TestCluster| peers.is_converged()).await.unwrap();
+    peers
+        .cluster
+        .wait_until("all running peers agree", async |peers: &TestCluster| peers.is_converged())
+        .await
+        .unwrap();
     peers.cluster.wait_pinned(&root).await.unwrap();
     for peer in allocations {
         let index = peers.index(peer);
         assert_eq!(peers.blocks_at(index, &blocks), blocks.len(), "peer {index}");
-        assert!(crate::ipfs_connector::IpfsConnector::is_pinned(&peers.memory[index], &root, PinMode::Recursive).await.unwrap());
+        assert!(
+            crate::ipfs_connector::IpfsConnector::is_pinned(&peers.memory[index], &root, PinMode::Recursive)
+                .await
+                .unwrap()
+        );
     }
 }
 
@@ -299,7 +309,11 @@ async fn a_daemon_that_hangs_is_full_or_down_is_replaced() {
         let start = tokio::time::Instant::now();
         let (_, pins, ended) = all(peers.add(files(&["large"], 10), options)).await;
         ended.unwrap();
-        assert!(start.elapsed() < STALL_TIMEOUT + Duration::from_secs(20), "{trouble}: {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < STALL_TIMEOUT + Duration::from_secs(20),
+            "{trouble}: {:?}",
+            start.elapsed()
+        );
         let [other] = pins[0].allocations[..] else { panic!("{pins:?}") };
         assert_ne!(other, unlucky, "{trouble}");
         assert_eq!(peers.blocks_at(peers.index(&other), &blocks), blocks.len(), "{trouble}");
@@ -310,7 +324,11 @@ async fn a_daemon_that_hangs_is_full_or_down_is_replaced() {
 async fn when_all_destinations_fail_nothing_is_pinned_and_the_next_add_works() {
     let peers = peers(2).await;
     for daemon in &peers.faulty {
-        daemon.fail_next(IpfsCall::PutBlocks, 1, Error::new(ErrorKind::StorageFull, "no space left on device"));
+        daemon.fail_next(
+            IpfsCall::PutBlocks,
+            1,
+            Error::new(ErrorKind::StorageFull, "no space left on device"),
+        );
     }
     for options in [replicated(1, 2), replicated(-1, -1)] {
         for daemon in &peers.faulty {
