@@ -2,6 +2,8 @@
 //!
 //! On their own stand `arch`, which only reads the sources, and `powercut`, which starts itself again as its victim.
 
+#[cfg(all(feature = "add", feature = "consensus-crdt"))]
+mod adding;
 mod cluster;
 mod consensus;
 #[cfg(feature = "consensus-crdt")]

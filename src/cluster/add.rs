@@ -330,13 +330,13 @@ impl ShardHost for Host {
         self.inner.peer
     }
 
-    async fn pin(&self, pin: Pin) -> Result<Pinned> {
+    async fn prepare(&self, pin: Pin) -> Result<Pinned> {
         let before = self.inner.state.get(&pin.cid).await?;
-        let now = self.inner.submit(pin).await?;
+        let now = self.inner.prepare(pin, before.as_ref())?.pin;
         Ok(Pinned { now, before })
     }
 
-    async fn revise(&self, operations: Vec<PinOperation>) -> Result<()> {
+    async fn log(&self, operations: Vec<PinOperation>) -> Result<()> {
         self.inner.consensus.log_many(operations).await
     }
 }

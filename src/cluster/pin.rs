@@ -84,7 +84,7 @@ impl Cluster {
 }
 
 impl Inner {
-    pub(super) async fn submit(&self, pin: Pin) -> Result<Pin> {
+    async fn submit(&self, pin: Pin) -> Result<Pin> {
         let existing = self.state.get(&pin.cid).await?;
         let Prepared { mut pin, factor } = self.prepare(pin, existing.as_ref())?;
         if pin.pin_type != PinType::Meta && pin.allocations.is_empty() {

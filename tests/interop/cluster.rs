@@ -17,7 +17,7 @@ fn statuses(info: &GlobalPinInfo, peers: &[PeerId]) -> Option<Vec<TrackerStatus>
 }
 
 /// Both peers, each a member for the other.
-async fn members(program: &std::path::Path, seed: &str, we_join: bool) -> (GoPeer, OurPeer) {
+pub(crate) async fn members(program: &std::path::Path, seed: &str, we_join: bool) -> (GoPeer, OurPeer) {
     let config = GoConfig::new(&format!("{seed} go")).with("pubsubmon.check_interval", "500ms");
     let go = GoPeer::start(program, config).await;
     let ours = OurPeer::start(OurConfig::new(&format!("{seed} ours"))).await;

@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test has nothing better to do with a failure than to panic.
 
+mod adding;
 mod blocks;
 mod cluster;
 mod crdt;

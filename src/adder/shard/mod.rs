@@ -43,25 +43,25 @@ pub trait ShardHost: fmt::Debug + Send + Sync + 'static {
     /// This peer, whose daemon gets the cluster DAG.
     fn local_peer(&self) -> PeerId;
 
-    /// Pins, and says how the entry is stored and what was there before.
+    /// Checks a pin that has its allocations, and says how it is to be stored and what is there now.
     ///
     /// # Errors
     /// As `Cluster::pin`.
-    async fn pin(&self, pin: Pin) -> Result<Pinned>;
+    async fn prepare(&self, pin: Pin) -> Result<Pinned>;
 
     /// Logs these as one batch.
     ///
     /// # Errors
-    /// As `Consensus::log_many`.
-    async fn revise(&self, operations: Vec<PinOperation>) -> Result<()>;
+    /// As `Consensus::log_many`. A dropped call may still be logged.
+    async fn log(&self, operations: Vec<PinOperation>) -> Result<()>;
 }
 
-/// An entry that was written.
+/// An entry that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pinned {
-    /// As it is stored.
+    /// As it is to be.
     pub now: Pin,
-    /// What it replaced.
+    /// What it replaces.
     pub before: Option<Pin>,
 }
 
@@ -168,9 +168,11 @@ impl ShardSink {
     }
 
     async fn pin(&mut self, pin: Pin) -> Result<Pin> {
-        let pinned = self.host.pin(pin).await?;
+        let pinned = self.host.prepare(pin).await?;
         let now = pinned.now.clone();
+        // Noted first: who goes away while it is logged does not know whether it was.
         self.pinned.push(pinned);
+        self.host.log(vec![PinOperation::Pin(Arc::new(now.clone()))]).await?;
         Ok(now)
     }
 
@@ -261,7 +263,7 @@ async fn undo(host: Arc<dyn ShardHost>, pinned: Vec<Pinned>) {
     }
     let count = pinned.len();
     let operations = pinned.into_iter().rev().map(Pinned::undo).collect();
-    if let Err(error) = host.revise(operations).await {
+    if let Err(error) = host.log(operations).await {
         warn!(%error, count, "shards of an add that failed stay pinned");
     }
 }

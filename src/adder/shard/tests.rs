@@ -39,23 +39,29 @@ impl ShardHost for Fake {
     fn local_peer(&self) -> PeerId {
         peer(1)
     }
-    async fn pin(&self, pin: Pin) -> Result<Pinned> {
+    async fn prepare(&self, pin: Pin) -> Result<Pinned> {
         if self.refused == Some(pin.pin_type) {
             return Err(Error::new(ErrorKind::Conflict, "no"));
         }
-        let before = self.pins.lock().unwrap().insert(pin.cid, pin.clone().into_stored());
+        let before = self.pins.lock().unwrap().get(&pin.cid).cloned();
         Ok(Pinned { now: pin, before })
     }
-    async fn revise(&self, operations: Vec<PinOperation>) -> Result<()> {
+    async fn log(&self, operations: Vec<PinOperation>) -> Result<()> {
         let mut pins = self.pins.lock().unwrap();
         for operation in operations {
-            let PinOperation::Revise(revision) = operation else { panic!("{operation:?}") };
-            let cid = revision.seen().cid;
-            if pins.get(&cid) == Some(revision.seen()) {
-                match revision.now() {
-                    Some(now) => pins.insert(cid, Pin::clone(now)),
-                    None => pins.remove(&cid),
-                };
+            match operation {
+                PinOperation::Pin(pin) => {
+                    pins.insert(pin.cid, Pin::clone(&pin).into_stored());
+                }
+                PinOperation::Revise(revision)
+                    if pins.get(revision.operation().cid()) == Some(revision.seen()) =>
+                {
+                    match revision.now() {
+                        Some(now) => pins.insert(now.cid, Pin::clone(now)),
+                        None => pins.remove(&revision.seen().cid),
+                    };
+                }
+                PinOperation::Revise(_) | PinOperation::Unpin(_) => {}
             }
         }
         Ok(())

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"mime/multipart"
+	"net/url"
 	"reflect"
 	"strings"
 	"time"
@@ -36,6 +38,7 @@ var commands = map[string]command{
 	"metrics":    with(metrics),
 	"alerts":     with(func(_ context.Context, p *Peer, _ struct{}) (any, error) { return p.cluster.Alerts(), nil }),
 	"log":        with(logOperations),
+	"add":        with(add),
 	"state":      with(state),
 	"heads":      with(heads),
 	"trust":      with(func(ctx context.Context, p *Peer, id peer.ID) (any, error) { return nil, p.consensus.Trust(ctx, id) }),
@@ -304,4 +307,38 @@ func heads(ctx context.Context, p *Peer, _ struct{}) (any, error) {
 		isDirty = isDirty || key == p.namespace+"/d"
 	}
 	return map[string]any{"heads": current, "processed": processed, "dirty": isDirty}, err
+}
+
+// ---- Content
+
+type addArgs struct {
+	Name string `json:"name"`
+	Data []byte `json:"data"`
+	// Query is that of the REST API's /add.
+	Query string `json:"query"`
+}
+
+// add adds one file as the REST API does, and gives its root.
+func add(ctx context.Context, p *Peer, args addArgs) (any, error) {
+	query, err := url.ParseQuery(args.Query)
+	if err != nil {
+		return nil, err
+	}
+	params, err := api.AddParamsFromQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	var form bytes.Buffer
+	writer := multipart.NewWriter(&form)
+	part, err := writer.CreateFormFile("file", args.Name)
+	if err == nil {
+		_, err = part.Write(args.Data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := writer.Close(); err != nil {
+		return nil, err
+	}
+	return p.cluster.AddFile(ctx, multipart.NewReader(&form, writer.Boundary()), params)
 }
