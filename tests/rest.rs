@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 // In a folder, because files directly in `tests/` would be test programs of their own.
+#[cfg(feature = "add")]
+#[path = "rest/add.rs"]
+mod add;
 #[path = "rest/auth.rs"]
 mod auth;
 #[path = "rest/caller.rs"]

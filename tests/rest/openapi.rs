@@ -152,7 +152,7 @@ async fn every_endpoint_answers_as_the_document_says() {
         ("POST /peers", "/peers", "{}", 400),
         ("POST /peers", "/peers", "", 400),
         ("DELETE /peers/{peer}", "/peers/nobody", "", 400),
-        ("POST /add", "/add", "", 501),
+        ("POST /add", "/add", "", if cfg!(feature = "add") { 400 } else { 501 }),
         ("GET /allocations", "/allocations", "", 200),
         ("GET /allocations", "/allocations?limit=2", "", 200),
         ("GET /allocations", "/allocations?limit=2&name=nothing", "", 204),
@@ -205,6 +205,14 @@ async fn every_endpoint_answers_as_the_document_says() {
     }
     let member = call(&mut caller, "DELETE", &format!("/peers/{me}"), "", "").await;
     document.check("DELETE /peers/{peer}", &member);
+    #[cfg(feature = "add")]
+    for (query, has_trailer) in [("?progress=true", false), ("?chunker=nope", true)] {
+        let mut caller = peer.caller().await;
+        caller.send(super::add::request(query, &[super::add::part("dir%2Fa", b"content")])).await;
+        let received = soon(caller.answer()).await;
+        assert_eq!((received.status, received.trailers.is_empty()), (200, !has_trailer));
+        document.check("POST /add", &received);
+    }
     let mut watcher = peer.caller().await;
     watcher.send("GET /events?heartbeat=true HTTP/1.1\r\nHost: x\r\n\r\n").await;
     soon(watcher.begun()).await;
