@@ -14,6 +14,9 @@ const FIELDS_MAX: usize = 32;
 /// Longest boundary, in bytes. Standards say 70.
 const BOUNDARY_BYTES_MAX: usize = 200;
 
+/// Seconds since 1970 and nanoseconds.
+type Modified = Option<(i64, u32)>;
+
 /// A part, but for its bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -21,7 +24,7 @@ pub(super) struct Head {
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) mode: Option<u32>,
-    pub(super) modified: Option<(i64, u32)>,
+    pub(super) modified: Modified,
     pub(super) origin: Option<String>,
 }
 
@@ -157,7 +160,7 @@ fn path(text: &str, kind: Kind) -> Result<String> {
 }
 
 /// Mode and time, which stand behind a question mark in the name of the field.
-fn attributes(field: &str, path: &str, keep: Keep) -> Result<(Option<u32>, Option<(i64, u32)>)> {
+fn attributes(field: &str, path: &str, keep: Keep) -> Result<(Option<u32>, Modified)> {
     let Some((_, query)) = field.split_once('?') else { return Ok((None, None)) };
     let value = |wanted: &str| query.split('&').find_map(|pair| pair.strip_prefix(wanted)?.strip_prefix('='));
     let wrong = |name: &str, text: &str| {

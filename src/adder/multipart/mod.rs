@@ -304,7 +304,7 @@ impl Multipart {
     /// Makes the directories of a path that were not there just before.
     fn enter(&mut self, path: &str, is_directory: bool) {
         let ends = path.match_indices('/').map(|(at, _)| at);
-        for end in ends.clone() {
+        for end in ends {
             let directory = &path[..end];
             if !is_within(directory, &self.directory) {
                 self.ready.push_back(Entry {
@@ -314,7 +314,7 @@ impl Multipart {
                 });
             }
         }
-        let parent = if is_directory { path.len() } else { ends.last().unwrap_or(0) };
+        let parent = if is_directory { path.len() } else { path.rfind('/').unwrap_or(0) };
         self.directory = path[..parent].to_owned();
     }
 }

@@ -46,6 +46,7 @@ pub(super) enum Flow {
     Endless,
     /// The body of the request is read meanwhile, and the connection is closed at the end. Then there is no trailer when
     /// nothing went wrong.
+    #[cfg_attr(not(feature = "add"), allow(dead_code))]
     Upload,
 }
 

@@ -67,7 +67,8 @@ impl Lines {
     /// Lines that are encoded already, and an error that ends them.
     #[cfg(feature = "add")]
     pub(super) fn of_fallible(pages: BoxStream<'static, Result<Vec<u8>>>) -> Self {
-        Self { pages, first: None, error: None }
+        // It may be asked once more behind its end, when lines were joined.
+        Self { pages: pages.fuse().boxed(), first: None, error: None }
     }
 
     /// Lines that are encoded already, and may never end.
