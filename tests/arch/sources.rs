@@ -130,7 +130,9 @@ impl Sources {
 
     /// Looks into each module once: rooms that import all of each other would otherwise be walked through in every order.
     fn defines_unseen(&self, module: &Module, name: &str, steps: usize, seen: &mut BTreeSet<Module>) -> bool {
-        let Some(scope) = self.scopes.get(module).filter(|_| seen.insert(module.clone())) else { return false };
+        let Some(scope) = self.scopes.get(module).filter(|_| seen.insert(module.clone())) else {
+            return false;
+        };
         scope.items.contains(name)
             || scope.imports.contains_key(name)
             || self.scopes.contains_key(&joined(module, &[name.to_owned()]))
