@@ -266,6 +266,8 @@ async fn a_directory_that_comes_in_pieces_is_one_directory() {
 async fn directories_that_were_left_are_written_early_when_there_are_many_entries() {
     let mut content = InMemory::new();
     for directory in 0..40 {
+        content =
+            content.directory(format!("top/{directory:02}")).directory(format!("top/{directory:02}/sub"));
         for index in 0..2000 {
             content = content.file(format!("top/{directory:02}/sub/{index:04}"), "x");
         }
