@@ -224,7 +224,7 @@ async fn large_directories_are_sharded_where_kubo_shards_them() {
     for (form, cid_bytes) in [("v0", 34), ("v1", 36)] {
         for wanted in [256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1] {
             let count = wanted / (200 + cid_bytes);
-            let rest = wanted % (200 + cid_bytes);
+            let rest: usize = wanted % (200 + cid_bytes);
             for index in 0..count {
                 let width = 200 + rest.saturating_sub(50 * index).min(50);
                 write(folder.path(), &format!("{form}/{wanted}/{index:0>width$}"), b"");

@@ -370,7 +370,7 @@ impl Content for Pieces {
             self.rest = more;
         }
         let len = (1 + self.rest.len() * 7919 % 70_001).min(self.rest.len());
-        if len % 3 == 0 {
+        if len.is_multiple_of(3) {
             tokio::task::yield_now().await;
         }
         Ok(Some(self.rest.split_to(len)))
