@@ -274,7 +274,7 @@ impl Walk {
             Err(source) => return out.send_error("open", path, source),
         };
         // One byte more than the file should have, so that its end is seen with the first read.
-        let room =
+        let mut room =
             usize::try_from(expected.saturating_add(1)).map_or(READ_BYTES, |bytes| bytes.min(READ_BYTES));
         loop {
             let mut piece = BytesMut::zeroed(room);
@@ -294,6 +294,8 @@ impl Walk {
             if filled < room {
                 return Ok(());
             }
+            // It has grown, or does not say how large it is.
+            room = READ_BYTES;
         }
     }
 }
