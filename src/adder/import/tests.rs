@@ -296,6 +296,20 @@ async fn directories_that_were_left_are_written_early_when_there_are_many_entrie
 }
 
 #[tokio::test]
+async fn a_directory_that_was_just_named_is_not_written_early() {
+    let mut content = InMemory::new().directory("top/a");
+    for index in 2..65_536 {
+        content = content.file(format!("top/a/{index}"), "x");
+    }
+    // With this entry there are so many that directories are written.
+    let gave = add(content.directory("top/b").file("top/b/x", "x"), v1()).await.unwrap();
+    assert_eq!(gave.names()[65_535..], ["top/a", "top/b", "top"]);
+    let of = |name: &str| gave.lines.iter().find(|line| line.name == name).unwrap().cid.unwrap();
+    let b = gave.blocks.iter().find(|made| made.block.cid == of("top/b")).unwrap();
+    assert_eq!(links(&b.block), [of("top/b/x")]);
+}
+
+#[tokio::test]
 async fn a_block_that_was_just_handed_on_is_not_handed_on_again() {
     let gave = add(file("same", vec![0; 1000]), small_chunks()).await.unwrap();
     check(&gave);
@@ -439,4 +453,14 @@ async fn a_sink_that_fails_ends_the_add_with_its_error() {
     let mut sink = Stuck { blocks: 1, fails: true };
     let error = import(&mut content, &v1(), &mut sink, &lines).await.unwrap_err();
     assert_eq!((error.kind(), error.to_string()), (ErrorKind::StorageFull, "no space left".to_owned()));
+}
+
+#[tokio::test]
+async fn an_import_can_go_on_on_another_thread() {
+    fn sent<T: Send>(future: T) -> T {
+        future
+    }
+    let (lines, _told) = Lines::new(1);
+    let (mut content, mut sink, options) = (InMemory::new().file("a", "1"), Kept::default(), v1());
+    sent(import(&mut content, &options, &mut sink, &lines)).await.unwrap();
 }

@@ -176,7 +176,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn tell(&self, line: Line) {
+    // By `&mut`: a shared reference would have to be sent to other threads with the sink, which need not be shared.
+    async fn tell(&mut self, line: Line) {
         let allocations = self.blocks.allocations();
         self.lines
             .tell(Added { name: line.path, cid: Some(line.cid), bytes: 0, size: line.dag_bytes, allocations })
