@@ -74,6 +74,7 @@ pub mod exchange;
 pub mod informer;
 pub mod ipfs_connector;
 pub mod monitor;
+mod random;
 pub mod rpc;
 pub mod state;
 pub mod storage;

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8, u8)] = &[
     ("types", 0, 0),
     ("clock", 0, 0),
     ("config", 0, 0),
+    ("random", 0, 0),
     ("tasks", 0, 0),
     ("storage", 1, 1),
     ("state", 1, 1),

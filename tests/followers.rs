@@ -70,6 +70,13 @@ async fn wait_unpinned(peers: &TestCluster, index: usize, cid: &Cid) {
     peers.wait_until("the daemon let go of it", gone).await.unwrap();
 }
 
+/// The publisher unpins something, and the follower does so too and keeps the rest.
+async fn the_follower_lets_go(peers: &TestCluster, of: &Cid, rest: &BTreeSet<Cid>) {
+    peers.peer(PUBLISHER).unpin(of).await.unwrap();
+    wait_pinset(peers, FOLLOWER, rest).await;
+    wait_unpinned(peers, FOLLOWER, of).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_follower_pins_what_the_publisher_pins_and_lets_go_of_what_it_unpins() {
     let peers = world(0).await;
@@ -86,9 +93,7 @@ async fn a_follower_pins_what_the_publisher_pins_and_lets_go_of_what_it_unpins()
     };
     peers.wait_until("the publisher is told, who may ask", is_told).await.unwrap();
 
-    publisher.unpin(&first).await.unwrap();
-    wait_pinset(&peers, FOLLOWER, &[second].into()).await;
-    wait_unpinned(&peers, FOLLOWER, &first).await;
+    the_follower_lets_go(&peers, &first, &[second].into()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,9 +178,7 @@ async fn writers_that_are_not_trusted_change_nothing_in_any_number() {
     let more = peers.add(b"published later");
     publisher.pin(more, PinOptions::default()).await.unwrap();
     wait_pinset(&peers, FOLLOWER, &[ours, more].into()).await;
-    publisher.unpin(&ours).await.unwrap();
-    wait_pinset(&peers, FOLLOWER, &[more].into()).await;
-    wait_unpinned(&peers, FOLLOWER, &ours).await;
+    the_follower_lets_go(&peers, &ours, &[more].into()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,5 +6,6 @@ pub mod args;
 #[cfg(feature = "follow")]
 pub mod follow;
 pub mod manual;
+pub mod process;
 #[cfg(feature = "peer")]
 pub mod service;

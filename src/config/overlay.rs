@@ -133,6 +133,20 @@ impl<'a, 'de> Node<'a, 'de> {
     }
 }
 
+/// Has another macro make a method for each kind of number and for booleans, which are parsed in Go's forms.
+macro_rules! each_scalar {
+    ($methods:ident) => {
+        $methods! {
+            deserialize_bool => visit_bool,
+            deserialize_i8 => visit_integer, deserialize_i16 => visit_integer, deserialize_i32 => visit_integer,
+            deserialize_i64 => visit_integer, deserialize_i128 => visit_integer,
+            deserialize_u8 => visit_integer, deserialize_u16 => visit_integer, deserialize_u32 => visit_integer,
+            deserialize_u64 => visit_integer, deserialize_u128 => visit_integer,
+            deserialize_f32 => visit_float, deserialize_f64 => visit_float,
+        }
+    };
+}
+
 /// Numbers and booleans: the variable parsed in Go's forms, else the file's value.
 macro_rules! scalars {
     ($($method:ident => $parse:ident),* $(,)?) => {$(
@@ -148,14 +162,7 @@ macro_rules! scalars {
 impl<'de> Deserializer<'de> for Node<'_, 'de> {
     type Error = Problem;
 
-    scalars! {
-        deserialize_bool => visit_bool,
-        deserialize_i8 => visit_integer, deserialize_i16 => visit_integer, deserialize_i32 => visit_integer,
-        deserialize_i64 => visit_integer, deserialize_i128 => visit_integer,
-        deserialize_u8 => visit_integer, deserialize_u16 => visit_integer, deserialize_u32 => visit_integer,
-        deserialize_u64 => visit_integer, deserialize_u128 => visit_integer,
-        deserialize_f32 => visit_float, deserialize_f64 => visit_float,
-    }
+    each_scalar!(scalars);
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match self.from_environment {
@@ -279,14 +286,7 @@ macro_rules! text_scalars {
 impl<'de> Deserializer<'de> for Text<'_> {
     type Error = Problem;
 
-    text_scalars! {
-        deserialize_bool => visit_bool,
-        deserialize_i8 => visit_integer, deserialize_i16 => visit_integer, deserialize_i32 => visit_integer,
-        deserialize_i64 => visit_integer, deserialize_i128 => visit_integer,
-        deserialize_u8 => visit_integer, deserialize_u16 => visit_integer, deserialize_u32 => visit_integer,
-        deserialize_u64 => visit_integer, deserialize_u128 => visit_integer,
-        deserialize_f32 => visit_float, deserialize_f64 => visit_float,
-    }
+    each_scalar!(text_scalars);
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         visitor.visit_str(self.0)

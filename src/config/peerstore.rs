@@ -1,6 +1,5 @@
 //! The `peerstore` file: one address for each line, most important first.
 
-use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,12 +69,18 @@ pub fn save(path: &Path, addresses: &[Multiaddr]) -> Result<()> {
 /// Keeps the file up to date, so that a peer that is killed finds the others again: looks every [`SAVE_INTERVAL`] at
 /// what is known, and replaces the file when that is another list than the file had, or was saved last. A list without
 /// addresses is not saved: whoever knows nobody for a while has use for those it knew. What cannot be saved is logged
-/// and tried again. Never returns; drop it to stop. Cancel-safe: the file is always whole.
-pub async fn keep(path: &Path, known: impl Fn() -> Vec<Multiaddr>) -> Infallible {
+/// and tried again. Ends when `stop` does, and not before what is being written then is on disk: whoever saves after
+/// that is the last. Cancel-safe in that the file is always whole; one that is dropped may still replace it once.
+pub async fn keep(path: &Path, known: impl Fn() -> Vec<Multiaddr>, stop: impl Future<Output = ()>) {
+    tokio::pin!(stop);
     // One that cannot be read was complained of at the start, and is replaced.
     let mut saved = load(path).map(|peerstore| peerstore.addresses).unwrap_or_default();
     loop {
-        tokio::time::sleep(SAVE_INTERVAL).await;
+        tokio::select! {
+            biased;
+            () = &mut stop => return,
+            () = tokio::time::sleep(SAVE_INTERVAL) => {}
+        }
         let now = known();
         if now.is_empty() || now == saved {
             continue;
@@ -119,7 +124,7 @@ mod tests {
             |texts: &[&str]| -> Vec<Multiaddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         save(&path, &list(&[FIRST])).unwrap();
         let known = std::sync::Mutex::new(list(&[FIRST]));
-        let kept = keep(&path, || known.lock().unwrap().clone());
+        let kept = keep(&path, || known.lock().unwrap().clone(), std::future::pending());
         let test = async {
             let text = || std::fs::read_to_string(&path).unwrap();
             let pass = || tokio::time::sleep(SAVE_INTERVAL + Duration::from_secs(1));
@@ -144,9 +149,29 @@ mod tests {
         };
         tokio::select! {
             biased;
-            never = kept => match never {},
+            () = kept => panic!("nobody stopped it"),
             () = test => {}
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_it_is_told_to_and_not_while_it_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peerstore");
+        let stop = tokio_util::sync::CancellationToken::new();
+        let begun = tokio::time::Instant::now();
+        // Told just before it writes, so that it is still at it when it hears of it.
+        let known = || {
+            stop.cancel();
+            vec![SECOND.parse().unwrap()]
+        };
+        keep(&path, known, stop.cancelled()).await;
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{SECOND}\n"));
+        assert_eq!(begun.elapsed(), SAVE_INTERVAL);
+
+        save(&path, &[FIRST.parse().unwrap()]).unwrap();
+        keep(&path, || panic!("nothing more is to be saved"), stop.cancelled()).await;
+        assert_eq!(begun.elapsed(), SAVE_INTERVAL);
     }
 
     #[test]

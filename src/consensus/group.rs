@@ -1,14 +1,39 @@
 //! Calls that one task serves, many at a time: whoever writes takes what waits, so more callers make larger batches and
 //! not more syncs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::OPERATIONS_MAX;
 use crate::error::{Error, Result};
+use crate::state::StateChange;
 use crate::types::{Pin, PinOperation};
+
+/// Refuses more operations than one call may have.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) fn check_length(operations: &[PinOperation]) -> Result<()> {
+    if operations.len() > OPERATIONS_MAX {
+        return Err(Error::invalid_input(format!(
+            "{} operations are more than the {OPERATIONS_MAX} that one batch holds; log them in parts",
+            operations.len()
+        )));
+    }
+    Ok(())
+}
+
+/// The pin that these changes took out of the pinset.
+pub(super) fn unpinned(changes: Vec<StateChange>) -> Option<Arc<Pin>> {
+    changes.into_iter().find_map(|change| match change {
+        StateChange::Unpinned(pin) => Some(pin),
+        StateChange::Pinned(_) | StateChange::Unchanged | StateChange::Replaced => None,
+    })
+}
 
 /// A call that waits for its answer.
 #[derive(Debug)]

@@ -128,20 +128,11 @@ impl Consensus for Solo {
 
     async fn log_unpin(&self, cid: &Cid) -> Result<Option<Arc<Pin>>> {
         let changes = self.call(Work::Apply(vec![PinOperation::Unpin(*cid)])).await?;
-        Ok(changes.into_iter().find_map(|change| match change {
-            StateChange::Unpinned(pin) => Some(pin),
-            StateChange::Pinned(_) | StateChange::Unchanged | StateChange::Replaced => None,
-        }))
+        Ok(group::unpinned(changes))
     }
 
     async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()> {
-        if operations.len() > OPERATIONS_MAX {
-            return Err(Error::invalid_input(format!(
-                "{} operations are more than the {OPERATIONS_MAX} that one batch holds; log them in parts",
-                operations.len()
-            ))
-            .component(COMPONENT));
-        }
+        group::check_length(&operations).map_err(|error| error.component(COMPONENT))?;
         self.call(Work::Apply(operations)).await.map(drop)
     }
 

@@ -5,7 +5,6 @@
 
 mod export;
 mod import;
-mod text;
 
 pub use export::{export_lines, write_pin_json};
 pub use import::{DOCUMENT_BYTES_MAX, ImportOptions, import_lines, parse_lines};

@@ -16,7 +16,7 @@ use ::fjall::{Database, Keyspace, PersistMode, Readable};
 use bytes::Bytes;
 
 use super::folder::{Folder, Layout};
-use super::handle::{self, Handle, Held};
+use super::handle::{self, Handle, Held, refusal_after};
 use super::{
     AscendingKeys, Batch, BatchOperation, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage,
     check_batch, is_possible_key, space_not_empty,
@@ -235,9 +235,7 @@ impl Engine {
                 )
                 .component(COMPONENT),
             });
-            return first
-                .clone()
-                .context("nothing more is written until a restart, because an earlier write failed");
+            return refusal_after(first);
         }
         let error = engine_error(&self.folder, "cannot write", error);
         self.failure.get_or_init(|| error.clone());

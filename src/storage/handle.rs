@@ -90,6 +90,12 @@ impl<T> Handle<T> {
     }
 }
 
+/// What a write is refused with after one that failed, of which only the first says why.
+#[cfg(any(feature = "storage-fjall", feature = "storage-redb"))]
+pub(super) fn refusal_after(first: &Error) -> Error {
+    first.clone().context("nothing more is written until a restart, because an earlier write failed")
+}
+
 /// The engine if it has not been let go of.
 #[cfg(feature = "storage-fjall")] // The other engine's snapshots need no engine.
 pub(super) fn upgrade<T>(held: &std::sync::Weak<Held<T>>, component: &'static str) -> Result<Arc<Held<T>>> {

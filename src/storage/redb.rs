@@ -14,7 +14,7 @@ use ::redb::{
 use bytes::Bytes;
 
 use super::folder::{Folder, Layout, damaged, sync_folder};
-use super::handle::Handle;
+use super::handle::{Handle, refusal_after};
 use super::{
     AscendingKeys, Batch, Direction, Durability, KeyRange, Page, Snapshot, Space, Storage, check_batch,
     is_possible_key, space_not_empty,
@@ -124,9 +124,7 @@ impl Engine {
         if let ::redb::Error::PreviousIo = error
             && let Some(first) = self.failure.get()
         {
-            return first
-                .clone()
-                .context("nothing more is written until a restart, because an earlier write failed");
+            return refusal_after(first);
         }
         let error = engine_error(self.folder.path(), "cannot write", error);
         self.failure.get_or_init(|| error.clone());

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::random::SplitMix64;
 use crate::storage::{Batch, Durability, Snapshot, Space, Spaces, Storage, check_batch, load};
 
 /// At how many points between two syncs, at most, a power cut can strike: the newest ones.
@@ -64,7 +65,7 @@ impl CrashStorage {
     /// chosen by `seed`.
     #[must_use]
     pub fn crash_keeping_some(&self, seed: u64) -> Self {
-        self.stop(|mut live| match mix(seed) % (live.unsynced.len() as u64 + 1) {
+        self.stop(|mut live| match SplitMix64::new(seed).next() % (live.unsynced.len() as u64 + 1) {
             0 => live.synced,
             kept => live.unsynced.swap_remove_back(kept as usize - 1).unwrap_or(live.synced),
         });
@@ -86,14 +87,6 @@ impl CrashStorage {
 // Nobody leaves half a change behind: a panic inside can only come from running out of memory.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// splitmix64, so that neighbouring seeds choose unlike each other.
-fn mix(seed: u64) -> u64 {
-    let mut mixed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 impl Live {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::random::SplitMix64;
+
 /// Bytes that lengths, counts and kinds are made of in most formats.
 const TELLING_BYTES: [u8; 14] =
     [0x00, 0x01, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xc0, 0xc1, 0xdb, 0xdd, 0xdf, 0xfe, 0xff];
@@ -9,22 +11,18 @@ const TELLING_BYTES: [u8; 14] =
 /// Changes bytes as a seed says: the same seed and the same calls give the same bytes.
 #[derive(Clone, Debug)]
 pub struct Mutator {
-    state: u64,
+    random: SplitMix64,
 }
 
 impl Mutator {
     /// A mutator of a seed; any will do.
     pub fn new(seed: u64) -> Self {
-        Self { state: seed }
+        Self { random: SplitMix64::new(seed) }
     }
 
-    /// The next random number (SplitMix64).
+    /// The next random number.
     pub fn number(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.random.next()
     }
 
     /// A random number below `limit`; 0 when that is 0.

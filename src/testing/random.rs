@@ -2,29 +2,27 @@
 
 use std::time::Duration;
 
-/// Steele, Lea and Flood's generator (splitmix64).
+use crate::random::SplitMix64;
+
+/// Numbers of SplitMix64, and what tests choose by them.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     /// Choices of this seed.
     pub const fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(SplitMix64::new(seed))
     }
 
     /// Other choices, for another purpose of the same run, so that more choices here change none there.
     #[must_use]
     pub fn fork(&mut self) -> Self {
-        Self(self.number())
+        Self::new(self.number())
     }
 
     /// Any number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.next()
     }
 
     /// A number below a bound; 0 below 0.

@@ -39,6 +39,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use multihash_codetable::{Code, MultihashDigest};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::SplitMix64;
 use crate::state::{
     NAME_ORDER_BYTES_MAX, PAGE_ITEMS_MAX, Selection, State, StateChange, StateOrder, StatePage, StateQuery,
     StateReader, encode_pin_protobuf,
@@ -404,16 +405,16 @@ fn cids(pins: &[Pin]) -> Vec<String> {
     pins.iter().map(|pin| pin.cid.to_string()).collect()
 }
 
-/// splitmix64: the same sequence in every run.
-struct Random(u64);
+/// The same sequence in every run.
+struct Random(SplitMix64);
 
 impl Random {
+    fn new(seed: u64) -> Self {
+        Self(SplitMix64::new(seed))
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % bound
+        self.0.next() % bound
     }
 
     fn pin(&mut self) -> Pin {

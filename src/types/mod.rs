@@ -16,6 +16,7 @@ mod pin;
 mod pin_info;
 mod standing;
 mod status;
+pub(crate) mod text;
 mod time;
 
 pub use self::cid::{Cid, parse_cid};

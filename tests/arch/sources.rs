@@ -125,12 +125,20 @@ impl Sources {
 
     fn defines(&self, module: &Module, name: &str, steps: usize) -> bool {
         let Some(steps) = steps.checked_sub(1) else { return false };
-        let Some(scope) = self.scopes.get(module) else { return false };
+        self.defines_unseen(module, name, steps, &mut BTreeSet::new())
+    }
+
+    /// Looks into each module once: rooms that import all of each other would otherwise be walked through in every order.
+    fn defines_unseen(&self, module: &Module, name: &str, steps: usize, seen: &mut BTreeSet<Module>) -> bool {
+        let Some(scope) = self.scopes.get(module).filter(|_| seen.insert(module.clone())) else {
+            return false;
+        };
         scope.items.contains(name)
             || scope.imports.contains_key(name)
             || self.scopes.contains_key(&joined(module, &[name.to_owned()]))
             || scope.globs.iter().any(|glob| {
-                self.glob_target(module, glob, steps).is_some_and(|target| self.defines(&target, name, steps))
+                let target = self.glob_target(module, glob, steps);
+                target.is_some_and(|target| self.defines_unseen(&target, name, steps, seen))
             })
     }
 }

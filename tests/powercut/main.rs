@@ -20,13 +20,12 @@ use ipfs_cluster::storage::{
     Direction, FjallConfig, FjallStorage, KeyRange, RedbConfig, RedbStorage, Snapshot, Space, Storage,
 };
 use ipfs_cluster::testing::power_cut::{Damage, Loss, PowerCut};
+use ipfs_cluster::testing::random::Random;
 use tempfile::TempDir;
 
 mod workload;
 mod writer;
-use workload::{
-    BULK, BatchId, CURRENT, CURRENT_KEY, DONE, Numbers, PINS, bulk_entries, bulk_entry, expected_pins,
-};
+use workload::{BULK, BatchId, CURRENT, CURRENT_KEY, DONE, PINS, bulk_entries, bulk_entry, expected_pins};
 use writer::{LINE_MARK, WRITERS};
 
 /// A writer that prints nothing for so long hangs.
@@ -277,14 +276,14 @@ fn find_losses(storage: &dyn Storage, acknowledged: &Acknowledged) -> Vec<String
 }
 
 /// How many lines to wait for, and how long after that.
-fn moment(numbers: &mut Numbers) -> (u64, Duration) {
-    let lines = match numbers.next() % 5 {
+fn moment(numbers: &mut Random) -> (u64, Duration) {
+    let lines = match numbers.number() % 5 {
         // While the store is being made, and right after.
-        0 => numbers.next() % 8,
-        1..4 => 20 + numbers.next() % 300,
-        _ => 500 + numbers.next() % 1_000,
+        0 => numbers.number() % 8,
+        1..4 => 20 + numbers.number() % 300,
+        _ => 500 + numbers.number() % 1_000,
     };
-    (lines, Duration::from_micros(numbers.next() % 20_000))
+    (lines, Duration::from_micros(numbers.number() % 20_000))
 }
 
 /// Cuts that are added while none took anything.
@@ -306,7 +305,7 @@ fn nothing_acknowledged_is_lost(engine: Engine, loss: fn(u64) -> Loss) {
             std::fs::create_dir(power_cut.root()).unwrap();
             promised = Acknowledged::default();
         }
-        let mut numbers = Numbers(round);
+        let mut numbers = Random::new(round);
         let (wanted, longer) = moment(&mut numbers);
         let acknowledged = write_and_kill(engine, "synced", &power_cut, wanted, longer);
         let damage = power_cut.restore(loss(round)).unwrap();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ipfs_cluster::storage::{Batch, Space};
+use ipfs_cluster::testing::random::Random;
 
 /// Keys of the batches.
 pub(crate) const PINS: Space = Space::new("pins");
@@ -48,28 +49,29 @@ impl BatchId {
         })
     }
 
-    fn numbers(self) -> Numbers {
-        Numbers(u64::from(self.writer) << 32 | u64::from(self.number))
+    fn numbers(self) -> Random {
+        Random::new(u64::from(self.writer) << 32 | u64::from(self.number))
     }
 
     /// Keys and values that it writes to [`PINS`]: scattered keys of the size of a CID; mostly small values, now and
     /// then one of several disk blocks.
     fn puts(self) -> Vec<(Bytes, Bytes)> {
         let mut numbers = self.numbers();
-        let count = 1 + numbers.next() % 40;
+        let count = 1 + numbers.number() % 40;
         (0..count)
             .map(|index| {
                 let mut key = Vec::new();
                 for _ in 0..3 {
-                    key.extend(numbers.next().to_be_bytes());
+                    key.extend(numbers.number().to_be_bytes());
                 }
                 key.extend(self.key());
                 key.extend((index as u16).to_be_bytes());
-                let length = match numbers.next() % 50 {
-                    0 => numbers.next() % 40_000,
-                    _ => 50 + numbers.next() % 300,
+                let length = match numbers.number() % 50 {
+                    0 => numbers.number() % 40_000,
+                    _ => 50 + numbers.number() % 300,
                 };
-                let value: Vec<u8> = (0..length / 8 + 1).flat_map(|_| numbers.next().to_be_bytes()).collect();
+                let value: Vec<u8> =
+                    (0..length / 8 + 1).flat_map(|_| numbers.number().to_be_bytes()).collect();
                 (key.into(), value.into())
             })
             .collect()
@@ -112,21 +114,7 @@ pub(crate) fn bulk_entries(generation: u32) -> u32 {
 
 /// Entry `index` of a generation of [`BULK`].
 pub(crate) fn bulk_entry(generation: u32, index: u32) -> (Bytes, Bytes) {
-    let mut numbers = Numbers(u64::from(generation) << 32 | u64::from(index));
-    let value: Vec<u8> = (0..20).flat_map(|_| numbers.next().to_be_bytes()).collect();
+    let mut numbers = Random::new(u64::from(generation) << 32 | u64::from(index));
+    let value: Vec<u8> = (0..20).flat_map(|_| numbers.number().to_be_bytes()).collect();
     (Bytes::copy_from_slice(&index.to_be_bytes()), value.into())
-}
-
-/// Numbers that look random (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Numbers(pub(crate) u64);
-
-impl Numbers {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
 }

@@ -5,7 +5,8 @@ use ipfs_cluster::{Error, ErrorKind};
 
 use super::folder::FollowerFolder;
 use super::source::Source;
-use super::{PROGRAM, Trouble, print};
+use super::{PROGRAM, Trouble};
+use crate::process::print;
 
 /// Writes a new identity, unless there is one, and where the configuration is. The latter last, so that a follower
 /// either is initialized or can be.

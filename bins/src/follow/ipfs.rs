@@ -8,7 +8,7 @@ use ipfs_cluster::{Error, ErrorKind, Result};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::print;
+use crate::process::print;
 
 /// How long a daemon is waited for, as the reference does and says.
 pub const WAIT_MAX: Duration = Duration::from_secs(2 * 60);

@@ -18,7 +18,8 @@ use super::folder::FollowerFolder;
 use super::init::remove_remains;
 use super::pinset::{self, OpenPinset};
 use super::run::not_initialized;
-use super::{PROGRAM, Trouble, ipfs, print, template};
+use super::{PROGRAM, Trouble, ipfs, template};
+use crate::process::print;
 use crate::service::prompt;
 
 /// Pins that are asked about, and removed, at a time.

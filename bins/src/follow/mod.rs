@@ -22,7 +22,6 @@ pub mod source;
 pub mod template;
 
 use std::fmt;
-use std::io::Write as _;
 
 use ipfs_cluster::Error;
 
@@ -74,12 +73,6 @@ impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
         Self(failure.to_string())
     }
-}
-
-/// Prints to standard output, at once. If nobody reads it there is nobody to tell.
-pub fn print(text: impl fmt::Display) {
-    let mut output = std::io::stdout().lock();
-    let _ = write!(output, "{text}").and_then(|()| output.flush());
 }
 
 /// A text of others, without anything that a terminal obeys.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use ipfs_cluster::allocator::BalancedAllocator;
 use ipfs_cluster::api::rest::{RestApi, RestConfig, Security};
 use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
@@ -15,7 +16,7 @@ use ipfs_cluster::transport::{Libp2pConfig, Libp2pTransport, PeerTransport as _}
 use ipfs_cluster::types::{Multiaddr, PeerId};
 use ipfs_cluster::{Error, Result};
 use multiaddr::Protocol;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -56,8 +57,9 @@ pub struct Running {
     api: Option<RestApi>,
     host: Option<Arc<Libp2pTransport>>,
     ready: watch::Receiver<bool>,
-    tasks: [JoinHandle<()>; 3],
+    tasks: [JoinHandle<()>; 2],
     peerstore: PathBuf,
+    keeping: Keeping,
 }
 
 impl Running {
@@ -98,8 +100,8 @@ impl Running {
         let waiting = tokio::spawn(say_when_ready(cluster.clone(), is_ready));
         let joining = tokio::spawn(join(cluster.clone(), options.bootstrap));
         let peerstore = config.cluster.peerstore_path(config.folder.path());
-        let keeping = tokio::spawn(keep_peerstore(peerstore.clone(), host.clone()));
-        Ok(Self { cluster, api, host, ready, tasks: [waiting, joining, keeping], peerstore })
+        let keeping = Keeping::start(peerstore.clone(), host.clone());
+        Ok(Self { cluster, api, host, ready, tasks: [waiting, joining], peerstore, keeping })
     }
 
     /// The peer.
@@ -126,6 +128,8 @@ impl Running {
         for task in &self.tasks {
             task.abort();
         }
+        // What it is writing must not come after what is written here.
+        self.keeping.stop().await;
         // Asked before the network stops, which forgets them.
         let known = self.host.as_ref().map(|host| host.known_addresses());
         if let Some(api) = self.api {
@@ -201,10 +205,30 @@ async fn host(config: &PeerConfig, options: &RunOptions) -> Result<Option<Arc<Li
     Ok(Some(Arc::new(Libp2pTransport::start(&config.identity, settings).await?)))
 }
 
-/// So that a peer that is killed finds the others again.
-async fn keep_peerstore(path: PathBuf, host: Option<Arc<Libp2pTransport>>) {
-    if let Some(host) = host {
-        peerstore::keep(&path, || host.known_addresses()).await;
+/// Saves the peerstore now and then, so that a peer that is killed finds the others again.
+#[derive(Debug)]
+struct Keeping {
+    /// It goes on while this is there.
+    go_on: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Keeping {
+    fn start(path: PathBuf, host: Option<Arc<Libp2pTransport>>) -> Self {
+        let (go_on, stop) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            if let Some(host) = host {
+                peerstore::keep(&path, || host.known_addresses(), stop.map(drop)).await;
+            }
+        });
+        Self { go_on, task }
+    }
+
+    /// Returns once nothing is being written any more.
+    async fn stop(self) {
+        drop(self.go_on);
+        // It can only panic, and then it writes nothing.
+        let _ = self.task.await;
     }
 }
 

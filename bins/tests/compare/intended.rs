@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::world::Kind;
+use crate::kind::Kind;
 
 /// A difference that is meant.
 pub(crate) struct Intended {

@@ -4,7 +4,12 @@
 //! Run by `cargo xtask compare`, which says where the programs are. By itself the test says that it was skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../support/daemon.rs"]
+mod daemon;
 mod intended;
+#[path = "../support/kind.rs"]
+mod kind;
 // Shared with the end-to-end tests, which use more of them.
 #[allow(dead_code)]
 #[path = "../e2e/kubo.rs"]
@@ -14,12 +19,15 @@ mod normal;
 #[path = "../e2e/programs.rs"]
 mod programs;
 mod script;
+#[path = "../support/wait.rs"]
+mod wait;
 mod world;
 
 use std::collections::BTreeSet;
 
 use intended::INTENDED;
-use world::{Kind, World};
+use kind::Kind;
+use world::World;
 
 /// Whose ctl and whose daemon; the first is what the others are held against.
 const PAIRS: [(Kind, Kind); 4] =

@@ -1,36 +1,21 @@
 //! One ctl and one daemon, beside a Kubo of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::daemon::Daemon;
+use crate::kind::Kind;
 use crate::kubo::Kubo;
 use crate::normal::{self, Printed};
-use crate::programs::{IN_SECONDS, Said, free_address, text, wait_until};
+use crate::programs::{IN_SECONDS, Said, free_address};
 use crate::script::Step;
 
 /// Where the reference's programs are.
 const GO_VARIABLE: &str = "IPFS_CLUSTER_COMPARE_GO";
 const SECRET: &str = "636f6d7061726520636f6d7061726520636f6d7061726520636f6d7061726521";
-
-/// Whose program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Go,
-    Ours,
-}
-
-impl Kind {
-    fn program(self, go: &Path, name: &str) -> PathBuf {
-        match (self, name) {
-            (Self::Go, _) => go.join(name),
-            (Self::Ours, "ipfs-cluster-ctl") => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-ctl")),
-            (Self::Ours, _) => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-service")),
-        }
-    }
-}
 
 /// The reference's programs; none after saying why.
 pub(crate) fn go_programs() -> Option<PathBuf> {
@@ -53,18 +38,18 @@ pub(crate) struct World {
     pub(crate) kubo: Kubo,
     /// What is of this world alone, and what stands for it.
     names: Vec<(String, &'static str)>,
-    folder: TempDir,
-    child: Child,
+    daemon: Daemon,
+    _folder: TempDir,
 }
 
 impl World {
-    pub(crate) fn start(ctl: Kind, daemon: Kind, go: &Path) -> Option<Self> {
+    pub(crate) fn start(ctl: Kind, whose: Kind, go: &Path) -> Option<Self> {
         let kubo = Kubo::start()?;
         let multiaddr = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}");
         let [api, swarm, proxy, pinning] = [(); 4].map(|()| free_address().port());
         let folder = TempDir::new().unwrap();
         let command = |arguments: &[&str]| {
-            let mut command = Command::new(daemon.program(go, "ipfs-cluster-service"));
+            let mut command = Command::new(whose.service(go));
             command.arg("--config").arg(folder.path()).args(arguments).stdin(Stdio::null());
             command.envs(IN_SECONDS).envs([
                 ("CLUSTER_PEERNAME", "compared".to_owned()),
@@ -81,10 +66,7 @@ impl World {
         };
         let said = Said::from(command(&["init"]).output().unwrap());
         assert_eq!(said.code, 0, "{said:?}");
-        let log = std::fs::File::create(folder.path().join("daemon.log")).unwrap();
-        let mut running = command(&["daemon"]);
-        running.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
-        let child = running.spawn().unwrap();
+        let mut daemon = command(&["daemon"]);
         let identity = std::fs::read(folder.path().join("identity.json")).unwrap();
         let identity: Value = serde_json::from_slice(&identity).unwrap();
         let peer = identity["id"].as_str().unwrap().to_owned();
@@ -99,38 +81,25 @@ impl World {
             (format!("127.0.0.1:{}", kubo.api.port()), "127.0.0.1:<port>"),
         ];
         let mut world = Self {
-            ctl: ctl.program(go, "ipfs-cluster-ctl"),
+            ctl: ctl.ctl(go),
             api: multiaddr(api),
             kubo,
             names,
-            folder,
-            child,
+            daemon: Daemon::new("one that is compared", folder.path()),
+            _folder: folder,
         };
-        wait_until("the daemon answers, and knows of room for pins", || {
-            if let Some(status) = world.child.try_wait().unwrap() {
-                panic!("it ended: {status}\n{}", world.log());
-            }
+        // And knows of room for pins.
+        world.daemon.start(&mut daemon, || {
             ["ping", "freespace", "pinqueue", "tag:group"].iter().all(|metric| {
-                let said = world.ctl(&["--enc=json", "health", "metrics", metric]);
+                let said = call(&world.ctl, &world.api, &["--enc=json", "health", "metrics", metric]);
                 said.code == 0 && said.out.contains("received_at")
             })
         });
         Some(world)
     }
 
-    fn log(&self) -> String {
-        text(&std::fs::read(self.folder.path().join("daemon.log")).unwrap_or_default())
-    }
-
     pub(crate) fn ctl<S: AsRef<str>>(&self, arguments: &[S]) -> Said {
-        let mut command = Command::new(&self.ctl);
-        // Neither proxies nor credentials of whoever runs this.
-        command.env_clear().stdin(Stdio::null());
-        if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
-            command.args(["--host", &self.api]);
-        }
-        command.args(arguments.iter().map(AsRef::as_ref));
-        command.output().unwrap().into()
+        call(&self.ctl, &self.api, arguments)
     }
 
     /// Runs a command, and gives what it printed without what is of this world alone.
@@ -145,14 +114,14 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = self.log();
-            let start = log.len().saturating_sub(2_000);
-            eprintln!("--- log of a daemon ---\n{}", String::from_utf8_lossy(&log.as_bytes()[start..]));
-        }
+/// Runs this ctl against the peer whose API is here, unless it is told another.
+fn call<S: AsRef<str>>(program: &Path, api: &str, arguments: &[S]) -> Said {
+    let mut command = Command::new(program);
+    // Neither proxies nor credentials of whoever runs this.
+    command.env_clear().stdin(Stdio::null());
+    if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
+        command.args(["--host", api]);
     }
+    command.args(arguments.iter().map(AsRef::as_ref));
+    command.output().unwrap().into()
 }

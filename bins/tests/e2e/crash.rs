@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
+use ipfs_cluster::testing::random::Random;
 
 use crate::programs::{Peer, wait_until};
 
@@ -35,23 +36,6 @@ enum Known {
     Unpinned,
     /// A request was on its way when the daemon died: both outcomes are right.
     Either,
-}
-
-/// A generator of its own, so that a failing round can be run again from its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }
 
 fn cid(client: u64, n: u64) -> String {
@@ -107,10 +91,10 @@ fn client(
     acknowledged: &AtomicU64,
     stop: &AtomicBool,
 ) {
-    let mut random = Random(seed ^ (number << 32));
+    let mut random = Random::new(seed ^ (number << 32));
     let Ok(mut connection) = Connection::open(api) else { return };
     while !stop.load(Ordering::Relaxed) {
-        let cid = cid(number, random.below(CIDS_PER_CLIENT));
+        let cid = cid(number, random.number() % CIDS_PER_CLIENT);
         let pins = random.below(3) > 0;
         // Before the request is sent nobody may rely on either outcome.
         known.lock().unwrap().insert(cid.clone(), Known::Either);
@@ -204,7 +188,7 @@ fn nothing_acknowledged_is_lost(kind: Kind, engine: &str, end: End, rounds: u64)
     for round in 0..rounds {
         let seed = 0xC0FFEE + round;
         let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        let kill_after = Duration::from_millis(20 + Random(seed).below(400));
+        let kill_after = Duration::from_millis(20 + Random::new(seed).number() % 400);
         std::thread::scope(|scope| {
             for number in 0..CLIENTS {
                 let (known, answered, stop, api) = (&known, &answered, &stop, peer.api);

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::programs::{free_address, terminate, text};
+use crate::daemon::terminate;
+use crate::programs::{free_address, text};
 
 /// Where `cargo xtask test` says that Kubo is.
 const VARIABLE: &str = "IPFS_CLUSTER_TEST_KUBO";

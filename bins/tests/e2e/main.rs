@@ -5,8 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod crash;
+#[path = "../support/daemon.rs"]
+mod daemon;
 mod kubo;
 mod many;
 mod pinning;
 mod programs;
 mod service;
+#[path = "../support/wait.rs"]
+mod wait;

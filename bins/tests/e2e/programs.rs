@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::daemon::Daemon;
 use crate::kubo::Kubo;
-
-/// Longest wait for a fact, on a machine that has other things to do.
-const FACT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) use crate::wait::wait_until;
 
 /// Seconds instead of minutes, so that a test of several peers sees what operators see.
 pub(crate) const IN_SECONDS: [(&str, &str); 6] = [
@@ -31,16 +29,6 @@ pub(crate) fn free_address() -> SocketAddr {
 
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Waits for a fact.
-#[track_caller]
-pub(crate) fn wait_until(fact: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < FACT_TIMEOUT, "waited {FACT_TIMEOUT:?} in vain until {fact}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// What a program said and how it ended.
@@ -68,17 +56,6 @@ impl Said {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
-}
-
-/// Asks a process to end, as an operator does, and waits until it did.
-pub(crate) fn terminate(what: &str, mut child: Child) -> ExitStatus {
-    assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
-    let mut status = None;
-    wait_until(&format!("{what} stops"), || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    });
-    status.unwrap()
 }
 
 /// The JSON documents that a ctl wrote, whether they came as lines or as a list.
@@ -152,7 +129,7 @@ pub(crate) struct Peer {
     environment: Vec<(String, String)>,
     /// What the daemon is started with, `--bootstrap` for one.
     pub(crate) arguments: Vec<String>,
-    child: Option<Child>,
+    daemon: Daemon,
     /// What its daemon loses when the power is cut; nothing without.
     pub(crate) power_cut: Option<PowerCut>,
 }
@@ -184,14 +161,15 @@ impl Peer {
             ("CLUSTER_STATESYNCINTERVAL".to_owned(), "1s".to_owned()),
         ];
         all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let folder = TempDir::new().unwrap();
         let peer = Self {
-            folder: TempDir::new().unwrap(),
+            daemon: Daemon::new(name, folder.path()),
+            folder,
             api,
             swarm,
             name: name.to_owned(),
             environment: all,
             arguments: Vec::new(),
-            child: None,
             power_cut: None,
         };
         let mut arguments = vec!["init"];
@@ -202,37 +180,23 @@ impl Peer {
 
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
         let mut arguments = vec!["daemon"];
         arguments.extend(self.arguments.iter().map(String::as_str));
         let mut command = self.service_command(&arguments);
         if let Some(power_cut) = &self.power_cut {
             power_cut.env(&mut command);
         }
-        let log = self.folder.path().join("daemon.log");
-        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log)).spawn().unwrap();
-        self.child = Some(child);
-        wait_until(&format!("the daemon of {} answers", self.name), || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the daemon ended: {status}\n{}", self.log());
-            }
-            self.ctl(&["version"]).code == 0
-        });
+        self.daemon.start(&mut command, || ctl(self.api, &["version"]).code == 0);
     }
 
     /// Ends the daemon as an operator does; gives its exit code.
     pub(crate) fn stop(&mut self) -> i32 {
-        let child = self.child.take().expect("it does not run");
-        terminate(&self.name, child).code().unwrap_or(-1)
+        self.daemon.stop().code().unwrap_or(-1)
     }
 
     /// Ends the daemon without a chance to do anything.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().expect("it does not run");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.daemon.kill();
     }
 
     /// Ends the daemon and takes from its disk whatever was not synced.
@@ -242,7 +206,7 @@ impl Peer {
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.child.is_some()
+        self.daemon.is_running()
     }
 
     /// Its id, also while it does not run.
@@ -259,7 +223,7 @@ impl Peer {
 
     /// Everything that its daemons logged.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default()
+        self.daemon.log()
     }
 
     pub(crate) fn service_command(&self, arguments: &[&str]) -> Command {
@@ -275,10 +239,7 @@ impl Peer {
 
     /// Runs `ipfs-cluster-ctl …` against this peer.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Said {
-        let host = format!("/ip4/127.0.0.1/tcp/{}", self.api.port());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-ctl"));
-        command.args(["--host", &host]).args(arguments).stdin(Stdio::null());
-        command.output().unwrap().into()
+        ctl(self.api, arguments)
     }
 
     /// What `status CID` says, in small letters for comparison with the names of statuses.
@@ -309,14 +270,9 @@ impl Answers for Peer {
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- log of the daemon of {} ---\n{}", self.name, self.log());
-        }
-    }
+/// Runs `ipfs-cluster-ctl …` against the peer whose API is here.
+fn ctl(api: SocketAddr, arguments: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipfs-cluster-ctl"));
+    command.args(["--host", &format!("/ip4/127.0.0.1/tcp/{}", api.port())]).args(arguments);
+    command.stdin(Stdio::null()).output().unwrap().into()
 }

@@ -4,13 +4,24 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod golden;
+#[allow(dead_code, reason = "shared with other tests, which use more of it")]
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/ipfs.rs"]
+mod ipfs;
 mod leave;
 mod list;
 #[path = "../support/manual.rs"]
 mod manual;
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../support/ran.rs"]
+mod ran;
 mod run;
 mod several;
 mod source;
+#[path = "../support/wait.rs"]
+mod wait;
 mod world;
 
 #[test]

@@ -28,7 +28,7 @@ fn a_bad_source_is_refused_with_what_is_wrong_and_no_stack_trace() {
             "{\"source\": \"http://127.0.0.1:1/\"}",
             "a sourced configuration cannot point to another source",
         ),
-        (0, "", "could not fetch configuration from source: http"),
+        (CUT_OFF, "", "could not fetch configuration from source: http"),
     ] {
         server.answer("/service.json", status, body);
         let said = refusal(&home);
@@ -67,7 +67,7 @@ fn a_start_without_its_source_goes_on_with_what_was_fetched_last_and_says_so_onc
     let mut empty = template();
     empty["consensus"]["crdt"]["trusted_peers"] = json!([]);
     for (status, body, text) in [
-        (0, String::new(), "could not fetch configuration from source"),
+        (CUT_OFF, String::new(), "could not fetch configuration from source"),
         (503, "later".to_owned(), "unsuccessful request (503): later"),
         (200, "<html>".to_owned(), "not valid JSON"),
         (200, empty.to_string(), "trusted_peers names nobody"),

@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
-use crate::follower::{Follower, serve};
-use crate::peer::{Kind, Peer, SECRET, go_programs};
+use crate::follower::Follower;
+use crate::http::Server;
+use crate::kind::Kind;
+use crate::peer::{Peer, SECRET, go_programs};
 use crate::programs::{self, Answers as _, pinset, wait_until, wait_until_all_list_all, wait_until_equal};
 
 /// Tells the story to publishers and a follower of these kinds.
@@ -29,8 +31,8 @@ pub(crate) fn tell(publishers: Kind, follower: Kind) {
             first.service(&arguments).ok()
         }
     };
-    let url = serve(configuration);
-    let Some(mut follower) = Follower::init(follower, 3, go, &url) else { return };
+    let url = Server::of(&configuration).service_json();
+    let Some(mut follower) = Follower::init(follower, 3, &go, &url) else { return };
     let kubos = |follower: &Follower, content: &str| {
         programs::everywhere([&first.kubo, &second.kubo, &stranger.kubo, &follower.kubo], content)
     };

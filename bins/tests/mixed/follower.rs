@@ -1,50 +1,48 @@
-//! A follower of either kind, run by its `ipfs-cluster-follow`, and where its configuration comes from.
+//! A follower of either kind, run by its `ipfs-cluster-follow`.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::daemon::Daemon;
+use crate::kind::Kind;
 use crate::kubo::Kubo;
-use crate::peer::{Kind, listen_address};
-use crate::programs::{IN_SECONDS, Said, terminate, text, wait_until};
+use crate::peer::listen_address;
+use crate::programs::{IN_SECONDS, Said};
+use crate::wait::wait_until;
 
 /// The name of the followed cluster.
 const CLUSTER: &str = "mixed";
 
-/// Serves one text to everybody who asks, as long as the process lives; gives its URL.
-pub(crate) fn serve(content: String) -> String {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let url = format!("http://{}/service.json", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { continue };
-            let mut lines = BufReader::new(&stream).lines();
-            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-            let head =
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len());
-            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(content.as_bytes()));
-        }
-    });
-    url
-}
-
 /// A follower: its Kubo, its folder, and its process while it runs.
 pub(crate) struct Follower {
-    kind: Kind,
     pub(crate) kubo: Kubo,
+    daemon: Daemon,
+    program: Program,
+}
+
+/// What is run, and where.
+struct Program {
+    kind: Kind,
+    path: PathBuf,
     folder: TempDir,
-    go: PathBuf,
     environment: Vec<(&'static str, String)>,
-    child: Option<Child>,
+}
+
+impl Program {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg("--config").arg(self.folder.path()).arg(CLUSTER).args(arguments);
+        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        command
+    }
 }
 
 impl Follower {
     /// One that is initialised from a configuration and does not run.
-    pub(crate) fn init(kind: Kind, number: usize, go: PathBuf, url: &str) -> Option<Self> {
+    pub(crate) fn init(kind: Kind, number: usize, go: &Path, url: &str) -> Option<Self> {
         let kubo = Kubo::start()?;
         let mut environment = vec![
             ("CLUSTER_PEERNAME", "follower".to_owned()),
@@ -54,63 +52,46 @@ impl Follower {
         ];
         environment.extend(IN_SECONDS.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let folder = TempDir::new().unwrap();
-        let follower = Self { kind, kubo, folder, go, environment, child: None };
+        let path = match kind {
+            Kind::Go => go.join("ipfs-cluster-follow"),
+            Kind::Ours => env!("CARGO_BIN_EXE_ipfs-cluster-follow").into(),
+        };
+        let daemon = Daemon::new("the follower", folder.path());
+        let follower = Self { kubo, daemon, program: Program { kind, path, folder, environment } };
         follower.follow(&["init", url]).ok();
         Some(follower)
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(match self.kind {
-            Kind::Go => self.go.join("ipfs-cluster-follow"),
-            Kind::Ours => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-follow")),
-        });
-        command.arg("--config").arg(self.folder.path()).arg(CLUSTER).args(arguments);
-        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
-        command
+        self.program.kind
     }
 
     /// Runs a command of its `ipfs-cluster-follow`.
     pub(crate) fn follow(&self, arguments: &[&str]) -> Said {
-        self.command(arguments).output().unwrap().into()
+        self.program.command(arguments).output().unwrap().into()
     }
 
     /// Starts it (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("follower.log"))
-            .unwrap();
-        let mut command = self.command(&["run"]);
-        command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
-        self.child = Some(command.spawn().unwrap());
-        wait_until("the follower answers", || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the follower ended: {status}");
-            }
-            self.follow(&["info"]).out.contains("Cluster Peer online: true")
+        let program = &self.program;
+        self.daemon.start(&mut program.command(&["run"]), || {
+            let info = Said::from(program.command(&["info"]).output().unwrap());
+            info.out.contains("Cluster Peer online: true")
         });
     }
 
     /// Ends it without a chance to do anything.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().expect("it does not run");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if self.kind == Kind::Go {
+        self.daemon.kill();
+        if self.program.kind == Kind::Go {
             // The reference does not start while the socket is there.
-            let _ = std::fs::remove_file(self.folder.path().join(CLUSTER).join("api-socket"));
+            let _ = std::fs::remove_file(self.program.folder.path().join(CLUSTER).join("api-socket"));
         }
     }
 
     /// Ends it as a user does.
     pub(crate) fn stop(&mut self) {
-        terminate("the follower", self.child.take().expect("it does not run"));
+        self.daemon.stop();
     }
 
     /// What it lists: the status of each CID.
@@ -139,24 +120,6 @@ impl Follower {
         });
         for cid in cids {
             assert!(self.kubo.has(cid, "recursive"), "the daemon of the follower lacks {cid}");
-        }
-    }
-
-    pub(crate) fn log(&self) -> String {
-        text(&std::fs::read(self.folder.path().join("follower.log")).unwrap_or_default())
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if std::thread::panicking() {
-            let log = self.log();
-            let start = log.len().saturating_sub(6_000);
-            eprintln!("--- log of the follower ---\n{}", String::from_utf8_lossy(&log.as_bytes()[start..]));
         }
     }
 }

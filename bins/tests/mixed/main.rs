@@ -4,8 +4,16 @@
 //! itself every test says that it was skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../support/daemon.rs"]
+mod daemon;
 mod follow;
 mod follower;
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/kind.rs"]
+mod kind;
 // Shared with the end-to-end tests, which use more of them.
 #[allow(dead_code)]
 #[path = "../e2e/kubo.rs"]
@@ -15,8 +23,10 @@ mod peer;
 #[path = "../e2e/programs.rs"]
 mod programs;
 mod story;
+#[path = "../support/wait.rs"]
+mod wait;
 
-use peer::Kind::{self, Go, Ours};
+use kind::Kind::{self, Go, Ours};
 
 #[test]
 fn two_of_the_reference_and_one_of_ours() {

@@ -1,14 +1,16 @@
 //! A peer of either kind, on an address of its own.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::daemon::Daemon;
+use crate::kind::Kind;
 use crate::kubo::Kubo;
-use crate::programs::{Answers, IN_SECONDS, Said, documents, free_address, terminate, text, wait_until};
+use crate::programs::{Answers, IN_SECONDS, Said, documents, free_address};
 
 /// Where the reference's programs are.
 const GO_VARIABLE: &str = "IPFS_CLUSTER_MIXED_GO";
@@ -16,13 +18,6 @@ pub(crate) const SECRET: &str = "6d69786564206d69786564206d69786564206d697865642
 /// The port of the first peer. Each has another: one machine that dials from the port that it also dials to, on another
 /// of its own addresses, would reach itself.
 const SWARM_PORT: u16 = 9096;
-
-/// Whose programs a peer runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Go,
-    Ours,
-}
 
 /// The reference's programs; none after saying why, also where the addresses of the peers are not there.
 pub(crate) fn go_programs() -> Option<PathBuf> {
@@ -53,7 +48,7 @@ pub(crate) struct Peer {
     api: String,
     bootstrap: Option<String>,
     environment: Vec<(&'static str, String)>,
-    child: Option<Child>,
+    daemon: Daemon,
 }
 
 impl Peer {
@@ -94,17 +89,18 @@ impl Peer {
             ("CLUSTER_CRDT_TRUSTEDPEERS", "*".to_owned()),
         ];
         environment.extend(IN_SECONDS.iter().chain(more).map(|(key, value)| (*key, (*value).to_owned())));
+        let folder = TempDir::new().unwrap();
         let peer = Self {
+            daemon: Daemon::new(&name, folder.path()),
             kind,
             name,
             kubo,
             number,
-            folder: TempDir::new().unwrap(),
+            folder,
             go,
             api,
             bootstrap: from.map(Self::address),
             environment,
-            child: None,
         };
         let said = peer.service(&["init"]);
         assert_eq!(said.code, 0, "{said:?}");
@@ -116,16 +112,8 @@ impl Peer {
         self.environment.push(("CLUSTER_CRDT_TRUSTEDPEERS", ids.join(",")));
     }
 
-    fn program(&self, name: &str) -> PathBuf {
-        match (self.kind, name) {
-            (Kind::Go, _) => self.go.join(name),
-            (Kind::Ours, "ipfs-cluster-ctl") => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-ctl")),
-            (Kind::Ours, _) => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-service")),
-        }
-    }
-
     fn service_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.program("ipfs-cluster-service"));
+        let mut command = Command::new(self.kind.service(&self.go));
         command.arg("--config").arg(self.folder.path()).args(arguments);
         command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command
@@ -138,38 +126,23 @@ impl Peer {
 
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
         let mut arguments = vec!["daemon"];
         if let Some(from) = &self.bootstrap {
             arguments.extend(["--bootstrap", from]);
         }
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("daemon.log"))
-            .unwrap();
         let mut command = self.service_command(&arguments);
-        self.child = Some(
-            command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log)).spawn().unwrap(),
-        );
-        wait_until(&format!("{} answers", self.name), || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("{} ended: {status}", self.name);
-            }
-            self.ctl(self.kind, &["version"]).code == 0
-        });
+        let (program, api) = (self.kind.ctl(&self.go), &self.api);
+        self.daemon.start(&mut command, || ctl(&program, api, &["version"]).code == 0);
     }
 
     /// Ends the daemon without a chance to do anything.
     pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().expect("it does not run");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.daemon.kill();
     }
 
     /// Ends the daemon as an operator does.
     pub(crate) fn stop(&mut self) {
-        terminate(&self.name, self.child.take().expect("it does not run"));
+        self.daemon.stop();
     }
 
     pub(crate) fn id(&self) -> String {
@@ -186,18 +159,13 @@ impl Peer {
 
     /// Runs the `ipfs-cluster-ctl` of either kind against this peer.
     pub(crate) fn ctl(&self, whose: Kind, arguments: &[&str]) -> Said {
-        let program = match whose {
-            Kind::Go => self.go.join("ipfs-cluster-ctl"),
-            Kind::Ours => PathBuf::from(env!("CARGO_BIN_EXE_ipfs-cluster-ctl")),
-        };
-        let mut command = Command::new(program);
-        command.args(["--host", &self.api]).args(arguments).stdin(Stdio::null());
-        command.output().unwrap().into()
+        ctl(&whose.ctl(&self.go), &self.api, arguments)
     }
+}
 
-    pub(crate) fn log(&self) -> String {
-        text(&std::fs::read(self.folder.path().join("daemon.log")).unwrap_or_default())
-    }
+fn ctl(program: &Path, api: &str, arguments: &[&str]) -> Said {
+    let mut command = Command::new(program);
+    command.args(["--host", api]).args(arguments).stdin(Stdio::null()).output().unwrap().into()
 }
 
 impl Answers for Peer {
@@ -209,19 +177,5 @@ impl Answers for Peer {
         let said = self.ctl(self.kind, &[&["--enc", "json"], arguments].concat());
         assert_eq!(said.code, 0, "{}: {arguments:?}: {said:?}", self.name);
         documents(&said.out)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if std::thread::panicking() {
-            let log = self.log();
-            let start = log.len().saturating_sub(6_000);
-            eprintln!("--- log of {} ---\n{}", self.name, String::from_utf8_lossy(&log.as_bytes()[start..]));
-        }
     }
 }

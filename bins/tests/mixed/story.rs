@@ -1,6 +1,7 @@
 //! What the operators of one cluster do, and see on every peer alike.
 
-use crate::peer::{Kind, Peer, go_programs};
+use crate::kind::Kind;
+use crate::peer::{Peer, go_programs};
 use crate::programs::{self, Answers as _, pinset, wait_until, wait_until_all_list_all, wait_until_equal};
 
 /// Tells the whole story to a cluster of these peers, each of which only knows the one before.

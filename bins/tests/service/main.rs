@@ -4,14 +4,27 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 mod files;
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/ipfs.rs"]
+mod ipfs;
 mod logs;
 #[path = "../support/manual.rs"]
 mod manual;
+#[allow(dead_code)] // See above.
+#[path = "../support/process.rs"]
+mod process;
 mod publish;
+#[allow(dead_code)] // See above.
+#[path = "../support/ran.rs"]
+mod ran;
 mod remote;
 mod run;
 mod state;
 mod users;
+#[path = "../support/wait.rs"]
+mod wait;
 
 use std::fs;
 use std::io::Write as _;
@@ -22,6 +35,8 @@ use std::process::{Command, Stdio};
 use ipfs_cluster::config::{FolderLock, Identity, LOCK_FILE};
 use serde_json::{Value, json};
 
+use ran::Ran;
+
 const PEER_A: &str = "/ip4/192.168.0.129/tcp/9196/p2p/12D3KooWRN8KRjpyg9rsW2w7StbBRGper65psTZm68cjud9KAkaW";
 const PEER_B: &str = "/ip4/192.168.0.129/tcp/9196/p2p/12D3KooWPwrYNj7VficHw5qYidepMGA85756kYgMdNmRM9A1ZHjN";
 
@@ -30,12 +45,6 @@ struct Home {
     _folder: tempfile::TempDir,
     home: PathBuf,
     config: PathBuf,
-}
-
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
 }
 
 impl Home {
@@ -72,12 +81,7 @@ impl Home {
             .unwrap();
         // It may have ended without reading.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        child.wait_with_output().unwrap().into()
     }
 
     fn path(&self, file: &str) -> PathBuf {

@@ -1,17 +1,17 @@
 //! Publishing a cluster: the template, the configuration of followers, and followers that are made from it.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
 use std::process::Child;
-use std::time::Instant;
 
 use ipfs_cluster::types::Cid;
 use ipfs_cluster_bins::service::config::{ConsensusSection, PeerConfig};
 use ipfs_cluster_bins::service::folder::Folder;
 
-use super::remote::{pointing_to, serve};
-use super::run::{Ipfs, PATIENCE, Running};
+use super::http::{self, Server, free_port};
+use super::process::Running;
+use super::remote::pointing_to;
+use super::run::{Ipfs, start};
+use super::wait::wait_until;
 use super::*;
 
 /// Where the reference's programs are.
@@ -246,26 +246,20 @@ impl Published {
             file["cluster"]["mdns_interval"] = json!("0s");
             file["consensus"]["crdt"]["rebroadcast_interval"] = json!("3s");
         });
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let listen = format!("/ip4/127.0.0.1/tcp/{free}");
+        let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port());
         let variables = [("CLUSTER_LISTENMULTIADDRESS", listen.as_str())];
-        let mut peer = Running::start(&home, &ipfs.address, &[], &variables);
-        let line = peer.wait_for("REST API (HTTP): ");
-        let port = line.rsplit('/').next().unwrap().parse().unwrap();
-        peer.wait_for("** IPFS Cluster is READY **");
+        let mut peer = start(&home, &ipfs.address, &[], &variables).ready();
+        let port = peer.api_port();
         // While it runs.
         let ran = home.run_with(&["follow-config"], &variables, "");
         assert_eq!(ran.code, 0, "{}", ran.stderr);
-        let url = format!("{}/follow.json", serve(vec![("/follow.json", ran.stdout)]));
+        let url = Server::of(&ran.stdout).service_json();
         Self { peer, ipfs, port, url, _home: home }
     }
 
     /// The answer of its API, which has to be a good one.
     fn ask(&self, method: &str, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = http::ask(self.port, method, path);
         assert!(
             answer.split(' ').nth(1).is_some_and(|code| code.starts_with('2')),
             "{method} {path}: {answer}"
@@ -274,8 +268,8 @@ impl Published {
     }
 
     fn pin(&self, follower: &Ipfs, content: &str) -> Cid {
-        let cid = self.ipfs.ipfs.add_sample(content.to_owned());
-        assert_eq!(follower.ipfs.add_sample(content.to_owned()), cid);
+        let cid = self.ipfs.daemon.add_sample(content.to_owned());
+        assert_eq!(follower.daemon.add_sample(content.to_owned()), cid);
         self.ask("POST", &format!("/pins/{cid}"));
         cid
     }
@@ -285,18 +279,9 @@ impl Published {
     }
 }
 
-#[track_caller]
-fn wait_until(fact: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain until {fact}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn a_follower_made_from_it_follows_the_publisher_also_after_a_restart() {
-    let published = Published::start();
+    let mut published = Published::start();
     let home = pointing_to(&published.url);
     // As it is read, with nothing to say about it.
     let (config, warnings) =
@@ -307,8 +292,7 @@ fn a_follower_made_from_it_follows_the_publisher_also_after_a_restart() {
     assert_eq!(crdt.trusted_peers.len(), 1);
 
     let ipfs = Ipfs::start();
-    let mut follower = Running::start(&home, &ipfs.address, &[], &[]);
-    follower.wait_for("** IPFS Cluster is READY **");
+    let mut follower = start(&home, &ipfs.address, &[], &[]).ready();
     let first = published.pin(&ipfs, "first");
     wait_until("the follower pins what is published", || ipfs.is_pinned(&first));
     let own = id(&home);
@@ -321,15 +305,12 @@ fn a_follower_made_from_it_follows_the_publisher_also_after_a_restart() {
     published.unpin(&first);
     wait_until("the follower lets go of it", || !ipfs.is_pinned(&first));
 
-    follower.signal("TERM");
-    assert_eq!(follower.exit_code(), 0);
+    assert_eq!(follower.stop(), 0);
     let second = published.pin(&ipfs, "second");
-    let mut follower = Running::start(&home, &ipfs.address, &[], &[]);
-    follower.wait_for("** IPFS Cluster is READY **");
+    let _follower = start(&home, &ipfs.address, &[], &[]).ready();
     wait_until("it goes on where it was", || ipfs.is_pinned(&second));
     assert!(!ipfs.is_pinned(&first));
-    published.peer.signal("TERM");
-    assert_eq!(published.peer.exit_code(), 0);
+    assert_eq!(published.peer.stop(), 0);
 }
 
 /// The reference's `ipfs-cluster-follow`; none after saying so.

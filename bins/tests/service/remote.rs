@@ -1,39 +1,9 @@
 //! A configuration that is somewhere else.
 
-use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
+use super::http::Server;
 use super::*;
-
-/// Answers one request after the other with the body for its path.
-pub(crate) fn serve(files: Vec<(&'static str, String)>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let path = head.split(' ').nth(1).unwrap_or_default();
-            let found = files.iter().find(|(name, _)| *name == path);
-            let (status, body) = found.map_or(("404 Not Found", "not here\n"), |(_, body)| ("200 OK", body));
-            let length = body.len();
-            let answer = match body.strip_prefix("-> ") {
-                Some(to) => format!(
-                    "HTTP/1.1 301 Moved\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                ),
-                None => format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-                ),
-            };
-            let _ = stream.write_all(answer.as_bytes());
-        }
-    });
-    format!("http://{address}")
-}
 
 pub(crate) fn pointing_to(url: &str) -> Home {
     let home = Home::new();
@@ -56,8 +26,10 @@ pub(crate) fn pointing_to(url: &str) -> Home {
 fn it_is_fetched_and_variables_are_laid_over_it_and_the_file_keeps_only_the_address() {
     let config = include_str!("../data/service/go-crdt-pebble.json").replace("0.0.0.0", "127.0.0.1");
     let bad = config.replace("\"dial_peer_timeout\": \"3s\"", "\"dial_peer_timeout\": \"0s\"");
-    let url =
-        serve(vec![("/service.json", config), ("/moved", "-> /service.json".to_owned()), ("/bad", bad)]);
+    let server = Server::of(&config);
+    server.redirect("/moved", "/service.json");
+    server.put("/bad", &bad);
+    let url = &server.url;
     let home = pointing_to(&format!("{url}/moved"));
     let before = home.read("service.json");
     let ran = home.run(&["state", "export"]);
@@ -72,10 +44,10 @@ fn it_is_fetched_and_variables_are_laid_over_it_and_the_file_keeps_only_the_addr
 
 #[test]
 fn what_cannot_be_fetched_has_the_texts_of_the_reference() {
-    let url = serve(vec![
-        ("/again", "{\"source\": \"http://127.0.0.1:1/\"}".to_owned()),
-        ("/html", "<html>".to_owned()),
-    ]);
+    let server = Server::start();
+    server.put("/again", &"{\"source\": \"http://127.0.0.1:1/\"}");
+    server.put("/html", &"<html>");
+    let url = &server.url;
     let nobody = "http://127.0.0.1:1/service.json".to_owned();
     for (source, text) in [
         (nobody.clone(), format!("could not fetch configuration from source: {nobody}")),

@@ -1,126 +1,46 @@
 //! The daemon as a service manager and a terminal meet it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
-use std::process::Child;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
-use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs};
-use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
-use ipfs_cluster::types::{Cid, PinMode};
+use ipfs_cluster::ipfs_connector::MemoryIpfs;
 
+use super::process::Running;
+use super::wait::PATIENCE;
 use super::*;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ipfs-cluster-service");
-/// Longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
 /// An IPFS daemon, without which no peer is ready.
-pub(crate) struct Ipfs {
-    pub(crate) address: String,
-    pub(crate) ipfs: MemoryIpfs,
-    runtime: tokio::runtime::Runtime,
-    _kubo: FakeKubo,
-}
-
-impl Ipfs {
-    pub(crate) fn start() -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let ipfs = MemoryIpfs::new();
-        let kubo = runtime.block_on(FakeKubo::start(ipfs.clone(), FakeKuboConfig::default())).unwrap();
-        Self { address: kubo.multiaddress(), ipfs, runtime, _kubo: kubo }
-    }
-
-    pub(crate) fn is_pinned(&self, cid: &Cid) -> bool {
-        self.runtime.block_on(self.ipfs.is_pinned(cid, PinMode::Recursive)).unwrap()
-    }
-}
+pub(crate) type Ipfs = crate::ipfs::Ipfs<MemoryIpfs>;
 
 /// A peer that runs, alone and on loopback.
-pub(crate) struct Running {
-    child: Child,
-    lines: Receiver<String>,
-    seen: Vec<String>,
+pub(crate) fn start(home: &Home, ipfs: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
+    start_by(Command::new(PROGRAM), home, ipfs, arguments, variables)
 }
 
-impl Running {
-    pub(crate) fn start(home: &Home, ipfs: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        Self::start_by(Command::new(PROGRAM), home, ipfs, arguments, variables)
-    }
-
-    fn start_by(
-        mut program: Command,
-        home: &Home,
-        ipfs: &str,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-    ) -> Self {
-        let mut child = program
-            .arg("-c")
-            .arg(&home.config)
-            .arg("daemon")
-            .args(arguments)
-            .env_clear()
-            .env("HOME", &home.home)
-            .env("CLUSTER_LISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/0")
-            .env("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/0")
-            .env("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", ipfs)
-            .env("CLUSTER_MDNSINTERVAL", "0s")
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        Self { child, lines, seen: Vec::new() }
-    }
-
-    pub(crate) fn wait_for(&mut self, text: &str) -> String {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if line.contains(text) {
-                        return line;
-                    }
-                }
-                Err(error) => panic!("{text:?} was never said ({error}): {:#?}", self.seen),
-            }
-        }
-    }
-
-    pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(status.unwrap().success());
-    }
-
-    pub(crate) fn exit_code(mut self) -> i32 {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not end: {:#?}", self.seen);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start_by(
+    mut program: Command,
+    home: &Home,
+    ipfs: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Running {
+    program
+        .arg("-c")
+        .arg(&home.config)
+        .arg("daemon")
+        .args(arguments)
+        .env_clear()
+        .env("HOME", &home.home)
+        .env("CLUSTER_LISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/0")
+        .env("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/0")
+        .env("CLUSTER_IPFSHTTP_NODEMULTIADDRESS", ipfs)
+        .env("CLUSTER_MDNSINTERVAL", "0s")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null());
+    Running::start(&mut program)
 }
 
 #[test]
@@ -128,7 +48,7 @@ fn each_signal_that_ends_a_peer_ends_it_cleanly() {
     let ipfs = Ipfs::start();
     for signal in ["INT", "TERM", "HUP"] {
         let home = Home::initialized();
-        let mut peer = Running::start(&home, &ipfs.address, &[], &[]);
+        let mut peer = start(&home, &ipfs.address, &[], &[]);
         let ready = peer.wait_for("** IPFS Cluster is READY **");
         assert!(ready.contains("\tINFO\tcluster\tcluster/"), "{ready}");
         assert!(
@@ -155,8 +75,8 @@ fn a_service_manager_hears_of_readiness_life_and_the_end() {
     };
     let socket = path.display().to_string();
     let ipfs = Ipfs::start();
-    let peer =
-        Running::start(&home, &ipfs.address, &[], &[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "400000")]);
+    let mut peer =
+        start(&home, &ipfs.address, &[], &[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "400000")]);
     assert_eq!(hear(), "READY=1");
     assert_eq!((hear(), hear()), ("WATCHDOG=1".to_owned(), "WATCHDOG=1".to_owned()));
     peer.signal("TERM");
@@ -175,14 +95,13 @@ fn the_limit_of_open_files_is_raised_to_what_the_system_grants() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let less = maximum.or(current).map(|files| files - 1);
     setrlimit(Resource::Nofile, Rlimit { current: less, maximum }).unwrap();
-    let mut peer = Running::start(&home, &ipfs.address, &[], &[]);
+    let mut peer = start(&home, &ipfs.address, &[], &[]);
     peer.wait_for("** IPFS Cluster is READY **");
     let limits = fs::read_to_string(format!("/proc/{}/limits", peer.child.id())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let [.., soft, hard, "files"] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
     assert_eq!(soft, hard);
-    peer.signal("TERM");
-    assert_eq!(peer.exit_code(), 0);
+    assert_eq!(peer.stop(), 0);
 }
 
 #[cfg(target_os = "linux")]
@@ -194,12 +113,11 @@ fn where_files_are_short_idle_callers_make_way_and_the_log_says_so_once() {
     let ipfs = Ipfs::start();
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", FILES, PROGRAM]);
-    let mut peer = Running::start_by(shell, &home, &ipfs.address, &[], &[]);
-    let line = peer.wait_for("REST API (HTTP): ");
-    let port = line.trim_end().rsplit('/').next().unwrap().to_owned();
+    let mut peer = start_by(shell, &home, &ipfs.address, &[], &[]);
+    let port = peer.api_port();
     peer.wait_for("** IPFS Cluster is READY **");
     let ask = || {
-        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut status = [0; 12];
@@ -211,8 +129,7 @@ fn where_files_are_short_idle_callers_make_way_and_the_log_says_so_once() {
     drop((callers, ask()));
     peer.signal("TERM");
     peer.wait_for("shutting down");
-    let said = peer.seen.iter().filter(|line| line.contains("cannot accept connections")).count();
-    assert_eq!((said, peer.exit_code()), (1, 0));
+    assert_eq!((peer.exit_code(), peer.said("cannot accept connections")), (0, 1));
 }
 
 /// Its address, and the first bytes of each connection.
@@ -237,11 +154,8 @@ fn the_second_signal_is_told_to_wait_and_the_third_ends_the_process() {
     let home = Home::initialized();
     // An IPFS daemon that takes calls and never answers, and a caller that waits for it: that delays the end.
     let (address, asked) = silent_daemon();
-    let mut peer = Running::start(&home, &address, &[], &[]);
-    let line = peer.wait_for("REST API (HTTP): ");
-    let port: String = line.chars().rev().take_while(char::is_ascii_digit).collect();
-    let port: u16 = port.chars().rev().collect::<String>().parse().unwrap();
-    let mut caller = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut peer = start(&home, &address, &[], &[]);
+    let mut caller = TcpStream::connect(("127.0.0.1", peer.api_port())).unwrap();
     caller.write_all(b"POST /ipfs/gc?local=true HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     while !asked.recv_timeout(PATIENCE).unwrap().contains("/repo/gc") {}
     peer.signal("INT");
@@ -258,13 +172,11 @@ fn the_second_signal_is_told_to_wait_and_the_third_ends_the_process() {
 fn flags_that_do_nothing_here_are_accepted_and_said_once() {
     let home = Home::initialized();
     let ipfs = Ipfs::start();
-    let mut peer =
-        Running::start(&home, &ipfs.address, &["-u", "--stats", "--tracing", "--no-trust", "-x"], &[]);
+    let mut peer = start(&home, &ipfs.address, &["-u", "--stats", "--tracing", "--no-trust", "-x"], &[]);
     peer.wait_for("** IPFS Cluster is READY **");
     for flag in ["--stats", "--tracing"] {
         let said = peer.seen.iter().filter(|line| line.contains("\tWARN\t") && line.contains(flag)).count();
         assert_eq!(said, 1, "{:#?}", peer.seen);
     }
-    peer.signal("TERM");
-    assert_eq!(peer.exit_code(), 0);
+    assert_eq!(peer.stop(), 0);
 }

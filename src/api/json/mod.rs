@@ -4,14 +4,14 @@
 //! its text, so these types have writers of their own, which give what their serde form gives (a property test
 //! compares them). Everything else goes through serde.
 
-mod ids;
-mod text;
-mod time;
+mod strings;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::text::{string, value};
-pub(crate) use self::time::Civil;
+pub(crate) use self::strings::{string, value};
+pub(crate) use crate::types::text::pin::Shape;
+pub(crate) use crate::types::text::time::Civil;
+use crate::types::text::{self, ids, list, time};
 use crate::types::{Event, GlobalPinInfo, Happening, Multiaddr, PeerId, Pin, PinStatus};
 
 /// A value that is one line of a listing, without the line's end.
@@ -47,61 +47,9 @@ impl Line for Event {
     }
 }
 
-/// Two ways in which the reference writes a pin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    /// As read from the pinset: empty metadata is `null`, empty origins are `[]`. Our serde form.
-    Stored,
-    /// As a caller submitted it: empty metadata is `{}`, empty origins are `null`.
-    Submitted,
-}
-
 /// A pin.
 pub(crate) fn pin(out: &mut Vec<u8>, pin: &Pin, shape: Shape) {
-    let options = &pin.options;
-    out.extend_from_slice(b"{\"replication_factor_min\":");
-    text::signed(out, options.replication_factor_min.into());
-    out.extend_from_slice(b",\"replication_factor_max\":");
-    text::signed(out, options.replication_factor_max.into());
-    out.extend_from_slice(b",\"name\":");
-    string(out, &options.name);
-    out.extend_from_slice(b",\"mode\":\"");
-    out.extend_from_slice(options.mode.as_str().as_bytes());
-    out.extend_from_slice(b"\",\"shard_size\":");
-    text::unsigned(out, options.shard_size);
-    out.extend_from_slice(b",\"user_allocations\":");
-    if options.user_allocations.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        peers(out, &options.user_allocations);
-    }
-    out.extend_from_slice(b",\"expire_at\":");
-    time::or_zero(out, options.expire_at);
-    out.extend_from_slice(b",\"metadata\":");
-    match shape {
-        Shape::Submitted => map(out, &options.metadata),
-        Shape::Stored => metadata(out, &options.metadata),
-    }
-    out.extend_from_slice(b",\"pin_update\":");
-    cid_or_null(out, options.pin_update.as_ref());
-    out.extend_from_slice(b",\"origins\":");
-    match shape {
-        Shape::Submitted if options.origins.is_empty() => out.extend_from_slice(b"null"),
-        Shape::Submitted | Shape::Stored => addresses(out, &options.origins),
-    }
-    out.extend_from_slice(b",\"cid\":");
-    ids::cid(out, &pin.cid);
-    out.extend_from_slice(b",\"type\":\"");
-    out.extend_from_slice(pin.pin_type.as_str().as_bytes());
-    out.extend_from_slice(b"\",\"allocations\":");
-    peers(out, &pin.allocations);
-    out.extend_from_slice(b",\"max_depth\":");
-    text::signed(out, pin.max_depth.into());
-    out.extend_from_slice(b",\"reference\":");
-    cid_or_null(out, pin.reference.as_ref());
-    out.extend_from_slice(b",\"timestamp\":");
-    time::or_zero(out, pin.timestamp);
-    out.push(b'}');
+    text::pin::pin(out, pin, shape, string);
 }
 
 /// What all peers say of one CID.
@@ -150,7 +98,7 @@ fn pin_status(out: &mut Vec<u8>, status: &PinStatus) {
     out.extend_from_slice(b",\"attempt_count\":");
     text::unsigned(out, status.attempt_count.into());
     out.extend_from_slice(b",\"priority_pin\":");
-    text::boolean(out, status.priority_pin);
+    boolean(out, status.priority_pin);
     out.push(b'}');
 }
 
@@ -201,15 +149,8 @@ fn event(out: &mut Vec<u8>, event: &Event) {
     out.push(b'}');
 }
 
-fn list<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {
-    out.push(b'[');
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write(out, item);
-    }
-    out.push(b']');
+fn boolean(out: &mut Vec<u8>, value: bool) {
+    out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
 fn peers(out: &mut Vec<u8>, peers: &[PeerId]) {
@@ -217,36 +158,11 @@ fn peers(out: &mut Vec<u8>, peers: &[PeerId]) {
 }
 
 fn addresses(out: &mut Vec<u8>, addresses: &[Multiaddr]) {
-    // Addresses may carry paths, whose characters may need escapes.
-    list(out, addresses, |out, address| string(out, &address.to_string()));
-}
-
-fn cid_or_null(out: &mut Vec<u8>, cid: Option<&crate::types::Cid>) {
-    match cid {
-        Some(cid) => ids::cid(out, cid),
-        None => out.extend_from_slice(b"null"),
-    }
+    text::pin::addresses(out, addresses, string);
 }
 
 fn metadata(out: &mut Vec<u8>, metadata: &BTreeMap<String, String>) {
-    if metadata.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        map(out, metadata);
-    }
-}
-
-fn map(out: &mut Vec<u8>, pairs: &BTreeMap<String, String>) {
-    out.push(b'{');
-    for (index, (key, value)) in pairs.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        string(out, key);
-        out.push(b':');
-        string(out, value);
-    }
-    out.push(b'}');
+    text::pin::metadata(out, metadata, string);
 }
 
 #[cfg(test)]

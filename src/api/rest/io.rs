@@ -28,35 +28,33 @@ impl Io {
     /// below TLS, whose farewell is not sent then; a stream of a peer is always reset when it is dropped. A Unix socket
     /// can only be closed: there an answer without a length, as HTTP/1.0 has it, looks whole.
     pub(super) fn break_off(&self) {
-        let socket = match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0.get_ref(),
-            #[cfg(unix)]
-            Self::Unix(_) => return,
-            Self::Peer(_) => return,
-        };
-        // If that fails the connection is broken already.
-        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        if let Some(socket) = self.tcp() {
+            // If that fails the connection is broken already.
+            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
     }
-}
 
-impl Io {
-    /// Has the system find out when the other side is gone without a word, where that is possible.
+    /// Has the system find out when the other side is gone without a word, where that is possible: the other side of a
+    /// Unix socket is this machine, and the connection of a peer is kept alive by libp2p.
     pub(super) fn keep_alive(&self) {
         /// Silence after which the system asks.
         const ASK_AFTER: Duration = Duration::from_secs(60);
-        let socket = match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0.get_ref(),
-            // The other side is this machine.
+        if let Some(socket) = self.tcp() {
+            // Without it only the next line finds out.
+            let _ = socket2::SockRef::from(socket)
+                .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(ASK_AFTER));
+        }
+    }
+
+    /// The TCP connection below it.
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0.get_ref()),
             #[cfg(unix)]
-            Self::Unix(_) => return,
-            // Its connection is kept alive by libp2p.
-            Self::Peer(_) => return,
-        };
-        // Without it only the next line finds out.
-        let _ = socket2::SockRef::from(socket)
-            .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(ASK_AFTER));
+            Self::Unix(_) => None,
+            Self::Peer(_) => None,
+        }
     }
 }
 

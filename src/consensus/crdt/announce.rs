@@ -19,6 +19,7 @@ use super::key::{Digest, block_digest};
 use super::ledger::{Head, Ledger};
 use super::trust::Trust;
 use crate::error::ErrorKind;
+use crate::random::SplitMix64;
 use crate::transport::{GossipMessage, MessageValidator, PeerTransport, Topic, Verdict};
 use crate::types::{Cid, PeerId};
 
@@ -243,7 +244,7 @@ impl Announcing {
 
     /// Says those of our heads that nobody said for an interval, for ever.
     pub(super) async fn rebroadcast(&self, interval: Duration, seed: u64) {
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         loop {
             sleep(jittered(interval, random.next())).await;
             let heads = self.ledger.heads();
@@ -265,24 +266,6 @@ impl Announcing {
 fn jittered(interval: Duration, random: u64) -> Duration {
     let permille = 1000 - 10 * JITTER_PERCENT + random % (20 * JITTER_PERCENT);
     interval.mul_f64(permille as f64 / 1000.0)
-}
-
-/// Steele, Lea and Flood's generator: enough to spread peers over time, and the same on every machine.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
 }
 
 #[cfg(test)]
@@ -331,7 +314,7 @@ mod tests {
 
     #[test]
     fn rebroadcasts_are_spread_by_thirty_percent() {
-        let mut random = Random::new(7);
+        let mut random = SplitMix64::new(7);
         let spread: Vec<_> =
             (0..10_000).map(|_| jittered(Duration::from_secs(60), random.next()).as_secs_f64()).collect();
         assert!(spread.iter().all(|seconds| (42.0..78.0).contains(seconds)));

@@ -74,7 +74,7 @@ use self::store::{StoreLedger, StoredBlocks};
 use self::trust::Trust;
 use super::events::{self, EventSource};
 use super::group::{self, Desk};
-use super::{Alive, Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
+use super::{Alive, Consensus, ConsensusCapabilities, ConsensusContext, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exchange::BlockExchange;
 use crate::state::{State, StateChange, StateReader, encode_pin_protobuf};
@@ -297,20 +297,11 @@ impl Consensus for Crdt {
 
     async fn log_unpin(&self, cid: &Cid) -> Result<Option<Arc<Pin>>> {
         let changes = self.apply(vec![PinOperation::Unpin(*cid)]).await?;
-        Ok(changes.into_iter().find_map(|change| match change {
-            StateChange::Unpinned(pin) => Some(pin),
-            StateChange::Pinned(_) | StateChange::Unchanged | StateChange::Replaced => None,
-        }))
+        Ok(group::unpinned(changes))
     }
 
     async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()> {
-        if operations.len() > OPERATIONS_MAX {
-            return Err(Error::invalid_input(format!(
-                "{} operations are more than the {OPERATIONS_MAX} that one batch holds; log them in parts",
-                operations.len()
-            ))
-            .component(COMPONENT));
-        }
+        group::check_length(&operations).map_err(|error| error.component(COMPONENT))?;
         self.apply(operations).await.map(drop)
     }
 

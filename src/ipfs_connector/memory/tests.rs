@@ -5,6 +5,15 @@ fn pin_of(cid: Cid, mode: PinMode) -> Pin {
     Pin::new(cid, PinOptions { mode, ..PinOptions::default() })
 }
 
+/// Daemons that can find each other, and are not connected.
+fn two_of_a_swarm() -> [MemoryIpfs; 2] {
+    let swarm = MemorySwarm::default();
+    [1, 2].map(|number| {
+        let swarm = swarm.clone();
+        MemoryIpfs::with_config(MemoryIpfsConfig { number, swarm, ..MemoryIpfsConfig::default() })
+    })
+}
+
 fn file(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|index| (index / 251) as u8 ^ index as u8).collect()
 }
@@ -48,15 +57,7 @@ async fn a_waiting_pin_ends_when_its_blocks_arrive() {
 
 #[tokio::test(start_paused = true)]
 async fn connected_daemons_give_each_other_their_blocks() {
-    let swarm = MemorySwarm::default();
-    let daemon = |number| {
-        MemoryIpfs::with_config(MemoryIpfsConfig {
-            number,
-            swarm: swarm.clone(),
-            ..MemoryIpfsConfig::default()
-        })
-    };
-    let (a, b) = (daemon(1), daemon(2));
+    let [a, b] = two_of_a_swarm();
     let cid = a.add_sample(file(600_000));
     let pinning = tokio::spawn({
         let b = b.clone();
@@ -77,15 +78,7 @@ async fn connected_daemons_give_each_other_their_blocks() {
 
 #[tokio::test(start_paused = true)]
 async fn origins_are_connected_before_a_pin() {
-    let swarm = MemorySwarm::default();
-    let daemon = |number| {
-        MemoryIpfs::with_config(MemoryIpfsConfig {
-            number,
-            swarm: swarm.clone(),
-            ..MemoryIpfsConfig::default()
-        })
-    };
-    let (a, b) = (daemon(1), daemon(2));
+    let [a, b] = two_of_a_swarm();
     let mut pin = pin_of(a.add_sample("far away"), PinMode::Recursive);
     pin.options.origins = vec!["/ip4/1.2.3.4/tcp/1".parse().unwrap(), a.address().clone()];
     b.pin(&pin).await.unwrap();

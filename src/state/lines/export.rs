@@ -4,10 +4,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::text::{write_cid, write_display, write_peer, write_time};
 use crate::error::Result;
 use crate::state::{StateQuery, StateReader};
-use crate::types::{Cid, Pin, Timestamp};
+use crate::types::Pin;
+use crate::types::text::pin::{self, Shape};
 
 /// About how many bytes are handed out at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -40,95 +40,18 @@ pub fn export_lines(reader: &dyn StateReader, query: StateQuery) -> BoxStream<'s
 
 /// Appends the JSON of a pin, without a line end: byte for byte what `serde_json` writes for it, only faster.
 pub fn write_pin_json(pin: &Pin, out: &mut Vec<u8>) {
-    let options = &pin.options;
-    number(out, b"{\"replication_factor_min\":", &options.replication_factor_min);
-    number(out, b",\"replication_factor_max\":", &options.replication_factor_max);
-    out.extend_from_slice(b",\"name\":");
-    string(out, &options.name);
-    out.extend_from_slice(b",\"mode\":\"");
-    out.extend_from_slice(options.mode.as_str().as_bytes());
-    number(out, b"\",\"shard_size\":", &options.shard_size);
-    out.extend_from_slice(b",\"user_allocations\":");
-    if options.user_allocations.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        list(out, &options.user_allocations, |out, peer| quoted(out, |out| write_peer(peer, out)));
-    }
-    time(out, b",\"expire_at\":", options.expire_at);
-    out.extend_from_slice(b",\"metadata\":");
-    if options.metadata.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        let mut separator = b'{';
-        for (key, value) in &options.metadata {
-            out.push(separator);
-            separator = b',';
-            string(out, key);
-            out.push(b':');
-            string(out, value);
-        }
-        out.push(b'}');
-    }
-    optional_cid(out, b",\"pin_update\":", &options.pin_update);
-    out.extend_from_slice(b",\"origins\":");
-    list(out, &options.origins, |out, origin| quoted(out, |out| write_display(origin, out)));
-    out.extend_from_slice(b",\"cid\":");
-    quoted(out, |out| write_cid(&pin.cid, out));
-    out.extend_from_slice(b",\"type\":\"");
-    out.extend_from_slice(pin.pin_type.as_str().as_bytes());
-    out.extend_from_slice(b"\",\"allocations\":");
-    list(out, &pin.allocations, |out, peer| quoted(out, |out| write_peer(peer, out)));
-    number(out, b",\"max_depth\":", &pin.max_depth);
-    optional_cid(out, b",\"reference\":", &pin.reference);
-    time(out, b",\"timestamp\":", pin.timestamp);
-    out.push(b'}');
-}
-
-fn number(out: &mut Vec<u8>, name: &[u8], number: &impl std::fmt::Display) {
-    out.extend_from_slice(name);
-    write_display(number, out);
+    pin::pin(out, pin, Shape::Stored, string);
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {
     let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
     if text.bytes().all(plain) {
-        quoted(out, |out| out.extend_from_slice(text.as_bytes()));
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
     } else {
         // Neither a string nor a Vec can fail to be written.
         let _ = serde_json::to_writer(out, text);
-    }
-}
-
-fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    out.push(b'"');
-    write(out);
-    out.push(b'"');
-}
-
-fn list<T>(out: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
-    out.push(b'[');
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write(out, item);
-    }
-    out.push(b']');
-}
-
-fn optional_cid(out: &mut Vec<u8>, name: &[u8], cid: &Option<Cid>) {
-    out.extend_from_slice(name);
-    match cid {
-        Some(cid) => quoted(out, |out| write_cid(cid, out)),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-fn time(out: &mut Vec<u8>, name: &[u8], time: Option<Timestamp>) {
-    out.extend_from_slice(name);
-    match time {
-        Some(time) => quoted(out, |out| write_time(time, out)),
-        None => out.extend_from_slice(b"\"0001-01-01T00:00:00Z\""),
     }
 }
 
@@ -157,6 +80,13 @@ mod tests {
     }
 
     use serde::Deserialize;
+
+    #[test]
+    fn an_origin_with_characters_that_need_escapes_is_written_as_serde_does() {
+        let cid = "QmTrppo1oN55QpwceRpwKMcmtqD9WQEUGyxtcuAKVBY6rN".parse().unwrap();
+        let origins = vec!["/unix/a \"quoted\" name".parse().unwrap()];
+        assert_as_serde(&Pin::new(cid, PinOptions { origins, ..PinOptions::default() }));
+    }
 
     proptest! {
         #[test]

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::SplitMix64;
 
 mod log;
 use log::{Change, Entry, EntryKind, Log};
@@ -277,13 +278,13 @@ impl Drop for PowerCut {
 
 /// Decides what stays though it was not synced.
 #[derive(Debug)]
-struct Luck(Option<u64>);
+struct Luck(Option<SplitMix64>);
 
 impl Luck {
     fn new(loss: Loss) -> Self {
         Self(match loss {
             Loss::Everything => None,
-            Loss::Some(seed) => Some(seed),
+            Loss::Some(seed) => Some(SplitMix64::new(seed)),
         })
     }
 
@@ -291,14 +292,9 @@ impl Luck {
         self.0.is_some()
     }
 
-    /// Every other time, roughly (splitmix64).
+    /// Every other time, roughly.
     fn strikes(&mut self) -> bool {
-        let Some(state) = &mut self.0 else { return false };
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = *state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) & 1 == 1
+        self.0.as_mut().is_some_and(|random| random.next() & 1 == 1)
     }
 }
 

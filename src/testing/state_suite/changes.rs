@@ -6,7 +6,7 @@ use super::*;
 pub async fn random_changes_leave_records_and_indexes_as_a_model_says(fixture: impl Fixture) {
     for seed in 0..2 {
         let (mut guard, mut state) = fixture.create().await;
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut model = Model::default();
         for _ in 0..12 {
             for _ in 0..4 {

@@ -13,7 +13,7 @@ pub async fn a_replacement_is_all_there_is(fixture: impl Fixture) {
 /// A later entry of a CID wins; entries are stored in their stored form.
 pub async fn a_replacement_may_come_in_any_order_with_duplicates(fixture: impl Fixture) {
     let (_guard, state) = fixture.create().await;
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let pins: Vec<Pin> = (0..500).map(|_| random.pin()).collect();
     let model = Model::of(pins.clone());
     let given = pins.into_iter().map(|mut pin| {

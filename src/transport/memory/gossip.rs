@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
-use super::network::Network;
+use super::network::{Network, happens};
 use super::node::Node;
 use super::trace::Noted;
 use crate::transport::{GOSSIP_PROTOCOL, GossipMessage, Topic, Verdict};
@@ -51,7 +51,7 @@ impl Network {
                 continue;
             }
             let loss = state.gossip_loss;
-            if state.random.happens(loss) {
+            if happens(&mut state.random, loss) {
                 continue;
             }
             state.hops += 1;

@@ -12,6 +12,7 @@ use super::pipe::Delay;
 use super::trace::{Noted, Trace};
 use super::{COMPONENT, NETWORK_PEERS_MAX, gossip, unavailable};
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::SplitMix64;
 use crate::transport::TransportEvent;
 use crate::types::PeerId;
 
@@ -62,23 +63,10 @@ pub(super) struct Link {
     pub(super) delay: Delay,
 }
 
-/// Steele, Lea and Flood's generator: enough to lose messages by, and the same on every machine.
-pub(super) struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// True with this probability.
-    pub(super) fn happens(&mut self, share: f64) -> bool {
-        // 53 bits, which a float holds exactly: in [0, 1).
-        share > 0.0 && ((self.next() >> 11) as f64) / ((1u64 << 53) as f64) < share
-    }
+/// True with this probability.
+pub(super) fn happens(random: &mut SplitMix64, share: f64) -> bool {
+    // 53 bits, which a float holds exactly: in [0, 1).
+    share > 0.0 && ((random.next() >> 11) as f64) / ((1u64 << 53) as f64) < share
 }
 
 impl Network {
@@ -93,7 +81,7 @@ impl Network {
                 delay: Duration::ZERO,
                 delays: BTreeMap::new(),
                 gossip_loss: 0.0,
-                random: SplitMix64(seed),
+                random: SplitMix64::new(seed),
                 messages_sent: 0,
                 hops: 0,
             }),

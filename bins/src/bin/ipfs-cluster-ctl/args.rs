@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use ipfs_cluster::COMPATIBLE_VERSION;
 use ipfs_cluster::client::DEFAULT_HOST;
 use ipfs_cluster::types::parse_go_duration;
+use ipfs_cluster_bins::args::{from_go_style, refuse, version};
 use ipfs_cluster_bins::manual::Shell;
-
-use crate::argv;
 
 /// Exit code of an unknown command, as in the reference.
 const EXIT_UNKNOWN_COMMAND: u8 = 3;
@@ -353,14 +351,11 @@ pub(crate) fn command() -> clap::Command {
 /// Reads the command line. When there is nothing to do, says what there is to say and gives the exit code.
 pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let mut definition = command();
-    let argv = argv::normalise(argv, &definition);
+    let argv = from_go_style(argv, &definition).map_err(|error| refuse(&error))?;
     let matches = definition.try_get_matches_from_mut(argv);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) if cli.version => {
-            let own = env!("CARGO_PKG_VERSION");
-            let version =
-                format!("ipfs-cluster-ctl version {COMPATIBLE_VERSION} (ipfs-cluster for Rust {own})");
-            let _ = writeln!(io::stdout(), "{version}");
+            let _ = writeln!(io::stdout(), "ipfs-cluster-ctl {}", version());
             Err(ExitCode::SUCCESS)
         }
         Ok(cli) if cli.command.is_none() => {

@@ -1,7 +1,6 @@
 //! `ipfs-cluster-ctl`: the cluster on the command line, over its REST API.
 
 mod args;
-mod argv;
 mod commands;
 mod failure;
 mod format;

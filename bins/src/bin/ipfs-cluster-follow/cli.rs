@@ -2,17 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
+use ipfs_cluster_bins::args::version;
 use ipfs_cluster_bins::follow::source::DEFAULT_GATEWAY;
 use ipfs_cluster_bins::manual::Shell;
-
-/// What `--version` prints after the program's name.
-static VERSION: LazyLock<String> = LazyLock::new(|| {
-    let (compatible, own) = (ipfs_cluster::COMPATIBLE_VERSION, env!("CARGO_PKG_VERSION"));
-    format!("version {compatible} (ipfs-cluster for Rust {own})")
-});
 
 /// Follows IPFS clusters that others write: pins what their trusted peers pin, and changes nothing.
 ///
@@ -22,7 +16,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug, Parser)]
 #[command(
     name = "ipfs-cluster-follow",
-    version = VERSION.as_str(),
+    version = version(),
     disable_version_flag = true,
     subcommand_help_heading = "Commands",
     override_usage = "ipfs-cluster-follow [OPTIONS] [NAME] [COMMAND]\n       ipfs-cluster-follow [OPTIONS] run NAME...",

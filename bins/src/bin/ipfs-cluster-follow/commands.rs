@@ -14,7 +14,8 @@ use ipfs_cluster_bins::follow::folder::{Base, FollowerFolder};
 use ipfs_cluster_bins::follow::leave::Pins;
 use ipfs_cluster_bins::follow::run::{FOLLOWERS_MAX, RunRequest, not_initialized};
 use ipfs_cluster_bins::follow::source::{self, DEFAULT_GATEWAY};
-use ipfs_cluster_bins::follow::{self, PROGRAM, Trouble, ipfs, pinset, print, shown, template};
+use ipfs_cluster_bins::follow::{self, PROGRAM, Trouble, ipfs, pinset, shown, template};
+use ipfs_cluster_bins::process::{block_on, print};
 use ipfs_cluster_bins::service::logging;
 use tokio::time::timeout;
 
@@ -118,7 +119,7 @@ pub(crate) fn info(follower: &FollowerFolder) -> Result<(), Trouble> {
             ));
         }
         client.map(|_| ())
-    })
+    })?
 }
 
 pub(crate) fn init(follower: &FollowerFolder, options: &Init) -> Result<(), Trouble> {
@@ -150,7 +151,7 @@ pub(crate) fn leave(follower: &FollowerFolder, options: &Leave) -> Result<(), Tr
         (false, true) => Some(Pins::Keep),
         (false, false) => None,
     };
-    block_on(follow::leave::leave(follower, pins, &process_environment))
+    block_on(follow::leave::leave(follower, pins, &process_environment))?
 }
 
 pub(crate) fn list(follower: &FollowerFolder) -> Result<(), Trouble> {
@@ -164,7 +165,7 @@ pub(crate) fn list(follower: &FollowerFolder) -> Result<(), Trouble> {
             Listed::Not => list_offline(follower).await,
             Listed::Broken(trouble) => Err(trouble),
         }
-    })
+    })?
 }
 
 enum Listed {
@@ -260,12 +261,4 @@ impl Output {
     fn flush(&mut self) {
         let _ = self.0.flush();
     }
-}
-
-fn block_on<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::io("starting the runtime", error))?
-        .block_on(work)
 }

@@ -3,15 +3,15 @@
 mod cli;
 mod commands;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use ipfs_cluster::Error;
-use ipfs_cluster_bins::args::from_go_style;
+use ipfs_cluster_bins::args;
 use ipfs_cluster_bins::follow::folder::{Base, ClusterName, FollowerFolder};
-use ipfs_cluster_bins::follow::{PROGRAM, Trouble, print};
+use ipfs_cluster_bins::follow::{PROGRAM, Trouble};
 use ipfs_cluster_bins::manual;
+use ipfs_cluster_bins::process::print;
 use ipfs_cluster_bins::service::memory;
 
 use cli::{Cli, Command};
@@ -21,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     memory::give_back_soon();
-    let cli = match parse(std::env::args_os()) {
+    let cli = match args::parse::<Cli>() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -34,18 +34,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    let arguments = from_go_style(arguments, &Cli::command()).map_err(|error| {
-        eprintln!("error: {error}");
-        ExitCode::FAILURE
-    })?;
-    Cli::try_parse_from(arguments).map_err(|error| {
-        let _ = error.print();
-        // Help and version that were asked for are no failure.
-        if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-    })
 }
 
 fn run(cli: Cli) -> Result<(), Trouble> {

@@ -2,16 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
+use ipfs_cluster_bins::args::version;
 use ipfs_cluster_bins::manual::Shell;
-
-/// What `--version` prints after the program's name.
-static VERSION: LazyLock<String> = LazyLock::new(|| {
-    let (compatible, own) = (ipfs_cluster::COMPATIBLE_VERSION, env!("CARGO_PKG_VERSION"));
-    format!("version {compatible} (ipfs-cluster for Rust {own})")
-});
 
 /// A peer of an IPFS cluster: agrees with the other peers on a set of pins, and keeps the IPFS daemon beside it in
 /// step.
@@ -20,7 +14,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug, Parser)]
 #[command(
     name = "ipfs-cluster-service",
-    version = VERSION.as_str(),
+    version = version(),
     disable_version_flag = true,
     subcommand_help_heading = "Commands",
     max_term_width = 100,

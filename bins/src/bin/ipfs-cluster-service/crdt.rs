@@ -2,19 +2,20 @@
 
 use ipfs_cluster::Error;
 use ipfs_cluster::config::process_environment;
+use ipfs_cluster_bins::process::print;
 use ipfs_cluster_bins::service::config::{self, ConsensusSection, PeerConfig};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::output::Output;
 use ipfs_cluster_bins::service::{Doing as _, Failure, state};
 
 use crate::cli::Export;
-use crate::{print, state::report};
+use crate::state::report;
 
 pub(crate) fn info(folder: Folder) -> Result<(), Failure> {
     let (config, _lock) = load(folder)?;
     let info = state::crdt_info(&config).doing("reading the crdt store")?;
     let heads: Vec<String> = info.heads.iter().map(|(head, _)| head.to_string()).collect();
-    print(&format!(
+    print(format_args!(
         "Number of heads: {}. Current max-height: {}. Dirty: {}\nHeads: [{}]",
         heads.len(),
         info.max_height(),

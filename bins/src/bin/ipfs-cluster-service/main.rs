@@ -9,14 +9,14 @@ mod state;
 mod users;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use ipfs_cluster::config::{Identity, process_environment};
 use ipfs_cluster::{COMPATIBLE_VERSION, Error};
-use ipfs_cluster_bins::args::from_go_style;
+use ipfs_cluster_bins::args;
 use ipfs_cluster_bins::manual;
+use ipfs_cluster_bins::process::{self, print};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, logging, memory};
 
@@ -30,7 +30,7 @@ const EXIT_NO_SUCH_SUBCOMMAND: u8 = 3;
 
 fn main() -> ExitCode {
     memory::give_back_soon();
-    let cli = match parse(std::env::args_os()) {
+    let cli = match args::parse::<Cli>() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -43,23 +43,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    let arguments = from_go_style(arguments, &Cli::command()).map_err(|error| {
-        eprintln!("error: {error}");
-        ExitCode::FAILURE
-    })?;
-    Cli::try_parse_from(arguments).map_err(|error| {
-        let _ = error.print();
-        // Help and version that were asked for are no failure.
-        if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-    })
-}
-
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     // What needs neither a folder nor a log.
     match &cli.command {
         Some(Command::Completion { shell }) => {
-            print(&String::from_utf8_lossy(&manual::completion(Cli::command(), *shell)));
+            print(String::from_utf8_lossy(&manual::completion(Cli::command(), *shell)));
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Man { folder }) => {
@@ -73,14 +61,14 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     logging::start(cli.debug, &cli.loglevel, &process_environment).doing("setting the log level")?;
     match cli.command {
         None | Some(Command::Unknown(_) | Command::Completion { .. } | Command::Man { .. }) => {
-            print(&Cli::command().render_help().to_string());
+            print(Cli::command().render_help());
             return Ok(ExitCode::FAILURE);
         }
         Some(Command::Init(options)) => init::run(&folder, &options)?,
         Some(Command::Daemon(options)) => daemon::run(folder, &options)?,
         Some(Command::FollowConfig(options)) => follow_config::run(folder, &options)?,
         Some(Command::Id) => id(&folder)?,
-        Some(Command::Version) => print(&format!("{COMPATIBLE_VERSION}\n")),
+        Some(Command::Version) => print(format_args!("{COMPATIBLE_VERSION}\n")),
         Some(Command::Users(options)) => match options.command {
             None => print_help(&["users"]),
             Some(UsersCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),
@@ -112,7 +100,7 @@ fn id(folder: &Folder) -> Result<(), Failure> {
     let identity = identity
         .with_environment(&process_environment)
         .doing("applying environment variables to the identity")?;
-    print(&format!("{}\n", identity.id()));
+    print(format_args!("{}\n", identity.id()));
     Ok(())
 }
 
@@ -131,14 +119,8 @@ fn print_help(subcommands: &[&str]) {
         found = found.and_then(|command| command.find_subcommand_mut(name));
     }
     if let Some(command) = found {
-        print(&command.render_help().to_string());
+        print(command.render_help());
     }
-}
-
-/// Prints to standard output. If nobody reads it there is nobody to tell.
-fn print(text: &str) {
-    let mut output = std::io::stdout().lock();
-    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 /// Of the terminal.
@@ -146,11 +128,7 @@ fn terminal(source: std::io::Error) -> Failure {
     Failure::new("asking", Error::io("terminal", source))
 }
 
-/// Runs what is asynchronous to its end.
+/// Runs what is asynchronous to its end, which is the doing of something.
 fn block_on<F: Future>(doing: &str, work: F) -> Result<F::Output, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Failure::new(doing, Error::io("starting the runtime", source)))?;
-    Ok(runtime.block_on(work))
+    process::block_on(work).map_err(|error| Failure::new(doing, error))
 }

@@ -6,6 +6,7 @@ use std::io;
 use ipfs_cluster::config::process_environment;
 use ipfs_cluster::types::{PeerId, parse_peer};
 use ipfs_cluster::{Error, Result as ClusterResult};
+use ipfs_cluster_bins::process::print;
 use ipfs_cluster_bins::service::config::{PeerConfig, Warning};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::output::Output;
@@ -16,7 +17,7 @@ use ipfs_cluster_bins::service::{Doing as _, Failure};
 use tokio::io::AsyncRead;
 
 use crate::cli::{Cleanup, Export, Import};
-use crate::{block_on, print, terminal};
+use crate::{block_on, terminal};
 
 /// Bytes read ahead of an import.
 const BUFFER_BYTES: usize = 256 << 10;

@@ -6,11 +6,12 @@ use std::io::{self, IsTerminal as _};
 use ipfs_cluster::api::rest::{RestApiSection, hash_password};
 use ipfs_cluster::config::{ConfigSection as _, ServiceJson};
 use ipfs_cluster::{Error, Result as ClusterResult};
+use ipfs_cluster_bins::process::print;
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, prompt, source};
 use serde_json::Value;
 
-use crate::{print, terminal};
+use crate::terminal;
 
 /// Where the users are, in the section.
 const KEY: &str = "basic_auth_credentials";

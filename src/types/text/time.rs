@@ -1,6 +1,6 @@
 //! Points in time as RFC 3339.
 
-use super::text::{self, PAIRS};
+use super::{PAIRS, plain};
 use crate::types::Timestamp;
 
 /// What the reference writes where a time is not set.
@@ -11,7 +11,7 @@ const FOUR_DIGITS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// A time as a quoted string; `"0001-01-01T00:00:00Z"` for none.
-pub(super) fn or_zero(out: &mut Vec<u8>, time: Option<Timestamp>) {
+pub(crate) fn or_zero(out: &mut Vec<u8>, time: Option<Timestamp>) {
     match time {
         Some(time) => timestamp(out, time),
         None => out.extend_from_slice(ZERO),
@@ -21,7 +21,7 @@ pub(super) fn or_zero(out: &mut Vec<u8>, time: Option<Timestamp>) {
 fn timestamp(out: &mut Vec<u8>, time: Timestamp) {
     let seconds = time.unix_seconds();
     if !FOUR_DIGITS.contains(&seconds) {
-        return text::plain(out, &time);
+        return plain(out, &time);
     }
     let civil = Civil::of(seconds);
     let year = civil.year.unsigned_abs() as usize;
@@ -61,6 +61,7 @@ pub(crate) struct Civil {
     pub(crate) minute: usize,
     pub(crate) second: usize,
     /// 0 is Sunday.
+    #[cfg_attr(not(feature = "api-rest"), allow(dead_code, reason = "for the log of requests"))]
     pub(crate) weekday: usize,
 }
 
@@ -118,6 +119,17 @@ mod tests {
             "9999-12-30T22:00:00Z",
         ] {
             assert_eq!(written(text.parse().unwrap()), format!("\"{text}\""));
+        }
+    }
+
+    #[test]
+    fn every_day_of_ten_thousand_years_is_right() {
+        for day in -1..=2_932_897i64 {
+            if day % 97 > 3 && day % 365 > 2 {
+                continue;
+            }
+            let time = Timestamp::from_unix_seconds(day * 86_400 + day % 86_400);
+            assert_eq!(written(time), format!("\"{time}\""), "day {day}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Strings and numbers.
+//! Strings, escaped as the reference does.
 
 use std::io;
 
@@ -33,17 +33,6 @@ static ESCAPES: [u8; 256] = {
 const SEPARATOR: [u8; 2] = [0xe2, 0x80];
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
-
-/// `00` to `99`.
-pub(super) static PAIRS: [[u8; 2]; 100] = {
-    let mut table = [[0; 2]; 100];
-    let mut number = 0;
-    while number < 100 {
-        table[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
-        number += 1;
-    }
-    table
-};
 
 /// A quoted string.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
@@ -101,44 +90,4 @@ impl Formatter for Escaping {
         fragment(&mut escaped, text);
         to.write_all(&escaped)
     }
-}
-
-/// A quoted string of what needs no escapes: CIDs, peer ids, addresses, times.
-pub(super) fn plain(out: &mut Vec<u8>, text: &impl std::fmt::Display) {
-    use std::io::Write as _;
-    out.push(b'"');
-    // Writing to memory does not fail.
-    let _ = write!(out, "{text}");
-    out.push(b'"');
-}
-
-pub(super) fn unsigned(out: &mut Vec<u8>, mut number: u64) {
-    const DIGITS_MAX: usize = 20;
-    let mut digits = [0; DIGITS_MAX];
-    let mut start = DIGITS_MAX;
-    while number >= 100 {
-        start -= 2;
-        digits[start..start + 2].copy_from_slice(&PAIRS[(number % 100) as usize]);
-        number /= 100;
-    }
-    let last = PAIRS[number as usize];
-    if number >= 10 {
-        start -= 2;
-        digits[start..start + 2].copy_from_slice(&last);
-    } else {
-        start -= 1;
-        digits[start] = last[1];
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
-pub(super) fn signed(out: &mut Vec<u8>, number: i64) {
-    if number < 0 {
-        out.push(b'-');
-    }
-    unsigned(out, number.unsigned_abs());
-}
-
-pub(super) fn boolean(out: &mut Vec<u8>, value: bool) {
-    out.extend_from_slice(if value { b"true" } else { b"false" });
 }

@@ -1,8 +1,7 @@
 //! CIDs and peer ids: base32 and base58 without allocation and without long division.
 
+use super::plain;
 use crate::types::{Cid, PeerId};
-
-use super::text;
 
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -21,9 +20,9 @@ const DIGITS: usize = 11;
 const CID_BYTES_MAX: usize = 1 + 10 + 10 + 2 + 64;
 
 /// A CID as a quoted string, in the base that belongs to its version.
-pub(super) fn cid(out: &mut Vec<u8>, cid: &Cid) {
+pub(crate) fn cid(out: &mut Vec<u8>, cid: &Cid) {
     let mut buffer = [0; CID_BYTES_MAX];
-    let Ok(length) = cid.write_bytes(&mut buffer[..]) else { return text::plain(out, cid) };
+    let Ok(length) = cid.write_bytes(&mut buffer[..]) else { return plain(out, cid) };
     let bytes = &buffer[..length];
     match cid.version() {
         ::cid::Version::V0 => {
@@ -39,7 +38,7 @@ pub(super) fn cid(out: &mut Vec<u8>, cid: &Cid) {
 }
 
 /// A peer id as a quoted string.
-pub(super) fn peer(out: &mut Vec<u8>, peer: &PeerId) {
+pub(crate) fn peer(out: &mut Vec<u8>, peer: &PeerId) {
     let mut buffer = [0; BASE58_BYTES_MAX];
     let hash: &multihash_codetable::Multihash = peer.as_ref();
     match hash.write(&mut buffer[..]) {
@@ -49,7 +48,7 @@ pub(super) fn peer(out: &mut Vec<u8>, peer: &PeerId) {
             out.push(b'"');
         }
         // Longer than the buffer.
-        Err(_) => text::plain(out, peer),
+        Err(_) => plain(out, peer),
     }
 }
 
@@ -189,6 +188,14 @@ mod tests {
             prop_assert_eq!(written(|out| cid(out, &v1)), format!("\"{v1}\""));
             let v0 = Cid::new_v0(Code::Sha2_256.digest(&data)).unwrap();
             prop_assert_eq!(written(|out| cid(out, &v0)), format!("\"{v0}\""));
+        }
+
+        #[test]
+        fn a_cid_of_any_hash_is_written_as_it_displays(
+            digest in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0)], 0..=64), codec: u64, code: u64,
+        ) {
+            let any = Cid::new_v1(codec, multihash_codetable::Multihash::wrap(code, &digest).unwrap());
+            prop_assert_eq!(written(|out| cid(out, &any)), format!("\"{any}\""));
         }
 
         #[test]
