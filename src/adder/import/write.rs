@@ -176,7 +176,6 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    // By `&mut`: a shared reference would have to be sent to other threads with the sink, which need not be shared.
     async fn tell(&mut self, line: Line) {
         let allocations = self.blocks.allocations();
         self.lines
