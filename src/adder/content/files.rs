@@ -274,7 +274,7 @@ impl Walk {
             Err(source) => return out.send_error("open", path, source),
         };
         // One byte more than the file should have, so that its end is seen with the first read.
-        let room =
+        let mut room =
             usize::try_from(expected.saturating_add(1)).map_or(READ_BYTES, |bytes| bytes.min(READ_BYTES));
         loop {
             let mut piece = BytesMut::zeroed(room);
@@ -294,6 +294,8 @@ impl Walk {
             if filled < room {
                 return Ok(());
             }
+            // It has grown, or does not say how large it is.
+            room = READ_BYTES;
         }
     }
 }
@@ -322,5 +324,100 @@ fn since_1970(time: SystemTime) -> Option<(i64, u32)> {
                 Some((seconds - 1, 1_000_000_000 - nanoseconds))
             }
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    async fn all(mut files: Files) -> Result<Vec<(String, EntryKind, usize)>> {
+        let mut found = Vec::new();
+        while let Some(entry) = files.next().await? {
+            let mut bytes = 0;
+            while let Some(piece) = files.read().await? {
+                assert!(!piece.is_empty());
+                bytes += piece.len();
+            }
+            found.push((entry.path, entry.kind, bytes));
+        }
+        Ok(found)
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_walked_in_the_order_of_names_and_hidden_ones_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("t/b/empty")).unwrap();
+        fs::create_dir_all(path("t/.git")).unwrap();
+        fs::write(path("t/.git/config"), "x").unwrap();
+        fs::write(path("t/b.txt"), vec![7; 3 * READ_BYTES]).unwrap();
+        fs::write(path("t/Z"), vec![7; READ_BYTES - 1]).unwrap();
+        fs::write(path("t/a"), "").unwrap();
+        symlink("b/empty", path("t/b/link")).unwrap();
+        let found = all(Files::new([path("t")])).await.unwrap();
+        let expected = [
+            ("t", EntryKind::Directory, 0),
+            ("t/Z", EntryKind::File, READ_BYTES - 1),
+            ("t/a", EntryKind::File, 0),
+            ("t/b", EntryKind::Directory, 0),
+            ("t/b/empty", EntryKind::Directory, 0),
+            ("t/b/link", EntryKind::Symlink("b/empty".into()), 0),
+            ("t/b.txt", EntryKind::File, 3 * READ_BYTES),
+        ];
+        assert_eq!(found, expected.map(|(path, kind, bytes)| (path.to_owned(), kind, bytes)));
+        let hidden = all(Files::new([path("t")]).hidden(true)).await.unwrap();
+        assert_eq!(hidden[1].0, "t/.git");
+        assert_eq!(all(Files::new([path("t/.git")])).await.unwrap()[1].0, ".git/config");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_read_is_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::write(folder.path().join(name), vec![1; 20 * READ_BYTES]).unwrap();
+        }
+        let mut files = Files::new(["a", "b"].map(|name| folder.path().join(name)));
+        assert_eq!(files.next().await.unwrap().unwrap().path, "a");
+        assert!(files.read().await.unwrap().is_some());
+        let b = files.next().await.unwrap().unwrap();
+        assert_eq!(b.path, "b");
+        assert_eq!(b.origin.as_deref(), folder.path().join("b").to_str());
+        assert!(files.next().await.unwrap().is_none());
+        assert!(files.read().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_added_is_an_error_that_names_it_and_ends_the_walk() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let mut files = Files::new([missing.clone(), folder.path().to_owned()]);
+        let error = files.next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
+        assert!(files.next().await.unwrap().is_none());
+
+        fs::write(folder.path().join(OsStr::from_bytes(b"\xff")), "").unwrap();
+        let error = all(Files::new([folder.path()])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().ends_with("its name is not UTF-8"), "{error}");
+
+        let socket = folder.path().join("socket");
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = all(Files::new([socket])).await.unwrap_err();
+        assert!(error.to_string().ends_with("it is no file, folder or symbolic link"), "{error}");
+        assert!(all(Files::new(["/"])).await.unwrap_err().to_string().contains("it has no name"));
+    }
+
+    #[test]
+    fn times_before_1970_round_down() {
+        let before = |nanoseconds| UNIX_EPOCH - std::time::Duration::from_nanos(nanoseconds);
+        assert_eq!(since_1970(before(1)), Some((-1, 999_999_999)));
+        assert_eq!(since_1970(before(2_000_000_000)), Some((-2, 0)));
+        assert_eq!(since_1970(UNIX_EPOCH), Some((0, 0)));
     }
 }

@@ -156,9 +156,9 @@ pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
 }
 
 /// A runtime with one thread is a simulation, whose order of events must not depend on other threads, or somebody who
-/// wants no others.
+/// wants no others. So is none at all.
 fn has_one_thread() -> bool {
-    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread)
+    !Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() != RuntimeFlavor::CurrentThread)
 }
 
 fn did_not_finish(source: &tokio::task::JoinError) -> Error {

@@ -109,6 +109,8 @@ impl Tree {
                 Child::Done { .. } => return Err(exists(path)),
             },
         };
+        // The walk is in it now: what is in it is about to come.
+        self.at.push(name.into());
         if is_new { self.count(name.len()) } else { Ok(()) }
     }
 
