@@ -119,7 +119,9 @@ impl Transport {
             for address in addresses {
                 match self.send_to(endpoint, &address, request, body).await {
                     Ok(answer) => return Ok(answer),
-                    Err(error) if body.is_some_and(|body| body.failure().is_some() || !body.is_complete()) => {
+                    Err(error)
+                        if body.is_some_and(|body| body.failure().is_some() || !body.is_complete()) =>
+                    {
                         return Err(error);
                     }
                     Err(error) => {

@@ -1,6 +1,7 @@
 //! The program `ipfs-cluster-ctl` against scripted servers.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
+mod add;
 mod golden;
 mod manual;
 #[cfg(unix)]
@@ -120,9 +121,6 @@ fn a_page_is_printed_as_a_listing_and_stderr_says_where_it_goes_on() {
     );
 }
 
-const CANNOT_ADD: &str = "error : this version cannot add content: add it to an IPFS daemon (\"ipfs add\") and give the \
-                          CID to \"ipfs-cluster-ctl pin add\"\n";
-
 #[test]
 fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
     let filters = "error, queued, cluster_error, pin_error, unpin_error, pinned, pinning, unpinning, unpinned, \
@@ -199,9 +197,10 @@ fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
         ("bogus", "No help topic for 'bogus'\n".into(), 3),
         ("pin bogus", "No help topic for 'bogus'\n".into(), 3),
         ("help bogus", "No help topic for 'bogus'\n".into(), 3),
-        ("add x", CANNOT_ADD.into(), 1),
-        ("add -r --name x --wrap-with-directory dir", CANNOT_ADD.into(), 1),
-        ("add --help", CANNOT_ADD.into(), 1),
+        ("add --wait-timeout 5 x", "error: invalid value '5' for '--wait-timeout".into(), 1),
+        ("add --cid-version x x", "error: invalid value 'x' for '--cid-version".into(), 1),
+        ("add http://", "error : error parsing path: ".into(), 1),
+        ("add --expire-in xyz x", "error parsing expire-in: time: invalid duration \"xyz\"".into(), 1),
     ];
     for (line, stderr, exit_code) in cases {
         let ran = run(ctl().args(line.split(' ')));
@@ -514,6 +513,7 @@ fn help_version_and_commands_are_printed_on_stdout() {
         "peers",
         "peers ls",
         "peers rm",
+        "add",
         "pin",
         "pin add",
         "pin rm",
@@ -533,7 +533,6 @@ fn help_version_and_commands_are_printed_on_stdout() {
         "ipfs gc",
         "completion",
         "commands",
-        "add",
         "man",
         "help",
     ];

@@ -72,7 +72,11 @@ impl Outgoing {
                     chunk = chunks.next() => chunk,
                 };
                 match chunk {
-                    Some(Ok(chunk)) => yield Ok(chunk),
+                    Some(Ok(chunk)) => {
+                        yield Ok(chunk);
+                        // A connection that can always send more would never look at what comes back.
+                        tokio::task::yield_now().await;
+                    }
                     Some(Err(error)) => {
                         // The connection knows only that it broke.
                         *state.failure() = Some(error.clone());
@@ -133,10 +137,11 @@ fn chunks(
             match source {
                 Source::Path(named) => {
                     let (chunks, mut waiting) = mpsc::channel(CHUNKS_WAITING);
-                    let out = Out::new(chunks, state.sent.clone());
+                    let out = Out::new(chunks);
                     let walked = tokio::task::spawn_blocking(walk_of(named.clone(), which, encoder, out));
                     while let Some(chunk) = waiting.recv().await {
-                        yield chunk;
+                        state.sent.add(chunk.content);
+                        yield chunk.bytes;
                     }
                     encoder = walked.await.map_err(|error| {
                         Error::internal(format!("reading files ended: {error}")).component("client")

@@ -85,7 +85,8 @@ impl Upload {
     /// # Errors
     /// `InvalidInput` for what is no such address.
     pub fn url(mut self, url: &str) -> Result<Self> {
-        let invalid = |why: &str| Error::invalid_input(format!("error parsing path: {why}")).component("client");
+        let invalid =
+            |why: &str| Error::invalid_input(format!("error parsing path: {why}")).component("client");
         let url = Url::parse(url).map_err(|error| invalid(&error.to_string()).with_source(error))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(invalid(&format!("{url} is neither http nor https")));
@@ -102,7 +103,11 @@ impl Upload {
 
     /// What is read, under a name: standard input, or whatever a program makes. It can be read once, so when a host
     /// vanishes in the middle, no other is asked.
-    pub fn reader(mut self, name: impl Into<String>, reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
+    pub fn reader(
+        mut self,
+        name: impl Into<String>,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Self {
         let reader: Reader = Box::new(reader);
         self.given.push(Given::Reader(name.into(), OneReader(Arc::new(Mutex::new(Some(reader))))));
         self
@@ -227,7 +232,8 @@ fn unescaped(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits =
+            after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);

@@ -9,7 +9,6 @@ use std::vec;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::Sent;
 use super::encode::{Encoder, PartKind, Stamp};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -32,17 +31,25 @@ pub(super) struct Named {
     pub(super) name: Vec<u8>,
 }
 
+/// Bytes of the body, and how many of them are content.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) bytes: Bytes,
+    pub(super) content: u64,
+}
+
 /// Where bytes go to.
 #[derive(Debug)]
 pub(super) struct Out {
     buffer: Vec<u8>,
-    chunks: mpsc::Sender<Bytes>,
-    sent: Sent,
+    /// Bytes in the buffer that are content.
+    content: u64,
+    chunks: mpsc::Sender<Chunk>,
 }
 
 impl Out {
-    pub(super) fn new(chunks: mpsc::Sender<Bytes>, sent: Sent) -> Self {
-        Self { buffer: Vec::with_capacity(CHUNK_BYTES), chunks, sent }
+    pub(super) fn new(chunks: mpsc::Sender<Chunk>) -> Self {
+        Self { buffer: Vec::with_capacity(CHUNK_BYTES), content: 0, chunks }
     }
 
     /// Hands on what was collected.
@@ -53,9 +60,10 @@ impl Out {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
+        let bytes = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
+        let content = std::mem::take(&mut self.content);
         self.chunks
-            .blocking_send(chunk.into())
+            .blocking_send(Chunk { bytes: bytes.into(), content })
             .map_err(|_| Error::new(ErrorKind::Cancelled, "the upload was given up").component("client"))
     }
 
@@ -82,7 +90,7 @@ impl Out {
                 0 => return Ok(copied),
                 read => {
                     copied += read as u64;
-                    self.sent.add(read as u64);
+                    self.content += read as u64;
                 }
             }
         }
@@ -166,10 +174,8 @@ pub(super) fn look_at(path: &Path) -> Result<Metadata> {
     let there = fs::symlink_metadata(path).map_err(|error| failed("lstat", path, error))?;
     let kind = there.file_type();
     if !kind.is_file() && !kind.is_dir() && !kind.is_symlink() {
-        let text = format!(
-            "unrecognized file type for {}: it is no file, folder or symbolic link",
-            path.display()
-        );
+        let text =
+            format!("unrecognized file type for {}: it is no file, folder or symbolic link", path.display());
         return Err(Error::new(ErrorKind::Unsupported, text).component("client"));
     }
     Ok(there)
