@@ -400,6 +400,8 @@ async fn changed_meanwhile(change: impl FnOnce(&Path)) -> Error {
     let (go_on, wait) = mpsc::channel::<()>();
     let (told, asked_for) = tokio::sync::oneshot::channel();
     let host = serving(move |mut asked| {
+        // The first file was opened then, and the folder was listed.
+        asked.read(|bytes| bytes.len() > 100_000);
         told.send(()).unwrap();
         wait.recv().unwrap();
         asked.read(|_| false);

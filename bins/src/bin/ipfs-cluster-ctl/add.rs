@@ -1,7 +1,6 @@
 //! `add`: what is uploaded, and how what became of it is shown.
 
 use std::path::Path;
-use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
