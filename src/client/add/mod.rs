@@ -307,7 +307,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As in the [module documentation](self), `Remote` for what went wrong while it was added, and before anything is
+    /// As in the [module documentation](crate::client), `Remote` for what went wrong while it was added, and before anything is
     /// sent `InvalidInput` for options that cannot go together, two things of one name, and folders that are not
     /// [`recursive`](Upload::recursive). For files and URLs that cannot be read `NotFound`, `Io`, and `Conflict` for
     /// a file that became shorter meanwhile; then the upload has ended, and nothing is pinned. The first error ends the

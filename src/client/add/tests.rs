@@ -126,7 +126,6 @@ fn long_file(path: &Path, bytes: u64) {
 #[cfg(unix)]
 mod golden {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
-    use std::time::SystemTime;
 
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
@@ -167,7 +166,6 @@ mod golden {
         }
         touch("B", -2, 500_000_000);
         touch("", 978_307_200, 0);
-        assert!(fs::metadata(&tree).unwrap().modified().unwrap() < SystemTime::now());
     }
 
     fn recorded(body: &[u8], root: &Path, boundary: &str) -> String {
