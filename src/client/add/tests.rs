@@ -376,16 +376,21 @@ async fn the_next_host_gets_what_can_be_read_again() {
 
 #[tokio::test]
 async fn a_server_that_hangs_up_in_the_middle_is_an_error_after_its_lines() {
-    let host = serving(|mut asked| {
+    let (hang_up, wait) = mpsc::channel::<()>();
+    let host = serving(move |mut asked| {
         asked.begin();
         asked.line("one");
         asked.read(|bytes| bytes.len() > 1_000_000);
+        // What was said and not read is lost with a connection that is closed while more comes.
+        wait.recv().unwrap();
     });
-    let (names, error) = added(&client(&[&host]), endless()).await;
-    assert_eq!(names, ["one"]);
-    let error = error.unwrap();
+    let mut lines = client(&[&host]).add(endless(), &AddOptions::default());
+    assert_eq!(lines.try_next().await.unwrap().unwrap().name, "one");
+    hang_up.send(()).unwrap();
+    let error = tokio::time::timeout(PATIENCE, lines.try_next()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(ApiError::of(&error).is_none());
+    assert!(lines.try_next().await.unwrap().is_none());
 }
 
 /// A folder whose first file fills every buffer, and a server that reads on only when the second one was changed.
