@@ -46,8 +46,11 @@
 //! half-way that it cannot go on says so behind the last item; that is then the last item of the stream, as an
 //! [`ApiError`] with code 500. So a stream that ends without an error was complete.
 //!
+//! [`Client::add`] is one too: its items come while the content is still being sent.
+//!
 //! Every other method is cancel-safe in the sense that dropping it stops waiting, not the peer from acting.
 
+mod add;
 mod builder;
 mod credentials;
 mod error;
@@ -69,6 +72,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
 
+pub use self::add::{Sent, Upload};
 pub use self::builder::{ClientBuilder, DEFAULT_HOST, HOSTS_MAX};
 pub use self::error::ApiError;
 pub use self::find::{Find, Page};

@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
-use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Method, StatusCode, Url};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -44,7 +44,8 @@ impl Peers {
         Self { secret, host: OnceCell::new() }
     }
 
-    /// Sends a request without a body, and returns with the head of its answer. The timeout is for the body too.
+    /// Sends a request, if need be with a body of a type, and returns with the head of its answer, while the body may
+    /// still be on its way. The timeout is for the answer's body too.
     ///
     /// # Errors
     /// `Unavailable` and `Timeout`.
@@ -54,10 +55,11 @@ impl Peers {
         method: Method,
         url: &Url,
         credentials: Option<&(HeaderName, HeaderValue)>,
+        body: Option<(String, reqwest::Body)>,
         timeout: Option<Duration>,
     ) -> Result<(StatusCode, HeaderMap, Body)> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let sent = self.exchange(address, method, url, credentials);
+        let sent = self.exchange(address, method, url, credentials, body);
         let (status, headers, incoming, connection) = match (deadline, timeout) {
             (Some(deadline), Some(timeout)) => {
                 tokio::time::timeout_at(deadline, sent).await.unwrap_or_else(|_| {
@@ -77,6 +79,7 @@ impl Peers {
         method: Method,
         url: &Url,
         credentials: Option<&(HeaderName, HeaderValue)>,
+        body: Option<(String, reqwest::Body)>,
     ) -> Result<(StatusCode, HeaderMap, Incoming, AbortOnDropHandle<()>)> {
         let stream = self.open(address).await?;
         let broken = |error: hyper::Error| {
@@ -96,13 +99,21 @@ impl Peers {
             .uri(path)
             .header(HOST, peer_name(address))
             .header(USER_AGENT, builder::USER_AGENT);
-        if method == Method::POST {
-            request = request.header(CONTENT_LENGTH, "0");
-        }
+        let body = match body {
+            Some((content_type, body)) => {
+                request = request.header(CONTENT_TYPE, content_type);
+                body
+            }
+            None if method == Method::POST => {
+                request = request.header(CONTENT_LENGTH, "0");
+                reqwest::Body::default()
+            }
+            None => reqwest::Body::default(),
+        };
         if let Some((name, value)) = credentials {
             request = request.header(name, value);
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|source| {
+        let request = request.body(body).map_err(|source| {
             Error::invalid_input(format!("the request cannot be sent: {source}"))
                 .component("client")
                 .with_source(source)

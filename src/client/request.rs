@@ -4,7 +4,10 @@ use reqwest::{Method, Url};
 
 use super::Watch;
 use crate::error::{Error, Result};
-use crate::types::{Cid, IpfsPath, PeerId, PinOptions, PinType, PinTypeFilter, StatusFilter};
+use crate::types::{
+    AddFormat, AddLayout, AddOptions, Cid, IpfsPath, PeerId, PinMode, PinOptions, PinType, PinTypeFilter,
+    StatusFilter,
+};
 
 /// Bytes of CIDs that one request carries in its query. Peers take at most 4,096 bytes of headers.
 const CIDS_QUERY_BYTES_MAX: usize = 2048;
@@ -223,6 +226,42 @@ impl Request {
         Self::post(["ipfs", "gc"]).local(local)
     }
 
+    /// `POST /add`, of which the body is not a part: a stream of [`Added`](crate::types::Added).
+    pub(super) fn add(options: &AddOptions, recursive: bool, hidden: bool) -> Self {
+        let pin = PinOptions { mode: PinMode::Recursive, pin_update: None, ..options.pin.clone() };
+        let mut request = Self { query: pin_query(&pin), ..Self::post(["add"]) };
+        let layout = match options.layout {
+            // The default goes without a name, as in the reference.
+            AddLayout::Balanced => "",
+            AddLayout::Trickle => "trickle",
+        };
+        let format = match options.format {
+            AddFormat::UnixFs => "unixfs",
+            AddFormat::Car => "car",
+        };
+        for (key, value) in [
+            ("chunker", options.chunker.clone()),
+            ("cid-version", options.cid_version.to_string()),
+            ("format", format.to_owned()),
+            ("hash", options.hash.clone()),
+            ("hidden", hidden.to_string()),
+            ("layout", layout.to_owned()),
+            ("local", options.local.to_string()),
+            ("no-pin", options.no_pin.to_string()),
+            ("nocopy", options.no_copy.to_string()),
+            ("progress", options.progress.to_string()),
+            ("raw-leaves", options.raw_leaves.unwrap_or(options.cid_version > 0).to_string()),
+            ("recursive", recursive.to_string()),
+            ("shard", options.shard.to_string()),
+            ("stream-channels", true.to_string()),
+            ("wrap-with-directory", options.wrap.to_string()),
+        ] {
+            request.query.push((key.to_owned(), value));
+        }
+        request.query.sort();
+        request
+    }
+
     /// `GET /events`: a stream of [`Event`](crate::types::Event), heartbeats among them, without an end. Peers of the
     /// reference (1.1.6) do not know it.
     pub fn events(watch: &Watch) -> Self {
@@ -383,6 +422,47 @@ mod tests {
                  &replication-max=-1&replication-min=1&shard-size=7&user-allocations={PEER}%2C{PEER}"
             )
         );
+    }
+
+    #[test]
+    fn an_upload_is_asked_for_as_the_references_client_asks() {
+        // From api.DefaultAddParams().ToQueryString(), without a shard size.
+        assert_eq!(
+            line(&Request::add(&AddOptions::default(), false, false)),
+            "POST /add?chunker=size-262144&cid-version=0&format=unixfs&hash=sha2-256&hidden=false&layout=&local=false\
+             &mode=recursive&name=&no-pin=false&nocopy=false&progress=false&raw-leaves=false&recursive=false\
+             &replication-max=0&replication-min=0&shard=false&shard-size=0&stream-channels=true&user-allocations=\
+             &wrap-with-directory=false"
+        );
+        let options = AddOptions {
+            pin: PinOptions {
+                name: "n".into(),
+                mode: PinMode::Direct,
+                pin_update: Some(parse_cid(CID).unwrap()),
+                ..PinOptions::default()
+            },
+            format: AddFormat::Car,
+            layout: AddLayout::Trickle,
+            chunker: "rabin-1-2-3".into(),
+            cid_version: 1,
+            hash: "blake2b-256".into(),
+            wrap: true,
+            no_copy: true,
+            local: true,
+            no_pin: true,
+            shard: true,
+            progress: true,
+            ..AddOptions::default()
+        };
+        assert_eq!(
+            line(&Request::add(&options, true, true)),
+            "POST /add?chunker=rabin-1-2-3&cid-version=1&format=car&hash=blake2b-256&hidden=true&layout=trickle\
+             &local=true&mode=recursive&name=n&no-pin=true&nocopy=true&progress=true&raw-leaves=true&recursive=true\
+             &replication-max=0&replication-min=0&shard=true&shard-size=0&stream-channels=true&user-allocations=\
+             &wrap-with-directory=true"
+        );
+        let cooked = AddOptions { raw_leaves: Some(false), ..options };
+        assert!(line(&Request::add(&cooked, true, true)).contains("&raw-leaves=false&"));
     }
 
     #[test]

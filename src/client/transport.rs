@@ -10,11 +10,12 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
-use reqwest::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use tokio_rustls::rustls;
 
+use super::add::Outgoing;
 use super::error::ApiError;
 use super::find::Page;
 use super::host::{Host, Via, authority};
@@ -95,6 +96,16 @@ impl Transport {
     /// Asks one host after the other, each once, until one answers: with anything, also with a refusal. A host with a
     /// name is asked at each address of the name.
     pub(super) async fn send(&self, request: &Request) -> Result<Answer> {
+        self.send_with(request, None).await
+    }
+
+    /// As [`send`](Self::send), with a body, which is sent while the answer is read. The next host is asked only when
+    /// the body can be had from its beginning.
+    pub(super) async fn upload(&self, request: &Request, body: &Outgoing) -> Result<Answer> {
+        self.send_with(request, Some(body)).await
+    }
+
+    async fn send_with(&self, request: &Request, body: Option<&Outgoing>) -> Result<Answer> {
         let mut last = Error::internal("the client has no host").component("client");
         for endpoint in &self.endpoints {
             let addresses = match endpoint.host.addresses().await {
@@ -106,8 +117,13 @@ impl Transport {
                 }
             };
             for address in addresses {
-                match self.send_to(endpoint, &address, request).await {
+                match self.send_to(endpoint, &address, request, body).await {
                     Ok(answer) => return Ok(answer),
+                    Err(error)
+                        if body.is_some_and(|body| body.failure().is_some() || !body.is_complete()) =>
+                    {
+                        return Err(error);
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "no answer, trying the next host if there is one");
                         last = error;
@@ -118,7 +134,13 @@ impl Transport {
         Err(last)
     }
 
-    async fn send_to(&self, endpoint: &Endpoint, address: &Url, request: &Request) -> Result<Answer> {
+    async fn send_to(
+        &self,
+        endpoint: &Endpoint,
+        address: &Url,
+        request: &Request,
+        body: Option<&Outgoing>,
+    ) -> Result<Answer> {
         let url = request.url(address);
         let label = label(request.method(), &endpoint.host, &url);
         tracing::debug!(request = label, "sending");
@@ -130,7 +152,8 @@ impl Transport {
         #[cfg(feature = "transport-libp2p")]
         if let Via::Peer(peer) = &endpoint.host.via {
             let (method, credentials) = (request.method().clone(), self.credentials.as_ref());
-            let sent = self.peers.send(peer, method, &url, credentials, whole);
+            let body = body.map(|body| (body.content_type(), body.open()));
+            let sent = self.peers.send(peer, method, &url, credentials, body, whole);
             let answer = begun(sent, limit).await.unwrap_or_else(|| Err(silent(limit)));
             let (status, headers, body) = answer.map_err(|error| error.context(&label))?;
             tracing::debug!(request = label, %status, "answered");
@@ -144,7 +167,9 @@ impl Transport {
             let port = host.port().map(|port| format!(":{port}")).unwrap_or_default();
             builder = builder.header(HOST, format!("{}{port}", host.host_str().unwrap_or_default()));
         }
-        if request.method() == Method::POST {
+        if let Some(body) = body {
+            builder = builder.header(CONTENT_TYPE, body.content_type()).body(body.open());
+        } else if request.method() == Method::POST {
             // Calls have no body, and some proxies refuse a POST that does not say so.
             builder = builder.header("content-length", "0");
         }

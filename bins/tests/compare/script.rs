@@ -131,6 +131,42 @@ ipfs gc --local
 peers rm {unknown}
 peers rm bad
 peers add x
+add f1.txt
+add -q f1.txt
+add -Q -r dir
+add dir
+add -r dir
+add -r -H dir
+add -w f1.txt f2.txt
+add f1.txt f2.txt
+add -w long
+add -Q --cid-version 1 long
+add -Q --raw-leaves long
+add -Q --hash blake2b-256 long
+add -Q --layout trickle --chunker size-1000 long
+add -Q --chunker rabin-512-1024-2048 long
+add -Q --chunker buzhash long
+add -Q --local --name named --metadata a=b f2.txt
+add -Q --no-pin f2.txt
+--enc=json add f1.txt
+--enc=json add --no-stream f1.txt f2.txt
+--enc=json add --no-stream -Q f1.txt
+--enc=json add -r -q dir
+add --no-stream f1.txt
+add --wait long
+add --format car -w f1.txt
+add --nocopy f1.txt
+add --chunker nope f1.txt
+--enc=json add --chunker nope f1.txt
+add --hash nope f1.txt
+add --cid-version x f1.txt
+add --layout nope f1.txt
+add --format nope f1.txt
+add --metadata bad f1.txt
+add --allocations bad f1.txt
+add missing.txt
+add
+add --rmin 5 --rmax 5 f1.txt
 --enc=xml id
 bogus
 pin bogus

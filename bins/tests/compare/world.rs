@@ -19,11 +19,22 @@ const SECRET: &str = "636f6d7061726520636f6d7061726520636f6d7061726520636f6d7061
 
 /// The reference's programs; none after saying why.
 pub(crate) fn go_programs() -> Option<PathBuf> {
-    let folder = std::env::var_os(GO_VARIABLE).map(PathBuf::from);
+    let folder = std::env::var_os(GO_VARIABLE).map(|folder| std::path::absolute(folder).unwrap());
     if folder.is_none() {
         eprintln!("skipped: no Go programs (run `cargo xtask compare FOLDER`)");
     }
     folder
+}
+
+/// What is added.
+fn plant(folder: &Path) {
+    std::fs::create_dir_all(folder.join("dir/sub")).unwrap();
+    for name in ["f1.txt", "f2.txt", "dir/abc.txt", "dir/sub/def.txt", "dir/.hidden"] {
+        std::fs::write(folder.join(name), format!("added {name}\n")).unwrap();
+    }
+    // More than one block.
+    let long: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    std::fs::write(folder.join("long"), long).unwrap();
 }
 
 /// An id as graphs show it.
@@ -64,6 +75,7 @@ impl World {
             ]);
             command
         };
+        plant(folder.path());
         let said = Said::from(command(&["init"]).output().unwrap());
         assert_eq!(said.code, 0, "{said:?}");
         let mut daemon = command(&["daemon"]);
@@ -99,7 +111,18 @@ impl World {
     }
 
     pub(crate) fn ctl<S: AsRef<str>>(&self, arguments: &[S]) -> Said {
+<<<<<<< HEAD
         call(&self.ctl, &self.api, arguments)
+=======
+        let mut command = Command::new(&self.ctl);
+        // Neither proxies nor credentials of whoever runs this.
+        command.env_clear().stdin(Stdio::null()).current_dir(self.folder.path());
+        if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
+            command.args(["--host", &self.api]);
+        }
+        command.args(arguments.iter().map(AsRef::as_ref));
+        command.output().unwrap().into()
+>>>>>>> ctladd
     }
 
     /// Runs a command, and gives what it printed without what is of this world alone.

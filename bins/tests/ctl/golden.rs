@@ -1,10 +1,12 @@
 //! The program side by side with recorded runs of the reference.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::server::{Server, document, listing};
+use crate::server::{Script, Server, bytes, document, listing, read_body};
 use crate::{ctl, run};
 
 #[derive(Deserialize)]
@@ -34,6 +36,17 @@ struct Exchange {
 }
 
 impl Exchange {
+    fn script(&self) -> Script {
+        let answer = self.answer();
+        if self.request.starts_with("POST /add?") {
+            return Box::new(move |connection| {
+                read_body(connection);
+                let _ = connection.write_all(&answer);
+            });
+        }
+        bytes(answer)
+    }
+
     fn answer(&self) -> Vec<u8> {
         match &self.body {
             Some(body) => document(self.status, body),
@@ -51,13 +64,14 @@ const AT_ONCE: usize = 8;
 #[test]
 fn every_recorded_run_of_the_reference_asks_and_prints_the_same() {
     let golden: Golden = serde_json::from_str(include_str!("../data/ctl-golden.json")).unwrap();
-    assert!(golden.cases.len() >= 110, "cases were lost");
+    assert!(golden.cases.len() >= 140, "cases were lost");
+    let folder = content();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let differences = std::thread::scope(|scope| {
         let worker = || {
             let mut differences = Vec::new();
             while let Some(case) = golden.cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                differences.extend(difference(case));
+                differences.extend(difference(case, folder.path()));
             }
             differences
         };
@@ -67,9 +81,19 @@ fn every_recorded_run_of_the_reference_asks_and_prints_the_same() {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
-fn difference(case: &Case) -> Option<String> {
-    let server = Server::answering(case.exchanges.iter().map(Exchange::answer).collect());
-    let ran = run(ctl().arg("--host").arg(server.host()).args(&case.args));
+/// What the cases add.
+fn content() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("dir/sub")).unwrap();
+    for name in ["f1.txt", "f2.txt", "dir/abc.txt", "dir/sub/def.txt", "dir.car"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    folder
+}
+
+fn difference(case: &Case, folder: &Path) -> Option<String> {
+    let server = Server::running(case.exchanges.iter().map(Exchange::script).collect());
+    let ran = run(ctl().current_dir(folder).arg("--host").arg(server.host()).args(&case.args));
     let asked: Vec<_> = server.request_lines().iter().map(|line| meaning(line)).collect();
     let wanted: Vec<_> = case.exchanges.iter().map(|exchange| meaning(&exchange.request)).collect();
     let same = asked == wanted

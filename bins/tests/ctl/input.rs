@@ -3,9 +3,6 @@
 use crate::server::{Server, closed_port, document, listing};
 use crate::{CID, ask, ctl, run, status_of};
 
-const CANNOT_ADD: &str = "error : this version cannot add content: add it to an IPFS daemon (\"ipfs add\") and give the \
-                          CID to \"ipfs-cluster-ctl pin add\"\n";
-
 #[test]
 fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
     let filters = "error, queued, cluster_error, pin_error, unpin_error, pinned, pinning, unpinning, unpinned, \
@@ -82,9 +79,10 @@ fn bad_input_is_named_on_stderr_before_anybody_is_asked() {
         ("bogus", "No help topic for 'bogus'\n".into(), 3),
         ("pin bogus", "No help topic for 'bogus'\n".into(), 3),
         ("help bogus", "No help topic for 'bogus'\n".into(), 3),
-        ("add x", CANNOT_ADD.into(), 1),
-        ("add -r --name x --wrap-with-directory dir", CANNOT_ADD.into(), 1),
-        ("add --help", CANNOT_ADD.into(), 1),
+        ("add --wait-timeout 5 x", "error: invalid value '5' for '--wait-timeout".into(), 1),
+        ("add --cid-version x x", "error: invalid value 'x' for '--cid-version".into(), 1),
+        ("add http://", "error : error parsing path: ".into(), 1),
+        ("add --expire-in xyz x", "error parsing expire-in: time: invalid duration \"xyz\"".into(), 1),
     ];
     for (line, stderr, exit_code) in cases {
         let ran = run(ctl().args(line.split(' ')));
@@ -163,6 +161,7 @@ fn help_version_and_commands_are_printed_on_stdout() {
         "peers",
         "peers ls",
         "peers rm",
+        "add",
         "pin",
         "pin add",
         "pin rm",
@@ -182,7 +181,6 @@ fn help_version_and_commands_are_printed_on_stdout() {
         "ipfs gc",
         "completion",
         "commands",
-        "add",
         "man",
         "help",
     ];

@@ -1,6 +1,7 @@
 //! The program `ipfs-cluster-ctl` against scripted servers.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
+mod add;
 mod golden;
 mod hosts;
 mod input;

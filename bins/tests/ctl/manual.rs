@@ -7,7 +7,8 @@ use crate::{ctl, run};
 
 #[test]
 fn pages_and_completions_have_every_command_and_every_flag() {
-    let some = ["", "id", "pin", "pin-add", "pin-ls", "peers-rm", "health-graph", "ipfs-gc", "completion"];
+    let some =
+        ["", "id", "add", "pin", "pin-add", "pin-ls", "peers-rm", "health-graph", "ipfs-gc", "completion"];
     support::check(env!("CARGO_BIN_EXE_ipfs-cluster-ctl"), &some);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::server::{LISTING_HEAD, Server, chunk, document, listing_end};
+use crate::server::{LISTING_HEAD, Server, chunk, document, listing_end, read_body};
 use crate::{CID, ctl, pin_line, status_of};
 
 /// How long a server takes for what takes long: longer than work that shows nothing.
@@ -97,6 +97,26 @@ fn a_long_listing_into_a_file_counts_its_items_and_the_file_has_only_them() {
     assert!(seen.contains(" items, ") && seen.contains(" a second, "), "{seen:?}");
     assert_eq!(printed.lines().filter(|line| line.starts_with(CID)).count(), 100);
     assert_eq!((printed.lines().count(), code), (100, Some(0)));
+}
+
+#[test]
+fn an_upload_shows_how_much_is_on_its_way_and_then_that_the_cluster_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let server = Server::running(vec![Box::new(|connection| {
+        std::thread::sleep(LONG);
+        read_body(connection);
+        std::thread::sleep(LONG);
+        connection.write_all(LISTING_HEAD.as_bytes()).unwrap();
+        connection.write_all(&chunk(&format!("{{\"name\":\"file\",\"cid\":\"{CID}\",\"size\":1}}"))).unwrap();
+        connection.write_all(&listing_end(&[""])).unwrap();
+    })]);
+    let (seen, printed, code) = watched(ctl().args(["--host", &server.host(), "add"]).arg(&file));
+    assert!(seen.contains(" of 64.00 MiB, ") && seen.contains(" left"), "{seen:?}");
+    assert!(seen.contains("64.00 MiB sent, waiting for the cluster, "), "{seen:?}");
+    assert!(seen.ends_with("\u{1b}[2K") || seen.ends_with('\r'), "{seen:?}");
+    assert_eq!((printed, code), (format!("added {CID} file\n"), Some(0)));
 }
 
 #[test]

@@ -90,6 +90,26 @@ pub(crate) fn listing_end(trailers: &[&str]) -> Vec<u8> {
     format!("0\r\n{trailers}\r\n").into_bytes()
 }
 
+/// The body of an upload, without the frames of its chunks; what there is of it when the other side hangs up.
+pub(crate) fn read_body(connection: &mut TcpStream) -> Vec<u8> {
+    let (mut raw, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    while !raw.ends_with(b"\r\n0\r\n\r\n") {
+        match connection.read(&mut buffer) {
+            Ok(length @ 1..) => raw.extend_from_slice(&buffer[..length]),
+            _ => break,
+        }
+    }
+    let (mut body, mut rest) = (Vec::new(), raw.as_slice());
+    while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        let size = std::str::from_utf8(&rest[..end]).unwrap();
+        let begin = end + 2;
+        let behind = begin + usize::from_str_radix(size, 16).unwrap();
+        body.extend_from_slice(&rest[begin..behind.min(rest.len())]);
+        rest = rest.get(behind + 2..).unwrap_or_default();
+    }
+    body
+}
+
 fn read_head(connection: &mut TcpStream) -> String {
     connection.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut head = Vec::new();

@@ -80,6 +80,20 @@ pub(crate) enum Command {
     /// List and manage the peers of the cluster
     #[command(subcommand, arg_required_else_help = true)]
     Peers(Peers),
+    /// Add files, folders and URLs, and pin them
+    ///
+    /// Content is cut into blocks by the peer that answers, and its blocks go to the daemons of the peers that will pin it;
+    /// then it is pinned, and has replicas at once. With --local they go to the daemon of the peer that answers, and the
+    /// others fetch them from there, which may leave content in a daemon that does not pin it.
+    ///
+    /// A PATH is a file, with --recursive a folder, an address (http://… or https://…), or - for what comes on standard
+    /// input. Of several, entries of one more folder are made, as --wrap-with-directory does it.
+    ///
+    /// CIDs are those of "ipfs add" with the same options. A CAR file (--format car) with one root is taken as it is.
+    ///
+    /// A replication factor of -1 means every peer, 0 what the cluster is configured to. Peers given as allocations
+    /// are preferred within the replication factor.
+    Add(Add),
     /// Pin, unpin and list
     #[command(subcommand, arg_required_else_help = true)]
     Pin(Pin),
@@ -152,12 +166,6 @@ pub(crate) enum Command {
     /// List all commands
     #[command(hide = true)]
     Commands,
-    // Only says that it is not there: scripts that add shall learn it, and the way out.
-    #[command(hide = true, disable_help_flag = true)]
-    Add {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        ignored: Vec<OsString>,
-    },
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man { folder: PathBuf },
@@ -223,6 +231,81 @@ pub(crate) enum Pin {
         find: Find,
         cid: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// Folders with all that is in them
+    #[arg(long, short = 'r')]
+    pub(crate) recursive: bool,
+    /// Print only CIDs, one on each line
+    #[arg(long, short = 'q')]
+    pub(crate) quiet: bool,
+    /// Print only the last CID, that of the whole, when everything is there
+    #[arg(long, short = 'Q')]
+    pub(crate) quieter: bool,
+    /// Print when everything is there; with --enc json one array instead of objects
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Put the blocks into the daemon of the peer that answers
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Name of the pin
+    #[arg(long, short = 'n', default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+    /// Smallest replication factor
+    #[arg(long, visible_alias = "rmin", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) replication_min: i32,
+    /// Largest replication factor
+    #[arg(long, visible_alias = "rmax", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) replication_max: i32,
+    /// How long until the pin is removed by itself, for example 48h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) expire_in: Option<String>,
+    /// Free data to keep with the pin; can be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) metadata: Vec<String>,
+    /// Peers to prefer, separated by commas
+    #[arg(long, visible_alias = "allocs", default_value = "", hide_default_value = true)]
+    pub(crate) allocations: String,
+    /// Store the blocks and pin nothing
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// Wait until as many daemons as the smallest replication factor have pinned it
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to --wait, for example 30s; 0 for as long as it takes
+    #[arg(long, visible_alias = "wt", default_value = "0s", value_parser = parse_go_duration, value_name = "DURATION")]
+    pub(crate) wait_timeout: Duration,
+    /// Make a folder of what is added, also of one file
+    #[arg(long, short = 'w')]
+    pub(crate) wrap_with_directory: bool,
+    /// unixfs: files and folders; car: a CAR file
+    #[arg(long, default_value = "unixfs")]
+    pub(crate) format: String,
+    /// How the blocks of a file hang together: balanced or trickle
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) layout: String,
+    /// Also what begins with a dot, inside of folders
+    #[arg(long, short = 'H')]
+    pub(crate) hidden: bool,
+    /// Where files are cut: size-BYTES, rabin-MIN-AVG-MAX or buzhash
+    #[arg(long, short = 's', default_value = "size-262144")]
+    pub(crate) chunker: String,
+    /// Blocks with the bytes of files have nothing else in them
+    #[arg(long)]
+    pub(crate) raw_leaves: bool,
+    /// 0 or 1; 1 implies --raw-leaves
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) cid_version: i64,
+    /// Hash function; any but sha2-256 implies --cid-version 1
+    #[arg(long, default_value = "sha2-256")]
+    pub(crate) hash: String,
+    /// Have the daemons refer to an address instead of storing its bytes (experimental); implies --raw-leaves
+    #[arg(long)]
+    pub(crate) nocopy: bool,
+    #[arg(value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ use ipfs_cluster_bins::manual;
 use serde_json::value::RawValue;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
+use crate::add::add;
 use crate::args::{self, Cli, Command, Health, Ipfs, Peers, PinAdd, Wait};
 use crate::failure::{Failure, Result};
 use crate::format;
@@ -27,9 +28,7 @@ use crate::wait::{Verdict, count, statuses, verdict};
 const BEFORE_STATUS: Duration = Duration::from_secs(1);
 /// How often the status is asked for while waiting.
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
-const WAITING: &str = "waiting for pin status";
-const CANNOT_ADD: &str = "this version cannot add content: add it to an IPFS daemon (\"ipfs add\") and give the CID \
-                          to \"ipfs-cluster-ctl pin add\"";
+pub(crate) const WAITING: &str = "waiting for pin status";
 
 /// Runs a command to its end.
 pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
@@ -47,7 +46,6 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
             return out.text(&String::from_utf8_lossy(&manual::completion(args::command(), *shell)));
         }
         Command::Commands => return out.text(&format::commands(&args::command())),
-        Command::Add { .. } => return Err(Failure::local("", CANNOT_ADD)),
         Command::Man { folder } => {
             return doing("writing manual pages", manual::write_pages(args::command(), folder));
         }
@@ -63,6 +61,7 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
             let peer = doing("parsing peer ID", parse_peer(&peer))?;
             Ok(client.call(&Request::peer_rm(&peer)).await?)
         }
+        Command::Add(args) => add(&args, &client, out).await,
         Command::Pin(command) => pin(command, &client, out).await,
         Command::Status { local, filter, find, cids } => {
             let cids = cids.iter().map(|cid| cid_of(cid)).collect::<Result<Vec<_>>>()?;
@@ -99,7 +98,7 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
             drop(progress);
             out.document(&collected, format::repo_gc)
         }
-        Command::Completion { .. } | Command::Commands | Command::Add { .. } | Command::Man { .. } => Ok(()),
+        Command::Completion { .. } | Command::Commands | Command::Man { .. } => Ok(()),
     }
 }
 
@@ -155,7 +154,7 @@ fn check_secret(secret: &str) -> Result<()> {
     }
 }
 
-fn doing<T, E: Display>(what: &'static str, result: std::result::Result<T, E>) -> Result<T> {
+pub(crate) fn doing<T, E: Display>(what: &'static str, result: std::result::Result<T, E>) -> Result<T> {
     result.map_err(|error| Failure::local(what, error))
 }
 
@@ -316,7 +315,7 @@ fn pin_options(add: &PinAdd) -> Result<PinOptions> {
     })
 }
 
-fn allocations(text: &str) -> Result<Vec<PeerId>> {
+pub(crate) fn allocations(text: &str) -> Result<Vec<PeerId>> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -324,13 +323,13 @@ fn allocations(text: &str) -> Result<Vec<PeerId>> {
     peers.map_err(|_| Failure::local("decoding allocations", "some peer IDs could not be decoded"))
 }
 
-fn expire_at(expire_in: Option<String>) -> Result<Option<Timestamp>> {
+pub(crate) fn expire_at(expire_in: Option<String>) -> Result<Option<Timestamp>> {
     let Some(text) = given(expire_in) else { return Ok(None) };
     let expire_in = doing("parsing expire-in", parse_go_duration(&text))?;
     Ok(Some(SystemClock.now() + expire_in))
 }
 
-fn metadata(pairs: &[String]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn metadata(pairs: &[String]) -> Result<BTreeMap<String, String>> {
     pairs
         .iter()
         .map(|pair| match pair.split_once('=') {
@@ -372,7 +371,7 @@ async fn pinned(
 }
 
 /// Asks for the status until it is as wanted, and gives the last answer.
-async fn wait_until(
+pub(crate) async fn wait_until(
     cid: &Cid,
     target: TrackerStatus,
     limit: i32,

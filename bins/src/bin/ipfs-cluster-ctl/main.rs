@@ -1,5 +1,6 @@
 //! `ipfs-cluster-ctl`: the cluster on the command line, over its REST API.
 
+mod add;
 mod args;
 mod commands;
 mod failure;

@@ -95,7 +95,10 @@ impl Output {
     }
 
     /// What comes next, if it is here. If not, whoever watches has seen what came so far.
-    async fn at_once<T>(&mut self, items: &mut BoxStream<'static, T>) -> Result<Option<Option<T>>> {
+    pub(crate) async fn at_once<T>(
+        &mut self,
+        items: &mut BoxStream<'static, T>,
+    ) -> Result<Option<Option<T>>> {
         if let Some(item) = items.next().now_or_never() {
             return Ok(Some(item));
         }
@@ -136,7 +139,7 @@ impl Output {
     }
 
     /// Prints one of many documents.
-    fn item(&mut self, json: &RawValue, what: &str, show: Show) -> Result<()> {
+    pub(crate) fn item(&mut self, json: &RawValue, what: &str, show: Show) -> Result<()> {
         let wrong = |error| Failure::local("", format!("{what} is not what was expected: {error}"));
         self.print(json, show).map_err(wrong)?;
         self.write_if_much()
@@ -182,7 +185,7 @@ impl Output {
         Ok(written?)
     }
 
-    fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         self.write()?;
         Ok(self.stdout.flush()?)
     }

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ipfs_cluster::client::Sent;
 use tokio::time::Instant;
 
 /// Work that is done sooner shows nothing.
@@ -35,6 +36,21 @@ impl Audience {
     /// Progress of work whose results come at its end.
     pub(crate) fn progress(self) -> Progress {
         Progress::new(self.watches)
+    }
+
+    /// Progress of an upload.
+    pub(crate) fn upload(self) -> UploadBar {
+        UploadBar {
+            bar: None,
+            started: Instant::now(),
+            is_shown: self.watches,
+            reads_along: self.reads_along,
+        }
+    }
+
+    /// Whether anybody sees progress.
+    pub(crate) fn watches(self) -> bool {
+        self.watches
     }
 
     /// Progress of a listing, which itself shows how far it is where it goes to the screen.
@@ -102,6 +118,64 @@ impl Progress {
                 result = &mut work => return result,
                 _ = ticks.tick(), if self.is_shown => self.say(|| what.to_owned()),
             }
+        }
+    }
+}
+
+/// How much of an upload was sent how fast, and how long the rest will take. Gone as [`Progress`] is.
+#[derive(Debug)]
+pub(crate) struct UploadBar {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    is_shown: bool,
+    reads_along: bool,
+}
+
+impl UploadBar {
+    /// How often it should be shown.
+    pub(crate) const TICK: Duration = TICK;
+
+    /// Shows how far it is; how much there is may become known later, or never.
+    pub(crate) fn show(&mut self, sent: &Sent, total: Option<u64>) {
+        if !self.is_shown || self.started.elapsed() < QUIET {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(QUIET)
+        });
+        let form = match (sent.is_all(), total.filter(|total| *total > 0)) {
+            (true, _) => "{spinner} {bytes} sent, waiting for the cluster, {elapsed}",
+            (false, Some(_)) => "{spinner} [{bar:24}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+            (false, None) => "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(form) {
+            bar.set_style(style);
+        }
+        if let Some(total) = total {
+            bar.set_length(total.max(sent.bytes()));
+        }
+        bar.set_position(sent.bytes());
+        bar.tick();
+    }
+
+    /// Takes it away for as long as something is printed, if that goes to the same screen.
+    pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) if self.reads_along => bar.suspend(print),
+            _ => print(),
+        }
+    }
+
+    /// Whether what is printed goes to the same screen, and so has to be written before the bar is drawn again.
+    pub(crate) fn reads_along(&self) -> bool {
+        self.bar.is_some() && self.reads_along
+    }
+}
+
+impl Drop for UploadBar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

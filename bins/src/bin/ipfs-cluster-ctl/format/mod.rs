@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use ipfs_cluster::client::Bandwidth;
-use ipfs_cluster::types::{Alert, Event, GlobalRepoGc, Happening, Metric, PeerInfo, Timestamp, Version};
+use ipfs_cluster::types::{
+    Added, Alert, Event, GlobalRepoGc, Happening, Metric, PeerInfo, Timestamp, Version,
+};
 use serde_json::Result;
 
 pub(crate) use self::graph::graph;
@@ -50,6 +52,23 @@ pub(crate) fn peer(text: &mut String, json: &str) -> Result<()> {
     line!(text, "  > IPFS: {}", peer.ipfs.id.map(|id| id.to_string()).unwrap_or_default());
     for address in sorted(peer.ipfs.addresses.iter().flatten()) {
         line!(text, "    - {address}");
+    }
+    Ok(())
+}
+
+/// What was added, with its CID.
+pub(crate) fn added(text: &mut String, json: &str) -> Result<()> {
+    let added: Added = serde_json::from_str(json)?;
+    if let Some(cid) = added.cid {
+        line!(text, "added {cid} {}", added.name);
+    }
+    Ok(())
+}
+
+/// The CID of what was added.
+pub(crate) fn added_quiet(text: &mut String, json: &str) -> Result<()> {
+    if let Some(cid) = serde_json::from_str::<Added>(json)?.cid {
+        line!(text, "{cid}");
     }
     Ok(())
 }
