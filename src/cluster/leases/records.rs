@@ -176,7 +176,7 @@ mod tests {
         let storage = MemoryStorage::new();
         let stream = StreamKey::new(Timestamp::from_unix_seconds(1), 1);
         let mut batch = Batch::new();
-        for (number, value) in [(1, &[][..]), (2, &[9, 9]), (3, &[1, 0]), (4, &[1; 30]), (END, &[1, 200, 1])]
+        for (number, value) in [(1, &[][..]), (2, &[9, 9]), (3, &[1, 0]), (4, &[1; 10]), (END, &[1, 200, 1])]
         {
             batch.put(LEASES, key(stream, number), value.to_vec());
         }

@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn roots_are_found_in_any_order() {
-        let (first, mut blocks) = sample_file_with_chunks(vec![1; 3_000], 1_000);
+        // Of four different blocks.
+        let (first, mut blocks) =
+            sample_file_with_chunks([[1; 1_000], [2; 1_000], [3; 1_000]].concat(), 1_000);
         let (second, more) = sample_file_with_chunks((0..=255).collect::<Vec<u8>>(), 100);
         blocks.extend(more);
         assert_eq!(found(&blocks), [first, second].into());
