@@ -13,6 +13,7 @@ mod roots;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -153,8 +154,8 @@ impl Leases {
         let mut number = 0;
         loop {
             let key = StreamKey::new(since, number);
-            if !streams.contains_key(&key) {
-                streams.insert(key, Stream::new(since, State::Running));
+            if let Entry::Vacant(entry) = streams.entry(key) {
+                entry.insert(Stream::new(since, State::Running));
                 return key;
             }
             number += 1;
@@ -418,7 +419,8 @@ fn segments(
     running: Arc<Running>,
     blocks: BoxStream<'static, Result<Block>>,
 ) -> BoxStream<'static, Result<Vec<Block>>> {
-    stream::try_unfold((running, blocks), |(running, mut blocks)| async move {
+    // The last segment ends where the stream does, and the one after it asks again.
+    stream::try_unfold((running, blocks.fuse()), |(running, mut blocks)| async move {
         let (mut segment, mut bytes) = (Vec::new(), 0);
         while segment.len() < SEGMENT_BLOCKS_MAX && bytes < running.inner.leases.segment_bytes() {
             let Some(block) = blocks.try_next().await? else { break };

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -188,6 +190,19 @@ async fn a_daemon_that_is_down_is_told_when_it_is_back() {
     peers.daemon(0).up();
     until_released(&peers).await;
     assert!(pinned(&peers).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_not_asked_again_after_its_end() {
+    let peers = TestCluster::start(1).await.unwrap();
+    let source = stream::unfold(0u8, |number| async move {
+        (number < 3).then(|| (Ok(Block::raw(vec![number])), number + 1))
+    });
+    store(&peers, source.boxed()).await.unwrap();
+    assert_eq!(peers.peer(0).leases()[0].blocks, 3);
+    // Nothing came, nothing is held.
+    store(&peers, stream::empty().boxed()).await.unwrap();
+    assert_eq!(peers.peer(0).leases().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

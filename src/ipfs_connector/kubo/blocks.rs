@@ -188,7 +188,8 @@ impl ImportedAs {
 
 /// Cuts the stream where a request is full, and where nothing is ready.
 fn batches(blocks: BoxStream<'static, Result<Block>>) -> BoxStream<'static, Result<Vec<Block>>> {
-    let blocks = blocks.try_filter_map(|block| async move { not_identity(block) }).boxed();
+    // The last batch ends where the stream does, and the one after it asks again.
+    let blocks = blocks.try_filter_map(|block| async move { not_identity(block) }).fuse().boxed();
     stream::try_unfold((blocks, None::<Block>), |(mut blocks, carried)| async move {
         let first = match carried {
             Some(block) => block,
@@ -346,6 +347,14 @@ mod tests {
             })
             .boxed();
         assert_eq!(sizes(trickle).await, [1, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_not_asked_again_after_its_end() {
+        let blocks = stream::unfold(0, |number| async move {
+            (number < 3).then(|| (Ok(Block::raw(number.to_string())), number + 1))
+        });
+        assert_eq!(batches(blocks.boxed()).map(|batch| batch.unwrap().len()).collect::<Vec<_>>().await, [3]);
     }
 
     #[tokio::test]
