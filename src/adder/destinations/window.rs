@@ -256,6 +256,8 @@ impl Window {
                 }
             }
         })
+        // Connectors look for more after the end.
+        .fuse()
         .boxed()
     }
 
@@ -327,6 +329,7 @@ mod tests {
         assert!(window.took_all(late) && !window.took_all(quick));
         assert_eq!(ahead.next().await.unwrap().unwrap(), block(4));
         assert!(ahead.next().await.is_none());
+        assert!(ahead.next().await.is_none(), "as often as it is asked");
         assert!(window.took_all(quick));
     }
 
@@ -379,6 +382,7 @@ mod tests {
         window.abandoned().await;
         assert_eq!(feed.next().await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
         assert!(feed.next().await.is_none());
+        assert!(feed.next().await.is_none(), "as often as it is asked");
         assert!(!window.took_all(one));
     }
 }
