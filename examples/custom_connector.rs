@@ -64,6 +64,12 @@ impl<C: IpfsConnector> IpfsConnector for Reserve<C> {
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.inner.put_blocks(blocks).await
     }
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.inner.hold(lease).await
+    }
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        self.inner.release(leases).await
+    }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         self.inner.get_block(cid).await
     }

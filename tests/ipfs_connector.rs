@@ -6,6 +6,9 @@
 mod faults;
 #[path = "ipfs_connector/garbage.rs"]
 mod garbage;
+#[cfg(feature = "consensus-crdt")]
+#[path = "ipfs_connector/leases.rs"]
+mod leases;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

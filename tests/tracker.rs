@@ -140,6 +140,12 @@ impl IpfsConnector for Hooked {
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.ipfs.put_blocks(blocks).await
     }
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.ipfs.hold(lease).await
+    }
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        self.ipfs.release(leases).await
+    }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         self.ipfs.get_block(cid).await
     }

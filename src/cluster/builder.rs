@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use tracing::warn;
 
 use super::handler::Handler;
+use super::leases::Leases;
 use super::lifecycle::{self, Life};
 use super::presets::Preset;
 use super::repin::Witnesses;
@@ -422,6 +423,7 @@ impl Parts {
             clock,
             client: PeerClient::new(Arc::clone(&transport)),
             spools: SpoolRoom::new(Arc::clone(&storage)),
+            leases: Leases::open(Arc::clone(&storage)).await?,
             storage,
             transport,
             reachable: self.reachable,

@@ -147,10 +147,6 @@ impl RequestHandler for Handler {
     }
 
     async fn put_blocks(&self, _from: PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
-        let inner = self.inner()?;
-        let stored = inner.ipfs.put_blocks(blocks).await;
-        // There is less room now, whatever went wrong.
-        inner.wakes.metrics.notify_waiters();
-        stored
+        self.inner()?.store_blocks(blocks).await
     }
 }

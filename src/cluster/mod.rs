@@ -12,6 +12,7 @@ mod events;
 mod find;
 mod gc;
 mod handler;
+mod leases;
 mod lifecycle;
 mod merge;
 mod peers;
@@ -39,6 +40,7 @@ pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
 pub use events::ClusterEvent;
 pub use find::StatusPage;
+pub use leases::{LEASE_TTL, LEASES_MAX, Lease, LeaseState};
 pub use lifecycle::{StopReason, TaskInfo};
 pub use summary::{PinInProgress, PinsHere, RepoSummary, SUMMARY_PINS_MAX, Summary};
 pub use wait::{Until, Wait};
@@ -95,6 +97,7 @@ struct Inner {
     client: PeerClient,
     informers: Vec<Arc<dyn Informer>>,
     spools: spool::SpoolRoom,
+    leases: leases::Leases,
     alerts: peers::AlertLog,
     /// The daemon, as it last was.
     last_ipfs: Mutex<Option<Arc<IpfsId>>>,

@@ -13,6 +13,7 @@
 //! | `swarms` | `connect_swarms_delay` after ready, `monitor_ping_interval` after joining | connects the daemons of all peers |
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
 //! | `summary` | who asks for a summary and finds it old | counts where the pins stand, asks the daemon about its disk |
+//! | `leases` | a stream of blocks that ended, then when it is to be looked at again | releases blocks that are pinned by now, or that nobody will pin |
 //! | `watch` | the first watcher, then whatever happens until nobody watched for ten minutes | notes events for watchers |
 //!
 //! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
@@ -56,6 +57,8 @@ pub(super) struct Wakes {
     pub(super) repin: Notify,
     /// Somebody wants to know how we are, and what is known is old.
     pub(super) summary: Notify,
+    /// A stream of blocks ended.
+    pub(super) leases: Notify,
 }
 
 /// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
@@ -77,6 +80,7 @@ pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task>
         task("swarms", inner, swarms(Arc::clone(inner))),
         task("watch_peers", inner, watch_peers(Arc::clone(inner))),
         task("summary", inner, summary(Arc::clone(inner))),
+        task("leases", inner, leases(Arc::clone(inner))),
         task("watch", inner, watch(Arc::clone(inner))),
     ];
     let informers = inner.informers.iter();
@@ -399,6 +403,25 @@ async fn summary(inner: Arc<Inner>) {
             debug!(%error, "cannot say everything about how this peer is");
         }
         inner.life.board.ran("summary", &outcome);
+    }
+}
+
+async fn leases(inner: Arc<Inner>) {
+    until_ready(&inner).await;
+    loop {
+        let (next, outcome) = inner.release_leases().await;
+        inner.life.board.ran("leases", &outcome);
+        let wait = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => rest().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = inner.wakes.leases.notified() => {}
+            () = wait => {}
+        }
     }
 }
 

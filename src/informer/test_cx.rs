@@ -63,6 +63,12 @@ impl IpfsConnector for OnlyRepoStat {
     async fn put_blocks(&self, _: BoxStream<'static, Result<Block>>) -> Result<()> {
         Err(unsupported())
     }
+    async fn hold(&self, _: Block) -> Result<()> {
+        Err(unsupported())
+    }
+    async fn release(&self, _: &[Cid]) -> Result<()> {
+        Err(unsupported())
+    }
     async fn get_block(&self, _: &Cid) -> Result<Block> {
         Err(unsupported())
     }

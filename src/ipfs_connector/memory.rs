@@ -601,6 +601,23 @@ impl IpfsConnector for MemoryIpfs {
         self.inner.open(put).await
     }
 
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.inner.check_open()?;
+        let cid = lease.cid;
+        self.put(lease)?;
+        lock(&self.inner.repo).recursive.insert(cid, MAX_DEPTH_RECURSIVE);
+        Ok(())
+    }
+
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        self.inner.check_open()?;
+        let mut repo = lock(&self.inner.repo);
+        for lease in leases {
+            repo.recursive.remove(lease);
+        }
+        Ok(())
+    }
+
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         let data = self.inner.open(self.inner.fetch_or_wait(cid)).await?;
         Ok(Block { cid: *cid, data })

@@ -3,6 +3,7 @@
 pub(crate) mod dag;
 #[cfg(feature = "connector-kubo")]
 mod kubo;
+mod lease;
 mod memory;
 mod path;
 mod sample;
@@ -11,6 +12,7 @@ mod walk;
 
 #[cfg(feature = "connector-kubo")]
 pub use kubo::{KuboAddress, KuboConfig, KuboConnector};
+pub use lease::lease_block;
 pub use memory::{MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
 pub use sample::{sample_directory, sample_file, sample_file_with_chunks};
 
@@ -108,6 +110,15 @@ pub trait IpfsConnector: fmt::Debug + Send + Sync + 'static {
     /// Stores blocks as they come, unpinned. Ok when the daemon has all of them.
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()>;
 
+    /// Stores a lease ([`lease_block`]) and pins it, without looking for the blocks that it links to. From when this returns
+    /// until the lease is released, garbage collection spares those blocks, whether the daemon has them already or
+    /// gets them later. Waits while garbage is collected. The lease is listed as a recursive pin.
+    async fn hold(&self, lease: Block) -> Result<()>;
+
+    /// Unpins leases; Ok for those that are not held. What nothing else holds of their blocks, and the leases themselves,
+    /// are garbage then. Works also where unpinning is switched off. After an error any of them may be released.
+    async fn release(&self, leases: &[Cid]) -> Result<()>;
+
     /// One block, from the daemon's store or its network.
     async fn get_block(&self, cid: &Cid) -> Result<Block>;
 
@@ -163,6 +174,12 @@ impl<T: IpfsConnector + ?Sized> IpfsConnector for Arc<T> {
     }
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         (**self).put_blocks(blocks).await
+    }
+    async fn hold(&self, lease: Block) -> Result<()> {
+        (**self).hold(lease).await
+    }
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        (**self).release(leases).await
     }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         (**self).get_block(cid).await

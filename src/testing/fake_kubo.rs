@@ -5,6 +5,7 @@
 //! [`FaultyIpfs`](super::faulty_ipfs::FaultyIpfs) it fails, stalls and breaks off when told. The program
 //! `examples/fake_kubo.rs` serves it to other processes.
 
+mod car;
 mod lean;
 mod multipart;
 
@@ -295,6 +296,7 @@ const COMMANDS: &[&str] = &[
     "repo/gc",
     "block/put",
     "block/get",
+    "dag/import",
     "resolve",
     "swarm/peers",
     "swarm/connect",
@@ -348,6 +350,7 @@ impl Face {
             "repo/gc" => Ok(self.repo_gc()),
             "block/put" => self.block_put(&arguments, request).await,
             "block/get" => self.block_get(&arguments).await,
+            "dag/import" => self.dag_import(&arguments, request).await,
             "resolve" => self.resolve(&arguments).await,
             "swarm/peers" => self.swarm_peers().await,
             "swarm/connect" => self.swarm_connect(&arguments).await,
@@ -520,13 +523,7 @@ impl Face {
     async fn block_put(&self, arguments: &Arguments, request: Request) -> Result<Answer> {
         let hash = arguments.get("mhtype").unwrap_or("sha2-256");
         let codec = arguments.get("cid-codec").unwrap_or("raw");
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content_type = content_type.unwrap_or_default().to_owned();
-        let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX)
-            .await
-            .map_err(|error| Error::invalid_input(error.to_string()))?;
-        let files = multipart::files(&content_type, &body)
-            .ok_or_else(|| Error::invalid_input("file argument 'data' is required"))?;
+        let files = files(request, "data").await?;
         let blocks: Vec<Block> =
             files.into_iter().map(|data| block(hash, codec, data)).collect::<Result<_>>()?;
         let answer = blocks
@@ -534,8 +531,33 @@ impl Face {
             .map(|block| json!({"Key": block.cid.to_string(), "Size": block.data.len()}).to_string())
             .collect::<Vec<_>>()
             .join("\n");
-        self.ipfs.put_blocks(stream::iter(blocks).map(Ok).boxed()).await?;
+        if arguments.get("pin") == Some("true") {
+            for block in blocks {
+                self.ipfs.hold(block).await?;
+            }
+        } else {
+            self.ipfs.put_blocks(stream::iter(blocks).map(Ok).boxed()).await?;
+        }
         Ok(Answer::Json(answer))
+    }
+
+    async fn dag_import(&self, arguments: &Arguments, request: Request) -> Result<Answer> {
+        if arguments.get("pin-roots") != Some("false") {
+            return Err(Error::invalid_input("this one pins no roots"));
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for file in files(request, "path").await? {
+            let blocks = car::blocks(&file)?;
+            count += blocks.len();
+            bytes += blocks.iter().map(|block| block.data.len()).sum::<usize>();
+            self.ipfs.put_blocks(stream::iter(blocks).map(Ok).boxed()).await?;
+        }
+        let stats = json!({"Stats": {"BlockCount": count, "BlockBytesCount": bytes}});
+        Ok(if arguments.get("stats") == Some("true") {
+            Answer::Json(stats.to_string())
+        } else {
+            Answer::Bytes(Bytes::new())
+        })
     }
 
     async fn block_get(&self, arguments: &Arguments) -> Result<Answer> {
@@ -561,6 +583,17 @@ impl Face {
         self.ipfs.swarm_connect(&address).await?;
         Ok(Answer::Json(json!({"Strings": [format!("connect {address} success")]}).to_string()))
     }
+}
+
+/// The files of a request's form.
+async fn files(request: Request, argument: &str) -> Result<Vec<Bytes>> {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_owned();
+    let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX)
+        .await
+        .map_err(|error| Error::invalid_input(error.to_string()))?;
+    multipart::files(&content_type, &body)
+        .ok_or_else(|| Error::invalid_input(format!("file argument '{argument}' is required")))
 }
 
 fn line(text: &str) -> Bytes {

@@ -28,6 +28,8 @@ pub enum IpfsCall {
     RepoGc,
     Resolve,
     PutBlocks,
+    Hold,
+    Release,
     GetBlock,
     SwarmPeers,
     SwarmConnect,
@@ -35,7 +37,7 @@ pub enum IpfsCall {
 
 impl IpfsCall {
     /// Every call.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Ready,
         Self::Id,
         Self::Pin,
@@ -46,6 +48,8 @@ impl IpfsCall {
         Self::RepoGc,
         Self::Resolve,
         Self::PutBlocks,
+        Self::Hold,
+        Self::Release,
         Self::GetBlock,
         Self::SwarmPeers,
         Self::SwarmConnect,
@@ -395,6 +399,14 @@ impl IpfsConnector for FaultyIpfs {
 
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.call(IpfsCall::PutBlocks, self.inner.put_blocks(blocks)).await
+    }
+
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.call(IpfsCall::Hold, self.inner.hold(lease)).await
+    }
+
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        self.call(IpfsCall::Release, self.inner.release(leases)).await
     }
 
     async fn get_block(&self, cid: &Cid) -> Result<Block> {

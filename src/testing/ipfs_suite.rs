@@ -16,7 +16,7 @@ use multihash_codetable::{Code, MultihashDigest as _};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::{
-    Availability, IpfsConnector, sample_directory, sample_file, sample_file_with_chunks,
+    Availability, IpfsConnector, lease_block, sample_directory, sample_file, sample_file_with_chunks,
 };
 use crate::types::{Block, Cid, Pin, PinMode, PinOptions};
 
@@ -81,12 +81,16 @@ conformance_suite!(
         blocks_come_back_as_they_were_put,
         no_blocks_are_put_without_error,
         a_damaged_block_is_refused,
+        one_damaged_block_among_many_is_refused,
         an_error_among_the_blocks_fails_the_put,
         a_block_that_nobody_has_is_an_error,
         paths_resolve_to_what_they_name,
         a_path_that_is_none_is_invalid_input,
         disk_use_grows_with_blocks,
         garbage_collection_spares_what_is_pinned,
+        garbage_collection_spares_what_is_held,
+        a_collection_while_held_blocks_are_put_takes_none,
+        holding_and_releasing_twice_is_ok,
         shutdown_ends_a_running_pin,
         calls_after_shutdown_are_refused,
     ]
@@ -371,7 +375,14 @@ pub async fn listings_are_complete_and_in_pages(fixture: impl Fixture) {
 pub async fn blocks_come_back_as_they_were_put(fixture: impl Fixture) {
     const CODEC_DAG_CBOR: u64 = 0x71;
     let (_guard, ipfs) = fixture.connector().await;
+    // Of a codec that few know, and of one that the bytes are not.
+    const CODEC_JSON: u64 = 0x0200;
+    const CODEC_DAG_PB: u64 = 0x70;
     let (_, mut blocks) = sample_file_with_chunks(bytes_of(1, 3000), 1000);
+    for (codec, text) in [(CODEC_JSON, "{}"), (CODEC_DAG_PB, "no node"), (CODEC_DAG_CBOR, "no item")] {
+        let cid = Cid::new_v1(codec, Code::Sha2_256.digest(text.as_bytes()));
+        blocks.push(Block { cid, data: Bytes::from_static(text.as_bytes()) });
+    }
     let empty_cbor_map = Bytes::from_static(&[0xa0]);
     let old_style = sample_directory([("a", blocks[0].cid)]);
     let large = Bytes::from(bytes_of(2, 1_500_000));
@@ -389,6 +400,7 @@ pub async fn blocks_come_back_as_they_were_put(fixture: impl Fixture) {
         Block { cid: Cid::new_v1(0x55, Code::Sha2_512.digest(b"sha")), data: Bytes::from_static(b"sha") },
         Block::raw("\r\n--\r\nContent-Disposition: form-data\r\n\r\n"),
         Block::raw(large),
+        Block::raw(bytes_of(3, 9_000_000)),
     ]);
     put(&*ipfs, blocks.clone()).await;
     for block in blocks {
@@ -410,6 +422,17 @@ pub async fn a_damaged_block_is_refused(fixture: impl Fixture) {
     let blocks = stream::iter([Ok(good), Ok(damaged)]).boxed();
     let error = within("the put", ipfs.put_blocks(blocks)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+}
+
+/// Also where much is sent after it, which the daemon may not even read.
+pub async fn one_damaged_block_among_many_is_refused(fixture: impl Fixture) {
+    let (_guard, ipfs) = fixture.connector().await;
+    let damaged = Block { cid: Block::raw("what it should be").cid, data: Bytes::from_static(b"damaged") };
+    let good = (0..100u32).map(|seed| Block::raw(bytes_of(seed, 250_000)));
+    let blocks = stream::iter([damaged].into_iter().chain(good)).map(Ok).boxed();
+    let error = within("the put", ipfs.put_blocks(blocks)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    put(&*ipfs, vec![Block::raw("the daemon is fine")]).await;
 }
 
 /// Who streams blocks hears its own error again.
@@ -499,6 +522,100 @@ pub async fn garbage_collection_spares_what_is_pinned(fixture: impl Fixture) {
     within("the read", ipfs.get_block(&loose)).await.unwrap_err();
 }
 
+/// Removes what is garbage; the hashes of what was removed.
+async fn collected(ipfs: &dyn IpfsConnector) -> BTreeSet<Vec<u8>> {
+    let mut removed = BTreeSet::new();
+    let mut items = ipfs.repo_gc();
+    while let Some(item) = items.next().await {
+        let item = item.expect("a collection of a healthy daemon");
+        assert_eq!(item.error, "");
+        removed.insert(item.key.expect("a removed block has a name").hash().to_bytes());
+    }
+    removed
+}
+
+fn lease_of(blocks: &[Block], holder: &[u8]) -> Block {
+    lease_block(blocks.iter().map(|block| &block.cid), holder)
+}
+
+/// Whether the daemon has a block before it is held or gets it afterwards; until the last lease on it is released.
+pub async fn garbage_collection_spares_what_is_held(fixture: impl Fixture) {
+    let (_guard, ipfs) = fixture.connector().await;
+    let (_, blocks) = stored_tree(&*ipfs, 1).await;
+    // A node whose children are not held, so that nothing below it is.
+    let (_, below) = stored_tree(&*ipfs, 2).await;
+    let (root, children) = below.split_last().unwrap();
+    let later = Block::raw("comes later");
+    let never = Block::raw("never comes");
+    let mut all = blocks.clone();
+    all.extend([root.clone(), later.clone(), never]);
+    let (first, second) = (lease_of(&all, b"first"), lease_of(&blocks, b"second"));
+    for lease in [&first, &second] {
+        within("the lease", ipfs.hold(lease.clone())).await.unwrap();
+        assert!(ipfs.is_pinned(&lease.cid, PinMode::Recursive).await.unwrap());
+    }
+    put(&*ipfs, vec![later.clone()]).await;
+    let is_removed =
+        |removed: &BTreeSet<Vec<u8>>, block: &Block| removed.contains(&block.cid.hash().to_bytes());
+    let removed = collected(&*ipfs).await;
+    let held = blocks.iter().chain([root, &later]);
+    assert!(held.clone().all(|block| !is_removed(&removed, block)));
+    assert!(children.iter().all(|block| is_removed(&removed, block)));
+    for block in held {
+        assert_eq!(ipfs.get_block(&block.cid).await.unwrap(), *block);
+    }
+    ipfs.release(&[first.cid]).await.unwrap();
+    let removed = collected(&*ipfs).await;
+    assert!(blocks.iter().all(|block| !is_removed(&removed, block)));
+    assert!([root, &later, &first].into_iter().all(|block| is_removed(&removed, block)));
+    ipfs.release(&[second.cid]).await.unwrap();
+    let removed = collected(&*ipfs).await;
+    assert!(blocks.iter().chain([&second]).all(|block| is_removed(&removed, block)));
+}
+
+/// The whole of an add: leases first, blocks after them, garbage collected all the time, the root pinned at the end.
+pub async fn a_collection_while_held_blocks_are_put_takes_none(fixture: impl Fixture) {
+    const CHUNK_BYTES: usize = 10_000;
+    const HELD_TOGETHER: usize = 16;
+    let (_guard, ipfs) = fixture.connector().await;
+    let (root, blocks) = sample_file_with_chunks(bytes_of(1, 1_000_000), CHUNK_BYTES);
+    let mut leases = Vec::new();
+    let mut removed = BTreeSet::new();
+    for segment in blocks.chunks(HELD_TOGETHER) {
+        let lease = lease_of(segment, b"the add");
+        let collect = collected(&*ipfs);
+        let store = async {
+            ipfs.hold(lease.clone()).await.unwrap();
+            put(&*ipfs, segment.to_vec()).await;
+        };
+        let (more, ()) = within("the segment", futures::future::join(collect, store)).await;
+        removed.extend(more);
+        leases.push(lease.cid);
+    }
+    removed.extend(collected(&*ipfs).await);
+    assert!(blocks.iter().all(|block| !removed.contains(&block.cid.hash().to_bytes())));
+    ipfs.pin(&pin_of(root, PinMode::Recursive)).await.unwrap();
+    ipfs.release(&leases).await.unwrap();
+    let removed = collected(&*ipfs).await;
+    assert!(leases.iter().all(|lease| removed.contains(&lease.hash().to_bytes())));
+    assert!(blocks.iter().all(|block| !removed.contains(&block.cid.hash().to_bytes())));
+}
+
+/// Whoever does not know whether it was done does it again.
+pub async fn holding_and_releasing_twice_is_ok(fixture: impl Fixture) {
+    let (_guard, ipfs) = fixture.connector().await;
+    ipfs.release(&[]).await.unwrap();
+    let lease = lease_of(&[Block::raw("held")], b"me");
+    for _ in 0..2 {
+        ipfs.hold(lease.clone()).await.unwrap();
+    }
+    assert!(ipfs.is_pinned(&lease.cid, PinMode::Recursive).await.unwrap());
+    for _ in 0..2 {
+        ipfs.release(&[lease.cid, Block::raw("never held").cid]).await.unwrap();
+        assert!(!ipfs.is_pinned(&lease.cid, PinMode::Recursive).await.unwrap());
+    }
+}
+
 /// A stopping peer does not wait for the daemon.
 pub async fn shutdown_ends_a_running_pin(fixture: impl Fixture) {
     let (_guard, ipfs) = fixture.connector().await;
@@ -540,6 +657,8 @@ pub async fn calls_after_shutdown_are_refused(fixture: impl Fixture) {
         assert_refused("swarm_connect", ipfs.swarm_connect(&"/ip4/127.0.0.1/tcp/1".parse().unwrap()).await);
         let blocks = stream::iter([Ok(Block::raw("late"))]).boxed();
         assert_refused("put_blocks", ipfs.put_blocks(blocks).await);
+        assert_refused("hold", ipfs.hold(lease_of(&[], b"late")).await);
+        assert_refused("release", ipfs.release(&[*cid]).await);
         let mut pins = ipfs.list_pins(PinMode::Recursive);
         assert_refused("list_pins", pins.next().await.expect("an error, not an empty listing"));
         assert!(pins.next().await.is_none());

@@ -148,6 +148,8 @@ async fn everything_believed(ipfs: &KuboConnector) -> Vec<String> {
     note("get_block", ipfs.get_block(&cid()).await.map(text));
     let blocks = stream::iter([Ok(Block::raw("content"))]).boxed();
     note("put_blocks", ipfs.put_blocks(blocks).await.map(text));
+    note("hold", ipfs.hold(Block::raw("content")).await.map(text));
+    note("release", ipfs.release(&[cid()]).await.map(text));
     let listed: Vec<_> = ipfs.list_pins(PinMode::Recursive).collect().await;
     note("list_pins", listed.into_iter().collect::<Result<Vec<_>, _>>().map(text));
     let removed: Vec<_> = ipfs.repo_gc().collect().await;
@@ -301,6 +303,7 @@ fn agreeable(path: &str) -> Reply {
         }
         "block/put" => ok(&format!("{{\"Key\":\"{}\",\"Size\":7}}\n", cid())),
         "block/get" => ok("content"),
+        "dag/import" => ok("{\"Stats\":{\"BlockCount\":1,\"BlockBytesCount\":7}}\n"),
         "repo/stat" => ok("{\"RepoSize\":5,\"StorageMax\":7,\"NumObjects\":0}\n"),
         "repo/gc" => ok(&format!("{{\"Key\":{{\"/\":\"{}\"}}}}\n{{\"Error\":\"could not\"}}\n", cid())),
         "resolve" => ok(&format!("{{\"Path\":\"/ipfs/{}\"}}\n", cid())),
@@ -369,6 +372,8 @@ async fn requests_are_those_of_the_reference() {
     assert_eq!(ipfs.repo_stat().await.unwrap().free_bytes(), 2);
     assert_eq!(ipfs.get_block(&cid).await.unwrap().data, "content");
     ipfs.put_blocks(stream::iter([Ok(Block::raw("content"))]).boxed()).await.unwrap();
+    ipfs.hold(Block::raw("content")).await.unwrap();
+    ipfs.release(&[cid]).await.unwrap();
     let removed: Vec<_> = ipfs.repo_gc().map(Result::unwrap).collect().await;
     assert_eq!((removed[0].key, removed[1].error.as_str()), (Some(cid), "could not"));
     assert_eq!(ipfs.resolve("/ipns/example.org/a b").await.unwrap(), cid);
@@ -380,7 +385,9 @@ async fn requests_are_those_of_the_reference() {
         [
             "repo/stat?size-only=true",
             &format!("block/get?arg={cid}"),
-            "block/put?allow-big-block=true&cid-codec=raw&mhlen=32&mhtype=sha2-256&pin=false",
+            "dag/import?allow-big-block=true&fast-provide-root=false&pin-roots=false&stats=true",
+            "block/put?allow-big-block=true&cid-codec=raw&mhlen=32&mhtype=sha2-256&pin=true",
+            &format!("pin/rm?arg={cid}"),
             "repo/gc?stream-errors=true",
             "resolve?arg=%2Fipns%2Fexample.org%2Fa+b",
             "swarm/peers",

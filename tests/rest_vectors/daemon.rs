@@ -181,6 +181,12 @@ impl IpfsConnector for RecordedIpfs {
     async fn put_blocks(&self, _: BoxStream<'static, Result<Block>>) -> Result<()> {
         unused()
     }
+    async fn hold(&self, _: Block) -> Result<()> {
+        unused()
+    }
+    async fn release(&self, _: &[Cid]) -> Result<()> {
+        unused()
+    }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         let held = self.shared.blocks.lock().unwrap().get(cid).cloned();
         held.ok_or_else(|| refused(format!("{cid} is not here")))

@@ -10,14 +10,14 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use reqwest::Body;
 use serde::Deserialize;
 
-use super::http::{Judge, Upload};
-use super::{COMPONENT, Inner};
+use super::http::{Judge, Upload, remote_message};
+use super::{COMPONENT, Inner, car};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::dag::{CODEC_DAG_CBOR, CODEC_DAG_PB, HASH_IDENTITY};
+use crate::ipfs_connector::dag::{self, CODEC_DAG_CBOR, CODEC_DAG_PB, CODEC_RAW, HASH_IDENTITY};
 use crate::types::{Block, Cid, parse_cid};
 
 /// Blocks of one request.
-const BATCH_BLOCKS_MAX: usize = 256;
+const BATCH_BLOCKS_MAX: usize = 1_024;
 /// Bytes of one request, unless a single block has more.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests at a time for one stream of blocks.
@@ -31,6 +31,33 @@ const BLOCK_BYTES_MAX: usize = 64 * 1024 * 1024;
 struct PutLine {
     key: String,
 }
+
+/// What `dag/import` says at its end.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImportLine {
+    stats: Option<ImportStats>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImportStats {
+    block_count: u64,
+}
+
+/// Under which CIDs blocks are imported. The daemon stores under the hash alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ImportedAs {
+    /// Their own where that can be read, so that whoever waits for one in the daemon hears of it.
+    Themselves,
+    /// As bytes without structure: the daemon imports nothing whose structure it cannot read.
+    Raw,
+}
+
+const IMPORT_PATH: &str =
+    "dag/import?allow-big-block=true&fast-provide-root=false&pin-roots=false&stats=true";
+/// How the daemon says that bytes are not those of their CID.
+const WRONG_HASH_TEXT: &str = "mismatch in content integrity";
 
 impl Inner {
     /// Sends blocks in requests of bounded size, several at a time: as large as what is ready, so that a quick source is
@@ -46,35 +73,88 @@ impl Inner {
             .await
     }
 
+    /// Imports what `dag/import` takes, which is quicker than `block/put`: two thirds of its time with blocks of 256 KiB.
     async fn put_batch(self: &Arc<Self>, batch: Vec<Block>) -> Result<()> {
-        let Some(first) = batch.first() else { return Ok(()) };
-        let path = put_path(&first.cid)?;
-        let expected: Vec<Cid> = batch.iter().map(|block| block.cid).collect();
-        let call = async {
-            let upload = multipart(batch);
-            let mut lines = self.http.post(&path, Judge::Nothing, Some(upload)).await?.lines();
-            let mut expected = expected.iter();
-            while let Some(line) = lines.next().await? {
-                let line: PutLine = lines.parse(&line)?;
-                let stored = parse_cid(&line.key).map_err(|error| lines.corrupt(error.message()))?;
-                // The codec is that of the whole request: what counts is where the daemon finds the bytes again.
-                match expected.next() {
-                    Some(cid) if cid.hash() == stored.hash() => {}
-                    Some(cid) => {
-                        return Err(Error::new(
-                            ErrorKind::Corrupt,
-                            format!(
-                                "these bytes are not the block {cid}: the IPFS daemon made {stored} of them"
-                            ),
-                        )
-                        .component(COMPONENT));
-                    }
-                    None => return Err(lines.corrupt("it names more blocks than were sent")),
+        for block in &batch {
+            hash_name_of(&block.cid)?;
+        }
+        let (large, batch): (Vec<Block>, Vec<Block>) =
+            batch.into_iter().partition(|block| block.data.len() > car::BLOCK_BYTES_MAX);
+        if !batch.is_empty() {
+            let has_structure = batch.iter().any(|block| block.cid.codec() != CODEC_RAW);
+            match self.import(&batch, ImportedAs::Themselves).await {
+                Err(error) if error.kind() == ErrorKind::Remote && has_structure => {
+                    tracing::debug!(%error, "the IPFS daemon did not import blocks; importing them as raw");
+                    self.import(&batch, ImportedAs::Raw).await?;
                 }
+                answer => answer?,
             }
-            match expected.next() {
+        }
+        for block in large {
+            self.put_block(block, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn import(self: &Arc<Self>, blocks: &[Block], imported_as: ImportedAs) -> Result<()> {
+        let call =
+            async {
+                let sections = blocks.iter().map(|block| (imported_as.cid(block), &block.data));
+                let upload = multipart(car::pieces(sections));
+                let mut lines = self.http.post(IMPORT_PATH, Judge::Nothing, Some(upload)).await?.lines();
+                let mut imported = None;
+                while let Some(line) = lines.next().await? {
+                    let line: ImportLine = lines.parse(&line)?;
+                    imported = line.stats.map(|stats| stats.block_count).or(imported);
+                }
+                match imported {
+                    Some(count) if count == blocks.len() as u64 => Ok(()),
+                    Some(count) => Err(lines
+                        .corrupt(&format!("it has {count} blocks of the {} that were sent", blocks.len()))),
+                    None => Err(lines.corrupt("it ends before it says how many blocks were imported")),
+                }
+            };
+        match self.within_request(IMPORT_PATH, Judge::Nothing, call).await {
+            Err(error) if remote_message(&error).is_some_and(|text| text.contains(WRONG_HASH_TEXT)) => {
+                Err(Error::new(ErrorKind::Corrupt, error.message().to_owned())
+                    .component(COMPONENT)
+                    .with_source(error))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Kubo pins a block that it is given this way without looking what it links to.
+    pub(super) async fn hold(self: &Arc<Self>, lease: Block) -> Result<()> {
+        self.put_block(lease, true).await
+    }
+
+    /// Stores one block of any size.
+    async fn put_block(self: &Arc<Self>, Block { cid, data }: Block, pin: bool) -> Result<()> {
+        let path = put_path(&cid, pin)?;
+        let call = async {
+            let upload = multipart(vec![data]);
+            let mut lines = self.http.post(&path, Judge::Nothing, Some(upload)).await?.lines();
+            let Some(line) = lines.next().await? else {
+                return Err(lines.corrupt(&format!("it ends before it says that it has block {cid}")));
+            };
+            let line: PutLine = lines.parse(&line)?;
+            let stored = parse_cid(&line.key).map_err(|error| lines.corrupt(error.message()))?;
+            // What counts is where the daemon finds the bytes again.
+            if cid.hash() != stored.hash() {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("these bytes are not the block {cid}: the IPFS daemon made {stored} of them"),
+                )
+                .component(COMPONENT));
+            }
+            // Whatever went wrong afterwards comes behind it.
+            match lines.next().await? {
                 None => Ok(()),
-                Some(cid) => Err(lines.corrupt(&format!("it ends before it says that it has block {cid}"))),
+                Some(line) => {
+                    lines.parse::<PutLine>(&line)?;
+                    Err(lines.corrupt("it names more blocks than were sent"))
+                }
             }
         };
         self.within_request(&path, Judge::Nothing, call).await
@@ -93,7 +173,20 @@ impl Inner {
     }
 }
 
-/// Cuts the stream where a request is full, where the hash function changes, and where nothing is ready.
+impl ImportedAs {
+    fn cid(self, block: &Block) -> Cid {
+        let is_readable = match block.cid.codec() {
+            CODEC_RAW => true,
+            CODEC_DAG_PB | CODEC_DAG_CBOR => {
+                self == Self::Themselves && dag::links(&block.cid, &block.data).is_ok()
+            }
+            _ => false,
+        };
+        if is_readable { block.cid } else { Cid::new_v1(CODEC_RAW, *block.cid.hash()) }
+    }
+}
+
+/// Cuts the stream where a request is full, and where nothing is ready.
 fn batches(blocks: BoxStream<'static, Result<Block>>) -> BoxStream<'static, Result<Vec<Block>>> {
     let blocks = blocks.try_filter_map(|block| async move { not_identity(block) }).boxed();
     stream::try_unfold((blocks, None::<Block>), |(mut blocks, carried)| async move {
@@ -111,7 +204,7 @@ fn batches(blocks: BoxStream<'static, Result<Block>>) -> BoxStream<'static, Resu
             let Some(next) = blocks.try_next().now_or_never() else { break };
             let Some(block) = next? else { break };
             bytes += block.data.len();
-            if bytes > BATCH_BYTES_MAX || hash_kind(&block) != hash_kind(&batch[0]) {
+            if bytes > BATCH_BYTES_MAX {
                 carried = Some(block);
                 break;
             }
@@ -120,10 +213,6 @@ fn batches(blocks: BoxStream<'static, Result<Block>>) -> BoxStream<'static, Resu
         Ok(Some((batch, (blocks, carried))))
     })
     .boxed()
-}
-
-fn hash_kind(block: &Block) -> (u64, u8) {
-    (block.cid.hash().code(), block.cid.hash().size())
 }
 
 /// A block that is in its own CID needs no store, but must be what it says.
@@ -141,19 +230,23 @@ fn not_identity(block: Block) -> Result<Option<Block>> {
     .component(COMPONENT))
 }
 
-fn put_path(cid: &Cid) -> Result<String> {
+fn hash_name_of(cid: &Cid) -> Result<String> {
     let code = cid.hash().code();
-    let hash = hash_name(code).ok_or_else(|| {
+    hash_name(code).ok_or_else(|| {
         Error::new(
             ErrorKind::Unsupported,
             format!("cannot store block {cid}: the name of its hash function {code:#x} is not known"),
         )
         .component(COMPONENT)
-    })?;
+    })
+}
+
+fn put_path(cid: &Cid, pin: bool) -> Result<String> {
     Ok(format!(
-        "block/put?allow-big-block=true&cid-codec={}&mhlen={}&mhtype={hash}&pin=false",
+        "block/put?allow-big-block=true&cid-codec={}&mhlen={}&mhtype={}&pin={pin}",
         codec_name(cid.codec()),
-        cid.hash().size()
+        cid.hash().size(),
+        hash_name_of(cid)?
     ))
 }
 
@@ -196,24 +289,18 @@ fn hash_name(code: u64) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The blocks as files of a form; their bytes are not copied.
-fn multipart(batch: Vec<Block>) -> Upload {
+/// A form with one file; its bytes are not copied.
+fn multipart(file: Vec<Bytes>) -> Upload {
     // Unknown beforehand, so that nobody can make a block that contains it.
     let random = RandomState::new();
     let boundary = format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2));
-    let end = Bytes::from(format!("--{boundary}--\r\n"));
+    let head = Bytes::from(format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    ));
+    let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
     let content_type = format!("multipart/form-data; boundary={boundary}");
-    let parts = batch
-        .into_iter()
-        .flat_map(move |Block { cid, data }| {
-            let head = format!(
-                "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{cid}\"\r\n\
-                 Content-Type: application/octet-stream\r\n\r\n"
-            );
-            [Bytes::from(head), data, Bytes::from_static(b"\r\n")]
-        })
-        .chain([end])
-        .map(Ok::<Bytes, io::Error>);
+    let parts = [head].into_iter().chain(file).chain([end]).map(Ok::<Bytes, io::Error>);
     Upload { content_type, body: Body::wrap_stream(stream::iter(parts)) }
 }
 
@@ -227,34 +314,31 @@ mod tests {
     fn the_request_is_the_reference_s_for_each_hash() {
         let sha2 = Block::raw("x").cid;
         assert_eq!(
-            put_path(&sha2).unwrap(),
+            put_path(&sha2, false).unwrap(),
             "block/put?allow-big-block=true&cid-codec=raw&mhlen=32&mhtype=sha2-256&pin=false"
         );
         let old = Cid::new_v0(*sha2.hash()).unwrap();
-        assert!(put_path(&old).unwrap().contains("cid-codec=dag-pb"));
+        assert!(put_path(&old, false).unwrap().contains("cid-codec=dag-pb"));
         let blake = Cid::new_v1(0x71, Code::Blake2b256.digest(b"x"));
         assert_eq!(
-            put_path(&blake).unwrap(),
-            "block/put?allow-big-block=true&cid-codec=dag-cbor&mhlen=32&mhtype=blake2b-256&pin=false"
+            put_path(&blake, true).unwrap(),
+            "block/put?allow-big-block=true&cid-codec=dag-cbor&mhlen=32&mhtype=blake2b-256&pin=true"
         );
         let unknown = Cid::new_v1(0x55, ::cid::multihash::Multihash::wrap(0x7777, &[1; 32]).unwrap());
-        assert_eq!(put_path(&unknown).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(put_path(&unknown, false).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[tokio::test]
-    async fn batches_are_cut_by_size_by_hash_and_where_nothing_is_ready() {
+    async fn batches_are_cut_by_size_and_where_nothing_is_ready() {
         let small = |number: usize| Block::raw(number.to_string());
         let large = |number: usize| Block::raw(vec![number as u8; 5 * 1024 * 1024]);
-        let blake =
-            Block { cid: Cid::new_v1(0x55, Code::Blake2b256.digest(b"x")), data: Bytes::from_static(b"x") };
         let sizes = async |blocks: BoxStream<'static, Result<Block>>| {
             batches(blocks).map(|batch| batch.unwrap().len()).collect::<Vec<_>>().await
         };
         let ready = |blocks: Vec<Block>| stream::iter(blocks).map(Ok).boxed();
         assert_eq!(sizes(ready(vec![])).await, Vec::<usize>::new());
-        assert_eq!(sizes(ready((0..600).map(small).collect())).await, [256, 256, 88]);
+        assert_eq!(sizes(ready((0..2_100).map(small).collect())).await, [1_024, 1_024, 52]);
         assert_eq!(sizes(ready((0..3).map(large).collect())).await, [1, 1, 1]);
-        assert_eq!(sizes(ready(vec![small(1), small(2), blake, small(3)])).await, [2, 1, 1]);
         let trickle = stream::iter(0..3)
             .then(move |number| async move {
                 tokio::task::yield_now().await;

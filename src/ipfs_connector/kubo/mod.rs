@@ -8,6 +8,7 @@ mod address;
 mod answer;
 mod backoff;
 mod blocks;
+mod car;
 mod config;
 mod health;
 mod http;
@@ -308,6 +309,17 @@ impl IpfsConnector for KuboConnector {
 
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.inner.http.open(self.inner.put_blocks(blocks)).await?
+    }
+
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.inner.hold(lease).await
+    }
+
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        for lease in leases {
+            self.inner.remove_pin(lease).await?;
+        }
+        Ok(())
     }
 
     async fn get_block(&self, cid: &Cid) -> Result<Block> {

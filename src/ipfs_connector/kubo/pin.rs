@@ -184,6 +184,10 @@ impl Inner {
         if self.config.unpin_disable {
             return Err(support::unpin_disabled().component(COMPONENT));
         }
+        self.remove_pin(cid).await
+    }
+
+    pub(super) async fn remove_pin(self: &Arc<Self>, cid: &Cid) -> Result<()> {
         let path = format!("pin/rm?arg={cid}");
         let call = self.confirmed(&path);
         match self.http.within(self.config.unpin_timeout, "unpin_timeout", &path, Judge::Nothing, call).await

@@ -192,6 +192,12 @@ impl IpfsConnector for DaemonLink {
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.call(self.daemon.ipfs.put_blocks(blocks)).await
     }
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.change(self.daemon.ipfs.hold(lease)).await
+    }
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        self.change(self.daemon.ipfs.release(leases)).await
+    }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         self.call(self.daemon.ipfs.get_block(cid)).await
     }

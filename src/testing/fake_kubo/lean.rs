@@ -251,6 +251,17 @@ impl IpfsConnector for LeanIpfs {
         Ok(())
     }
 
+    async fn hold(&self, lease: Block) -> Result<()> {
+        self.pin(&Pin::new(lease.cid, crate::types::PinOptions::default())).await
+    }
+
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        for lease in leases {
+            self.unpin(lease).await?;
+        }
+        Ok(())
+    }
+
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         self.check_open()?;
         let text = format!("block was not found locally (offline): ipld: could not find {cid}");

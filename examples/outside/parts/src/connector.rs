@@ -5,7 +5,7 @@
 //!
 //! | needs both | one is enough |
 //! |---|---|
-//! | `ready`, `id`, `pin`, `unpin`, `is_pinned`, `list_pins`, `put_blocks`, `repo_gc`, `swarm_connect` | `get_block`, `resolve` |
+//! | `ready`, `id`, `pin`, `unpin`, `is_pinned`, `list_pins`, `put_blocks`, `hold`, `release`, `repo_gc`, `swarm_connect` | `get_block`, `resolve` |
 //!
 //! So the peer reports `pinned` only when both daemons hold the content. A daemon that loses a pin shows at the next sync
 //! as `unexpectedly_unpinned`, and recovering pins it again where it is missing: the other daemon answers at once.
@@ -141,6 +141,14 @@ impl IpfsConnector for MirroredIpfs {
         let (fed, put) = join(feed, put).await;
         // Who streams blocks hears its own error as it was, not what two daemons make of it.
         fed.and(both(put).map(drop))
+    }
+
+    async fn hold(&self, lease: Block) -> Result<()> {
+        both(join(self.first.hold(lease.clone()), self.second.hold(lease)).await).map(drop)
+    }
+
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        both(join(self.first.release(leases), self.second.release(leases)).await).map(drop)
     }
 
     async fn get_block(&self, cid: &Cid) -> Result<Block> {

@@ -1,0 +1,432 @@
+//! Storing the blocks of adds so that the daemon's garbage collection takes none before their root is pinned.
+//!
+//! Blocks come in streams, from other peers and from an add here, long before the root is pinned. They are cut into
+//! segments; for each a *lease* is pinned first ([`IpfsConnector::hold`](crate::ipfs_connector::IpfsConnector::hold)),
+//! and noted in the peer's store before that. There is no gap: a collection before the lease finds nothing of
+//! ours, and the lease waits for one that runs; every later one sees it. A stream that fails is released at once, also
+//! one that a killed peer left behind; one that ended well when its roots are pinned on this daemon, and after
+//! [`LEASE_TTL`] at the latest.
+
+mod records;
+mod roots;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream, TryStreamExt as _};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use self::LeaseState as State;
+use self::roots::Roots;
+use super::{Cluster, Inner};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ipfs_connector::dag::HASH_IDENTITY;
+use crate::ipfs_connector::lease_block;
+use crate::storage::{self, Storage};
+use crate::types::{Block, Cid, PinMode, Timestamp};
+
+/// Bytes of blocks under one lease, where few streams run.
+const SEGMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of blocks under one lease, where many streams run.
+const SEGMENT_BYTES_MIN: usize = 1024 * 1024;
+/// Bytes that the segments being gathered have together, as long as no more streams run than this has of the smallest.
+const GATHERED_BYTES: usize = 64 * 1024 * 1024;
+/// Blocks under one lease.
+const SEGMENT_BLOCKS_MAX: usize = 8_192;
+/// Leases of a stream that are being made at a time.
+const HOLDS_AHEAD: usize = 2;
+/// Leases of a peer at a time; streams fail when there are more.
+pub const LEASES_MAX: usize = 65_536;
+/// How long blocks of a stream that ended well wait for their root.
+pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Time from the end of a stream until it is looked whether its roots are pinned; then twice as long each time,
+const LOOK_WAIT_MIN: Duration = Duration::from_secs(1);
+/// up to this.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(10 * 60);
+/// Time until a release that failed is tried again.
+const RETRY_WAIT: Duration = Duration::from_secs(30);
+/// Time after which a stream that failed is released once more: a lease that was being made then may have come after.
+const SETTLE_WAIT: Duration = Duration::from_secs(60);
+
+/// A lease: blocks that this peer's daemon keeps for an add although nothing that is pinned links to them yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lease {
+    /// What is pinned on the daemon: a block that links to those that are held.
+    pub cid: Cid,
+    /// When the stream that brought the blocks began.
+    pub since: Timestamp,
+    /// How many are held.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What it waits for.
+    pub state: LeaseState,
+}
+
+/// What a [`Lease`] waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// Blocks still come.
+    Running,
+    /// They have all come; the roots are not pinned on this daemon yet.
+    Waiting {
+        /// Blocks that no other one of the stream links to.
+        roots: Arc<[Cid]>,
+    },
+    /// The stream broke off; the daemon will be told to release it.
+    Failed,
+}
+
+/// A lease, as a stream has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    cid: Cid,
+    blocks: u64,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StreamKey([u8; 16]);
+
+#[derive(Debug)]
+struct Stream {
+    since: Timestamp,
+    leases: Vec<Held>,
+    /// Numbers of leases that were used.
+    numbers: u32,
+    state: State,
+    /// When the last block came, where it is waited for roots.
+    ended: Timestamp,
+    /// The daemon was told.
+    released: bool,
+    /// When it is looked at next, and how long it was waited for that.
+    look: Instant,
+    waited: Duration,
+}
+
+impl Stream {
+    fn new(since: Timestamp, state: State) -> Self {
+        Self {
+            since,
+            leases: Vec::new(),
+            numbers: 0,
+            state,
+            ended: since,
+            released: false,
+            look: Instant::now(),
+            waited: Duration::ZERO,
+        }
+    }
+}
+
+/// The leases of a peer.
+#[derive(Debug)]
+pub(super) struct Leases {
+    storage: Arc<dyn Storage>,
+    streams: Mutex<BTreeMap<StreamKey, Stream>>,
+}
+
+impl Leases {
+    /// Finds what an earlier run left behind.
+    pub(super) async fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        let streams = storage::run(Arc::clone(&storage), records::load).await?;
+        if !streams.is_empty() {
+            let leases = streams.values().map(|stream| stream.leases.len()).sum::<usize>();
+            info!(streams = streams.len(), leases, "found leases on blocks of earlier adds");
+        }
+        Ok(Self { storage, streams: Mutex::new(streams) })
+    }
+
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<StreamKey, Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, since: Timestamp) -> StreamKey {
+        let mut streams = self.streams();
+        let mut number = 0;
+        loop {
+            let key = StreamKey::new(since, number);
+            if !streams.contains_key(&key) {
+                streams.insert(key, Stream::new(since, State::Running));
+                return key;
+            }
+            number += 1;
+        }
+    }
+
+    /// Bytes of the next segment of any stream.
+    fn segment_bytes(&self) -> usize {
+        let streams = self.streams();
+        let running = streams.values().filter(|stream| stream.state == State::Running).count();
+        (GATHERED_BYTES / running.max(1)).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+    }
+
+    fn next_number(&self, key: StreamKey) -> Result<u32> {
+        let mut streams = self.streams();
+        let count = streams.values().map(|stream| stream.leases.len()).sum::<usize>();
+        if count >= LEASES_MAX {
+            return Err(Error::new(
+                ErrorKind::QueueFull,
+                format!(
+                    "this peer holds blocks of {count} adds' segments that nobody pinned; try again later"
+                ),
+            )
+            .component("cluster"));
+        }
+        let stream = streams.get_mut(&key).ok_or_else(|| Error::internal("a stream of blocks got lost"))?;
+        stream.numbers += 1;
+        Ok(stream.numbers - 1)
+    }
+
+    fn end(&self, key: StreamKey, ended: Timestamp, state: State) {
+        let mut streams = self.streams();
+        let Some(stream) = streams.get_mut(&key) else { return };
+        if stream.leases.is_empty() {
+            streams.remove(&key);
+            return;
+        }
+        if let State::Waiting { .. } = state {
+            stream.waited = LOOK_WAIT_MIN;
+        }
+        stream.look = Instant::now() + stream.waited;
+        stream.ended = ended;
+        stream.state = state;
+    }
+
+    /// A stream that is to be looked at by now, or when the next one is.
+    fn next(&self) -> Next {
+        let now = Instant::now();
+        let streams = self.streams();
+        let ended = streams.iter().filter(|(_, stream)| stream.state != State::Running);
+        match ended.min_by_key(|(_, stream)| stream.look) {
+            None => Next::Nothing,
+            Some((_, stream)) if stream.look > now => Next::At(stream.look),
+            Some((key, stream)) => Next::Look(Look {
+                key: *key,
+                ended: stream.ended,
+                released: stream.released,
+                leases: stream.leases.iter().map(|lease| lease.cid).collect(),
+                numbers: stream.numbers,
+                state: stream.state.clone(),
+            }),
+        }
+    }
+
+    fn look_later(&self, key: StreamKey, wait: impl FnOnce(Duration) -> Duration) {
+        if let Some(stream) = self.streams().get_mut(&key) {
+            stream.waited = wait(stream.waited);
+            stream.look = Instant::now() + stream.waited;
+        }
+    }
+
+    fn released(&self, key: StreamKey) {
+        if let Some(stream) = self.streams().get_mut(&key) {
+            stream.released = true;
+            stream.look = Instant::now() + SETTLE_WAIT;
+        }
+    }
+
+    fn list(&self) -> Vec<Lease> {
+        let streams = self.streams();
+        let listed = streams.values().filter(|stream| !stream.released).flat_map(|stream| {
+            stream.leases.iter().map(|lease| Lease {
+                cid: lease.cid,
+                since: stream.since,
+                blocks: lease.blocks,
+                bytes: lease.bytes,
+                state: stream.state.clone(),
+            })
+        });
+        listed.collect()
+    }
+}
+
+enum Next {
+    Nothing,
+    At(Instant),
+    Look(Look),
+}
+
+/// What is known of a stream that ended.
+struct Look {
+    key: StreamKey,
+    ended: Timestamp,
+    released: bool,
+    leases: Vec<Cid>,
+    numbers: u32,
+    state: State,
+}
+
+/// A stream that runs; it failed unless it is said to have ended well.
+struct Running {
+    inner: Arc<Inner>,
+    key: StreamKey,
+    roots: Mutex<Roots>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let leases = &self.inner.leases;
+        let failed = leases.streams().get(&self.key).is_some_and(|stream| stream.state == State::Running);
+        if failed {
+            leases.end(self.key, self.inner.clock.now(), State::Failed);
+        }
+        self.inner.wakes.leases.notify_one();
+    }
+}
+
+impl Cluster {
+    /// The leases of this peer, oldest stream first; at most [`LEASES_MAX`]. On the daemon each is a recursive pin, which is
+    /// in no listing of the cluster.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.inner.leases.list()
+    }
+}
+
+impl Inner {
+    /// Stores blocks on this peer's daemon and has it keep them until what they belong to is pinned. Ok when the daemon
+    /// has all of them. Dropping the call is a failure of the stream: what came of it is released.
+    ///
+    /// # Errors
+    /// The stream's own; what the daemon says; `QueueFull` when too much is held that nobody pinned.
+    pub(super) async fn store_blocks(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+    ) -> Result<()> {
+        let key = self.leases.begin(self.clock.now());
+        let running = Arc::new(Running { inner: Arc::clone(&self), key, roots: Mutex::default() });
+        let stored = self.ipfs.put_blocks(held(Arc::clone(&running), blocks)).await;
+        // There is less room now, whatever went wrong.
+        self.wakes.metrics.notify_waiters();
+        stored?;
+        let roots = running.roots.lock().unwrap_or_else(PoisonError::into_inner).found();
+        let (ended, noted) = (self.clock.now(), roots.clone());
+        let write = move |storage: &dyn Storage| records::put_end(storage, key, ended, &noted);
+        if let Err(error) = storage::run(Arc::clone(&self.leases.storage), write).await {
+            // They are stored all the same; after a restart they would be released too early.
+            warn!(%error, "could not note that blocks wait to be pinned");
+        }
+        self.leases.end(key, ended, State::Waiting { roots: roots.into() });
+        Ok(())
+    }
+
+    /// Holds the blocks of a segment before any of them is stored.
+    async fn hold(&self, key: StreamKey, segment: Vec<Block>) -> Result<Vec<Block>> {
+        // What is in its own CID is not stored.
+        let cids: Vec<Cid> =
+            segment.iter().map(|block| block.cid).filter(|cid| cid.hash().code() != HASH_IDENTITY).collect();
+        if cids.is_empty() {
+            return Ok(segment);
+        }
+        let number = self.leases.next_number(key)?;
+        // Of this peer, because others may use the same daemon, and of this segment of this stream.
+        let holder = [&self.peer.to_bytes()[..], &key.0, &number.to_be_bytes()].concat();
+        let lease = lease_block(cids.iter(), &holder);
+        let held = Held {
+            cid: lease.cid,
+            blocks: segment.len() as u64,
+            bytes: segment.iter().map(|block| block.data.len() as u64).sum(),
+        };
+        // From now on it counts, whatever becomes of the call.
+        if let Some(stream) = self.leases.streams().get_mut(&key) {
+            stream.leases.push(held.clone());
+        }
+        let write = move |storage: &dyn Storage| records::put_lease(storage, key, number, &held);
+        storage::run(Arc::clone(&self.leases.storage), write).await?;
+        self.ipfs.hold(lease).await?;
+        Ok(segment)
+    }
+
+    /// Releases what need not be held any more. When there is something to look at again.
+    pub(super) async fn release_leases(&self) -> (Option<Instant>, Result<()>) {
+        let mut outcome = Ok(());
+        loop {
+            let look = match self.leases.next() {
+                Next::Nothing => return (None, outcome),
+                Next::At(at) => return (Some(at), outcome),
+                Next::Look(look) => look,
+            };
+            let key = look.key;
+            if let Err(error) = self.look_at(look).await {
+                debug!(%error, "could not release blocks of an add; trying again later");
+                self.leases.look_later(key, |_| RETRY_WAIT);
+                outcome = Err(error);
+            }
+        }
+    }
+
+    async fn look_at(&self, look: Look) -> Result<()> {
+        let Look { key, ended, released, leases, numbers, state } = look;
+        let why = match state {
+            State::Running => return Ok(()),
+            State::Failed if !released => {
+                self.ipfs.release(&leases).await?;
+                debug!(leases = leases.len(), "released blocks of an add that failed");
+                self.leases.released(key);
+                return Ok(());
+            }
+            State::Failed => "once more",
+            State::Waiting { .. } if self.clock.now().saturating_duration_since(ended) >= LEASE_TTL => {
+                "nobody pinned them"
+            }
+            State::Waiting { roots } => {
+                for root in &*roots {
+                    if !self.ipfs.is_pinned(root, PinMode::Recursive).await? {
+                        let longer = |waited: Duration| (waited * 2).clamp(LOOK_WAIT_MIN, LOOK_WAIT_MAX);
+                        self.leases.look_later(key, longer);
+                        return Ok(());
+                    }
+                }
+                "they are pinned"
+            }
+        };
+        self.ipfs.release(&leases).await?;
+        debug!(leases = leases.len(), why, "released blocks of an add");
+        let write = move |storage: &dyn Storage| records::remove(storage, key, numbers);
+        storage::run(Arc::clone(&self.leases.storage), write).await?;
+        self.leases.streams().remove(&key);
+        Ok(())
+    }
+}
+
+/// The blocks, each held before it comes.
+fn held(
+    running: Arc<Running>,
+    blocks: BoxStream<'static, Result<Block>>,
+) -> BoxStream<'static, Result<Block>> {
+    segments(Arc::clone(&running), blocks)
+        .map_ok(move |segment| {
+            let running = Arc::clone(&running);
+            async move { running.inner.hold(running.key, segment).await }
+        })
+        .try_buffered(HOLDS_AHEAD)
+        .map_ok(|segment| stream::iter(segment).map(Ok))
+        .try_flatten()
+        .boxed()
+}
+
+/// Cuts the stream into what goes under one lease. Nobody waits for a block of it alone, so that a slow stream need not be
+/// cut sooner.
+fn segments(
+    running: Arc<Running>,
+    blocks: BoxStream<'static, Result<Block>>,
+) -> BoxStream<'static, Result<Vec<Block>>> {
+    stream::try_unfold((running, blocks), |(running, mut blocks)| async move {
+        let (mut segment, mut bytes) = (Vec::new(), 0);
+        while segment.len() < SEGMENT_BLOCKS_MAX && bytes < running.inner.leases.segment_bytes() {
+            let Some(block) = blocks.try_next().await? else { break };
+            running.roots.lock().unwrap_or_else(PoisonError::into_inner).see(&block);
+            bytes += block.data.len();
+            segment.push(block);
+        }
+        Ok((!segment.is_empty()).then_some((segment, (running, blocks))))
+    })
+    .boxed()
+}

@@ -1,0 +1,190 @@
+//! What is stored of leases, so that a peer that was killed finds and releases them.
+//!
+//! | key | value |
+//! |---|---|
+//! | stream, number of the lease | format, number of blocks, bytes of blocks, binary CID of the lease |
+//! | stream, `0xffffffff` | format, end of the stream (nanoseconds), then each root: length, binary CID. Only there once it ended well |
+//!
+//! A stream is its beginning (nanoseconds) and a number that tells it from others. Numbers are big-endian.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::{Held, LEASES_MAX, State, Stream, StreamKey};
+use crate::error::Result;
+use crate::storage::{Batch, Direction, Durability, KeyRange, Space, Storage};
+use crate::types::{Cid, Timestamp};
+
+const LEASES: Space = Space::new("leases");
+const FORMAT: u8 = 1;
+/// In place of the number of a lease.
+const END: u32 = u32::MAX;
+const PAGE_RECORDS: usize = 1_024;
+
+fn key(stream: StreamKey, number: u32) -> Bytes {
+    Bytes::from([&stream.0[..], &number.to_be_bytes()].concat())
+}
+
+/// Notes a lease before it is made.
+pub(super) fn put_lease(storage: &dyn Storage, stream: StreamKey, number: u32, lease: &Held) -> Result<()> {
+    let mut value = vec![FORMAT];
+    value.extend(lease.blocks.to_be_bytes());
+    value.extend(lease.bytes.to_be_bytes());
+    value.extend(lease.cid.to_bytes());
+    let mut batch = Batch::new();
+    batch.put(LEASES, key(stream, number), value);
+    storage.write(batch, Durability::Synced)
+}
+
+/// Notes that a stream ended well, and what its roots are.
+pub(super) fn put_end(
+    storage: &dyn Storage,
+    stream: StreamKey,
+    ended: Timestamp,
+    roots: &[Cid],
+) -> Result<()> {
+    let mut value = vec![FORMAT];
+    value.extend(ended.unix_nanoseconds().to_be_bytes());
+    for root in roots {
+        let cid = root.to_bytes();
+        // CIDs here have at most 64 bytes of digest.
+        value.push(cid.len() as u8);
+        value.extend(cid);
+    }
+    let mut batch = Batch::new();
+    batch.put(LEASES, key(stream, END), value);
+    storage.write(batch, Durability::Synced)
+}
+
+/// Forgets a stream. One that comes back after a power cut is released once more.
+pub(super) fn remove(storage: &dyn Storage, stream: StreamKey, leases: u32) -> Result<()> {
+    let mut batch = Batch::new();
+    for number in (0..leases).chain([END]) {
+        batch.delete(LEASES, key(stream, number));
+    }
+    storage.write(batch, Durability::Buffered)
+}
+
+/// Every stream that was noted. One without an end did not end well.
+pub(super) fn load(storage: &dyn Storage) -> Result<BTreeMap<StreamKey, Stream>> {
+    let snapshot = storage.snapshot()?;
+    let mut streams: BTreeMap<StreamKey, Stream> = BTreeMap::new();
+    let (mut range, mut count) = (KeyRange::all(), 0);
+    loop {
+        let page = snapshot.scan(LEASES, range.clone(), Direction::Forward, PAGE_RECORDS)?;
+        for (key, value) in &page.entries {
+            if read(&mut streams, key, value).is_none() {
+                warn!(key = hex::encode(key), "cannot read a record of a lease; leaving it alone");
+            }
+        }
+        count += page.entries.len();
+        let Some((last, _)) = page.entries.last().filter(|_| page.more && count <= 2 * LEASES_MAX) else {
+            return Ok(streams);
+        };
+        range = range.after(last.clone());
+    }
+}
+
+fn read(streams: &mut BTreeMap<StreamKey, Stream>, key: &[u8], value: &[u8]) -> Option<()> {
+    let (stream, number) = key.split_first_chunk::<16>()?;
+    let number = u32::from_be_bytes(number.try_into().ok()?);
+    let (&FORMAT, value) = value.split_first()? else { return None };
+    let stream = StreamKey(*stream);
+    if number == END {
+        let (ended, roots) = value.split_first_chunk::<8>()?;
+        let roots = read_roots(roots)?.into();
+        let entry = streams.entry(stream).or_insert_with(|| Stream::new(stream.since(), State::Failed));
+        entry.ended = Timestamp::from_unix_nanoseconds(i64::from_be_bytes(*ended));
+        entry.state = State::Waiting { roots };
+    } else {
+        let (blocks, rest) = value.split_first_chunk::<8>()?;
+        let (bytes, cid) = rest.split_first_chunk::<8>()?;
+        let lease = Held {
+            cid: Cid::try_from(cid).ok()?,
+            blocks: u64::from_be_bytes(*blocks),
+            bytes: u64::from_be_bytes(*bytes),
+        };
+        let entry = streams.entry(stream).or_insert_with(|| Stream::new(stream.since(), State::Failed));
+        entry.numbers = entry.numbers.max(number.checked_add(1)?);
+        entry.leases.push(lease);
+    }
+    Some(())
+}
+
+fn read_roots(mut value: &[u8]) -> Option<Vec<Cid>> {
+    let mut roots = Vec::new();
+    while let Some((length, rest)) = value.split_first() {
+        let (cid, rest) = rest.split_at_checked(usize::from(*length))?;
+        roots.push(Cid::try_from(cid).ok()?);
+        value = rest;
+    }
+    Some(roots)
+}
+
+impl StreamKey {
+    pub(super) fn new(since: Timestamp, number: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&since.unix_nanoseconds().to_be_bytes());
+        bytes[8..].copy_from_slice(&number.to_be_bytes());
+        Self(bytes)
+    }
+
+    fn since(self) -> Timestamp {
+        let mut nanoseconds = [0; 8];
+        nanoseconds.copy_from_slice(&self.0[..8]);
+        Timestamp::from_unix_nanoseconds(i64::from_be_bytes(nanoseconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+    use crate::types::Block;
+
+    fn held(text: &'static str) -> Held {
+        Held { cid: Block::raw(text).cid, blocks: 7, bytes: 1 << 40 }
+    }
+
+    #[test]
+    fn what_was_noted_is_read_again() {
+        let storage = MemoryStorage::new();
+        let streams =
+            [1, 2].map(|number| StreamKey::new(Timestamp::from_unix_seconds(1_700_000_000), number));
+        let roots = [Block::raw("a").cid, Cid::new_v0(*Block::raw("b").cid.hash()).unwrap()];
+        let ended = Timestamp::from_unix_seconds(1_700_000_100);
+        put_lease(&storage, streams[0], 0, &held("first")).unwrap();
+        put_lease(&storage, streams[0], 2, &held("third")).unwrap();
+        put_lease(&storage, streams[1], 0, &held("other")).unwrap();
+        put_end(&storage, streams[0], ended, &roots).unwrap();
+        let loaded = load(&storage).unwrap();
+        assert_eq!(loaded.keys().copied().collect::<Vec<_>>(), streams);
+        let first = &loaded[&streams[0]];
+        assert_eq!(first.leases, [held("first"), held("third")]);
+        assert_eq!(first.ended, ended);
+        assert_eq!((first.numbers, first.since), (3, Timestamp::from_unix_seconds(1_700_000_000)));
+        assert!(matches!(&first.state, State::Waiting { roots: found } if **found == roots));
+        assert!(matches!(loaded[&streams[1]].state, State::Failed));
+        remove(&storage, streams[0], first.numbers).unwrap();
+        assert_eq!(load(&storage).unwrap().keys().copied().collect::<Vec<_>>(), streams[1..]);
+    }
+
+    #[test]
+    fn records_that_cannot_be_read_are_passed_over() {
+        let storage = MemoryStorage::new();
+        let stream = StreamKey::new(Timestamp::from_unix_seconds(1), 1);
+        let mut batch = Batch::new();
+        for (number, value) in [(1, &[][..]), (2, &[9, 9]), (3, &[1, 0]), (4, &[1; 10]), (END, &[1, 200, 1])]
+        {
+            batch.put(LEASES, key(stream, number), value.to_vec());
+        }
+        batch.put(LEASES, &b"short"[..], &b"x"[..]);
+        storage.write(batch, Durability::Synced).unwrap();
+        put_lease(&storage, stream, 5, &held("good")).unwrap();
+        let loaded = load(&storage).unwrap();
+        assert_eq!(loaded[&stream].leases, [held("good")]);
+        assert!(matches!(loaded[&stream].state, State::Failed));
+    }
+}

@@ -1,0 +1,115 @@
+//! Which of the blocks of a stream are its roots: those that no other block of it links to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ipfs_connector::dag;
+use crate::types::{Block, Cid};
+
+/// Blocks and links of one stream that are remembered: the leaves of a flat directory of a hundred thousand files.
+const REMEMBERED_MAX: usize = 131_072;
+/// Roots of one stream that are known. The others are pinned about when these are.
+pub(super) const ROOTS_MAX: usize = 1_024;
+
+/// Finds the roots among blocks that come in any order, children first as a rule.
+#[derive(Debug, Default)]
+pub(super) struct Roots {
+    /// Came, and nothing links to them so far.
+    unlinked: BTreeMap<u128, Cid>,
+    /// Are linked to and did not come so far.
+    expected: BTreeSet<u128>,
+    last: Option<Cid>,
+    /// There was too much to remember.
+    gave_up: bool,
+}
+
+impl Roots {
+    pub(super) fn see(&mut self, block: &Block) {
+        self.last = Some(block.cid);
+        if self.gave_up {
+            return;
+        }
+        let key = key(&block.cid);
+        if !self.expected.remove(&key) {
+            self.unlinked.insert(key, block.cid);
+        }
+        // What cannot be read has no links that are known, and is a root unless something links to it.
+        for link in dag::links(&block.cid, &block.data).unwrap_or_default() {
+            let key = self::key(&link.cid);
+            if self.unlinked.remove(&key).is_none() {
+                self.expected.insert(key);
+            }
+        }
+        if self.unlinked.len() + self.expected.len() > REMEMBERED_MAX {
+            *self = Self { last: self.last, gave_up: true, ..Self::default() };
+        }
+    }
+
+    /// The roots; only the last block where there was too much to remember.
+    pub(super) fn found(&self) -> Vec<Cid> {
+        if self.unlinked.is_empty() {
+            return self.last.into_iter().collect();
+        }
+        self.unlinked.values().take(ROOTS_MAX).copied().collect()
+    }
+}
+
+/// The beginning of the digest: enough to tell blocks apart, whatever the version and codec of their CID.
+fn key(cid: &Cid) -> u128 {
+    let mut bytes = [0; 16];
+    let digest = cid.hash().digest();
+    let length = digest.len().min(bytes.len());
+    bytes[..length].copy_from_slice(&digest[..length]);
+    u128::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ipfs_connector::{sample_directory, sample_file_with_chunks};
+
+    fn found<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> BTreeSet<Cid> {
+        let mut roots = Roots::default();
+        blocks.into_iter().for_each(|block| roots.see(block));
+        roots.found().into_iter().collect()
+    }
+
+    #[test]
+    fn roots_are_found_in_any_order() {
+        // Of four different blocks.
+        let (first, mut blocks) =
+            sample_file_with_chunks([[1; 1_000], [2; 1_000], [3; 1_000]].concat(), 1_000);
+        let (second, more) = sample_file_with_chunks((0..=255).collect::<Vec<u8>>(), 100);
+        blocks.extend(more);
+        assert_eq!(found(&blocks), [first, second].into());
+        assert_eq!(found(blocks.iter().rev()), [first, second].into());
+        // Again, as an importer sends what occurs twice.
+        assert_eq!(found(blocks.iter().chain(&blocks)), [first, second].into());
+        let directory = sample_directory([("a", first), ("b", second)]);
+        blocks.push(directory.clone());
+        assert_eq!(found(&blocks), [directory.cid].into());
+        let old = Block { cid: Cid::new_v0(*directory.cid.hash()).unwrap(), data: directory.data };
+        blocks.pop();
+        blocks.insert(0, old.clone());
+        assert_eq!(found(&blocks), [old.cid].into());
+    }
+
+    #[test]
+    fn a_leaf_alone_is_a_root_and_nothing_has_none() {
+        let leaf = Block::raw("leaf");
+        assert_eq!(found([&leaf]), [leaf.cid].into());
+        assert_eq!(found([]), BTreeSet::new());
+    }
+
+    #[test]
+    fn with_too_much_to_remember_the_last_block_counts() {
+        let mut roots = Roots::default();
+        let leaves = (0..=REMEMBERED_MAX as u32).map(|number| Block::raw(number.to_be_bytes().to_vec()));
+        leaves.for_each(|block| roots.see(&block));
+        let last = Block::raw("last");
+        roots.see(&last);
+        assert_eq!(roots.found(), [last.cid]);
+        assert!(roots.unlinked.is_empty() && roots.expected.is_empty());
+    }
+}
