@@ -1,4 +1,5 @@
 //! Adds in whole clusters, on paused time.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::time::Duration;
 
