@@ -314,13 +314,11 @@ impl Placement for Host {
     }
 
     async fn put_blocks(&self, peer: &PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
-        if *peer != self.inner.peer {
-            return self.inner.client.put_blocks(peer, blocks).await;
+        if *peer == self.inner.peer {
+            Arc::clone(&self.inner).store_blocks(blocks).await
+        } else {
+            self.inner.client.put_blocks(peer, blocks).await
         }
-        let stored = self.inner.ipfs.put_blocks(blocks).await;
-        // There is less room now, whatever went wrong.
-        self.inner.wakes.metrics.notify_waiters();
-        stored
     }
 }
 

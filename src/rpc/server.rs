@@ -396,6 +396,8 @@ fn incoming_blocks(
             Err(error) => Some((Err(error), (lent, true))),
         }
     })
+    // Connectors look for more after the end.
+    .fuse()
     .boxed()
 }
 

@@ -209,6 +209,8 @@ impl RequestHandler for Handler {
             }
             self.blocks.lock().unwrap().push(block);
         }
+        // Connectors that gather blocks look once more.
+        assert!(blocks.next().await.is_none());
         Ok(())
     }
 }

@@ -197,7 +197,7 @@ impl Destinations {
         self.window.close(id);
         warn!(%peer, %error, "a destination of an add failed");
         chosen.reasons.push(format!("{peer}: {error}"));
-        let from_start = self.window.from_start();
+        let from_start = self.window.is_whole();
         match chosen.plan.failed(&peer, from_start) {
             Next::GoOn => return Ok(()),
             Next::GiveUp => return Err(self.all_failed()),
@@ -246,8 +246,8 @@ impl Destinations {
             }
             let room = window.room();
             match window.push(waiting) {
-                Ok(()) => break,
-                Err(block) => waiting = block,
+                None => break,
+                Some(block) => waiting = block,
             }
             tokio::select! {
                 biased;

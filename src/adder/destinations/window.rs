@@ -119,7 +119,7 @@ impl Window {
     }
 
     /// Whether all blocks since the start are at hand.
-    pub(super) fn from_start(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.lock().gone == 0
     }
 
@@ -141,7 +141,7 @@ impl Window {
     }
 
     /// Puts a block, or gives it back when it has to wait for [`Self::room`].
-    pub(super) fn push(&self, block: Block) -> std::result::Result<(), Block> {
+    pub(super) fn push(&self, block: Block) -> Option<Block> {
         {
             let mut state = self.lock();
             let fits = |state: &State| {
@@ -153,7 +153,7 @@ impl Window {
                 state.trim();
             }
             if !fits(&state) {
-                return Err(block);
+                return Some(block);
             }
             let (count, now) = (state.count(), Instant::now());
             for feed in state.feeds.values_mut().filter(|feed| feed.next == count) {
@@ -163,7 +163,7 @@ impl Window {
             state.blocks.push_back(block);
         }
         self.more.notify_waiters();
-        Ok(())
+        None
     }
 
     /// Something was taken since this was called, or somebody left. Cancel-safe.
@@ -256,6 +256,8 @@ impl Window {
                 }
             }
         })
+        // Connectors look for more after the end.
+        .fuse()
         .boxed()
     }
 
@@ -301,20 +303,20 @@ mod tests {
         let (quick, slow) = (window.open(), window.open());
         let (mut ahead, mut behind) = (window.feed(quick), window.feed(slow));
         for number in 0..3 {
-            window.push(block(number)).unwrap();
+            assert!(window.push(block(number)).is_none());
             assert_eq!(ahead.next().await.unwrap().unwrap(), block(number));
         }
-        assert!(window.from_start());
-        let back = window.push(block(3)).unwrap_err();
+        assert!(window.is_whole());
+        let back = window.push(block(3)).unwrap();
         assert_eq!(back, block(3), "the slow one has none yet");
         let room = window.room();
         assert_eq!(behind.next().await.unwrap().unwrap(), block(0));
         room.await;
-        window.push(back).unwrap();
-        assert!(!window.from_start());
-        assert!(window.push(block(4)).is_err());
+        assert!(window.push(back).is_none());
+        assert!(!window.is_whole());
+        assert!(window.push(block(4)).is_some());
         window.close(slow);
-        window.push(block(4)).unwrap();
+        assert!(window.push(block(4)).is_none());
         assert_eq!(ahead.next().await.unwrap().unwrap(), block(3));
         assert_eq!(behind.next().await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
         assert!(behind.next().await.is_none());
@@ -327,6 +329,7 @@ mod tests {
         assert!(window.took_all(late) && !window.took_all(quick));
         assert_eq!(ahead.next().await.unwrap().unwrap(), block(4));
         assert!(ahead.next().await.is_none());
+        assert!(ahead.next().await.is_none(), "as often as it is asked");
         assert!(window.took_all(quick));
     }
 
@@ -335,12 +338,12 @@ mod tests {
         let window = Window::with_bounds(35, 2);
         let one = window.open();
         let mut feed = window.feed(one);
-        window.push(Block::raw(vec![1; 100])).unwrap();
-        assert!(window.push(block(1)).is_err());
+        assert!(window.push(Block::raw(vec![1; 100])).is_none());
+        assert!(window.push(block(1)).is_some());
         feed.next().await.unwrap().unwrap();
-        window.push(block(1)).unwrap();
-        window.push(block(2)).unwrap();
-        assert!(window.push(block(3)).is_err(), "two blocks at most");
+        assert!(window.push(block(1)).is_none());
+        assert!(window.push(block(2)).is_none());
+        assert!(window.push(block(3)).is_some(), "two blocks at most");
     }
 
     #[tokio::test(start_paused = true)]
@@ -352,7 +355,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(3600), window.stalled(one)).await.is_err(),
             "it waits for us"
         );
-        window.push(block(1)).unwrap();
+        assert!(window.push(block(1)).is_none());
         let start = Instant::now();
         assert_eq!(window.stalled(one).await, STALL_TIMEOUT);
         assert_eq!(start.elapsed(), STALL_TIMEOUT);
@@ -362,7 +365,7 @@ mod tests {
         // Nobody else, and the beginning is gone: there is no hurry.
         window.close(other);
         for number in 2..4 {
-            window.push(block(number)).unwrap();
+            assert!(window.push(block(number)).is_none());
         }
         let start = Instant::now();
         assert_eq!(window.stalled(one).await, LAST_STALL_TIMEOUT);
@@ -373,12 +376,13 @@ mod tests {
     async fn who_gives_up_ends_every_stream_with_an_error() {
         let window = Window::with_bounds(1000, 100);
         let one = window.open();
-        window.push(block(1)).unwrap();
+        assert!(window.push(block(1)).is_none());
         let mut feed = window.feed(one);
         window.abandon();
         window.abandoned().await;
         assert_eq!(feed.next().await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
         assert!(feed.next().await.is_none());
+        assert!(feed.next().await.is_none(), "as often as it is asked");
         assert!(!window.took_all(one));
     }
 }

@@ -25,7 +25,7 @@ use super::{BlockSink, DagBlock, Lines};
 use crate::consensus::OPERATIONS_MAX;
 use crate::error::{Error, Result};
 use crate::types::{
-    Added, Block, Cid, MAX_DEPTH_DIRECT, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, Revision,
+    Added, Cid, MAX_DEPTH_DIRECT, PeerId, Pin, PinMode, PinOperation, PinOptions, PinType, Revision,
 };
 
 /// Most blocks of one shard; the next one begins there, however much room is left.

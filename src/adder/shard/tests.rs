@@ -7,8 +7,8 @@ use futures::stream::BoxStream;
 
 use super::*;
 use crate::adder::destinations::Choice;
-
 use crate::error::ErrorKind;
+use crate::types::Block;
 
 #[derive(Debug, Default)]
 struct Fake {

@@ -1,4 +1,5 @@
 //! Adds in whole clusters, on paused time.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::time::Duration;
 
@@ -264,7 +265,8 @@ async fn a_peer_that_dies_in_the_middle_is_replaced_and_every_replica_is_complet
     let stored = peers.faulty[1].wait_count(IpfsCall::PutBlocks, |count| count.running > 0).await;
     assert_eq!(stored.begun, 1);
     sleep(Duration::from_secs(1)).await;
-    assert!(peers.blocks_at(1, &blocks) > 70);
+    // What is left waits for its lease.
+    assert!(peers.blocks_at(1, &blocks) >= 60);
     peers.cluster.crash(1);
     gate.send_replace(chunks);
     let (lines, pins, ended) = adding.await.unwrap();
