@@ -26,7 +26,9 @@ pub use self::swarm::MemorySwarm;
 use super::path::ContentPath;
 use super::{Availability, IpfsConnector, IpfsPin, dag, sample, support};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
+use crate::types::{
+    Block, Cid, IpfsId, MAX_DEPTH_RECURSIVE, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat,
+};
 
 const COMPONENT: &str = "memory-ipfs";
 

@@ -181,11 +181,18 @@ impl IpfsConnector for RecordedIpfs {
         }
         Ok(())
     }
-    async fn hold(&self, _: Block) -> Result<()> {
-        unused()
+    async fn hold(&self, lease: Block) -> Result<()> {
+        match self.nobody() {
+            Some(nobody) => nobody.hold(lease).await,
+            // Nothing collects garbage here.
+            None => Ok(()),
+        }
     }
-    async fn release(&self, _: &[Cid]) -> Result<()> {
-        unused()
+    async fn release(&self, leases: &[Cid]) -> Result<()> {
+        match self.nobody() {
+            Some(nobody) => nobody.release(leases).await,
+            None => Ok(()),
+        }
     }
     async fn get_block(&self, cid: &Cid) -> Result<Block> {
         let held = self.shared.blocks.lock().unwrap().get(cid).cloned();

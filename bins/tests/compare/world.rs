@@ -50,7 +50,7 @@ pub(crate) struct World {
     /// What is of this world alone, and what stands for it.
     names: Vec<(String, &'static str)>,
     daemon: Daemon,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl World {
@@ -98,12 +98,17 @@ impl World {
             kubo,
             names,
             daemon: Daemon::new("one that is compared", folder.path()),
-            _folder: folder,
+            folder,
         };
         // And knows of room for pins.
         world.daemon.start(&mut daemon, || {
             ["ping", "freespace", "pinqueue", "tag:group"].iter().all(|metric| {
-                let said = call(&world.ctl, &world.api, &["--enc=json", "health", "metrics", metric]);
+                let said = call(
+                    &world.ctl,
+                    &world.api,
+                    world.folder.path(),
+                    &["--enc=json", "health", "metrics", metric],
+                );
                 said.code == 0 && said.out.contains("received_at")
             })
         });
@@ -111,18 +116,7 @@ impl World {
     }
 
     pub(crate) fn ctl<S: AsRef<str>>(&self, arguments: &[S]) -> Said {
-<<<<<<< HEAD
-        call(&self.ctl, &self.api, arguments)
-=======
-        let mut command = Command::new(&self.ctl);
-        // Neither proxies nor credentials of whoever runs this.
-        command.env_clear().stdin(Stdio::null()).current_dir(self.folder.path());
-        if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
-            command.args(["--host", &self.api]);
-        }
-        command.args(arguments.iter().map(AsRef::as_ref));
-        command.output().unwrap().into()
->>>>>>> ctladd
+        call(&self.ctl, &self.api, self.folder.path(), arguments)
     }
 
     /// Runs a command, and gives what it printed without what is of this world alone.
@@ -138,10 +132,10 @@ impl World {
 }
 
 /// Runs this ctl against the peer whose API is here, unless it is told another.
-fn call<S: AsRef<str>>(program: &Path, api: &str, arguments: &[S]) -> Said {
+fn call<S: AsRef<str>>(program: &Path, api: &str, folder: &Path, arguments: &[S]) -> Said {
     let mut command = Command::new(program);
     // Neither proxies nor credentials of whoever runs this.
-    command.env_clear().stdin(Stdio::null());
+    command.env_clear().stdin(Stdio::null()).current_dir(folder);
     if !arguments.iter().any(|argument| argument.as_ref().starts_with("--host")) {
         command.args(["--host", api]);
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::*;
 use crate::adder::content::InMemory;
 use crate::adder::{DagBlock, Entry, EntryKind};
+use crate::error::{Error, ErrorKind};
 use crate::types::{Added, Block, Cid, PeerId};
 
 /// Keeps what it gets.
