@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipfs_cluster::storage::{FjallConfig, FjallStorage};
 use ipfs_cluster::types::{Block, Cid, MAX_DEPTH_DIRECT, Pin, PinMode, PinType, Timestamp};
 
-use crate::gopeer::{GoConfig, GoPeer, everywhere, until};
+use crate::gopeer::{GoConfig, GoPeer, everywhere, until, until_or};
 use crate::ours::{OurConfig, OurPeer, keypair};
 use crate::program;
 
@@ -34,6 +34,37 @@ async fn agree(go: &GoPeer, ours: &OurPeer, wanted: &[Pin]) {
     })
     .await;
     until("the wanted pinset on ours", async || (ours.state().await == wanted).then_some(())).await;
+}
+
+/// Waits until both have the same pinset and it is what is wanted, and gives it. If it never comes, what each has is said.
+async fn same(go: &GoPeer, ours: &OurPeer, what: &str, is_wanted: impl Fn(&[Pin]) -> bool) -> Vec<Pin> {
+    let look = async || {
+        // Neither dials again by itself here.
+        if go.peers().await.is_empty() {
+            go.connect(&ours.address()).await.unwrap();
+        }
+        let (there, here) = (go.state().await, ours.state().await);
+        (there == here && is_wanted(&here)).then_some(here)
+    };
+    until_or(what, look, async || {
+        let (there, here) = (go.state().await, ours.state().await);
+        let lines = |pins: &[Pin], others: &[Pin]| -> Vec<String> {
+            let differs = |pin: &&Pin| !others.contains(pin);
+            pins.iter().filter(differs).map(|pin| format!("{} {}", pin.cid, pin.options.name)).collect()
+        };
+        format!(
+            "{} pins on the Go peer, of which only there: {:?}\n{} on ours, of which only here: {:?}\nconnected there: \
+             {:?}\nconnected here: {:?}\nheads there: {:?}",
+            there.len(),
+            lines(&there, &here),
+            here.len(),
+            lines(&here, &there),
+            go.peers().await,
+            ours.transport.peers(),
+            go.heads().await,
+        )
+    })
+    .await
 }
 
 /// Pins with everything that is stored, of every type.
@@ -178,11 +209,9 @@ async fn what_was_written_apart_has_the_same_winner_on_both_sides() {
         ours.log_unpins(&(14..16).map(cid).collect::<Vec<_>>()).await;
         go.connect(&ours.address()).await.unwrap();
 
-        let agreed = until("the same pinset on both", async || {
-            let (there, here) = (go.state().await, ours.state().await);
-            let names: BTreeSet<&str> = here.iter().map(|pin| pin.options.name.as_str()).collect();
-            let whole = names.contains(theirs.as_str()) && names.contains(mine.as_str());
-            (there == here && whole && here.len() == 18).then_some(here)
+        let agreed = same(&go, &ours, "the same pinset on both", |pins| {
+            let names: BTreeSet<&str> = pins.iter().map(|pin| pin.options.name.as_str()).collect();
+            names.contains(theirs.as_str()) && names.contains(mine.as_str()) && pins.len() == 18
         })
         .await;
         let name = |number: usize| {
@@ -193,11 +222,7 @@ async fn what_was_written_apart_has_the_same_winner_on_both_sides() {
         assert_eq!((name(8), name(11), name(14)), (Some(theirs.as_str()), Some(mine.as_str()), None));
         // What is written next is on top of both branches, and clears up after the round.
         go.log_pins(&pins(14..16, "common")).await;
-        until("the same whole pinset on both", async || {
-            let (there, here) = (go.state().await, ours.state().await);
-            (there == here && here.len() == 20).then_some(())
-        })
-        .await;
+        same(&go, &ours, "the same whole pinset on both", |pins| pins.len() == 20).await;
     }
     ours.stop().await;
     go.stop().await;

@@ -32,7 +32,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const LOG_SHOWN_BYTES: usize = 6_000;
 
 /// What it logs, where the environment does not say.
-const LOG_LEVELS: &str = "info,p2p-config=warn";
+const LOG_LEVELS: &str = "info,p2p-config=warn,provider=fatal";
 
 /// The private network of the tests.
 pub(crate) const SECRET: [u8; 32] = [0x11; 32];
@@ -75,13 +75,24 @@ fn find_or_build() -> Option<PathBuf> {
 }
 
 /// Waits until there is an answer; `what` names it if it never comes.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    until_or(what, look, async || String::new()).await
+}
+
+/// Like [`until`], and says how things stand if it never comes.
+pub(crate) async fn until_or<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+    standing: impl AsyncFn() -> String,
+) -> T {
     let deadline = Instant::now() + FACT_TIMEOUT;
     loop {
         if let Some(fact) = look().await {
             return fact;
         }
-        assert!(Instant::now() < deadline, "in {} s: not {what}", FACT_TIMEOUT.as_secs());
+        if Instant::now() >= deadline {
+            panic!("in {} s: not {what}\n{}", FACT_TIMEOUT.as_secs(), standing().await);
+        }
         sleep(FACT_POLL).await;
     }
 }

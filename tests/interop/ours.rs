@@ -27,7 +27,7 @@ use ipfs_cluster::types::{
 };
 use libp2p::identity::Keypair;
 
-use crate::gopeer::{CLUSTER_NAME, SECRET};
+use crate::gopeer::{CLUSTER_NAME, FACT_TIMEOUT, SECRET};
 
 /// How many items a page has that the table gives.
 const PAGE_ITEMS: usize = 500;
@@ -168,6 +168,8 @@ pub(crate) async fn host(seed: &str) -> Arc<dyn PeerTransport> {
 pub(crate) async fn host_with(seed: &str, change: impl FnOnce(&mut Libp2pConfig)) -> Arc<dyn PeerTransport> {
     let mut config = Libp2pConfig::loopback(Secret::from_bytes(SECRET));
     config.gossip.heartbeat_interval = Duration::from_millis(500);
+    // A busy machine is no reason to give up.
+    config.dial_timeout = FACT_TIMEOUT / 3;
     change(&mut config);
     Arc::new(Libp2pTransport::start(&Identity::from_keypair(keypair(seed)), config).await.unwrap())
 }
