@@ -258,6 +258,10 @@ impl BlockExchange for AtOnce {
         }
     }
 
+    async fn fetch(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
+        self.get(cid, hint).await
+    }
+
     fn get_many(&self, _cids: Vec<Cid>, _hint: Option<PeerId>) -> BoxStream<'static, Result<Block>> {
         futures::stream::pending().boxed()
     }

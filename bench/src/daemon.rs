@@ -224,6 +224,18 @@ impl Daemon {
         Ok(kib * 1024)
     }
 
+    /// Processor time it has taken so far: of all its threads, in the kernel too.
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        /// What the kernel counts in, whatever its own clock.
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        // The name of the program may have anything in it but this.
+        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+        let mut fields = fields.split_whitespace().skip(11);
+        let mut ticks = || -> Result<u32> { Ok(fields.next().context("no times in stat")?.parse()?) };
+        Ok(TICK * (ticks()? + ticks()?))
+    }
+
     /// Ends it as an operator does, and waits.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = self.pid()?;

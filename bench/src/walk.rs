@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::daemon::{FakeKubo, Peer, Subject};
+use crate::daemon::{Daemon, FakeKubo, Peer, Subject};
 use crate::http::Connection;
 use crate::load::{Stop, nth_cid, post_pins};
 use crate::many::{SECRET, bootstrap};
@@ -41,6 +41,9 @@ struct Joined {
     whole: bool,
     from_start: Duration,
     from_first: Duration,
+    /// Processor time of the new peer since then, and of the one that it joined.
+    taken: Duration,
+    taken_of_source: Duration,
 }
 
 /// A peer of the reference gets pins from so many clients; then a new peer of the reference joins it, and then one of
@@ -70,13 +73,19 @@ pub(crate) async fn walk(
     for subject in [reference, ours] {
         eprintln!("{}: a peer joins it …", subject.name);
         let kubo = FakeKubo::start(fake_kubo, PIN_DELAY, None).await?;
-        let joined = join(subject, &folder_of(subject.name), kubo.address, &address, pins, clients).await?;
+        let folder = folder_of(subject.name);
+        let joined = join(subject, &folder, kubo.address, (&source_daemon, &address), pins, clients).await?;
         kubo.stop().await?;
         eprintln!(
             "… {} of {pins} pins in {:.1} s, {:.1} s of it from the first one",
             joined.pins,
             joined.from_start.as_secs_f64(),
             joined.from_first.as_secs_f64()
+        );
+        eprintln!(
+            "… of processors it took {:.1} s, the peer that it joined {:.1} s",
+            joined.taken.as_secs_f64(),
+            joined.taken_of_source.as_secs_f64()
         );
         rows.push(rows_of(&joined, pins, clients));
     }
@@ -114,7 +123,7 @@ async fn join(
     subject: &Subject,
     folder: &Path,
     kubo: SocketAddr,
-    address: &str,
+    (source, address): (&Daemon, &str),
     pins: u64,
     clients: u64,
 ) -> Result<Joined> {
@@ -125,6 +134,7 @@ async fn join(
     let lines = wait(&mut connection, "/allocations", started, |answer| answer.lines > 0).await?;
     ensure!(lines > 0, "{} heard of no pin within {JOIN_TIMEOUT:?}", subject.name);
     let first = Instant::now();
+    let taken = [daemon.processor_time()?, source.processor_time()?];
     // Listing everything again and again would slow down who is measured. The pins that were posted first are in the
     // blocks that are reached last, so it is only worth a try when these are here.
     for n in 0..clients.min(pins) {
@@ -137,6 +147,8 @@ async fn join(
         whole: lines >= pins,
         from_start: started.elapsed(),
         from_first: first.elapsed(),
+        taken: daemon.processor_time()?.saturating_sub(taken[0]),
+        taken_of_source: source.processor_time()?.saturating_sub(taken[1]),
     };
     daemon.stop().await?;
     Ok(joined)

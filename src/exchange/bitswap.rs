@@ -142,6 +142,11 @@ impl BlockExchange for Bitswap {
         session.get(*cid).await
     }
 
+    async fn fetch(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
+        let session = Session::begin(&self.inner, hint, false);
+        session.fetch(*cid, self.inner.announced.load(Ordering::SeqCst)).await
+    }
+
     fn get_many(&self, cids: Vec<Cid>, hint: Option<PeerId>) -> BoxStream<'static, Result<Block>> {
         let mut seen = BTreeSet::new();
         let cids: Vec<Cid> = cids.into_iter().filter(|cid| seen.insert(*cid)).collect();
@@ -178,11 +183,8 @@ impl BlockExchange for Bitswap {
                 }
                 state.wants.is_wanted(cid)
             });
-            if wanted && let Some(block) = self.inner.own(cid)? {
-                for waiter in self.inner.change(|state, _| state.wants.is_ours(cid)) {
-                    // It may just have been dropped.
-                    let _ = waiter.send(block.clone());
-                }
+            if wanted {
+                self.inner.give_own(cid)?;
             }
         }
         Ok(())
@@ -237,10 +239,19 @@ impl Session {
     }
 
     async fn get(&self, cid: Cid) -> Result<Block> {
+        self.inner.ensure_running()?;
+        let announced = self.inner.announced.load(Ordering::SeqCst);
+        match self.inner.own(&cid)? {
+            Some(block) => Ok(block),
+            None => self.fetch(cid, announced).await,
+        }
+    }
+
+    /// A block that was not ours when so many had been announced.
+    async fn fetch(&self, cid: Cid, announced: u64) -> Result<Block> {
         let inner = &self.inner;
         inner.ensure_running()?;
-        let announced = inner.announced.load(Ordering::SeqCst);
-        if let Some(block) = inner.own(&cid)?.or_else(|| inline_block(&cid)) {
+        if let Some(block) = inline_block(&cid) {
             return Ok(block);
         }
         if !is_checkable(&cid) {
@@ -307,6 +318,16 @@ impl Inner {
         Ok(self.source.get(cid)?.map(|data| Block { cid: *cid, data }))
     }
 
+    /// Gives a block to those who wait for it, if it is ours.
+    fn give_own(self: &Arc<Self>, cid: &Cid) -> Result<bool> {
+        let Some(block) = self.own(cid)? else { return Ok(false) };
+        for waiter in self.change(|state, _| state.wants.is_ours(cid)) {
+            // It may just have been dropped.
+            let _ = waiter.send(block.clone());
+        }
+        Ok(true)
+    }
+
     /// Changes what we know, and sees to it that what is to be said now gets written.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let mut state = self.state();
@@ -362,6 +383,10 @@ async fn watch_the_time(inner: Arc<Inner>, searches: mpsc::Sender<Cid>) {
         }
         sleep(TICK).await;
         for cid in inner.change(|state, now| state.wants.tick(now)) {
+            // It may have become ours after its caller looked and before it was wanted.
+            if inner.give_own(&cid).unwrap_or_default() {
+                continue;
+            }
             // With no room it is looked for later.
             let _ = searches.try_send(cid);
         }

@@ -41,6 +41,13 @@ pub trait BlockExchange: fmt::Debug + Send + Sync + 'static {
     /// `ShutDown`; what the source says.
     async fn get(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block>;
 
+    /// The same for a block that is known not to be ours, so it is not looked for there first. One that becomes ours
+    /// meanwhile is given when it is announced.
+    ///
+    /// # Errors
+    /// As [`BlockExchange::get`].
+    async fn fetch(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block>;
+
     /// Many blocks, each once, in the order they arrive. Dropping the stream takes the open wants back.
     fn get_many(&self, cids: Vec<Cid>, hint: Option<PeerId>) -> BoxStream<'static, Result<Block>>;
 
@@ -104,6 +111,9 @@ impl<T: BlockSource + ?Sized> BlockSource for Arc<T> {
 impl<T: BlockExchange + ?Sized> BlockExchange for Arc<T> {
     async fn get(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
         (**self).get(cid, hint).await
+    }
+    async fn fetch(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
+        (**self).fetch(cid, hint).await
     }
     fn get_many(&self, cids: Vec<Cid>, hint: Option<PeerId>) -> BoxStream<'static, Result<Block>> {
         (**self).get_many(cids, hint)

@@ -126,6 +126,10 @@ impl BlockExchange for StreamExchange {
         self.inner.get(*cid, hint).await
     }
 
+    async fn fetch(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
+        self.inner.fetch(*cid, hint).await
+    }
+
     fn get_many(&self, cids: Vec<Cid>, hint: Option<PeerId>) -> BoxStream<'static, Result<Block>> {
         let mut seen = BTreeSet::new();
         let cids: Vec<Cid> = cids.into_iter().filter(|cid| seen.insert(*cid)).collect();
@@ -201,9 +205,14 @@ impl Inner {
 
     async fn get(self: &Arc<Self>, cid: Cid, hint: Option<PeerId>) -> Result<Block> {
         self.ensure_running()?;
-        if let Some(block) = self.own(&cid)? {
-            return Ok(block);
+        match self.own(&cid)? {
+            Some(block) => Ok(block),
+            None => self.fetch(cid, hint).await,
         }
+    }
+
+    async fn fetch(self: &Arc<Self>, cid: Cid, hint: Option<PeerId>) -> Result<Block> {
+        self.ensure_running()?;
         if Code::try_from(cid.hash().code()).is_err() || !Frame::is_possible(&cid) {
             let text = format!(
                 "cannot get {cid} from others: its hash function is unknown here, so nobody could check"

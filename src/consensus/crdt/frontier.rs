@@ -68,6 +68,10 @@ struct Open {
     state: State,
     /// Its height, once it is here.
     height: u64,
+    /// Which block that came was the first to link to it, see [`Frontier::arrivals`]; 0 when it is open on other grounds.
+    listed_by: u64,
+    /// Which it is itself, once it is here.
+    arrival: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +141,10 @@ pub(super) struct Frontier {
     served: WalkId,
     /// Blocks that nobody needs any more.
     dropped: Vec<Digest>,
+    /// Blocks that came so far, of all walks. They are merged in this order.
+    arrivals: u64,
+    /// The last of them that is merged or being merged; what came before it is as well, or is to come again.
+    merged: u64,
 }
 
 impl Frontier {
@@ -206,7 +214,7 @@ impl Frontier {
             walk.at_once = at_once;
             walk.covered = covered;
         }
-        self.need(tip, &[id], u64::MAX, State::Waiting { checked: false });
+        self.need(tip, &[id], u64::MAX, State::Waiting { checked: false }, 0);
         id
     }
 
@@ -241,7 +249,7 @@ impl Frontier {
         for block in branch.open.iter().filter_map(block_digest) {
             // The tip itself is not below the tip.
             let below = branch.tip.height.saturating_add(u64::from(block == tip));
-            if self.need(block, &[id], below, State::Checking { resumed: true }) {
+            if self.need(block, &[id], below, State::Checking { resumed: true }, 0) {
                 check.push(block);
             }
         }
@@ -249,16 +257,18 @@ impl Frontier {
     }
 
     /// Makes a block that of some walks, all of which there are. Whether it is new.
-    fn need(&mut self, block: Digest, walks: &[WalkId], below: u64, state: State) -> bool {
+    fn need(&mut self, block: Digest, walks: &[WalkId], below: u64, state: State, listed_by: u64) -> bool {
         if walks.is_empty() {
             return false;
         }
         let (open, is_new) = match self.blocks.entry(block) {
             Entry::Vacant(entry) => {
-                (entry.insert(Open { owners: Vec::with_capacity(walks.len()), state, height: 0 }), true)
+                let owners = Vec::with_capacity(walks.len());
+                (entry.insert(Open { owners, state, height: 0, listed_by, arrival: 0 }), true)
             }
             Entry::Occupied(entry) => (entry.into_mut(), false),
         };
+        open.listed_by = open.listed_by.min(listed_by);
         for id in walks {
             if let Some(known) = open.owners.iter_mut().find(|known| known.walk == *id) {
                 known.below = known.below.min(below);
@@ -434,11 +444,13 @@ impl Frontier {
         arrival.wanted = true;
         let fold = self.blocks.len() + node.links.len() > OPEN_FOLD;
         self.set_state(block, State::Arrived { fold });
+        self.arrivals += 1;
         if let Some(open) = self.blocks.get_mut(block) {
             open.height = height;
+            open.arrival = self.arrivals;
         }
         if !fold {
-            arrival.check = self.list_links(&owners, node, is_tip);
+            arrival.check = self.list_links(&owners, node, self.arrivals, is_tip);
         } else if self.blocks.len() > OPEN_MAX {
             arrival.failed.extend(self.widest());
         }
@@ -450,11 +462,12 @@ impl Frontier {
         Some((*id, format!("it is too wide: {} blocks are open at once", walk.open)))
     }
 
-    /// What it links to, and is new, has to be looked up.
+    /// What it links to, and is new, has to be looked up. `arrival` is 0 for a block that is merged.
     fn list_links(
         &mut self,
         owners: &[WalkId],
         node: &Node,
+        arrival: u64,
         is_tip: impl Fn(&Digest) -> bool,
     ) -> Vec<Digest> {
         let mut check = Vec::new();
@@ -467,7 +480,8 @@ impl Frontier {
                 }
             }
             // Most links of a broad DAG are to what others that came with it link to as well.
-            if self.need(link, owners, node.delta.priority, State::Checking { resumed: false }) {
+            let state = State::Checking { resumed: false };
+            if self.need(link, owners, node.delta.priority, state, arrival) {
                 check.push(link);
             }
         }
@@ -515,7 +529,7 @@ impl Frontier {
     pub(super) fn unfolded(&mut self, node: &Node, is_tip: impl Fn(&Digest) -> bool) -> Vec<Digest> {
         let Some(block) = block_digest(&node.cid) else { return Vec::new() };
         let owners = self.owners(&block);
-        let check = self.list_links(&owners, node, is_tip);
+        let check = self.list_links(&owners, node, 0, is_tip);
         self.remove(&block);
         check
     }

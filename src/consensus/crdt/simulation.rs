@@ -239,6 +239,12 @@ impl BlockExchange for Counting {
         Ok(block)
     }
 
+    async fn fetch(&self, cid: &Cid, hint: Option<PeerId>) -> Result<Block> {
+        let block = self.exchange.fetch(cid, hint).await?;
+        self.fetched.lock().unwrap().push(*cid);
+        Ok(block)
+    }
+
     fn get_many(
         &self,
         cids: Vec<Cid>,

@@ -48,10 +48,12 @@ const WALKS_PER_SIGNER: usize = 8;
 const WALKS_RESUMED: usize = WALKS_MAX / 2;
 /// About how many bytes of blocks are on their way or wait to be merged.
 const WINDOW_BYTES: usize = 64 << 20;
-/// Blocks that wait to be merged before no more are asked for.
-const READY_BLOCKS_MAX: usize = 8_192;
-/// What one merge takes at most.
-const MERGE_BLOCKS_MAX: usize = 1_024;
+/// Blocks that wait to be merged before no more are asked for: what comes while two merges last, so that neither waits for
+/// the other. With each merge all of them are looked through.
+const READY_BLOCKS_MAX: usize = 2 * MERGE_BLOCKS_MAX;
+/// What one merge takes at most. A sync takes as long as merging hundreds of blocks and is for all of them; who pins
+/// meanwhile waits for the whole of it, which is a tenth of a second.
+const MERGE_BLOCKS_MAX: usize = 2_048;
 const MERGE_BYTES_MAX: usize = 8 << 20;
 /// What is worth a merge at once; less waits for more. A sync takes as long as merging a hundred blocks, and nothing but a
 /// reader of the pinset waits for it: the walk goes on meanwhile.

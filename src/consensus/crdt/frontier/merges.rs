@@ -20,6 +20,7 @@ impl Frontier {
                 *merging.entry(owner.walk).or_default() += usize::from(!fold);
                 begun.insert(owner.walk);
             }
+            self.merged = self.merged.max(open.arrival);
             self.set_state(block, State::Merging { fold });
         }
         let mut outcome = Outcome::default();
@@ -42,16 +43,16 @@ impl Frontier {
         }
         outcome.heads.remove = outcome.covered.iter().map(block_cid).collect();
         let done: BTreeSet<WalkId> = outcome.done.iter().copied().collect();
-        let merging: BTreeSet<Digest> = group.iter().copied().collect();
-        outcome.unfinished = self.records(&done, &merging, &begun, &outcome.covered);
+        outcome.unfinished = self.records(&done, &begun, &outcome.covered);
         outcome
     }
 
-    /// The records of walks of which some is merged, or will be. A block of several is in the first one's only.
-    pub(super) fn records(
+    /// The records of walks of which some is merged, or will be. A block of several is in the first one's only, and one
+    /// that a walk meets again below another is in none: thousands may be here and wait to be merged, and all this is
+    /// written with each merge.
+    fn records(
         &self,
         without: &BTreeSet<WalkId>,
-        merging: &BTreeSet<Digest>,
         begun: &BTreeSet<WalkId>,
         covered: &BTreeSet<Digest>,
     ) -> Vec<Branch> {
@@ -70,16 +71,28 @@ impl Frontier {
         if branches.is_empty() {
             return Vec::new();
         }
-        for (block, open) in &self.blocks {
-            let goes = merging.contains(block) && open.state == State::Merging { fold: false };
+        for (block, open) in self.blocks.iter().filter(|(_, open)| self.is_recorded(open)) {
             let first = open.owners.iter().map(|owner| owner.walk).find(|walk| branches.contains_key(walk));
-            if let Some(branch) = first.filter(|_| !goes).and_then(|walk| branches.get_mut(&walk)) {
+            if let Some(branch) = first.and_then(|walk| branches.get_mut(&walk)) {
                 branch.open.push(block_cid(block));
             }
         }
         let mut branches: Vec<Branch> = branches.into_values().collect();
         branches.sort_by_key(|branch| branch.tip);
         branches
+    }
+
+    /// Whether a walk that goes on after a restart has to be told of a block. What is to come, or is here and not merged,
+    /// need not be when all that link to it, of what came, are not merged either: they are got again first. The first of
+    /// them tells, because blocks are merged in the order in which they come.
+    fn is_recorded(&self, open: &Open) -> bool {
+        match open.state {
+            State::Merging { fold } => fold,
+            State::Folded | State::Unfolding => true,
+            State::Checking { .. } | State::Waiting { .. } | State::Asked { .. } | State::Arrived { .. } => {
+                open.listed_by <= self.merged
+            }
+        }
     }
 
     /// The record of one walk, on its own.

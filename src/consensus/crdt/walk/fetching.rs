@@ -170,10 +170,11 @@ async fn fetch(
 ) -> Fetched {
     let cid = block_cid(&block);
     let cids = [cid];
-    let get = exchange.get(&cid, hint);
+    // What is not merged is not here either.
     let got = if checked {
-        get.await
+        exchange.fetch(&cid, hint).await
     } else {
+        let get = exchange.get(&cid, hint);
         match select(ledger.is_processed(&cids), get).await {
             Either::Left((Ok(processed), get)) if processed != [true] => get.await,
             Either::Left((Ok(_), _)) => return Fetched::Known,

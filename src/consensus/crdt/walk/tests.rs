@@ -1,6 +1,7 @@
 //! Walks of whole peers on a network in memory.
 
 mod broad;
+mod records;
 
 use std::time::Duration;
 
@@ -453,7 +454,7 @@ async fn repairs_fill_every_hole_below_the_heads_and_clear_the_mark() {
     let ledger = TestLedger::default();
     let is_missing = |number: usize| (100..120).contains(&number) || number == 300 || number == 0;
     for (number, node) in chain.nodes.iter().enumerate() {
-        // The last one before the lower hole has its block, but was never merged.
+        // The last one before the lower hole has its block, but was never merged: it is got again.
         if number == 99 {
             ledger.put([node], false);
         } else if !is_missing(number) {
@@ -466,7 +467,7 @@ async fn repairs_fill_every_hole_below_the_heads_and_clear_the_mark() {
     one.connect(&other).await;
     one.until("clean", |state| !state.dirty).await;
     assert!(chain.nodes.iter().all(|node| one.has(node)));
-    assert_eq!(one.exchange.fetched(), 22);
+    assert_eq!(one.exchange.fetched(), 23);
     assert_eq!(one.heads(), [chain.tip().cid]);
     one.until("no walks", |state| state.progress.is_empty()).await;
 }
