@@ -70,12 +70,12 @@ async fn content_that_we_add_arrives_on_a_go_peer_and_is_pinned_there() {
     let pins =
         ours.cluster.add_all(InMemory::new().file("sharded", content(2, 2_000_000)), options).await.unwrap();
     assert_eq!(pins[0].pin_type, PinType::Meta);
-    until("all shards in the Go peer's pinset", async || {
-        let shards = go.state().await.iter().filter(|pin| pin.pin_type == PinType::Shard).count();
-        (shards == 4).then_some(())
+    until("all shards, and what holds them together, in the Go peer's pinset", async || {
+        let state = go.state().await;
+        let shards = state.iter().filter(|pin| pin.pin_type == PinType::Shard).count();
+        ((shards, state.len()) == (4, 7)).then_some(())
     })
     .await;
-    assert_eq!(go.state().await.len(), 7);
 
     // Its daemon is gone, and ours takes its place.
     go.set_ipfs(json!({ "down": true })).await;

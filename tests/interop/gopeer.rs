@@ -32,7 +32,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const LOG_SHOWN_BYTES: usize = 6_000;
 
 /// What it logs, where the environment does not say.
-const LOG_LEVELS: &str = "info,p2p-config=warn,provider=fatal";
+const LOG_LEVELS: &str = "info,p2p-config=warn,provider=error";
 
 /// The private network of the tests.
 pub(crate) const SECRET: [u8; 32] = [0x11; 32];
