@@ -62,6 +62,12 @@ REFUSED = re.compile(
     r"|cannot repin "
     r"|cannot unpin "
     r"|crdt consensus component cannot remove peers"
+    r"|hash function name not known"
+    r"|unrecognized chunker option: "
+    r"|bad CID Version: "
+    r"|missing file path or URL, "
+    r"|block doesn't fit in empty shard"
+    r"|failed to put block on all destinations"
     r"|IPFS error \("
     r"|cannot reach "
 )
@@ -96,6 +102,9 @@ def lines_are_as_described(ctx, response, case):
     answer = case.operation.definition.raw["responses"].get(str(response.status_code), {})
     schema = answer.get("content", {}).get("application/json", {}).get("x-itemSchema")
     if schema is None:
+        return
+    # The status comes before what is added is looked at; then there is a trailer, which cannot be seen here.
+    if case.operation.path == "/add" and not response.content:
         return
     root = dict(schema, components=case.operation.schema.raw_schema["components"])
     validator = jsonschema_rs.validator_for(root)
@@ -172,6 +181,9 @@ def valid_data_is_accepted(ctx, response, case):
     # These exclude each other.
     if query.get("cids") and (FINDING & query.keys() or any(name.startswith("meta-") for name in query)):
         return
+    # Who comes with a password has no token that could be revoked, only all of them.
+    if case.operation.path == "/token" and query.get("all") in (None, "", False, "false"):
+        return
     # Longer than a head may be.
     if response.status_code == 431:
         return
@@ -197,7 +209,11 @@ def is_no_mistake(response, case, data):
         # Names that do not begin so are unknown ones; and the header that schemathesis sets itself.
         if parameter == "meta-*" or "meta-*" in pointer or "Authorization" in pointer:
             return True
-        return parameter in empty and sent.get(parameter, "") in ("", "true", "false")
+        # Any bytes are a file.
+        if case.operation.path == "/add" and parameter in (None, "file"):
+            return True
+        # Of lists, empty items do not count.
+        return parameter in empty and sent.get(parameter, "").strip(",") in ("", "true", "false")
 
     if data.mutations:
         return all(is_none(mutation.parameter, mutation.schema_pointer) for mutation in data.mutations)

@@ -24,6 +24,9 @@ use self::head::{Head, Kind};
 use super::{Content, Entry, EntryKind};
 use crate::error::{Error, Result};
 
+/// Who speaks in the errors about what is wrong with a form.
+pub(crate) const COMPONENT: &str = "multipart";
+
 /// Most bytes of the head of a part: a path and an origin of full length, every byte of them encoded.
 const HEAD_BYTES_MAX: usize = 48 * 1024;
 /// Most bytes in front of the first part.
@@ -365,7 +368,7 @@ impl Content for Multipart {
 }
 
 fn invalid(text: impl Into<String>) -> Error {
-    Error::invalid_input(text).component("add")
+    Error::invalid_input(text).component(COMPONENT)
 }
 
 fn head_too_large() -> Error {

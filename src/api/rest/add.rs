@@ -180,13 +180,21 @@ async fn collected(lines: impl futures::Stream<Item = Result<Vec<u8>>>) -> Respo
                     "the answer would be too long to be given as a whole; add with stream-channels=true";
                 break answer::error_response(&ApiError::new(500, text));
             }
-            Some(Err(error)) => break answer::error_response(&error.into()),
+            Some(Err(error)) => break answer::error_response(&refused(error)),
         }
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// What is wrong with the form is the caller's fault. All else is a 500 here, as in the reference.
+fn refused(error: Error) -> ApiError {
+    match (error.kind(), error.component_name()) {
+        (ErrorKind::InvalidInput, Some(multipart::COMPONENT)) => ApiError::bad_request(error.message()),
+        _ => error.into(),
+    }
 }
 
 /// What a query asks for.
