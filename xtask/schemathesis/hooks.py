@@ -82,7 +82,9 @@ def server_errors_are_the_references(ctx, response, case):
     described = case.operation.definition.raw["responses"]
     message = response.json()["message"]
     assert str(status) in described, f"{status} is not described: {message}"
-    assert status != 500 or REFUSED.match(message), f"a 500 that is none of the reference's: {message}"
+    # What is said of a CAR file that is none has as many forms as there are mistakes.
+    of_car = case.operation.path == "/add" and (case.query or {}).get("format") == "car"
+    assert status != 500 or of_car or REFUSED.match(message), f"a 500 that is none of the reference's: {message}"
 
 
 @schemathesis.check
@@ -110,7 +112,10 @@ def lines_are_as_described(ctx, response, case):
     validator = jsonschema_rs.validator_for(root)
     assert response.content.endswith(b"\n")
     for line in response.content.splitlines():
-        validator.validate(json.loads(line))
+        document = json.loads(line)
+        # With stream-channels=false what was added is told at once.
+        for item in document if isinstance(document, list) else [document]:
+            validator.validate(item)
 
 
 FINDING = {"limit", "name", "name-prefix", "meta-*", "created-after", "created-before", "peer", "sort", "order"}
@@ -200,6 +205,9 @@ def invalid_data_is_refused(ctx, response, case):
 
 
 def is_no_mistake(response, case, data):
+    # Any bytes are a file.
+    if case.operation.path == "/add" and getattr(data.parameter_location, "value", "") == "body":
+        return True
     parameters = case.operation.definition.raw.get("parameters", [])
     empty = {parameter["name"] for parameter in parameters if parameter.get("allowEmptyValue")}
     # As it was sent. Of one that is there more than once the first counts, as in the reference.
@@ -208,9 +216,6 @@ def is_no_mistake(response, case, data):
     def is_none(parameter, pointer=""):
         # Names that do not begin so are unknown ones; and the header that schemathesis sets itself.
         if parameter == "meta-*" or "meta-*" in pointer or "Authorization" in pointer:
-            return True
-        # Any bytes are a file.
-        if case.operation.path == "/add" and parameter in (None, "file"):
             return True
         # Of lists, empty items do not count.
         return parameter in empty and sent.get(parameter, "").strip(",") in ("", "true", "false")

@@ -15,6 +15,8 @@ mod kind;
 #[path = "../e2e/kubo.rs"]
 mod kubo;
 mod normal;
+#[path = "../support/ports.rs"]
+mod ports;
 #[allow(dead_code)] // See above.
 #[path = "../e2e/programs.rs"]
 mod programs;

@@ -10,6 +10,8 @@ mod daemon;
 mod kubo;
 mod many;
 mod pinning;
+#[path = "../support/ports.rs"]
+mod ports;
 mod programs;
 mod service;
 #[path = "../support/wait.rs"]

@@ -1,7 +1,7 @@
 //! The programs under test, as a person runs them, and what several peers are asked.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::daemon::Daemon;
 use crate::kubo::Kubo;
+use crate::ports::free_port;
 pub(crate) use crate::wait::wait_until;
 
 /// Seconds instead of minutes, so that a test of several peers sees what operators see.
@@ -24,7 +25,7 @@ pub(crate) const IN_SECONDS: [(&str, &str); 6] = [
 ];
 
 pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

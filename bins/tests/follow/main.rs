@@ -13,6 +13,8 @@ mod leave;
 mod list;
 #[path = "../support/manual.rs"]
 mod manual;
+#[path = "../support/ports.rs"]
+mod ports;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/ran.rs"]

@@ -14,7 +14,8 @@ use ipfs_cluster::types::{Cid, Pin, PinOperation, PinOptions, parse_cid};
 use ipfs_cluster_bins::service::storage;
 use serde_json::{Value, json};
 
-pub(crate) use crate::http::{CUT_OFF, Server, ask, free_port};
+pub(crate) use crate::http::{CUT_OFF, Server, ask};
+pub(crate) use crate::ports::free_port;
 pub(crate) use crate::process::Running;
 use crate::process::port;
 pub(crate) use crate::ran::Ran;

@@ -19,6 +19,8 @@ mod kind;
 #[path = "../e2e/kubo.rs"]
 mod kubo;
 mod peer;
+#[path = "../support/ports.rs"]
+mod ports;
 #[allow(dead_code)] // See above.
 #[path = "../e2e/programs.rs"]
 mod programs;

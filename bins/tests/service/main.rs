@@ -12,6 +12,8 @@ mod ipfs;
 mod logs;
 #[path = "../support/manual.rs"]
 mod manual;
+#[path = "../support/ports.rs"]
+mod ports;
 #[allow(dead_code)] // See above.
 #[path = "../support/process.rs"]
 mod process;

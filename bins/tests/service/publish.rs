@@ -7,7 +7,8 @@ use ipfs_cluster::types::Cid;
 use ipfs_cluster_bins::service::config::{ConsensusSection, PeerConfig};
 use ipfs_cluster_bins::service::folder::Folder;
 
-use super::http::{self, Server, free_port};
+use super::http::{self, Server};
+use super::ports::free_port;
 use super::process::Running;
 use super::remote::pointing_to;
 use super::run::{Ipfs, start};

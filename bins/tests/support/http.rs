@@ -104,8 +104,3 @@ pub(crate) fn ask(port: u16, method: &str, path: &str) -> String {
     stream.read_to_string(&mut answer).unwrap();
     answer
 }
-
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}

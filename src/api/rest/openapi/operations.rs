@@ -65,7 +65,10 @@ impl Operation {
             "content": { "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": { "file": { "type": "array", "items": { "type": "string", "format": "binary" } } },
+                    "properties": {
+                        "file": { "type": "array", "items": { "type": "string", "format": "binary" }, "minItems": 1 },
+                    },
+                    "required": ["file"],
                 },
             } },
         }));
