@@ -6,7 +6,7 @@
 //!
 //! The parser is our own: what there is collects everything of a body that has come, however much, has no limit for
 //! the heads of parts, and copies each byte. Here a chunk is handed on as it came, no more than one is held, and heads are
-//! bounded by [`HEAD_BYTES_MAX`].
+//! bounded by 48 KiB a part.
 
 mod head;
 

@@ -10,7 +10,7 @@ use super::daemon::Daemon;
 use super::lock;
 use crate::types::PeerId;
 
-/// A network of [`MemoryIpfs`] daemons that can find each other by address. Clones are the same network.
+/// A network of [`MemoryIpfs`](super::MemoryIpfs) daemons that can find each other by address. Clones are the same network.
 #[derive(Clone)]
 pub struct MemorySwarm(Arc<Swarm>);
 
