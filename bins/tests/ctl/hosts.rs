@@ -2,8 +2,10 @@
 
 use std::sync::mpsc;
 
+#[cfg(feature = "ctl-libp2p")]
+use crate::PEER;
 use crate::server::{PATIENCE, Server, closed_port, document};
-use crate::{PEER, ask, ctl, run};
+use crate::{ask, ctl, run};
 
 /// What went wrong where nobody answers, with a line on stderr where there is something to know.
 fn silence(line: &str) -> (String, String) {
