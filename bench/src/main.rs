@@ -69,7 +69,7 @@ struct Arguments {
     /// MiB of content that is added.
     #[arg(long, default_value_t = 1_024)]
     add_mib: u64,
-    /// Small files that are added; the reference takes a millisecond for each.
+    /// Small files that are added, a thousand in each folder.
     #[arg(long, default_value_t = 100_000)]
     add_files: u64,
     /// A real Kubo, into which is added.
