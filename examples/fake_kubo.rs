@@ -16,10 +16,13 @@ use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig, LeanIpfs};
 use ipfs_cluster::types::{Pin, PinType};
 
 const USAGE: &str = "usage: fake_kubo [--listen ADDRESS:PORT] [--pin-delay-ms N] [--fail-every N] [--pinned-from EXPORT.ndjson]
+                 [--bytes-per-second N] [--drop-blocks yes|no]
   --listen        where to serve, 127.0.0.1:0 takes a free port (default)
   --pin-delay-ms  how long each pin takes
   --fail-every    every so many pins one fails
-  --pinned-from   a state export whose pins are held from the start";
+  --pinned-from   a state export whose pins are held from the start
+  --bytes-per-second  how fast bodies are taken, all together
+  --drop-blocks   whether imported blocks are dropped without a look at their hashes";
 
 fn main() -> ExitCode {
     let (config, pinned_from) = match arguments(std::env::args().skip(1)) {
@@ -57,6 +60,17 @@ fn arguments(
                 config.fail_every = value.parse().map_err(|error| format!("{word} {value}: {error}"))?;
             }
             "--pinned-from" => pinned_from = Some(value),
+            "--bytes-per-second" => {
+                config.bytes_per_second =
+                    value.parse().map_err(|error| format!("{word} {value}: {error}"))?;
+            }
+            "--drop-blocks" => {
+                config.drop_blocks = match value.as_str() {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(format!("{word} {value}: neither yes nor no").into()),
+                };
+            }
             _ => return Err(format!("unknown argument {word}").into()),
         }
     }

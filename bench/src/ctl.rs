@@ -68,9 +68,12 @@ pub(crate) fn ctl(program: &Path, folder: &Path, pins: u64) -> Result<Vec<Row>> 
     Ok(rows)
 }
 
-struct Ran {
-    elapsed: Duration,
-    resident_bytes: u64,
+pub(crate) struct Ran {
+    pub(crate) elapsed: Duration,
+    /// At its peak.
+    pub(crate) resident_bytes: u64,
+    /// What it printed, where that is kept.
+    pub(crate) output: String,
 }
 
 fn middle(command: impl Fn() -> Command) -> Result<Ran> {
@@ -80,8 +83,13 @@ fn middle(command: impl Fn() -> Command) -> Result<Ran> {
 }
 
 /// Runs a program to its end, and looks at its memory meanwhile.
-fn watch(mut command: Command) -> Result<Ran> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+fn watch(command: Command) -> Result<Ran> {
+    watch_output(command, Stdio::null())
+}
+
+/// The same, where what it prints goes elsewhere; from a pipe it is kept, and must be little.
+pub(crate) fn watch_output(mut command: Command, output: Stdio) -> Result<Ran> {
+    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::inherit());
     let started = Instant::now();
     let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
     let watched = child.id();
@@ -97,7 +105,11 @@ fn watch(mut command: Command) -> Result<Ran> {
     let elapsed = started.elapsed();
     drop(ended);
     ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(Ran { elapsed, resident_bytes: watcher.join().unwrap_or(0) })
+    let mut output = String::new();
+    if let Some(mut printed) = child.stdout.take() {
+        printed.read_to_string(&mut output)?;
+    }
+    Ok(Ran { elapsed, resident_bytes: watcher.join().unwrap_or(0), output })
 }
 
 fn peak_resident_bytes(pid: u32) -> Option<u64> {

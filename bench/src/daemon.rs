@@ -1,5 +1,6 @@
 //! The programs under measurement, as child processes on loopback.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -218,10 +219,12 @@ impl Daemon {
 
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
-        Ok(kib * 1024)
+        memory(self.pid()?, "VmRSS:")
+    }
+
+    /// Has the kernel note from now on how much memory is resident at most.
+    pub(crate) fn watch_memory(&self) -> Result<Watched> {
+        Watched::begin(self.pid()?)
     }
 
     /// Processor time it has taken so far: of all its threads, in the kernel too.
@@ -254,6 +257,35 @@ impl Daemon {
     }
 }
 
+/// A process whose resident memory is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watched {
+    pid: u32,
+    before: u64,
+}
+
+impl Watched {
+    pub(crate) fn begin(pid: u32) -> Result<Self> {
+        /// Resets the peak to what is resident now.
+        const RESET_PEAK: &str = "5";
+        std::fs::write(format!("/proc/{pid}/clear_refs"), RESET_PEAK)
+            .context("resetting the peak of memory")?;
+        Ok(Self { pid, before: memory(pid, "VmRSS:")? })
+    }
+
+    /// Bytes that the peak since then is above what there was.
+    pub(crate) fn growth(self) -> Result<u64> {
+        Ok(memory(self.pid, "VmHWM:")?.saturating_sub(self.before))
+    }
+}
+
+fn memory(pid: u32, field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with(field)).with_context(|| format!("no {field}"))?;
+    let kib: u64 = line.split_whitespace().nth(1).context("no number of KiB")?.parse()?;
+    Ok(kib * 1024)
+}
+
 /// The fake IPFS daemon, as a child process.
 pub(crate) struct FakeKubo {
     child: Child,
@@ -266,13 +298,25 @@ impl FakeKubo {
         pin_delay: Duration,
         pinned_from: Option<&Path>,
     ) -> Result<Self> {
+        let mut arguments: Vec<OsString> =
+            vec!["--pin-delay-ms".into(), pin_delay.as_millis().to_string().into()];
+        if let Some(file) = pinned_from {
+            arguments.extend(["--pinned-from".into(), file.into()]);
+        }
+        Self::start_with(program, &arguments).await
+    }
+
+    /// One that drops the blocks of imports, as fast as it can or so many bytes a second.
+    pub(crate) async fn start_sink(program: &Path, bytes_per_second: u64) -> Result<Self> {
+        let rate = bytes_per_second.to_string();
+        Self::start_with(program, &["--drop-blocks", "yes", "--bytes-per-second", &rate].map(OsString::from))
+            .await
+    }
+
+    async fn start_with(program: &Path, arguments: &[OsString]) -> Result<Self> {
         let address = free_address()?;
         let mut command = Command::new(program);
-        command.arg("--listen").arg(address.to_string());
-        command.arg("--pin-delay-ms").arg(pin_delay.as_millis().to_string());
-        if let Some(file) = pinned_from {
-            command.arg("--pinned-from").arg(file);
-        }
+        command.arg("--listen").arg(address.to_string()).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let started = Instant::now();

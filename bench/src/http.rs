@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -57,14 +58,42 @@ impl Connection {
     /// Sends a request and reads the whole answer, counting its lines. Keeps the body only when asked to.
     pub(crate) async fn request(&mut self, method: &str, target: &str, keep_body: bool) -> Result<Answer> {
         let started = std::time::Instant::now();
-        let mut request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
+        self.send_head(method, target, "", 0).await?;
+        self.answer(started, keep_body).await
+    }
+
+    /// Sends a body of so many bytes and then reads the whole answer: for those that come when all was sent.
+    pub(crate) async fn upload(
+        &mut self,
+        target: &str,
+        content_type: &str,
+        length: u64,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) -> Result<Answer> {
+        let started = std::time::Instant::now();
+        self.send_head("POST", target, &format!("Content-Type: {content_type}\r\n"), length).await?;
+        for piece in pieces {
+            self.stream
+                .write_all(&piece)
+                .await
+                .context("the connection was closed in the middle of an upload")?;
+        }
+        self.answer(started, true).await
+    }
+
+    async fn send_head(&mut self, method: &str, target: &str, more: &str, length: u64) -> Result<()> {
+        let mut request =
+            format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{more}");
         if sends_credentials() {
             request.push_str("Authorization: Basic ");
             request.push_str(CREDENTIALS_BASE64);
             request.push_str("\r\n");
         }
         request.push_str("\r\n");
-        self.stream.write_all(request.as_bytes()).await?;
+        Ok(self.stream.write_all(request.as_bytes()).await?)
+    }
+
+    async fn answer(&mut self, started: std::time::Instant, keep_body: bool) -> Result<Answer> {
         let head_end = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
                 break at + 4;

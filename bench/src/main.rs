@@ -3,6 +3,7 @@
 //! Run through `cargo xtask bench`, which builds what this needs. Figures are for comparison within one run, never
 //! for assertions.
 
+mod add;
 mod ctl;
 mod daemon;
 mod follow;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
+use add::Adding;
 use daemon::Subject;
 use report::Row;
 use scenarios::Setup;
@@ -64,11 +66,20 @@ struct Arguments {
     /// The same of a chain; the reference takes 20 ms a block.
     #[arg(long, default_value_t = 4_000)]
     walk_chain_pins: u64,
+    /// MiB of content that is added.
+    #[arg(long, default_value_t = 1_024)]
+    add_mib: u64,
+    /// Small files that are added, a thousand in each folder.
+    #[arg(long, default_value_t = 100_000)]
+    add_files: u64,
+    /// A real Kubo, into which is added.
+    #[arg(long)]
+    kubo: Option<PathBuf>,
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
-    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`; the last needs the
-    /// reference.
+    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`, `add`; `walk` needs
+    /// the reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// With basic authentication, and the log in a file.
@@ -110,18 +121,22 @@ async fn run(arguments: &Arguments) -> Result<()> {
     };
     let subject = Subject { name: "ours", program: arguments.service.clone(), init, reference: false };
     let mut ours = measure(&subject, Some(&arguments.ctl), arguments).await?;
-    let reference = match &arguments.go_service {
+    let go = arguments.go_service.as_ref().map(|program| Subject {
+        name: "reference",
+        program: program.clone(),
+        init: &["init"],
+        reference: true,
+    });
+    let mut reference = match &go {
         None => None,
-        Some(program) => {
-            let go =
-                Subject { name: "reference", program: program.clone(), init: &["init"], reference: true };
-            let mut rows = measure(&go, arguments.go_ctl.as_deref(), arguments).await?;
+        Some(go) => {
+            let mut rows = measure(go, arguments.go_ctl.as_deref(), arguments).await?;
             if arguments.wants("walk") {
                 let folder = arguments.scratch()?;
-                let together = Subject { init: &["init"], ..subject };
+                let together = Subject { init: &["init"], ..subject.clone() };
                 for (pins, clients) in [(arguments.walk_pins, 64), (arguments.walk_chain_pins, 1)] {
                     let walked =
-                        walk::walk(&together, &go, &arguments.fake_kubo, folder.path(), pins, clients);
+                        walk::walk(&together, go, &arguments.fake_kubo, folder.path(), pins, clients);
                     let (more, theirs) = walked.await.context("a walk")?;
                     ours.extend(more);
                     rows.extend(theirs);
@@ -130,6 +145,25 @@ async fn run(arguments: &Arguments) -> Result<()> {
             Some(rows)
         }
     };
+    if arguments.wants("add") {
+        let folder = arguments.scratch()?;
+        let adding = Adding {
+            ours: &subject,
+            ctl: &arguments.ctl,
+            reference: go.as_ref().zip(arguments.go_ctl.as_deref()),
+            fake_kubo: &arguments.fake_kubo,
+            forward: &std::env::current_exe()?.with_file_name("forward"),
+            kubo: arguments.kubo.as_deref(),
+            folder: folder.path().to_owned(),
+            mib: arguments.add_mib,
+            files: arguments.add_files,
+        };
+        let (more, theirs) = add::add(&adding).await.context("adding")?;
+        ours.extend(more);
+        if let Some(rows) = &mut reference {
+            rows.extend(theirs);
+        }
+    }
     println!("\n{cores} cores, load generator on the same cores, one run.\n");
     println!("{}", report::table(&ours, reference.as_deref()));
     Ok(())

@@ -162,7 +162,7 @@ pub(crate) fn bootstrap(addresses: &[String]) -> Vec<String> {
 }
 
 /// Returns once a peer knows the free space of so many.
-async fn wait_for_metrics(api: SocketAddr, peers: usize) -> Result<()> {
+pub(crate) async fn wait_for_metrics(api: SocketAddr, peers: usize) -> Result<()> {
     let started = Instant::now();
     let mut connection = Connection::open(api).await?;
     loop {
@@ -205,7 +205,7 @@ async fn wait_until_equal(setup: &Setup<'_>, apis: &[SocketAddr], pins: u64) -> 
 }
 
 /// Returns once every one of these answers with so many lines.
-async fn wait_for_lines(apis: &[SocketAddr], target: &str, lines: u64) -> Result<()> {
+pub(crate) async fn wait_for_lines(apis: &[SocketAddr], target: &str, lines: u64) -> Result<()> {
     let started = Instant::now();
     for api in apis {
         let mut connection = Connection::open(*api).await?;

@@ -2,10 +2,12 @@
 //!
 //! Over [`MemoryIpfs`](crate::ipfs_connector::MemoryIpfs) it behaves as an online daemon does (content that is missing
 //! stays pinning, and says so twice a second), over [`LeanIpfs`] it takes millions of pins for measurements, over
-//! [`FaultyIpfs`](super::faulty_ipfs::FaultyIpfs) it fails, stalls and breaks off when told. The program
+//! [`FaultyIpfs`](super::faulty_ipfs::FaultyIpfs) it fails, stalls and breaks off when told. For measurements uploads can
+//! be throttled, and blocks dropped unseen. The program
 //! `examples/fake_kubo.rs` serves it to other processes.
 
 mod car;
+mod intake;
 mod lean;
 mod multipart;
 
@@ -21,14 +23,15 @@ use axum::http::header::{CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use axum::serve::ListenerExt as _;
-use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use intake::Pace;
 pub use lean::LeanIpfs;
 
 use crate::error::{Error, Result};
@@ -42,6 +45,8 @@ const BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Where other processes see what was asked so far, as JSON.
 const REQUESTS_PATH: &str = "/fake/requests";
+/// Where bytes can be sent for nothing, to measure what it takes to send them.
+const SINK_PATH: &str = "/fake/sink";
 
 /// How the daemon behaves.
 #[derive(Clone, Debug)]
@@ -52,12 +57,22 @@ pub struct FakeKuboConfig {
     pub pin_delay: Duration,
     /// Every so many pins one fails; 0 is none.
     pub fail_every: u64,
+    /// Bytes of bodies that it takes a second, of all requests together; 0 is no limit.
+    pub bytes_per_second: u64,
+    /// Blocks of `dag/import` are counted and dropped, without a look at their hashes.
+    pub drop_blocks: bool,
 }
 
 impl Default for FakeKuboConfig {
-    /// Any port of 127.0.0.1, no delay, no failures.
+    /// Any port of 127.0.0.1, no delay, no failures, as quick as it can.
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), pin_delay: Duration::ZERO, fail_every: 0 }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            pin_delay: Duration::ZERO,
+            fail_every: 0,
+            bytes_per_second: 0,
+            drop_blocks: false,
+        }
     }
 }
 
@@ -73,6 +88,7 @@ pub struct FakeKubo {
 struct Face {
     ipfs: Arc<dyn IpfsConnector>,
     config: FakeKuboConfig,
+    pace: Pace,
     stopped: CancellationToken,
     requests: watch::Sender<Requests>,
 }
@@ -119,6 +135,7 @@ impl FakeKubo {
             listener.local_addr().map_err(|error| Error::io("asking for the own address", error))?;
         let face = Arc::new(Face {
             ipfs: Arc::new(ipfs),
+            pace: Pace::new(config.bytes_per_second),
             config,
             stopped: CancellationToken::new(),
             requests: watch::Sender::default(),
@@ -216,6 +233,12 @@ async fn handle(State(face): State<Arc<Face>>, request: Request) -> Response {
     let path = request.uri().path();
     if path == REQUESTS_PATH {
         return respond(StatusCode::OK, "application/json", Body::from(face.requests.borrow().to_json()));
+    }
+    if path == SINK_PATH {
+        return match face.drain(request).await {
+            Ok(bytes) => respond(StatusCode::OK, "application/json", Body::from(bytes.to_string())),
+            Err(error) => respond(StatusCode::BAD_REQUEST, "text/plain", Body::from(error.to_string())),
+        };
     }
     let Some(command) = path.strip_prefix("/api/v0/").filter(|command| COMMANDS.contains(command)) else {
         return respond(StatusCode::NOT_FOUND, "text/plain", Body::from("404 page not found\n"));
@@ -523,7 +546,7 @@ impl Face {
     async fn block_put(&self, arguments: &Arguments, request: Request) -> Result<Answer> {
         let hash = arguments.get("mhtype").unwrap_or("sha2-256");
         let codec = arguments.get("cid-codec").unwrap_or("raw");
-        let files = files(request, "data").await?;
+        let files = self.files(request, "data").await?;
         let blocks: Vec<Block> =
             files.into_iter().map(|data| block(hash, codec, data)).collect::<Result<_>>()?;
         let answer = blocks
@@ -546,7 +569,13 @@ impl Face {
             return Err(Error::invalid_input("this one pins no roots"));
         }
         let (mut count, mut bytes) = (0, 0);
-        for file in files(request, "path").await? {
+        let files = if self.config.drop_blocks {
+            (count, bytes) = self.count_blocks(request).await?;
+            Vec::new()
+        } else {
+            self.files(request, "path").await?
+        };
+        for file in files {
             let blocks = car::blocks(&file)?;
             count += blocks.len();
             bytes += blocks.iter().map(|block| block.data.len()).sum::<usize>();
@@ -585,15 +614,61 @@ impl Face {
     }
 }
 
-/// The files of a request's form.
-async fn files(request: Request, argument: &str) -> Result<Vec<Bytes>> {
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or_default().to_owned();
-    let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX)
-        .await
-        .map_err(|error| Error::invalid_input(error.to_string()))?;
-    multipart::files(&content_type, &body)
-        .ok_or_else(|| Error::invalid_input(format!("file argument '{argument}' is required")))
+fn content_type(request: &Request) -> String {
+    let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
+
+fn no_file(argument: &str) -> Error {
+    Error::invalid_input(format!("file argument '{argument}' is required"))
+}
+
+impl Face {
+    /// A body, as fast as is allowed.
+    fn pieces(&self, request: Request) -> impl Stream<Item = Result<Bytes>> + Unpin {
+        let pieces = request.into_body().into_data_stream().then(async |piece| {
+            let piece = piece.map_err(|error| Error::invalid_input(error.to_string()))?;
+            self.pace.keep(piece.len()).await;
+            Ok(piece)
+        });
+        Box::pin(pieces)
+    }
+
+    /// The files of a request's form.
+    async fn files(&self, request: Request, argument: &str) -> Result<Vec<Bytes>> {
+        let content_type = content_type(&request);
+        let mut body = BytesMut::new();
+        let mut pieces = self.pieces(request);
+        while let Some(piece) = pieces.try_next().await? {
+            if body.len() + piece.len() > BODY_BYTES_MAX {
+                return Err(Error::invalid_input(format!("a body has more than {BODY_BYTES_MAX} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        multipart::files(&content_type, &body.freeze()).ok_or_else(|| no_file(argument))
+    }
+
+    /// Blocks of a CAR in a request's form, and bytes of them with their CIDs.
+    async fn count_blocks(&self, request: Request) -> Result<(usize, usize)> {
+        let content_type = content_type(&request);
+        let boundary = multipart::boundary(&content_type).ok_or_else(|| no_file("path"))?;
+        let mut count = car::Count::new(boundary);
+        let mut pieces = self.pieces(request);
+        while let Some(piece) = pieces.try_next().await? {
+            count.feed(&piece);
+        }
+        count.finish()
+    }
+
+    /// Bytes of a body that nobody wants.
+    async fn drain(&self, request: Request) -> Result<u64> {
+        let mut pieces = self.pieces(request);
+        let mut bytes = 0;
+        while let Some(piece) = pieces.try_next().await? {
+            bytes += piece.len() as u64;
+        }
+        Ok(bytes)
+    }
 }
 
 fn line(text: &str) -> Bytes {

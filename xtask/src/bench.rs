@@ -45,6 +45,9 @@ pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
         command.arg("--ctl").arg(release(root()?.join("target"), "ipfs-cluster-ctl"));
         command.arg("--follow").arg(release(root()?.join("target"), "ipfs-cluster-follow"));
         command.arg("--fake-kubo").arg(release(tools.clone(), "examples/fake_kubo"));
+        if let Some(kubo) = std::env::var_os(crate::kubo::PATH_VARIABLE) {
+            command.arg("--kubo").arg(kubo);
+        }
         match std::env::var_os(GO_VARIABLE) {
             Some(program) => {
                 let ctl = PathBuf::from(&program).with_file_name("ipfs-cluster-ctl");

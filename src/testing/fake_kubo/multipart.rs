@@ -4,8 +4,7 @@ use bytes::Bytes;
 
 /// The files, none when the body is not what its type says.
 pub(super) fn files(content_type: &str, body: &Bytes) -> Option<Vec<Bytes>> {
-    let boundary = content_type.strip_prefix("multipart/form-data")?.split("boundary=").nth(1)?;
-    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
+    let boundary = boundary(content_type)?;
     let delimiter = format!("\r\n--{boundary}");
     let mut files = Vec::new();
     let mut at = format!("--{boundary}").len();
@@ -22,6 +21,12 @@ pub(super) fn files(content_type: &str, body: &Bytes) -> Option<Vec<Bytes>> {
         files.push(body.slice(at + head..at + head + length));
         at += head + length + delimiter.len();
     }
+}
+
+/// What is between the parts of such a body.
+pub(super) fn boundary(content_type: &str) -> Option<&str> {
+    let boundary = content_type.strip_prefix("multipart/form-data")?.split("boundary=").nth(1)?;
+    Some(boundary.split(';').next()?.trim().trim_matches('"'))
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
