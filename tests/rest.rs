@@ -66,5 +66,5 @@ impl Peer {
 
 /// What has to happen, happens within this time.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it did not happen in time")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it did not happen in time")
 }

@@ -220,6 +220,8 @@ async fn every_endpoint_answers_as_the_document_says() {
     peer.cluster.pin(watched, PinOptions::default()).await.unwrap();
     soon(peer.cluster.wait(watched).into_future()).await.unwrap();
     peer.cluster.unpin(&watched).await.unwrap();
+    // A peer that stops does not wait for those that watch.
+    soon(watcher.until("\"unpinned\"")).await;
     peer.cluster.shutdown().await;
     let events = soon(watcher.answer()).await;
     let kinds: BTreeSet<_> = events.lines().iter().map(|event| event["type"].to_string()).collect();
