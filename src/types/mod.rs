@@ -9,6 +9,7 @@ mod block;
 mod car;
 pub mod cid;
 mod event;
+pub(crate) mod hash;
 mod id;
 mod metric;
 mod path;
