@@ -10,6 +10,7 @@ mod car;
 pub mod cid;
 pub(crate) mod encoding;
 mod event;
+pub(crate) mod hash;
 mod id;
 mod metric;
 mod path;
