@@ -8,9 +8,12 @@
 //! Lengths are varints. This only cuts and joins; whether bytes belong to their CID is to be asked of
 //! [`Block::verified`](super::Block::verified).
 
+mod walk;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::Cid;
+pub use walk::{CarDigest, CarWalk};
 use crate::error::{Error, Result};
 
 /// Most bytes of a header. One root takes about 60.
@@ -41,12 +44,26 @@ pub struct CarDecoder {
     length: (u64, u32),
     /// Of the item whose length is known.
     item: Option<(usize, BytesMut)>,
+    /// Where the last item ended, in bytes from the beginning.
+    position: u64,
+    /// Bytes of the length of the item that is being read.
+    head_bytes: u32,
 }
 
 impl CarDecoder {
     /// At the beginning of a CAR.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Behind an item that ended so many bytes behind the beginning, 0 for the beginning itself.
+    pub fn behind(position: u64) -> Self {
+        Self { has_header: position > 0, position, ..Self::default() }
+    }
+
+    /// Where the last item ended, in bytes from the beginning of the CAR.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// More bytes. All items are to be taken before.
@@ -81,6 +98,7 @@ impl CarDecoder {
                 std::mem::take(collected).freeze()
             };
             self.item = None;
+            self.position += u64::from(self.head_bytes) + bytes.len() as u64;
             if self.has_header {
                 return section(bytes).map(Some);
             }
@@ -113,6 +131,7 @@ impl CarDecoder {
             if byte & 0x80 != 0 {
                 continue;
             }
+            self.head_bytes = *bytes;
             let length = std::mem::take(&mut self.length).0;
             let (what, most) = match self.has_header {
                 false => ("header", CAR_HEADER_BYTES_MAX),
