@@ -106,6 +106,15 @@ impl Car {
     }
 }
 
+/// Peers that can be started again.
+async fn on_plain_daemons(count: usize) -> Peers {
+    let cluster = TestCluster::start(count).await.unwrap();
+    let memory = (0..count).map(|index| cluster.daemon(index).ipfs().clone()).collect();
+    let peers = Peers { cluster, memory, faulty: Vec::new() };
+    peers.know_each_other().await;
+    peers
+}
+
 fn known(peers: &Peers) -> Option<InterruptedAdd> {
     peers.cluster.peer(0).interrupted_add(&key()).unwrap()
 }
@@ -130,8 +139,8 @@ async fn added(events: Events) -> (Vec<Added>, Vec<Pin>) {
 }
 
 async fn refused(events: Events) -> Error {
-    let (lines, pins, ended) = all(events).await;
-    assert!(lines.is_empty() && pins.is_empty());
+    let (_, pins, ended) = all(events).await;
+    assert!(pins.is_empty());
     ended.unwrap_err()
 }
 
@@ -239,7 +248,7 @@ async fn what_broke_off_before_its_pin_needs_no_more_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn the_peer_may_be_stopped_in_between_but_not_killed() {
-    let mut peers = peers(3).await;
+    let mut peers = on_plain_daemons(3).await;
     let car = car(20, true);
     let adding = tokio::spawn(all(add(&peers, car.part(0, car.ends[9] + 9, End::Silent), options(3, 3, 0))));
     sleep(Duration::from_secs(5)).await;
@@ -292,6 +301,13 @@ async fn a_destination_that_is_lost_in_between_is_replaced_while_one_is_left() {
     assert!(allocations.len() == 2 && allocations.contains(&peers.cluster.id(2)), "{allocations:?}");
     assert!(!allocations.contains(&peers.cluster.id(1)));
     assert_complete(&peers, &car, &pins[0]).await;
+    // Who came later does not know what links to its blocks.
+    let later = allocations.iter().find(|peer| **peer != peers.cluster.id(2)).map(|peer| peers.index(peer));
+    let released = async |peers: &TestCluster| {
+        peers.running().all(|(index, peer)| Some(index) == later || peer.leases().is_empty())
+    };
+    peers.cluster.wait_until("the leases of all others are released", released).await.unwrap();
+    sleep(LEASE_TTL + Duration::from_secs(1_200)).await;
     until_released(&peers).await;
 }
 
@@ -358,7 +374,7 @@ async fn what_cannot_go_on_is_refused_and_beginning_anew_is_always_possible() {
 
     // A splice that cannot be right is an error of the CAR.
     let error = refused(add(&peers, car.part(at + 1, car.bytes.len(), End::Whole), options(2, 2, at))).await;
-    assert!(["car", "block"].contains(&error.component_name().unwrap()) || !error.message().is_empty());
+    assert!(["car;", "block"].iter().any(|word| error.message().contains(word)), "{error}");
     assert_eq!(known(&peers).unwrap().offset, at);
 
     // Another file under the same key replaces it.
