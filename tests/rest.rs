@@ -25,6 +25,9 @@ mod openapi;
 mod parts;
 #[path = "rest/pins.rs"]
 mod pins;
+#[cfg(all(feature = "add", feature = "consensus-crdt"))]
+#[path = "rest/resume.rs"]
+mod resume;
 
 use std::time::Duration;
 
@@ -66,5 +69,5 @@ impl Peer {
 
 /// What has to happen, happens within this time.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it did not happen in time")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it did not happen in time")
 }
