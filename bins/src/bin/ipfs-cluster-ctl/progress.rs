@@ -147,7 +147,8 @@ impl UploadBar {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(QUIET)
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.with_elapsed(QUIET).with_position(self.from)
         });
         let form = match (sent.is_all(), total.filter(|total| *total > 0)) {
             (true, _) => "{spinner} {bytes} sent, waiting for the cluster, {elapsed}",
