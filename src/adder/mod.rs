@@ -22,6 +22,7 @@ mod import;
 pub mod multipart;
 pub mod shard;
 
+pub(crate) use car::{Car, CarPlace, import_rest_of_car};
 pub use import::import;
 
 /// What is uploaded: entries in the order of a walk that names each directory before what is in it.

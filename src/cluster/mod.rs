@@ -36,12 +36,12 @@ use std::sync::{Arc, Mutex};
 use tokio_util::sync::DropGuard;
 
 #[cfg(feature = "add")]
-pub use add::ADDS_MAX;
+pub use add::{ADDS_MAX, INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
 pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
 pub use events::ClusterEvent;
 pub use find::StatusPage;
-pub use leases::{LEASE_TTL, LEASES_MAX, Lease, LeaseState};
+pub use leases::{LEASE_TTL, LEASES_MAX};
 pub use lifecycle::{StopReason, TaskInfo};
 pub use summary::{PinInProgress, PinsHere, RepoSummary, SUMMARY_PINS_MAX, Summary};
 pub use wait::{Until, Wait};
@@ -59,6 +59,7 @@ use crate::state::StateReader;
 use crate::storage::Storage;
 use crate::tracker::PinTracker;
 use crate::transport::PeerTransport;
+pub use crate::types::{Lease, LeaseState};
 use crate::types::{IpfsId, PeerId};
 
 /// Which peers an answer is about.
