@@ -24,10 +24,10 @@ use super::query::Query;
 use crate::adder::AddEvent;
 use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
-use crate::api::json;
+use crate::api::json::Line as _;
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{AddFormat, AddLayout, AddOptions, Timestamp};
+use crate::types::{AddFormat, AddLayout, AddOptions, Added, Timestamp};
 
 /// Most adds at a time; each may hold some blocks for every destination.
 const ADDS_MAX: usize = 64;
@@ -151,10 +151,8 @@ where
 /// The line of an event, with its end; None for an event that has none.
 fn encoded(event: Result<AddEvent>) -> Result<Option<Vec<u8>>> {
     let AddEvent::Line(line) = event? else { return Ok(None) };
-    let mut out = Vec::with_capacity(256);
-    json::value(&mut out, &line).map_err(|source| {
-        Error::internal("a line about what was added cannot be written").with_source(source)
-    })?;
+    let mut out = Vec::with_capacity(Added::BYTES);
+    line.write(&mut out);
     out.push(b'\n');
     Ok(Some(out))
 }
