@@ -14,8 +14,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::Cid;
 use super::encoding::{CBOR_TAG_LINK, cbor, put_cbor_head, put_cbor_link, put_cbor_text, put_varint};
-pub use walk::{CarDigest, CarWalk};
 use crate::error::{Error, Result};
+pub use walk::{CarDigest, CarWalk};
 
 /// Most bytes of a header. One root takes about 60.
 pub const CAR_HEADER_BYTES_MAX: usize = 64 * 1024;

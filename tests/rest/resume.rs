@@ -21,7 +21,9 @@ struct Car {
 }
 
 fn car(chunks: u32) -> Car {
-    let bytes = (0..chunks * CHUNK_BYTES as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>();
+    let bytes = (0..chunks * CHUNK_BYTES as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect::<Vec<_>>();
     let (root, mut blocks) = sample_file_with_chunks(bytes, CHUNK_BYTES);
     blocks.rotate_right(1);
     let mut bytes = car_header(&[root]);
@@ -123,7 +125,10 @@ async fn an_upload_that_breaks_off_goes_on_with_the_rest_alone() {
     assert!(received.trailers.is_empty(), "{:?}", received.trailers);
     let [line] = &received.lines()[..] else { panic!("{}", received.text()) };
     let bytes: usize = car.blocks.iter().map(|block| block.data.len()).sum();
-    assert_eq!((line["cid"].as_str(), line["bytes"].as_u64()), (Some(&*car.root.to_string()), Some(bytes as u64)));
+    assert_eq!(
+        (line["cid"].as_str(), line["bytes"].as_u64()),
+        (Some(&*car.root.to_string()), Some(bytes as u64))
+    );
     served.peers.wait_pinned(&car.root).await.unwrap();
     assert_eq!(served.peers.peer(0).pin_get(&car.root).await.unwrap().options.name, "named");
     for index in 0..3 {
@@ -159,7 +164,11 @@ async fn what_cannot_go_on_is_refused_before_anything_is_read() {
     for (query, status, text) in [
         ("?format=car&resume=k&offset=7".to_owned(), 409, "add k goes on at offset"),
         ("?format=car&resume=other&offset=7".to_owned(), 409, "no add other that broke off is known"),
-        (format!("?format=car&resume=k&offset={offset}&local=true"), 409, "began with other replication factors"),
+        (
+            format!("?format=car&resume=k&offset={offset}&local=true"),
+            409,
+            "began with other replication factors",
+        ),
         (format!("?format=car&resume=k&offset={offset}&shard=true"), 400, "what is sharded cannot"),
         ("?resume=k".to_owned(), 400, "only a CAR (format=car) can"),
         ("?format=car&resume=a%20b".to_owned(), 400, "invalid resume key"),
@@ -216,5 +225,9 @@ async fn a_lease_is_released_by_hand_unless_its_add_runs() {
     let leases = served.leases(0).await;
     assert_eq!(leases[0]["state"], "running");
     let refused = served.call(0, "DELETE", &format!("/leases/{}", leases[0]["cid"].as_str().unwrap())).await;
-    assert!(refused.status == 409 && refused.text().contains("of an add that is running"), "{}", refused.text());
+    assert!(
+        refused.status == 409 && refused.text().contains("of an add that is running"),
+        "{}",
+        refused.text()
+    );
 }

@@ -371,7 +371,9 @@ impl Inner {
             self.leases.look_later(key, longer);
         }
         for key in covered {
-            let Some(look) = self.leases.streams().get(&key).map(|stream| stream.look_at(key)) else { continue };
+            let Some(look) = self.leases.streams().get(&key).map(|stream| stream.look_at(key)) else {
+                continue;
+            };
             self.let_go(look, "they are pinned").await?;
         }
         Ok(())
