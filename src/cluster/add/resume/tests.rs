@@ -333,7 +333,7 @@ async fn where_all_destinations_are_lost_it_begins_anew_in_the_end() {
     for attempt in 0..3 {
         assert_eq!(self::known(&peers), Some(known.clone()), "{attempt}");
         let error = refused(add(&peers, car.rest(known.offset), place(&peers, known.offset, 1))).await;
-        assert_eq!(error.message(), "failed to put block on all destinations");
+        assert!(error.message().starts_with("failed to put block on all destinations"), "{error}");
     }
     assert_eq!(self::known(&peers), None);
     let (_, pins) = added(add(&peers, car.rest(0), place(&peers, 0, 2))).await;
