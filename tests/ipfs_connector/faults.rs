@@ -10,7 +10,7 @@ use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig, LeanIpfs};
 use ipfs_cluster::testing::faulty_ipfs::{FaultyIpfs, IpfsCall};
 use ipfs_cluster::types::{Block, Cid, Pin, PinMode, PinOptions};
 use ipfs_cluster::{Error, ErrorKind};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use super::{PIN_TIMEOUT, kubo_config, patient_memory};
 
@@ -36,14 +36,17 @@ async fn fake(ipfs: impl IpfsConnector, pin_delay: Duration) -> (FakeKubo, KuboC
     (kubo, connector)
 }
 
-/// A port that nobody listens on.
-async fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port that nobody listens on, and that nobody else is given meanwhile.
+fn closed_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 #[tokio::test]
 async fn a_daemon_that_is_down_is_unavailable_in_the_words_operators_know() {
-    let port = closed_port().await;
+    let (_held, port) = closed_port();
     let ipfs = KuboConnector::new(format!("/ip4/127.0.0.1/tcp/{port}")).unwrap();
     let error = ipfs.id().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -93,7 +96,7 @@ async fn availability_follows_a_daemon_that_goes_and_comes_back() {
 
 #[tokio::test]
 async fn ready_waits_for_the_daemon_to_start() {
-    let port = closed_port().await;
+    let (held, port) = closed_port();
     let ipfs = KuboConnector::new(format!("http://127.0.0.1:{port}")).unwrap();
     let ready = tokio::spawn({
         let ipfs = ipfs.clone();
@@ -104,13 +107,15 @@ async fn ready_waits_for_the_daemon_to_start() {
     assert!(!ready.is_finished());
     let listen = format!("127.0.0.1:{port}").parse().unwrap();
     let config = FakeKuboConfig { listen, ..FakeKuboConfig::default() };
+    drop(held);
     let _kubo = FakeKubo::start(LeanIpfs::default(), config).await.unwrap();
     within(ready).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_daemon_that_is_down_gets_one_request_a_second() {
-    let ipfs = KuboConnector::new(format!("/ip4/127.0.0.1/tcp/{}", closed_port().await)).unwrap();
+    let (_held, port) = closed_port();
+    let ipfs = KuboConnector::new(format!("/ip4/127.0.0.1/tcp/{port}")).unwrap();
     let started = Instant::now();
     for _ in 0..11 {
         ipfs.id().await.unwrap_err();
