@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(sizes(stream::empty()).await.unwrap(), Vec::<usize>::new());
         assert_eq!(sizes(stream::iter(0..2_100).map(small)).await.unwrap(), [1_024, 1_024, 52]);
         assert_eq!(sizes(stream::iter(0..5).map(large)).await.unwrap(), [2, 2, 1]);
-        let slow = |number| async move {
+        let slow = move |number| async move {
             tokio::task::yield_now().await;
             small(number)
         };
