@@ -127,3 +127,87 @@ async fn tell(events: BoxStream<'static, Result<AddEvent>>, pages: mpsc::Sender<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn line(name: String) -> Result<AddEvent> {
+        Ok(AddEvent::Line(Added { name, ..Added::default() }))
+    }
+
+    async fn all(mut apart: Apart) -> (String, Option<Error>) {
+        let mut text = Vec::new();
+        loop {
+            match apart.next().await {
+                Some(Ok(page)) => text.extend(page),
+                Some(Err(error)) => return (String::from_utf8(text).unwrap(), Some(error)),
+                None => return (String::from_utf8(text).unwrap(), None),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_its_order_and_an_error_behind_what_came_before() {
+        let body = || stream::iter(0..1_000).map(|number| Ok(Bytes::from(number.to_string()))).boxed();
+        let echo = |chunks: BoxStream<'static, Result<Bytes>>| {
+            chunks.map(|chunk| line(String::from_utf8(chunk?.to_vec()).unwrap())).boxed()
+        };
+        let (text, error) = all(Apart::begin(body(), echo)).await;
+        let wanted: String =
+            (0..1_000).map(|number| format!("{{\"name\":\"{number}\",\"cid\":null}}\n")).collect();
+        assert!(text == wanted && error.is_none(), "{error:?}");
+        let broken = body().take(3).chain(stream::iter([Err(Error::internal("broken"))])).boxed();
+        let (text, error) = all(Apart::begin(broken, echo)).await;
+        assert_eq!((text.lines().count(), error.unwrap().message()), (3, "broken"));
+    }
+
+    #[tokio::test]
+    async fn a_bug_in_an_add_is_an_error_behind_its_lines() {
+        let add = |_: BoxStream<'static, Result<Bytes>>| {
+            let panics = stream::once(async { panic!("a bug") });
+            stream::iter([line("first".to_owned())])
+                .chain(stream::once(async {
+                    tokio::task::yield_now().await;
+                    line("second".to_owned())
+                }))
+                .chain(panics)
+                .boxed()
+        };
+        let (text, error) = all(Apart::begin(stream::empty().boxed(), add)).await;
+        assert!(text.starts_with("{\"name\":\"first\""), "{text}");
+        assert!(error.unwrap().message().contains("bug"));
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_than_may_wait_and_nothing_once_it_is_dropped() {
+        let (read, running) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+        let counted = Arc::clone(&read);
+        let body = stream::repeat_with(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(Bytes::from_static(b"chunk"))
+        });
+        let held = Arc::clone(&running);
+        // Takes nothing.
+        let mut apart = Apart::begin(body.boxed(), |chunks| {
+            stream::once(async move {
+                let _held = (chunks, held);
+                std::future::pending().await
+            })
+            .boxed()
+        });
+        for _ in 0..100 {
+            assert!(apart.next().now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(read.load(Ordering::SeqCst), CHUNKS_AHEAD + 1);
+        assert_eq!(Arc::strong_count(&running), 2);
+        drop(apart);
+        while Arc::strong_count(&running) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
