@@ -32,7 +32,7 @@ type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
 /// What is uploaded with [`Client::add`]: files, folders, URLs, bytes, in this order.
 ///
-/// Nothing is read before the upload begins, and never more is in memory than is on its way, about 2 MiB.
+/// Nothing is read before the upload begins, and never more is in memory than is on its way, about 10 MiB.
 #[derive(Debug, Default)]
 #[must_use = "an upload is nothing until it is added"]
 pub struct Upload {
