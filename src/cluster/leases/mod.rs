@@ -26,6 +26,8 @@ use self::LeaseState as State;
 use self::roots::Roots;
 use super::{Cluster, Inner};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "add")]
+use crate::ipfs_connector::dag::CODEC_RAW;
 use crate::ipfs_connector::dag::HASH_IDENTITY;
 use crate::ipfs_connector::lease_block;
 use crate::storage::{self, Storage};
@@ -301,9 +303,28 @@ impl Inner {
         self: Arc<Self>,
         blocks: BoxStream<'static, Result<Block>>,
     ) -> Result<()> {
+        self.store(blocks, |_| true).await
+    }
+
+    /// As [`Self::store_blocks`], but raw blocks are only held: somebody else stores them, afterwards.
+    #[cfg(feature = "add")]
+    pub(super) async fn store_nodes(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+    ) -> Result<()> {
+        self.store(blocks, |block| block.cid.codec() != CODEC_RAW).await
+    }
+
+    async fn store(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+        is_stored: fn(&Block) -> bool,
+    ) -> Result<()> {
         let key = self.leases.begin(self.clock.now());
         let running = Arc::new(Running { inner: Arc::clone(&self), key, roots: Mutex::default() });
-        let stored = self.ipfs.put_blocks(held(Arc::clone(&running), blocks)).await;
+        let held = held(Arc::clone(&running), blocks);
+        let held = held.try_filter(move |block| std::future::ready(is_stored(block))).boxed();
+        let stored = self.ipfs.put_blocks(held).await;
         // There is less room now, whatever went wrong.
         self.wakes.metrics.notify_waiters();
         stored?;
