@@ -73,7 +73,8 @@ impl Cluster {
     /// ([`Content::rewind`]) is added once more without those who failed, and no line is told twice.
     ///
     /// With `no_copy` the daemon beside this peer, which is then one of those that pin, refers to files where they lie
-    /// ([`Entry::origin`](crate::adder::Entry::origin)) instead of copying them; others get copies. Daemon and peer have to see
+    /// ([`Entry::origin`](crate::adder::Entry::origin)) instead of copying them; others get copies. What comes from an address is copied everywhere, as by
+    /// the reference, which copies all. Daemon and peer have to see
     /// the files by the same paths, and each is read once more before anything is pinned.
     ///
     /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
@@ -255,7 +256,7 @@ struct Host {
     local: bool,
     /// Peers that failed when the content was added before.
     avoided: Mutex<Vec<PeerId>>,
-    /// The daemon here refers to files.
+    /// The daemon here is to refer to files.
     no_copy: bool,
     referring: Arc<Referring>,
 }
@@ -297,7 +298,7 @@ impl Host {
 
     async fn allocate(&self, factor: ReplicationFactor, blacklist: &[PeerId]) -> Result<Vec<PeerId>> {
         let mut pin = Pin::new(no_cid(), self.pin.clone());
-        if self.no_copy {
+        if self.refers() {
             // Nobody else can refer to the files.
             pin.options.user_allocations.insert(0, self.inner.peer);
         }
@@ -305,6 +306,11 @@ impl Host {
         let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let blacklist = [blacklist, &avoided].concat();
         self.inner.allocate(&pin, factor, &[], &blacklist, &metrics).await
+    }
+
+    /// Whether the daemon beside this peer is to refer to files.
+    fn refers(&self) -> bool {
+        self.no_copy && !self.referring.is_copying()
     }
 
     /// Chooses none of these peers from now on.
@@ -328,13 +334,13 @@ impl Placement for Host {
                 (self.allocate(self.factor, &[]).await?, min.get() as usize)
             }
         };
-        if self.no_copy && !peers.contains(&me) {
+        if self.refers() && !peers.contains(&me) {
             let text = "nocopy: files can be referred to by the IPFS daemon beside this peer alone, which is not among those \
                         that may pin the content";
             return Err(Error::new(ErrorKind::NotEnoughPeers, text).component(COMPONENT));
         }
         if !self.local {
-            let replaceable = self.factor != ReplicationFactor::Everywhere && !self.no_copy;
+            let replaceable = self.factor != ReplicationFactor::Everywhere && !self.refers();
             return Ok(Choice { destinations: peers, allocations: None, min, replaceable });
         }
         if !peers.contains(&me) && self.pin.user_allocations.is_empty() {
@@ -355,7 +361,7 @@ impl Placement for Host {
 
     async fn put_blocks(&self, peer: &PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         if *peer == self.inner.peer {
-            if self.no_copy {
+            if self.refers() {
                 Arc::clone(&self.inner).store_nodes(blocks).await?;
                 self.referring.is_stored_here();
                 return Ok(());

@@ -213,4 +213,21 @@ async fn a_daemon_that_keeps_copies_only_is_told_how_to_keep_references() {
     let error = cluster.peer(0).add_all(Files::new([&file]), by_reference(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(cluster.peer(0).state().counts().pins, 0);
+    // What comes from an address is copied everywhere, as by the reference.
+    let entry = Entry {
+        path: "file".to_owned(),
+        origin: Some("https://example.org/file".to_owned()),
+        ..Entry::default()
+    };
+    let content = InMemory::new().entry(entry.clone(), "from far away");
+    let pins = cluster.peer(0).add_all(content, by_reference(1)).await.unwrap();
+    assert_eq!(daemons[0].ipfs(&["cat", "--offline", &pins[0].cid.to_string()]), "from far away");
+    let near = Entry {
+        path: "near".to_owned(),
+        origin: Some(file.to_str().unwrap().to_owned()),
+        ..Entry::default()
+    };
+    let mixed = InMemory::new().entry(entry, "from far away").entry(near, "some bytes");
+    let error = cluster.peer(0).add_all(mixed, by_reference(1)).await.unwrap_err();
+    assert!(error.message().contains("for files or for addresses"), "{error}");
 }

@@ -47,6 +47,8 @@ type Digest = [u8; DIGEST_BYTES];
 /// What the parts of one add by reference have in common.
 #[derive(Debug, Default)]
 pub(super) struct Referring {
+    /// What is added comes from addresses, of which no daemon is asked to note anything: all is copied.
+    copies: AtomicBool,
     /// The daemon beside this peer has all blocks but the leaves.
     stored_here: AtomicBool,
     noted: Mutex<Noted>,
@@ -71,6 +73,11 @@ struct Traced {
 }
 
 impl Referring {
+    /// Known from the first file on.
+    pub(super) fn is_copying(&self) -> bool {
+        self.copies.load(Ordering::SeqCst)
+    }
+
     pub(super) fn is_stored_here(&self) {
         self.stored_here.store(true, Ordering::SeqCst);
     }
@@ -133,6 +140,9 @@ pub(super) async fn add(
     };
     let (added, ()) = futures::future::join(work, hear).await;
     let added = added?;
+    if referring.is_copying() {
+        return Ok(added);
+    }
     if !referring.stored_here.load(Ordering::SeqCst) {
         let text = "the IPFS daemon beside this peer failed, and no other can refer to files here; add again without nocopy \
                     or when it is well";
@@ -250,6 +260,13 @@ impl Content for Tracing {
             // The importer has its own words for that.
             return Ok(entry);
         }
+        if is_address(origin) {
+            self.copy(origin)?;
+            return Ok(entry);
+        }
+        if self.referring.is_copying() {
+            return Err(mixed());
+        }
         // Asked for the first file and not before, so that options and content that mean nothing are told first.
         let root = match &self.root {
             Some(root) => root,
@@ -284,6 +301,17 @@ impl Content for Tracing {
 }
 
 impl Tracing {
+    /// The reference copies all that it is told not to. Here that is left of it: who adds an address has it copied.
+    fn copy(&self, origin: &str) -> Result<()> {
+        if !self.referring.noted().files.is_empty() {
+            return Err(mixed());
+        }
+        if !self.referring.copies.swap(true, Ordering::SeqCst) {
+            tracing::warn!(origin, "nocopy is for files: what comes from an address is copied");
+        }
+        Ok(())
+    }
+
     fn note(&mut self, mut bytes: &[u8]) -> Result<()> {
         while let Some((hasher, filled)) = self.piece.as_mut().filter(|_| !bytes.is_empty()) {
             let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - *filled));
@@ -317,15 +345,18 @@ impl Tracing {
     }
 }
 
+fn is_address(origin: &str) -> bool {
+    origin.starts_with("http://") || origin.starts_with("https://")
+}
+
+fn mixed() -> Error {
+    Error::invalid_input("nocopy is for files or for addresses: add them one after the other")
+        .component(COMPONENT)
+}
+
 /// What the daemon would refuse, before anything is stored.
 fn check_origin(origin: &str, root: Option<&Path>) -> Result<()> {
     let refuse = |text: String| Err(Error::invalid_input(text).component(COMPONENT));
-    if origin.starts_with("http://") || origin.starts_with("https://") {
-        let text = format!(
-            "cannot refer to {origin}: only files of this machine are kept by reference; add it without nocopy"
-        );
-        return Err(Error::new(ErrorKind::Unsupported, text).component(COMPONENT));
-    }
     let path = Path::new(origin);
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return refuse(format!("cannot refer to {origin}: it is no absolute path"));
@@ -392,7 +423,6 @@ mod tests {
             ("/home/melissa/file", "only to files in /home/me"),
             ("/home/me/../you/file", "no absolute path"),
             ("data/file", "no absolute path"),
-            ("https://example.org/file", "only files of this machine"),
         ] {
             let error = check_origin(origin, root).unwrap_err();
             assert!(error.message().contains(part), "{error}");

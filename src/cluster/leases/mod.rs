@@ -26,9 +26,7 @@ use self::LeaseState as State;
 use self::roots::Roots;
 use super::{Cluster, Inner};
 use crate::error::{Error, ErrorKind, Result};
-#[cfg(feature = "add")]
-use crate::ipfs_connector::dag::CODEC_RAW;
-use crate::ipfs_connector::dag::HASH_IDENTITY;
+use crate::ipfs_connector::dag;
 use crate::ipfs_connector::lease_block;
 use crate::storage::{self, Storage};
 use crate::types::{Block, Cid, PinMode, Timestamp};
@@ -312,9 +310,10 @@ impl Inner {
         self: Arc<Self>,
         blocks: BoxStream<'static, Result<Block>>,
     ) -> Result<()> {
-        self.store(blocks, |block| block.cid.codec() != CODEC_RAW).await
+        self.store(blocks, |block| block.cid.codec() != dag::CODEC_RAW).await
     }
 
+    /// Holds all blocks, and stores some.
     async fn store(
         self: Arc<Self>,
         blocks: BoxStream<'static, Result<Block>>,
@@ -342,8 +341,11 @@ impl Inner {
     /// Holds the blocks of a segment before any of them is stored.
     async fn hold(&self, key: StreamKey, segment: Vec<Block>) -> Result<Vec<Block>> {
         // What is in its own CID is not stored.
-        let cids: Vec<Cid> =
-            segment.iter().map(|block| block.cid).filter(|cid| cid.hash().code() != HASH_IDENTITY).collect();
+        let cids: Vec<Cid> = segment
+            .iter()
+            .map(|block| block.cid)
+            .filter(|cid| cid.hash().code() != dag::HASH_IDENTITY)
+            .collect();
         if cids.is_empty() {
             return Ok(segment);
         }
