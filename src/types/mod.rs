@@ -8,6 +8,7 @@ mod bandwidth;
 mod block;
 mod car;
 pub mod cid;
+pub(crate) mod encoding;
 mod event;
 pub(crate) mod hash;
 mod id;
