@@ -489,7 +489,12 @@ async fn what_cannot_be_added_is_said_before_anybody_is_asked() {
         (Upload::new(), &usual, ErrorKind::InvalidInput, "need at least one path"),
         (file(), &wrap, ErrorKind::InvalidInput, "only a single CAR file"),
         (file().bytes("other", ""), &car, ErrorKind::InvalidInput, "only a single CAR file"),
-        (file(), &no_copy, ErrorKind::InvalidInput, "nocopy option is only valid for URLs"),
+        (
+            file().bytes("other", ""),
+            &no_copy,
+            ErrorKind::InvalidInput,
+            "nocopy option is only valid for files and URLs",
+        ),
         (file().path(at("dir/file")), &usual, ErrorKind::InvalidInput, "two paths are both called file"),
         (
             at("dir/").into(),
