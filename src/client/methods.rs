@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use super::{Bandwidth, Client, Request, Watch};
 use crate::error::Result;
 use crate::types::{
-    Alert, Cid, ConnectGraph, Event, GlobalPinInfo, GlobalRepoGc, IpfsPath, Lease, Metric, PeerId, PeerInfo, Pin,
-    PinOptions, PinTypeFilter, StatusFilter, Version,
+    Alert, Cid, ConnectGraph, Event, GlobalPinInfo, GlobalRepoGc, IpfsPath, Lease, Metric, PeerId, PeerInfo,
+    Pin, PinOptions, PinTypeFilter, StatusFilter, Version,
 };
 
 /// The calls. Errors are those of the [module documentation](super).

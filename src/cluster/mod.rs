@@ -58,8 +58,8 @@ use crate::state::StateReader;
 use crate::storage::Storage;
 use crate::tracker::PinTracker;
 use crate::transport::PeerTransport;
-pub use crate::types::{Lease, LeaseState};
 use crate::types::{IpfsId, PeerId};
+pub use crate::types::{Lease, LeaseState};
 
 /// Which peers an answer is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

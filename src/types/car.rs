@@ -13,8 +13,8 @@ mod walk;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::Cid;
-pub use walk::{CarDigest, CarWalk};
 use crate::error::{Error, Result};
+pub use walk::{CarDigest, CarWalk};
 
 /// Most bytes of a header. One root takes about 60.
 pub const CAR_HEADER_BYTES_MAX: usize = 64 * 1024;

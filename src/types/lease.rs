@@ -26,14 +26,7 @@ pub struct Lease {
 
 impl Lease {
     /// A lease.
-    pub fn new(
-        peer: PeerId,
-        cid: Cid,
-        since: Timestamp,
-        blocks: u64,
-        bytes: u64,
-        state: LeaseState,
-    ) -> Self {
+    pub fn new(peer: PeerId, cid: Cid, since: Timestamp, blocks: u64, bytes: u64, state: LeaseState) -> Self {
         Self { peer, cid, since, blocks, bytes, state }
     }
 }
@@ -115,7 +108,8 @@ mod tests {
     #[test]
     fn a_lease_is_read_as_it_was_written() {
         let root = Block::raw("root").cid;
-        for state in [LeaseState::Running, LeaseState::Waiting { roots: [root, root].into() }, LeaseState::Failed]
+        for state in
+            [LeaseState::Running, LeaseState::Waiting { roots: [root, root].into() }, LeaseState::Failed]
         {
             let cid = Block::raw("lease").cid;
             let lease = Lease::new(PeerId::random(), cid, Timestamp::from_unix_seconds(7), 3, 70, state);

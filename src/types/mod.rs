@@ -27,7 +27,8 @@ pub use add::{AddFormat, AddLayout, AddOptions, Added};
 pub use bandwidth::Bandwidth;
 pub use block::Block;
 pub use car::{
-    CAR_BLOCK_BYTES_MAX, CAR_HEADER_BYTES_MAX, CarDecoder, CarDigest, CarItem, CarWalk, car_header, car_section_head,
+    CAR_BLOCK_BYTES_MAX, CAR_HEADER_BYTES_MAX, CarDecoder, CarDigest, CarItem, CarWalk, car_header,
+    car_section_head,
 };
 pub use event::{Event, EventCursor, EventKind, EventKinds, Happening};
 pub use id::{ConnectGraph, GlobalRepoGc, IpfsId, PeerInfo, RepoGc, RepoGcKey, RepoStat, Version};

@@ -100,7 +100,10 @@ mod tests {
         for good in ["a", "A-z_09", &"k".repeat(RESUME_KEY_LETTERS_MAX)] {
             let key: ResumeKey = good.parse().unwrap();
             assert_eq!((key.as_str(), key.to_string().as_str()), (good, good));
-            assert_eq!(serde_json::from_str::<ResumeKey>(&serde_json::to_string(&key).unwrap()).unwrap(), key);
+            assert_eq!(
+                serde_json::from_str::<ResumeKey>(&serde_json::to_string(&key).unwrap()).unwrap(),
+                key
+            );
         }
         for bad in ["", "a b", "a/b", "..", "ü", &"k".repeat(RESUME_KEY_LETTERS_MAX + 1)] {
             let error = bad.parse::<ResumeKey>().unwrap_err();

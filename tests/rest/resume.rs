@@ -21,7 +21,9 @@ struct Car {
 }
 
 fn car(chunks: u32) -> Car {
-    let bytes = (0..chunks * CHUNK_BYTES as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>();
+    let bytes = (0..chunks * CHUNK_BYTES as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect::<Vec<_>>();
     let (root, mut blocks) = sample_file_with_chunks(bytes, CHUNK_BYTES);
     blocks.rotate_right(1);
     let mut bytes = car_header(&[root]);
@@ -123,7 +125,10 @@ async fn an_upload_that_breaks_off_goes_on_with_the_rest_alone() {
     assert!(received.trailers.is_empty(), "{:?}", received.trailers);
     let [line] = &received.lines()[..] else { panic!("{}", received.text()) };
     let bytes: usize = car.blocks.iter().map(|block| block.data.len()).sum();
-    assert_eq!((line["cid"].as_str(), line["bytes"].as_u64()), (Some(&*car.root.to_string()), Some(bytes as u64)));
+    assert_eq!(
+        (line["cid"].as_str(), line["bytes"].as_u64()),
+        (Some(&*car.root.to_string()), Some(bytes as u64))
+    );
     served.peers.wait_pinned(&car.root).await.unwrap();
     assert_eq!(served.peers.peer(0).pin_get(&car.root).await.unwrap().options.name, "named");
     for index in 0..3 {
@@ -159,7 +164,11 @@ async fn what_cannot_go_on_is_refused_before_anything_is_read() {
     for (query, status, text) in [
         ("?format=car&resume=k&offset=7".to_owned(), 409, "add k goes on at offset"),
         ("?format=car&resume=other&offset=7".to_owned(), 409, "no add other that broke off is known"),
-        (format!("?format=car&resume=k&offset={offset}&local=true"), 409, "began with other replication factors"),
+        (
+            format!("?format=car&resume=k&offset={offset}&local=true"),
+            409,
+            "began with other replication factors",
+        ),
         (format!("?format=car&resume=k&offset={offset}&shard=true"), 400, "what is sharded cannot"),
         ("?resume=k".to_owned(), 400, "only a CAR (format=car) can"),
         ("?format=car&resume=a%20b".to_owned(), 400, "invalid resume key"),
@@ -216,5 +225,41 @@ async fn a_lease_is_released_by_hand_unless_its_add_runs() {
     let leases = served.leases(0).await;
     assert_eq!(leases[0]["state"], "running");
     let refused = served.call(0, "DELETE", &format!("/leases/{}", leases[0]["cid"].as_str().unwrap())).await;
-    assert!(refused.status == 409 && refused.text().contains("of an add that is running"), "{}", refused.text());
+    assert!(
+        refused.status == 409 && refused.text().contains("of an add that is running"),
+        "{}",
+        refused.text()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_its_peer_was_restarted() {
+    let mut served = Served::start(2).await;
+    let car = car(60);
+    let whole = add("k", 0, &car.bytes, "");
+    let mut running = served.caller(0).await;
+    running.send(&whole[..whole.len() - car.bytes.len() + car.ends[50] + 50]).await;
+    soon(running.begun()).await;
+    // A segment, so that it is known that much of it is on its way.
+    let held = async |peers: &TestCluster| !peers.peer(1).leases().is_empty();
+    served.peers.wait_until("a segment has arrived", held).await.unwrap();
+    // As a service stops: its API first.
+    soon(served.apis.remove(0).shutdown()).await;
+    served.peers.stop(0).await.unwrap();
+    served.peers.restart(0).await.unwrap();
+    let config = RestConfig::default().listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
+    served.apis.insert(0, RestApi::bind(config, served.peers.peer(0).clone()).await.unwrap());
+    let known = served.call(0, "GET", "/add/k").await;
+    assert_eq!(known.status, 200, "{}", known.text());
+    let offset = known.json()["offset"].as_u64().unwrap() as usize;
+    assert!(car.ends[1..=50].contains(&offset));
+    let mut caller = served.caller(0).await;
+    caller.send(add("k", offset, &car.bytes[offset..], "")).await;
+    let received = soon(caller.answer()).await;
+    assert!(received.trailers.is_empty(), "{:?}", received.trailers);
+    served.peers.wait_pinned(&car.root).await.unwrap();
+    for index in 0..2 {
+        let daemon = served.peers.daemon(index).ipfs();
+        assert!(car.blocks.iter().all(|block| daemon.has_block(&block.cid)), "peer {index}");
+    }
 }

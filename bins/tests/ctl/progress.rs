@@ -149,7 +149,9 @@ fn an_upload_that_goes_on_shows_where_it_is_and_how_fast_it_is_now() {
             std::thread::sleep(LONG);
             read_body(connection);
             connection.write_all(LISTING_HEAD.as_bytes()).unwrap();
-            connection.write_all(&chunk(&format!("{{\"name\":\"x.car\",\"cid\":\"{CID}\",\"size\":1}}"))).unwrap();
+            connection
+                .write_all(&chunk(&format!("{{\"name\":\"x.car\",\"cid\":\"{CID}\",\"size\":1}}")))
+                .unwrap();
             connection.write_all(&listing_end(&[""])).unwrap();
         }),
     ]);

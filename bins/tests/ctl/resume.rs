@@ -228,7 +228,10 @@ fn a_failure_says_that_the_upload_can_go_on_and_leases_are_listed_and_released()
     let proxy = Proxy::start(peer.address(), usize::MAX);
     let ran = add(&proxy, &path);
     assert!(ran.stdout.contains("Code: 500") && ran.stdout.contains("are not the block"), "{}", ran.stdout);
-    assert_eq!((ran.stderr.as_str(), ran.exit_code), ("The same command sends what did not arrive.\n", Some(2)));
+    assert_eq!(
+        (ran.stderr.as_str(), ran.exit_code),
+        ("The same command sends what did not arrive.\n", Some(2))
+    );
     assert!(peer.cluster.leases().iter().all(|lease| matches!(lease.state, LeaseState::Waiting { .. })));
 
     let host = format!("/ip4/127.0.0.1/tcp/{}", peer.address().port());
@@ -252,7 +255,10 @@ fn a_failure_says_that_the_upload_can_go_on_and_leases_are_listed_and_released()
     let none = leases(&["leases", "ls"]);
     assert_eq!((none.stdout.as_str(), none.exit_code), ("", Some(0)));
     let unknown = leases(&["leases", "rm", &root.to_string()]);
-    assert!(unknown.stdout.contains("Code: 404") && unknown.stdout.contains("there is no lease"), "{unknown:?}");
+    assert!(
+        unknown.stdout.contains("Code: 404") && unknown.stdout.contains("there is no lease"),
+        "{unknown:?}"
+    );
     let nothing = leases(&["leases", "rm"]);
     assert_eq!(nothing.stderr, "error : need the CID of at least one lease\n");
     let key: ResumeKey = "unknown".parse().unwrap();

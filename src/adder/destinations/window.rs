@@ -136,7 +136,8 @@ impl Window {
         state.feeds_ever += 1;
         let (id, next) = (state.feeds_ever, state.gone);
         let waits = !state.blocks.is_empty() || state.end != End::Open;
-        let feed = Feed { next, whole: next == 0 || has_beginning, told: false, waiting: waits.then(Instant::now) };
+        let feed =
+            Feed { next, whole: next == 0 || has_beginning, told: false, waiting: waits.then(Instant::now) };
         state.feeds.insert(id, feed);
         id
     }

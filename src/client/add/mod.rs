@@ -56,10 +56,20 @@ enum Given {
 enum Source {
     Path(Named),
     Url(Url, Vec<u8>),
-    Bytes { name: Vec<u8>, bytes: Bytes },
-    Reader { name: Vec<u8>, reader: OneReader },
+    Bytes {
+        name: Vec<u8>,
+        bytes: Bytes,
+    },
+    Reader {
+        name: Vec<u8>,
+        reader: OneReader,
+    },
     /// Part of a file.
-    Rest { named: Named, from: u64, to: u64 },
+    Rest {
+        named: Named,
+        from: u64,
+        to: u64,
+    },
 }
 
 /// A reader, until somebody reads it.

@@ -89,7 +89,8 @@ impl Client {
             }
         }
         options.resume = Some(Resume { key, offset });
-        let upload = Upload { given: vec![Given::Rest { path, from: offset, to: bytes }], ..Upload::default() };
+        let upload =
+            Upload { given: vec![Given::Rest { path, from: offset, to: bytes }], ..Upload::default() };
         Ok(ResumableCar { upload, options, offset, bytes, anew_because })
     }
 

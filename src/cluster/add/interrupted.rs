@@ -268,9 +268,8 @@ fn conflict(text: String) -> Error {
 
 fn encoded(record: &Record) -> Result<Vec<u8>> {
     let mut value = vec![FORMAT];
-    serde_json::to_writer(&mut value, record).map_err(|source| {
-        Error::internal("what is known of an add cannot be written").with_source(source)
-    })?;
+    serde_json::to_writer(&mut value, record)
+        .map_err(|source| Error::internal("what is known of an add cannot be written").with_source(source))?;
     Ok(value)
 }
 
@@ -280,8 +279,7 @@ fn decoded(value: &[u8]) -> Option<Record> {
 }
 
 fn load(storage: &dyn Storage) -> Result<BTreeMap<ResumeKey, Record>> {
-    let page =
-        storage.snapshot()?.scan(SPACE, KeyRange::all(), Direction::Forward, INTERRUPTED_ADDS_MAX)?;
+    let page = storage.snapshot()?.scan(SPACE, KeyRange::all(), Direction::Forward, INTERRUPTED_ADDS_MAX)?;
     let mut records = BTreeMap::new();
     for (key, value) in page.entries {
         let name = std::str::from_utf8(&key).ok().and_then(|text| text.parse::<ResumeKey>().ok());

@@ -192,7 +192,8 @@ impl Broken {
     async fn end(self) {
         let Self { inner, running, mut sink, car, before, options, ended, .. } = self;
         let known = Arc::clone(&inner.adds.resumable.interrupted);
-        let (since, offset) = before.as_ref().map_or((None, 0), |before| (Some(before.since), before.place.offset));
+        let (since, offset) =
+            before.as_ref().map_or((None, 0), |before| (Some(before.since), before.place.offset));
         let place = car.taken().filter(|place| place.blocks > 0 && place.offset > offset);
         let record = match (place, sink.has_failed()) {
             // Nothing came that is worth keeping, and what there was before is as good as it was.

@@ -58,7 +58,8 @@ impl Together {
             next.extend(linking.iter().filter(covers));
             if !missing.is_empty() {
                 let is_covered = |other: &&StreamKey| {
-                    member(other).is_some_and(|(roots, _)| roots.iter().any(|root| missing.contains(&key(root))))
+                    member(other)
+                        .is_some_and(|(roots, _)| roots.iter().any(|root| missing.contains(&key(root))))
                 };
                 next.extend(streams.keys().filter(is_covered));
             }
@@ -119,8 +120,7 @@ mod tests {
     /// Streams by number: the names of roots, and of what is missing.
     fn streams(all: &[(&str, &str)]) -> BTreeMap<StreamKey, Stream> {
         let stream = |(roots, missing): &(&str, &str)| {
-            let mut stream =
-                Stream::new(Timestamp::UNIX_EPOCH, State::Waiting { roots: cids(roots).into() });
+            let mut stream = Stream::new(Timestamp::UNIX_EPOCH, State::Waiting { roots: cids(roots).into() });
             let mut keys: Vec<u128> = cids(missing).iter().map(key).collect();
             keys.sort_unstable();
             stream.missing = keys.into();

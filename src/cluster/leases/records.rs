@@ -178,7 +178,8 @@ mod tests {
         put_lease(&storage, streams[0], &held(2, "third")).unwrap();
         put_lease(&storage, streams[1], &held(0, "other")).unwrap();
         for missing in [vec![], vec![1, 7 << 100]] {
-            put_end(&storage, streams[0], ended, &Found { roots: roots.to_vec(), missing: missing.clone() }).unwrap();
+            put_end(&storage, streams[0], ended, &Found { roots: roots.to_vec(), missing: missing.clone() })
+                .unwrap();
             assert_eq!(*load(&storage).unwrap()[&streams[0]].missing, missing);
         }
         let loaded = load(&storage).unwrap();
@@ -200,8 +201,14 @@ mod tests {
         let storage = MemoryStorage::new();
         let stream = StreamKey::new(Timestamp::from_unix_seconds(1), 1);
         let mut batch = Batch::new();
-        for (number, value) in [(1, &[][..]), (2, &[9, 9]), (3, &[1, 0]), (4, &[1; 10]), (END, &[1, 200, 1]), (END, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7])]
-        {
+        for (number, value) in [
+            (1, &[][..]),
+            (2, &[9, 9]),
+            (3, &[1, 0]),
+            (4, &[1; 10]),
+            (END, &[1, 200, 1]),
+            (END, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]),
+        ] {
             batch.put(LEASES, key(stream, number), value.to_vec());
         }
         batch.put(LEASES, &b"short"[..], &b"x"[..]);

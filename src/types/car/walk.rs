@@ -143,9 +143,14 @@ impl<R: Read + Seek> CarWalk<R> {
             return Err(invalid("malformed car; a block in it is too long"));
         }
         let mut head = Vec::with_capacity(CID_BYTES_MAX);
-        self.car.by_ref().take(length.min(CID_BYTES_MAX as u64)).read_to_end(&mut head).map_err(unreadable)?;
-        let cid = Cid::read_bytes(&head[..])
-            .map_err(|source| invalid(format!("malformed car; a block has no cid that can be read: {source}")))?;
+        self.car
+            .by_ref()
+            .take(length.min(CID_BYTES_MAX as u64))
+            .read_to_end(&mut head)
+            .map_err(unreadable)?;
+        let cid = Cid::read_bytes(&head[..]).map_err(|source| {
+            invalid(format!("malformed car; a block has no cid that can be read: {source}"))
+        })?;
         let rest = length - head.len() as u64;
         // At most what is checked above.
         self.car.seek_relative(rest as i64).map_err(unreadable)?;

@@ -25,8 +25,7 @@ const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 const STDIN: &str = "-";
 const STDIN_NAME: &str = "stdin";
 const WHAT: &str = "a line of the answer";
-const NOT_RESUMABLE: &str =
-    "--resume needs a CAR file: what comes on standard input or from an address cannot be read from the middle";
+const NOT_RESUMABLE: &str = "--resume needs a CAR file: what comes on standard input or from an address cannot be read from the middle";
 
 /// Uploads, prints what was added, and waits if asked to.
 pub(crate) async fn add(args: &Add, client: &Client, out: &mut Output) -> Result<()> {
@@ -121,12 +120,7 @@ fn prepared(args: &Add) -> Result<(Upload, AddOptions)> {
 }
 
 /// Finds out what of a CAR file is left to send, and tells.
-async fn resumable(
-    args: &Add,
-    options: &AddOptions,
-    client: &Client,
-    out: &Output,
-) -> Result<ResumableCar> {
+async fn resumable(args: &Add, options: &AddOptions, client: &Client, out: &Output) -> Result<ResumableCar> {
     let [path] = &args.paths[..] else { return Err(Failure::local("", NOT_RESUMABLE)) };
     let mut progress = out.audience.progress();
     let looking = client.resumable_car(path, options);

@@ -135,8 +135,7 @@ async fn what_is_no_car_is_said_before_anybody_is_asked() {
         ("", ErrorKind::InvalidInput, "is a directory"),
         ("text", ErrorKind::InvalidInput, "text: "),
     ] {
-        let error =
-            client.resumable_car(folder.path().join(path), &AddOptions::default()).await.unwrap_err();
+        let error = client.resumable_car(folder.path().join(path), &AddOptions::default()).await.unwrap_err();
         assert!(error.kind() == kind && error.to_string().contains(text), "{error}");
     }
 }

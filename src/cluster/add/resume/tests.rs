@@ -160,8 +160,7 @@ async fn assert_complete(peers: &Peers, car: &Car, pin: &Pin) {
 }
 
 async fn until_released(peers: &Peers) {
-    let released =
-        async |peers: &TestCluster| peers.running().all(|(_, peer)| peer.leases().is_empty());
+    let released = async |peers: &TestCluster| peers.running().all(|(_, peer)| peer.leases().is_empty());
     peers.cluster.wait_until("all leases are released", released).await.unwrap();
 }
 
@@ -181,10 +180,17 @@ async fn an_upload_that_breaks_off_goes_on_and_is_as_if_it_were_one() {
         for peer in &known.allocations {
             let leases = peers.cluster.peer(peers.index(peer)).leases();
             assert!(!leases.is_empty());
-            assert!(leases.iter().all(|lease| matches!(lease.state, LeaseState::Waiting { .. })), "{leases:?}");
+            assert!(
+                leases.iter().all(|lease| matches!(lease.state, LeaseState::Waiting { .. })),
+                "{leases:?}"
+            );
             let _: Vec<_> = peers.memory[peers.index(peer)].repo_gc().collect().await;
             let kept = car.blocks.iter().take(chunks - 2).cloned().collect::<Vec<_>>();
-            assert_eq!(peers.blocks_at(peers.index(peer), &kept), kept.len(), "garbage is collected in between");
+            assert_eq!(
+                peers.blocks_at(peers.index(peer), &kept),
+                kept.len(),
+                "garbage is collected in between"
+            );
         }
         assert_eq!(peers.cluster.peer(0).state().counts().pins, 0);
 
@@ -326,8 +332,7 @@ async fn where_all_destinations_are_lost_it_begins_anew_in_the_end() {
     // Twice it may be a matter of time.
     for attempt in 0..3 {
         assert_eq!(self::known(&peers), Some(known.clone()), "{attempt}");
-        let error =
-            refused(add(&peers, car.rest(known.offset), place(&peers, known.offset, 1))).await;
+        let error = refused(add(&peers, car.rest(known.offset), place(&peers, known.offset, 1))).await;
         assert_eq!(error.message(), "failed to put block on all destinations");
     }
     assert_eq!(self::known(&peers), None);
@@ -472,7 +477,8 @@ async fn however_often_it_breaks_off_the_result_is_that_of_one_upload() {
                 break pins;
             }
             // An error, or nothing for a while.
-            let _ = tokio::time::timeout(Duration::from_secs(random.between(1, 90) as u64), events.next()).await;
+            let _ =
+                tokio::time::timeout(Duration::from_secs(random.between(1, 90) as u64), events.next()).await;
             drop(events);
             let idle = async |peers: &TestCluster| peers.peer(0).interrupted_add(&key()).is_ok();
             peers.cluster.wait_until("it has ended", idle).await.unwrap();

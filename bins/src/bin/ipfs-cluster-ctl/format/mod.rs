@@ -155,7 +155,8 @@ pub(crate) fn lease(text: &mut String, json: &str) -> Result<()> {
     let lease: Lease = serde_json::from_str(json)?;
     let state = lease.state.as_str().to_ascii_uppercase();
     let size = human::bytes(lease.bytes);
-    let _ = write!(text, "{} | {state} | {} blocks, {size} | Since: {}", lease.cid, lease.blocks, lease.since);
+    let _ =
+        write!(text, "{} | {state} | {} blocks, {size} | Since: {}", lease.cid, lease.blocks, lease.since);
     if let LeaseState::Waiting { roots } = &lease.state {
         let shown: Vec<_> = roots.iter().take(ROOTS).map(ToString::to_string).collect();
         let more = match roots.len().saturating_sub(ROOTS) {
@@ -337,7 +338,8 @@ mod tests {
                 "state": state, "roots": vec![CID; roots],
             })
         };
-        let start = |state: &str| format!("{CID} | {state} | 32 blocks, 8.4 MB | Since: 2026-11-20T23:19:20Z");
+        let start =
+            |state: &str| format!("{CID} | {state} | 32 blocks, 8.4 MB | Since: 2026-11-20T23:19:20Z");
         assert_eq!(shown(of("running", 0), lease), format!("{}\n", start("RUNNING")));
         assert_eq!(shown(of("waiting", 1), lease), format!("{} | Roots: [{CID}]\n", start("WAITING")));
         assert_eq!(
