@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing::warn;
 
+use super::hand_over;
 use super::handler::Handler;
 use super::leases::Leases;
 use super::lifecycle::{self, Life};
@@ -403,11 +404,13 @@ impl Parts {
             Arc::clone(&state),
             Arc::clone(&clock),
         );
-        // Subscribe before anything can change the pinset through us.
         #[cfg(feature = "add")]
         let (adds, broken_adds) = super::add::Adds::open(Arc::clone(&storage)).await?;
+        // Subscribe before anything can change the pinset through us.
+        let (hand_over, turns) = hand_over::channel();
         let subscriptions = Subscriptions {
             state: consensus.events(),
+            turns,
             monitor: monitor.events(),
             #[cfg(feature = "add")]
             broken_adds,
@@ -435,6 +438,7 @@ impl Parts {
             transport,
             reachable: self.reachable,
             consensus,
+            hand_over,
             state,
             tracker,
             allocator: self.allocator,
