@@ -48,6 +48,8 @@ const HOLDS_AHEAD: usize = 4;
 pub const LEASES_MAX: usize = 65_536;
 /// How long blocks of a stream that ended well wait for their root.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// What all streams together link to and do not have, as far as it is remembered.
+const MISSING_MAX: usize = 1 << 20;
 /// How long a stream that waited long enough waits for the pin of another that may be the rest of it.
 const REST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// Time from the end of a stream until it is looked whether its roots are pinned; then twice as long each time,
@@ -166,6 +168,7 @@ impl Leases {
 
     fn end(&self, key: StreamKey, ended: Timestamp, found: Option<Found>) {
         let mut streams = self.streams();
+        let remembered: usize = streams.values().map(|stream| stream.missing.len()).sum();
         let Some(stream) = streams.get_mut(&key) else { return };
         if stream.leases.is_empty() {
             streams.remove(&key);
@@ -174,7 +177,8 @@ impl Leases {
         stream.state = State::Failed;
         if let Some(Found { roots, missing }) = found {
             stream.waited = LOOK_WAIT_MIN;
-            stream.missing = missing.into();
+            stream.missing =
+                if remembered + missing.len() <= MISSING_MAX { missing.into() } else { Arc::default() };
             stream.state = State::Waiting { roots: roots.into() };
         }
         stream.look = Instant::now() + stream.waited;
