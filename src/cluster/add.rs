@@ -1,10 +1,11 @@
 //! Adding content: destinations, blocks, and then the pins.
 
+mod again;
 mod interrupted;
 mod resume;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -16,7 +17,7 @@ use self::resume::Resumable;
 pub(super) use self::resume::{BrokenAdds, task};
 use super::rules::Prepared;
 use super::{Cluster, Inner};
-use crate::adder::destinations::{Choice, Destinations, Placement};
+use crate::adder::destinations::{Choice, Placement};
 use crate::adder::shard::{Pinned, ShardHost, ShardSink};
 use crate::adder::{self, AddEvent, BlockSink, Content, Lines, Root};
 use crate::consensus::OPERATIONS_MAX;
@@ -76,7 +77,9 @@ impl Cluster {
     ///
     /// A peer that fails or takes nothing for [`STALL_TIMEOUT`](crate::adder::destinations::STALL_TIMEOUT) is replaced
     /// where the replication factor allows it, or goes without; one that has everything is enough. The pins keep the
-    /// allocations of the add, also where the content was pinned elsewhere.
+    /// allocations of the add, also where the content was pinned elsewhere. When nobody is left who has the beginning, which
+    /// is kept for [`WINDOW_BYTES_MAX`](crate::adder::destinations::WINDOW_BYTES_MAX), content that can be read again
+    /// ([`Content::rewind`]) is added once more without those who failed, and no line is told twice.
     ///
     /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
     /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
@@ -175,9 +178,7 @@ impl Inner {
                 }
             };
         }
-        let mut sink = Destinations::new(host.clone());
-        let roots = import(&mut *content, &options, &mut sink, &lines).await?;
-        let allocations = sink.finish().await?;
+        let (roots, allocations) = again::add(&mut *content, &options, &host, &lines, import).await?;
         if options.no_pin {
             return Ok(Vec::new());
         }
@@ -258,6 +259,8 @@ struct Host {
     pin: PinOptions,
     factor: ReplicationFactor,
     local: bool,
+    /// Peers that failed when the content was added before.
+    avoided: Mutex<Vec<PeerId>>,
 }
 
 impl fmt::Debug for Host {
@@ -289,13 +292,21 @@ impl Host {
             factor,
             // A shard is too large for one daemon, or it would be none.
             local: options.local && !options.shard,
+            avoided: Mutex::default(),
         })
     }
 
     async fn allocate(&self, factor: ReplicationFactor, blacklist: &[PeerId]) -> Result<Vec<PeerId>> {
         let pin = Pin::new(no_cid(), self.pin.clone());
         let metrics = self.inner.allocation_metrics().await?;
-        self.inner.allocate(&pin, factor, &[], blacklist, &metrics).await
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let blacklist = [blacklist, &avoided].concat();
+        self.inner.allocate(&pin, factor, &[], &blacklist, &metrics).await
+    }
+
+    /// Chooses none of these peers from now on.
+    fn avoid(&self, peers: Vec<PeerId>) {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).extend(peers);
     }
 }
 

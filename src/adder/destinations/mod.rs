@@ -122,6 +122,8 @@ pub struct Destinations {
     recent_next: usize,
     /// Why nothing more is taken.
     failed: Option<Error>,
+    /// That is that nobody has all blocks, nor will.
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -158,6 +160,7 @@ impl Destinations {
             recent: [None; RECENT_BLOCKS],
             recent_next: 0,
             failed: None,
+            lost: false,
         }
     }
 
@@ -197,6 +200,13 @@ impl Destinations {
         let finished = self.drain().await;
         self.keep(finished)?;
         Ok(self.allocations())
+    }
+
+    /// Peers that failed, when that is why nothing more is taken, and others could do better if they got the content from its
+    /// beginning, which is no longer at hand here.
+    pub fn lost(&self) -> Option<Vec<PeerId>> {
+        let chosen = self.chosen.as_ref().filter(|chosen| self.lost && chosen.replaceable)?;
+        (!self.window.is_whole()).then(|| chosen.plan.all_failed())
     }
 
     async fn drain(&mut self) -> Result<()> {
@@ -316,10 +326,19 @@ impl Destinations {
         Ok(())
     }
 
-    fn all_failed(&self) -> Error {
-        let reasons = self.chosen.as_ref().map(|chosen| chosen.reasons.join("; ")).unwrap_or_default();
+    fn all_failed(&mut self) -> Error {
+        self.lost = true;
+        let reasons = self.chosen.as_ref().map(|chosen| chosen.reasons.as_slice()).unwrap_or_default();
         // The text is the reference's, which clients know; why is in the source and in the log.
-        Error::new(ErrorKind::Unavailable, ALL_FAILED).component(COMPONENT).with_source(reasons)
+        let mut text = ALL_FAILED.to_owned();
+        if !self.window.is_whole() {
+            let last = reasons.last().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            text += &format!(
+                "{last}, and whoever took over would lack the beginning, which is gone: send the content again; with \
+                 a higher replication factor one that fails does no harm"
+            );
+        }
+        Error::new(ErrorKind::Unavailable, text).component(COMPONENT).with_source(reasons.join("; "))
     }
 
     async fn take(&mut self, block: Block) -> Result<()> {

@@ -117,6 +117,14 @@ impl Plan {
         &self.tried
     }
 
+    /// Everybody who failed, replaced or not.
+    pub(super) fn all_failed(&self) -> Vec<PeerId> {
+        let works = |peer: &PeerId| {
+            self.places.iter().any(|place| place.peer == *peer && place.standing != Standing::Failed)
+        };
+        self.tried.iter().filter(|peer| !works(peer)).copied().collect()
+    }
+
     /// Whether somebody stored every block.
     pub(super) fn is_stored(&self) -> bool {
         self.places.iter().any(|place| place.whole && place.standing == Standing::Stored)

@@ -24,10 +24,10 @@ use super::query::Query;
 use crate::adder::AddEvent;
 use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
-use crate::api::json;
+use crate::api::json::Line as _;
 use crate::cluster::{ADDS_MAX, Cluster};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{AddFormat, AddLayout, AddOptions, Resume, ResumeKey, Timestamp};
+use crate::types::{AddFormat, AddLayout, AddOptions, Added, Resume, ResumeKey, Timestamp};
 
 /// Most bytes of lines that are kept for a caller who wants them all at once.
 const COLLECTED_BYTES_MAX: usize = 64 << 20;
@@ -157,10 +157,8 @@ where
 /// The line of an event, with its end; None for an event that has none.
 fn encoded(event: Result<AddEvent>) -> Result<Option<Vec<u8>>> {
     let AddEvent::Line(line) = event? else { return Ok(None) };
-    let mut out = Vec::with_capacity(256);
-    json::value(&mut out, &line).map_err(|source| {
-        Error::internal("a line about what was added cannot be written").with_source(source)
-    })?;
+    let mut out = Vec::with_capacity(Added::BYTES);
+    line.write(&mut out);
     out.push(b'\n');
     Ok(Some(out))
 }

@@ -56,11 +56,12 @@ impl Leases {
 
     fn find(&self, cid: &Cid) -> Option<(super::StreamKey, u32, State)> {
         let streams = self.streams();
-        let found = streams.iter().filter(|(_, stream)| !stream.released).find_map(|(key, stream)| {
-            let lease = stream.leases.iter().find(|lease| lease.cid == *cid)?;
-            Some((*key, lease.number, stream.state.clone()))
-        });
-        found
+        for (key, stream) in streams.iter().filter(|(_, stream)| !stream.released) {
+            if let Some(lease) = stream.leases.iter().find(|lease| lease.cid == *cid) {
+                return Some((*key, lease.number, stream.state.clone()));
+            }
+        }
+        None
     }
 
     fn forget(&self, cid: &Cid) {
