@@ -333,7 +333,7 @@ async fn where_all_destinations_are_lost_it_begins_anew_in_the_end() {
     for attempt in 0..3 {
         assert_eq!(self::known(&peers), Some(known.clone()), "{attempt}");
         let error = refused(add(&peers, car.rest(known.offset), place(&peers, known.offset, 1))).await;
-        assert_eq!(error.message(), "failed to put block on all destinations");
+        assert!(error.message().starts_with("failed to put block on all destinations"), "{error}");
     }
     assert_eq!(self::known(&peers), None);
     let (_, pins) = added(add(&peers, car.rest(0), place(&peers, 0, 2))).await;
@@ -347,7 +347,8 @@ async fn where_the_first_part_fails_everywhere_nothing_is_kept() {
     let car = car(10, true);
     peers.faulty[0].fail_next(IpfsCall::PutBlocks, 1, Error::new(ErrorKind::StorageFull, "no space left"));
     let error = refused(add(&peers, car.part(0, car.ends[5], End::Broken), options(1, 1, 0))).await;
-    assert!(["the upload broke off", "failed to put block on all destinations"].contains(&error.message()));
+    let texts = ["the upload broke off", "failed to put block on all destinations"];
+    assert!(texts.iter().any(|text| error.message().starts_with(text)), "{error}");
     assert!(known(&peers).is_none());
     peers.assert_nothing_is_left().await;
     until_released(&peers).await;
