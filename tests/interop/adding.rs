@@ -121,12 +121,13 @@ async fn content_that_a_go_peer_adds_arrives_on_ours_and_is_pinned_there() {
     })
     .await;
     let root = add("shard=true&shard-size=600000&name=sh".to_owned()).await;
-    until("the shards in our pinset", async || {
+    until("the shards in our pinset, and their root", async || {
         let state = ours.state().await;
-        (state.iter().filter(|pin| pin.pin_type == PinType::Shard).count() == 6).then_some(())
+        let shards = state.iter().filter(|pin| pin.pin_type == PinType::Shard).count();
+        let has_root = state.iter().any(|pin| pin.cid == root && pin.pin_type == PinType::Meta);
+        (shards == 6 && has_root).then_some(())
     })
     .await;
-    assert_eq!(ours.state().await.iter().find(|pin| pin.cid == root).unwrap().pin_type, PinType::Meta);
     ours.stop().await;
     go.stop().await;
 }
