@@ -21,10 +21,13 @@ use ipfs_cluster::ipfs_connector::KuboConnector;
 use ipfs_cluster::testing::TestCluster;
 use ipfs_cluster::testing::cluster::TestClusterConfig;
 use ipfs_cluster::types::{AddOptions, PeerId, PinOptions};
+use tokio::sync::watch;
 
 const PIECE_BYTES: usize = 1024 * 1024;
 /// Pieces of the file, where the environment does not say: more than the window holds, few enough for every run.
 const PIECES: usize = 96;
+/// How long a daemon may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 const PIECES_VARIABLE: &str = "IPFS_CLUSTER_TEST_ADD_MIB";
 
 /// Bytes that nothing makes smaller and nobody has twice.
@@ -41,11 +44,12 @@ fn piece(number: usize) -> Bytes {
     bytes.into()
 }
 
-/// One large file, and how much of it was read.
+/// One large file, and how much of it was read. Its last quarter comes when it may.
 struct Large {
     pieces: usize,
     opened: bool,
     read: Arc<AtomicUsize>,
+    may_end: watch::Receiver<bool>,
 }
 
 #[async_trait]
@@ -57,6 +61,9 @@ impl Content for Large {
 
     async fn read(&mut self) -> Result<Option<Bytes>> {
         let number = self.read.fetch_add(1, Ordering::SeqCst);
+        if number >= self.pieces / 4 * 3 {
+            self.may_end.wait_for(|may| *may).await.expect("the test goes on");
+        }
         Ok((number < self.pieces).then(|| piece(number)))
     }
 }
@@ -104,12 +111,15 @@ impl Kubo {
 
     async fn connector(&self) -> KuboConnector {
         let api = self.repository.path().join("api");
-        let address = loop {
-            match std::fs::read_to_string(&api) {
-                Ok(address) if !address.is_empty() => break address,
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        let address = async {
+            loop {
+                match std::fs::read_to_string(&api) {
+                    Ok(address) if !address.is_empty() => return address,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
             }
         };
+        let address = tokio::time::timeout(START_TIMEOUT, address).await.expect("a Kubo that starts");
         KuboConnector::new(address.as_str()).unwrap()
     }
 
@@ -182,15 +192,16 @@ async fn a_daemon_that_is_killed_in_the_middle_is_replaced_and_every_replica_is_
     };
     let options = AddOptions { cid_version: 1, raw_leaves: Some(true), pin, ..AddOptions::default() };
     let read = Arc::new(AtomicUsize::new(0));
-    let content = Large { pieces, opened: false, read: Arc::clone(&read) };
+    let (let_end, may_end) = watch::channel(false);
+    let content = Large { pieces, opened: false, read: Arc::clone(&read), may_end };
     let peer = cluster.peer(0).clone();
     let started = std::time::Instant::now();
     let adding = tokio::spawn(async move { peer.add_all(content, options).await });
-    while read.load(Ordering::SeqCst) < pieces / 2 {
-        assert!(!adding.is_finished());
+    while read.load(Ordering::SeqCst) < pieces / 2 && !adding.is_finished() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     daemons[1].kill();
+    let_end.send_replace(true);
     let pins = adding.await.unwrap().unwrap();
     println!("added {pieces} MiB in {:?}", started.elapsed());
     let [pin] = &pins[..] else { panic!("{pins:?}") };

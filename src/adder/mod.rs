@@ -22,6 +22,7 @@ mod lines;
 pub mod multipart;
 pub mod shard;
 
+pub(crate) use car::{Car, CarPlace, import_rest_of_car};
 pub use import::import;
 pub use lines::Lines;
 

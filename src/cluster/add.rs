@@ -2,6 +2,8 @@
 
 mod again;
 mod by_reference;
+mod interrupted;
+mod resume;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,9 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::by_reference::Referring;
+pub use self::interrupted::{INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
+use self::resume::Resumable;
+pub(super) use self::resume::{BrokenAdds, task};
 use super::rules::Prepared;
 use super::{Cluster, Inner};
 use crate::adder::destinations::{Choice, Placement};
@@ -19,6 +24,7 @@ use crate::adder::shard::{Pinned, ShardHost, ShardSink};
 use crate::adder::{self, AddEvent, BlockSink, Content, Lines, Root};
 use crate::consensus::OPERATIONS_MAX;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
 use crate::types::{
     AddOptions, Added, Block, Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, ReplicationFactor,
 };
@@ -38,13 +44,18 @@ type Import = for<'a> fn(
     &'a Lines,
 ) -> BoxFuture<'a, Result<Vec<Root>>>;
 
-/// Room for adds.
+/// The adds of a peer.
 #[derive(Debug)]
-pub(super) struct Adds(Arc<Semaphore>);
+pub(super) struct Adds {
+    room: Arc<Semaphore>,
+    resumable: Resumable,
+}
 
-impl Default for Adds {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ADDS_MAX)))
+impl Adds {
+    /// Finds what is known of earlier adds.
+    pub(super) async fn open(storage: Arc<dyn Storage>) -> Result<(Self, BrokenAdds)> {
+        let (resumable, broken) = Resumable::open(storage).await?;
+        Ok((Self { room: Arc::new(Semaphore::new(ADDS_MAX)), resumable }, broken))
     }
 }
 
@@ -80,11 +91,18 @@ impl Cluster {
     /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
     /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
     ///
+    /// With `resume` a CAR that breaks off can go on later: what arrived stays on its destinations, and
+    /// [`Cluster::interrupted_add`] says where the CAR goes on. The content of the next add with this key is the rest of it,
+    /// and its lines and pins are those of the whole. It goes on with the destinations that it had; a daemon that lost blocks
+    /// meanwhile gets them from the others when it pins. It goes on as well when the peer was stopped meanwhile, and begins
+    /// anew when it was killed.
+    ///
     /// # Errors
     /// `QueueFull` when [`ADDS_MAX`] adds run, `ReadOnly` in follower mode, `NotEnoughPeers` before the first block,
-    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing,
-    /// `ShutDown`; as [`Cluster::pin`]. With `no_copy` also `Unsupported` when the daemon keeps no references, and
-    /// `InvalidInput` for files that it cannot refer to, or that are no longer what was added.
+    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing, `Conflict`
+    /// for an add that cannot go on there, or runs; `ShutDown`; as [`Cluster::pin`]. With `no_copy` also `Unsupported` when
+    /// the daemon keeps no references, and `InvalidInput` for files that it cannot refer to, or that are no longer what was
+    /// added.
     pub fn add(
         &self,
         content: impl Content + 'static,
@@ -123,16 +141,14 @@ impl Inner {
         let inner = Arc::clone(self);
         stream::once(async move {
             inner.check_writable()?;
-            let turn = Arc::clone(&inner.adds.0).try_acquire_owned().map_err(|_| {
+            let turn = Arc::clone(&inner.adds.room).try_acquire_owned().map_err(|_| {
                 let text = format!("{ADDS_MAX} adds are running on this peer; try again later");
                 Error::new(ErrorKind::QueueFull, text).component(COMPONENT)
             })?;
             let (tell, lines) = Lines::new(LINES_MAX);
             let peer = Arc::clone(&inner);
-            let work = Box::pin(async move {
-                let _turn = turn;
-                peer.add(Box::new(content), options, tell, import).await
-            });
+            let work =
+                Box::pin(async move { peer.add(Box::new(content), options, tell, import, turn).await });
             Ok(stream::try_unfold(Adding { inner, lines, work, ended: None }, Adding::next))
         })
         .try_flatten()
@@ -145,10 +161,15 @@ impl Inner {
         mut options: AddOptions,
         lines: Lines,
         import: Import,
+        turn: OwnedSemaphorePermit,
     ) -> Result<Vec<Pin>> {
         if options.no_copy {
             options = by_reference::options(&options)?;
         }
+        if let Some(resume) = options.resume.clone() {
+            return self.add_resumable(content, options, resume, lines, turn).await;
+        }
+        let _turn = turn;
         let host = Arc::new(Host::new(self, &options)?);
         if options.shard {
             if options.no_pin {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cid, PeerId, PinOptions, cid, pin_info};
+use super::{Cid, PeerId, PinOptions, Resume, cid, pin_info};
 
 /// What uploaded bytes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -58,6 +58,8 @@ pub struct AddOptions {
     pub shard: bool,
     /// Lines tell of bytes read, not only of what is done.
     pub progress: bool,
+    /// Where it breaks off, it can go on later. Only for a CAR that is not sharded.
+    pub resume: Option<Resume>,
 }
 
 impl Default for AddOptions {
@@ -76,6 +78,7 @@ impl Default for AddOptions {
             no_pin: false,
             shard: false,
             progress: false,
+            resume: None,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::testing::cluster::TestClusterConfig;
 use crate::testing::faulty_ipfs::{FaultyIpfs, IpfsCall};
 use crate::types::{PinType, TrackerStatus};
 
-const CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Files of equal chunks, no two alike. It stops where it is told to, until it is told to go on.
 struct Files {
@@ -56,7 +56,7 @@ fn whole(file: &str, chunks: usize) -> Vec<u8> {
     (0..chunks).flat_map(|number| chunk(file, number)).collect()
 }
 
-fn dag(file: &str, chunks: usize) -> (Cid, Vec<Block>) {
+pub(super) fn dag(file: &str, chunks: usize) -> (Cid, Vec<Block>) {
     sample_file_with_chunks(whole(file, chunks), CHUNK_BYTES)
 }
 
@@ -121,13 +121,13 @@ fn import<'a>(
 }
 
 /// Peers that know each other, and their daemons.
-struct Peers {
-    cluster: TestCluster,
-    memory: Vec<MemoryIpfs>,
-    faulty: Vec<FaultyIpfs>,
+pub(super) struct Peers {
+    pub(super) cluster: TestCluster,
+    pub(super) memory: Vec<MemoryIpfs>,
+    pub(super) faulty: Vec<FaultyIpfs>,
 }
 
-async fn peers_with(count: usize, followers: usize) -> Peers {
+pub(super) async fn peers_with(count: usize, followers: usize) -> Peers {
     let swarm = MemorySwarm::default();
     let memory: Vec<MemoryIpfs> = (0..count)
         .map(|index| {
@@ -161,12 +161,12 @@ async fn peers_with(count: usize, followers: usize) -> Peers {
     peers
 }
 
-async fn peers(count: usize) -> Peers {
+pub(super) async fn peers(count: usize) -> Peers {
     peers_with(count, 0).await
 }
 
 impl Peers {
-    async fn know_each_other(&self) {
+    pub(super) async fn know_each_other(&self) {
         let count = self.cluster.running().count();
         self.cluster
             .wait_until("all peers have each other's metrics", async |peers: &TestCluster| {
@@ -186,16 +186,16 @@ impl Peers {
         self.cluster.peer(0).inner.adding(content, options, import)
     }
 
-    fn index(&self, peer: &PeerId) -> usize {
+    pub(super) fn index(&self, peer: &PeerId) -> usize {
         (0..self.memory.len()).find(|index| self.cluster.id(*index) == *peer).unwrap()
     }
 
-    fn blocks_at(&self, index: usize, dag: &[Block]) -> usize {
+    pub(super) fn blocks_at(&self, index: usize, dag: &[Block]) -> usize {
         dag.iter().filter(|block| self.memory[index].has_block(&block.cid)).count()
     }
 
     /// Nothing is pinned, and nobody stores blocks any more.
-    async fn assert_nothing_is_left(&self) {
+    pub(super) async fn assert_nothing_is_left(&self) {
         sleep(Duration::from_secs(30)).await;
         for (index, peer) in self.cluster.running() {
             assert_eq!(peer.state().counts().pins, 0, "pins of peer {index}");
@@ -203,11 +203,11 @@ impl Peers {
         for daemon in &self.faulty {
             assert_eq!(daemon.count(IpfsCall::PutBlocks).running, 0);
         }
-        assert_eq!(self.cluster.peer(0).inner.adds.0.available_permits(), ADDS_MAX);
+        assert_eq!(self.cluster.peer(0).inner.adds.room.available_permits(), ADDS_MAX);
     }
 }
 
-fn replicated(min: i32, max: i32) -> AddOptions {
+pub(super) fn replicated(min: i32, max: i32) -> AddOptions {
     let pin = PinOptions {
         name: "added".to_owned(),
         replication_factor_min: min,
@@ -218,7 +218,7 @@ fn replicated(min: i32, max: i32) -> AddOptions {
 }
 
 /// Lines, pins, and how it ended.
-async fn all(
+pub(super) async fn all(
     mut events: BoxStream<'static, Result<AddEvent>>,
 ) -> (Vec<Added>, Vec<Pin>, std::result::Result<(), Error>) {
     let (mut lines, mut pins) = (Vec::new(), Vec::new());

@@ -217,5 +217,5 @@ fn upload(origin: &str, progress: Arc<Progress>, bytes: BoxStream<'static, Resul
         }
     });
     let parts = stream::iter([Bytes::from(head)]).chain(body).map(Ok::<Bytes, std::io::Error>);
-    Upload { content_type, body: reqwest::Body::wrap_stream(parts) }
+    Upload { content_type, length: None, body: reqwest::Body::wrap_stream(parts) }
 }
