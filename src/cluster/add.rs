@@ -1,20 +1,28 @@
 //! Adding content: destinations, blocks, and then the pins.
 
+mod again;
+mod interrupted;
+mod resume;
+
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+pub use self::interrupted::{INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
+use self::resume::Resumable;
+pub(super) use self::resume::{BrokenAdds, task};
 use super::rules::Prepared;
 use super::{Cluster, Inner};
-use crate::adder::destinations::{Choice, Destinations, Placement};
+use crate::adder::destinations::{Choice, Placement};
 use crate::adder::shard::{Pinned, ShardHost, ShardSink};
 use crate::adder::{self, AddEvent, BlockSink, Content, Lines, Root};
 use crate::consensus::OPERATIONS_MAX;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
 use crate::types::{
     AddOptions, Added, Block, Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, ReplicationFactor,
 };
@@ -34,13 +42,18 @@ type Import = for<'a> fn(
     &'a Lines,
 ) -> BoxFuture<'a, Result<Vec<Root>>>;
 
-/// Room for adds.
+/// The adds of a peer.
 #[derive(Debug)]
-pub(super) struct Adds(Arc<Semaphore>);
+pub(super) struct Adds {
+    room: Arc<Semaphore>,
+    resumable: Resumable,
+}
 
-impl Default for Adds {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ADDS_MAX)))
+impl Adds {
+    /// Finds what is known of earlier adds.
+    pub(super) async fn open(storage: Arc<dyn Storage>) -> Result<(Self, BrokenAdds)> {
+        let (resumable, broken) = Resumable::open(storage).await?;
+        Ok((Self { room: Arc::new(Semaphore::new(ADDS_MAX)), resumable }, broken))
     }
 }
 
@@ -64,15 +77,23 @@ impl Cluster {
     ///
     /// A peer that fails or takes nothing for [`STALL_TIMEOUT`](crate::adder::destinations::STALL_TIMEOUT) is replaced
     /// where the replication factor allows it, or goes without; one that has everything is enough. The pins keep the
-    /// allocations of the add, also where the content was pinned elsewhere.
+    /// allocations of the add, also where the content was pinned elsewhere. When nobody is left who has the beginning, which
+    /// is kept for [`WINDOW_BYTES_MAX`](crate::adder::destinations::WINDOW_BYTES_MAX), content that can be read again
+    /// ([`Content::rewind`]) is added once more without those who failed, and no line is told twice.
     ///
     /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
     /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
     ///
+    /// With `resume` a CAR that breaks off can go on later: what arrived stays on its destinations, and
+    /// [`Cluster::interrupted_add`] says where the CAR goes on. The content of the next add with this key is the rest of it,
+    /// and its lines and pins are those of the whole. It goes on with the destinations that it had; a daemon that lost blocks
+    /// meanwhile gets them from the others when it pins. It goes on as well when the peer was stopped meanwhile, and begins
+    /// anew when it was killed.
+    ///
     /// # Errors
     /// `QueueFull` when [`ADDS_MAX`] adds run, `ReadOnly` in follower mode, `NotEnoughPeers` before the first block,
-    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing,
-    /// `ShutDown`; as [`Cluster::pin`].
+    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing, `Conflict`
+    /// for an add that cannot go on there, or runs; `ShutDown`; as [`Cluster::pin`].
     pub fn add(
         &self,
         content: impl Content + 'static,
@@ -111,16 +132,14 @@ impl Inner {
         let inner = Arc::clone(self);
         stream::once(async move {
             inner.check_writable()?;
-            let turn = Arc::clone(&inner.adds.0).try_acquire_owned().map_err(|_| {
+            let turn = Arc::clone(&inner.adds.room).try_acquire_owned().map_err(|_| {
                 let text = format!("{ADDS_MAX} adds are running on this peer; try again later");
                 Error::new(ErrorKind::QueueFull, text).component(COMPONENT)
             })?;
             let (tell, lines) = Lines::new(LINES_MAX);
             let peer = Arc::clone(&inner);
-            let work = Box::pin(async move {
-                let _turn = turn;
-                peer.add(Box::new(content), options, tell, import).await
-            });
+            let work =
+                Box::pin(async move { peer.add(Box::new(content), options, tell, import, turn).await });
             Ok(stream::try_unfold(Adding { inner, lines, work, ended: None }, Adding::next))
         })
         .try_flatten()
@@ -133,7 +152,12 @@ impl Inner {
         options: AddOptions,
         lines: Lines,
         import: Import,
+        turn: OwnedSemaphorePermit,
     ) -> Result<Vec<Pin>> {
+        if let Some(resume) = options.resume.clone() {
+            return self.add_resumable(content, options, resume, lines, turn).await;
+        }
+        let _turn = turn;
         let host = Arc::new(Host::new(self, &options)?);
         if options.shard {
             if options.no_pin {
@@ -154,9 +178,7 @@ impl Inner {
                 }
             };
         }
-        let mut sink = Destinations::new(host.clone());
-        let roots = import(&mut *content, &options, &mut sink, &lines).await?;
-        let allocations = sink.finish().await?;
+        let (roots, allocations) = again::add(&mut *content, &options, &host, &lines, import).await?;
         if options.no_pin {
             return Ok(Vec::new());
         }
@@ -179,12 +201,12 @@ impl Inner {
             pins.push(self.prepare(pin, existing.as_ref())?.pin);
         }
         if let [pin] = &pins[..] {
-            self.consensus.log_pin(pin.clone()).await?;
+            self.log_pin(pin.clone()).await?;
             return Ok(pins);
         }
         for batch in pins.chunks(OPERATIONS_MAX) {
             let batch = batch.iter().map(|pin| PinOperation::Pin(Arc::new(pin.clone()))).collect();
-            self.consensus.log_many(batch).await?;
+            self.log_many(batch).await?;
         }
         Ok(pins)
     }
@@ -237,6 +259,8 @@ struct Host {
     pin: PinOptions,
     factor: ReplicationFactor,
     local: bool,
+    /// Peers that failed when the content was added before.
+    avoided: Mutex<Vec<PeerId>>,
 }
 
 impl fmt::Debug for Host {
@@ -268,13 +292,21 @@ impl Host {
             factor,
             // A shard is too large for one daemon, or it would be none.
             local: options.local && !options.shard,
+            avoided: Mutex::default(),
         })
     }
 
     async fn allocate(&self, factor: ReplicationFactor, blacklist: &[PeerId]) -> Result<Vec<PeerId>> {
         let pin = Pin::new(no_cid(), self.pin.clone());
         let metrics = self.inner.allocation_metrics().await?;
-        self.inner.allocate(&pin, factor, &[], blacklist, &metrics).await
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let blacklist = [blacklist, &avoided].concat();
+        self.inner.allocate(&pin, factor, &[], &blacklist, &metrics).await
+    }
+
+    /// Chooses none of these peers from now on.
+    fn avoid(&self, peers: Vec<PeerId>) {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).extend(peers);
     }
 }
 
@@ -335,7 +367,7 @@ impl ShardHost for Host {
     }
 
     async fn log(&self, operations: Vec<PinOperation>) -> Result<()> {
-        self.inner.consensus.log_many(operations).await
+        self.inner.log_many(operations).await
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing::warn;
 
+use super::hand_over;
 use super::handler::Handler;
 use super::leases::Leases;
 use super::lifecycle::{self, Life};
@@ -404,7 +405,16 @@ impl Parts {
             Arc::clone(&clock),
         );
         // Subscribe before anything can change the pinset through us.
-        let subscriptions = Subscriptions { state: consensus.events(), monitor: monitor.events() };
+        let (hand_over, turns) = hand_over::channel();
+        #[cfg(feature = "add")]
+        let (adds, broken_adds) = super::add::Adds::open(Arc::clone(&storage)).await?;
+        let subscriptions = Subscriptions {
+            state: consensus.events(),
+            turns,
+            monitor: monitor.events(),
+            #[cfg(feature = "add")]
+            broken_adds,
+        };
         let tracker = Arc::clone(started.tracker.insert((self.make_tracker)(tracker_cx).await?));
         let mut informer_cx = InformerContext::new(peer, Arc::clone(&ipfs), Arc::clone(&clock));
         let queue = Arc::clone(&tracker);
@@ -428,6 +438,7 @@ impl Parts {
             transport,
             reachable: self.reachable,
             consensus,
+            hand_over,
             state,
             tracker,
             allocator: self.allocator,
@@ -441,7 +452,7 @@ impl Parts {
             looked: Looked::default(),
             wakes: Wakes::default(),
             #[cfg(feature = "add")]
-            adds: super::add::Adds::default(),
+            adds,
             life,
         });
         // From here on others may call; whatever they change, the subscriptions hear of.

@@ -3,7 +3,7 @@
 //! | task | woken by | does |
 //! |---|---|---|
 //! | `ready` | once | waits for consensus and daemon, retries what failed before the start |
-//! | `state_events` | changes of the pinset | tracks and untracks; on `Resync` compares state and daemon |
+//! | `state_events` | changes of the pinset, writes that wait for theirs | tracks and untracks; on `Resync` compares state and daemon |
 //! | `state_sync` | `state_sync_interval` | removes expired pins that are this peer's to look after |
 //! | `pin_recover` | ready, then `pin_recover_interval`, joining, and the daemon coming back | retries pins in error |
 //! | `ping` | ready, then `monitor_ping_interval` | says that this peer lives |
@@ -14,10 +14,12 @@
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
 //! | `summary` | who asks for a summary and finds it old | counts where the pins stand, asks the daemon about its disk |
 //! | `leases` | a stream of blocks that ended, then when it is to be looked at again | releases blocks that are pinned by now, or that nobody will pin |
+//! | `interrupted_adds` (feature `add`) | an add that can go on and broke off | ends its streams, notes where that was; also while the peer stops |
 //! | `watch` | the first watcher, then whatever happens until nobody watched for ten minutes | notes events for watchers |
 //!
 //! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
-//! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits.
+//! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits; `interrupted_adds` a
+//! little later.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use super::Inner;
+use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
 use crate::consensus::StateEvent;
 use crate::error::{Error, Result};
@@ -64,14 +67,21 @@ pub(super) struct Wakes {
 /// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
 pub(super) struct Subscriptions {
     pub(super) state: BoxStream<'static, StateEvent>,
+    pub(super) turns: Turns,
     pub(super) monitor: BoxStream<'static, MonitorEvent>,
+    #[cfg(feature = "add")]
+    pub(super) broken_adds: super::add::BrokenAdds,
 }
 
 /// Makes every task of a peer.
 pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task> {
     let mut tasks = vec![
         task("ready", inner, ready(Arc::clone(inner))),
-        task("state_events", inner, state_events(Arc::clone(inner), subscriptions.state)),
+        task(
+            "state_events",
+            inner,
+            state_events(Arc::clone(inner), subscriptions.state, subscriptions.turns),
+        ),
         task("state_sync", inner, state_sync(Arc::clone(inner))),
         task("pin_recover", inner, pin_recover(Arc::clone(inner))),
         task("ping", inner, ping(Arc::clone(inner))),
@@ -83,6 +93,8 @@ pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task>
         task("leases", inner, leases(Arc::clone(inner))),
         task("watch", inner, watch(Arc::clone(inner))),
     ];
+    #[cfg(feature = "add")]
+    tasks.push(super::add::task(inner, subscriptions.broken_adds));
     let informers = inner.informers.iter();
     tasks.extend(
         informers.map(|informer| task("informer", inner, inform(Arc::clone(inner), Arc::clone(informer)))),
@@ -129,8 +141,8 @@ async fn until_ready(inner: &Inner) {
     }
 }
 
-async fn state_events(inner: Arc<Inner>, mut events: BoxStream<'static, StateEvent>) {
-    while let Some(event) = events.next().await {
+async fn state_events(inner: Arc<Inner>, mut events: BoxStream<'static, StateEvent>, mut turns: Turns) {
+    while let Some(event) = turns.next(&mut events).await {
         let outcome = match event {
             StateEvent::Pinned(pin) => {
                 let cid = pin.cid;
@@ -242,12 +254,12 @@ async fn unpin_expired(inner: &Inner) -> Result<u64> {
         }
         if expired.len() >= EXPIRED_BATCH {
             removed += expired.len() as u64;
-            inner.consensus.log_many(std::mem::take(&mut expired)).await?;
+            inner.log_many(std::mem::take(&mut expired)).await?;
         }
     }
     if !expired.is_empty() {
         removed += expired.len() as u64;
-        inner.consensus.log_many(expired).await?;
+        inner.log_many(expired).await?;
     }
     Ok(removed)
 }

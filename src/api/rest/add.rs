@@ -27,22 +27,27 @@ use super::query::Query;
 use crate::adder::AddEvent;
 use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
-use crate::cluster::Cluster;
+use crate::cluster::{ADDS_MAX, Cluster};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{AddFormat, AddLayout, AddOptions, Timestamp};
+use crate::types::{AddFormat, AddLayout, AddOptions, Resume, ResumeKey, Timestamp};
 
-/// Most adds at a time; each may hold some blocks for every destination.
-const ADDS_MAX: usize = 64;
 /// Most bytes of lines that are kept for a caller who wants them all at once.
 const COLLECTED_BYTES_MAX: usize = 64 << 20;
 
 /// Who adds content: the cluster, or a test.
 pub(super) trait Adds: fmt::Debug + Send + Sync + 'static {
+    /// Whether an add would be refused because of what its options say of going on where another one broke off.
+    fn check_resume(&self, options: &AddOptions) -> Result<()>;
+
     /// As `Cluster::add`. Dropping the stream ends the add.
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>>;
 }
 
 impl Adds for Cluster {
+    fn check_resume(&self, options: &AddOptions) -> Result<()> {
+        Cluster::check_resume(self, options)
+    }
+
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>> {
         Cluster::add(self, content, options)
     }
@@ -78,6 +83,7 @@ impl Adding {
         let boundary =
             multipart::boundary(content_type).map_err(|error| ApiError::bad_request(error.message()))?;
         let Asked { options, keep, stream } = asked(query, now)?;
+        self.adds.check_resume(&options).map_err(not_resumed)?;
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             return Err(ApiError::new(
                 503,
@@ -190,6 +196,34 @@ fn refused(error: Error) -> ApiError {
     }
 }
 
+/// Why an add cannot go on where another one broke off.
+pub(super) fn not_resumed(error: Error) -> ApiError {
+    match error.kind() {
+        ErrorKind::InvalidInput => ApiError::bad_request(error.message()),
+        ErrorKind::Conflict => ApiError::new(409, error.message()),
+        _ => error.into(),
+    }
+}
+
+/// `resume` and `offset`.
+fn resume(query: &Query<'_>) -> Result<Option<Resume>, ApiError> {
+    let (key, offset) = (query.get("resume")?, query.get("offset")?);
+    let offset = match offset {
+        "" => 0,
+        text => text.parse().map_err(|_| ApiError::bad_request("parameter offset invalid"))?,
+    };
+    match key {
+        "" if offset > 0 => Err(ApiError::bad_request("parameter offset means nothing without resume")),
+        "" => Ok(None),
+        key => Ok(Some(Resume { key: resume_key(key)?, offset })),
+    }
+}
+
+/// The name of an add that can go on.
+pub(super) fn resume_key(text: &str) -> Result<ResumeKey, ApiError> {
+    text.parse().map_err(|error: Error| ApiError::bad_request(error.message()))
+}
+
 /// What a query asks for.
 #[derive(Debug)]
 struct Asked {
@@ -252,6 +286,7 @@ fn asked(query: &Query<'_>, now: impl FnOnce() -> Timestamp) -> Result<Asked, Ap
         no_pin,
         shard,
         progress,
+        resume: resume(query)?,
     };
     Ok(Asked { options, keep, stream })
 }

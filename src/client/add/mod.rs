@@ -2,6 +2,7 @@
 
 mod body;
 mod encode;
+mod resume;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::AsyncRead;
 
 pub(super) use self::body::Outgoing;
+pub use self::resume::ResumableCar;
 use self::walk::{Named, Which};
 use super::error::ApiError;
 use super::{Client, Request};
@@ -46,6 +48,7 @@ enum Given {
     Url(Url),
     Bytes(String, Bytes),
     Reader(String, OneReader),
+    Rest { path: PathBuf, from: u64, to: u64 },
 }
 
 /// What is uploaded, with its name.
@@ -53,8 +56,20 @@ enum Given {
 enum Source {
     Path(Named),
     Url(Url, Vec<u8>),
-    Bytes { name: Vec<u8>, bytes: Bytes },
-    Reader { name: Vec<u8>, reader: OneReader },
+    Bytes {
+        name: Vec<u8>,
+        bytes: Bytes,
+    },
+    Reader {
+        name: Vec<u8>,
+        reader: OneReader,
+    },
+    /// Part of a file.
+    Rest {
+        named: Named,
+        from: u64,
+        to: u64,
+    },
 }
 
 /// A reader, until somebody reads it.
@@ -138,6 +153,9 @@ impl Upload {
             match given {
                 Given::Path(path) => paths.push(path.clone()),
                 Given::Bytes(_, bytes) => known = known.map(|known| known + bytes.len() as u64),
+                Given::Rest { from, to, .. } => {
+                    known = known.map(|known| known + to.saturating_sub(*from));
+                }
                 Given::Url(_) | Given::Reader(..) => known = None,
             }
         }
@@ -205,6 +223,7 @@ impl Given {
             }
             Self::Bytes(name, bytes) => Source::Bytes { name: name.into_bytes(), bytes },
             Self::Reader(name, reader) => Source::Reader { name: name.into_bytes(), reader },
+            Self::Rest { path, from, to } => Source::Rest { named: walk::named(&path)?, from, to },
         })
     }
 }
@@ -212,7 +231,9 @@ impl Given {
 impl Source {
     fn name(&self) -> &[u8] {
         match self {
-            Self::Path(Named { name, .. }) | Self::Url(_, name) => name,
+            Self::Path(Named { name, .. })
+            | Self::Rest { named: Named { name, .. }, .. }
+            | Self::Url(_, name) => name,
             Self::Bytes { name, .. } | Self::Reader { name, .. } => name,
         }
     }
@@ -297,7 +318,7 @@ impl Client {
     /// use ipfs_cluster::types::AddOptions;
     ///
     /// # async fn run(client: Client) -> ipfs_cluster::Result<()> {
-    /// let photos = Upload::new().path("/home/me/photos").recursive(true);
+    /// let photos = Upload::new().path("photos").recursive(true);
     /// let mut added = client.add(photos, &AddOptions::default());
     /// while let Some(file) = added.try_next().await? {
     ///     println!("{:?} {}", file.cid, file.name);

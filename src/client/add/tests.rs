@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MUCH: u64 = 64 * 1024 * 1024;
 
 /// One connection of a server: its request's head was read.
-struct Asked {
-    head: String,
+pub(super) struct Asked {
+    pub(super) head: String,
     connection: TcpStream,
 }
 
@@ -36,7 +36,7 @@ impl Asked {
     }
 
     /// The body, without the frames of its chunks.
-    fn body(&mut self) -> Vec<u8> {
+    pub(super) fn body(&mut self) -> Vec<u8> {
         let raw = self.read(|bytes| bytes.ends_with(b"\r\n0\r\n\r\n"));
         let (mut body, mut rest) = (Vec::new(), raw.as_slice());
         while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
@@ -48,34 +48,34 @@ impl Asked {
         body
     }
 
-    fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         self.connection.write_all(text.as_bytes()).unwrap();
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.say(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Stream-Error\r\nConnection: close\r\n\r\n",
         );
     }
 
-    fn line(&mut self, name: &str) {
+    pub(super) fn line(&mut self, name: &str) {
         let line = format!("{{\"name\":\"{name}\",\"cid\":\"{CID}\",\"size\":3}}\n");
         self.say(&format!("{:x}\r\n{line}\r\n", line.len()));
     }
 
-    fn end(&mut self, error: &str) {
+    pub(super) fn end(&mut self, error: &str) {
         self.say(&format!("0\r\nX-Stream-Error: {error}\r\n\r\n"));
     }
 
     /// Closes as careful servers do: what was said can be read, although not everything was heard.
-    fn hang_up_slowly(mut self) {
+    pub(super) fn hang_up_slowly(mut self) {
         let _ = self.connection.shutdown(Shutdown::Write);
         self.read(|_| false);
     }
 }
 
 /// Runs each script for one connection, in order.
-fn server(scripts: Vec<Box<dyn FnOnce(Asked) + Send>>) -> String {
+pub(super) fn server(scripts: Vec<Box<dyn FnOnce(Asked) + Send>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -96,7 +96,7 @@ fn serving(script: impl FnOnce(Asked) + Send + 'static) -> String {
     server(vec![Box::new(script)])
 }
 
-fn client(hosts: &[&str]) -> Client {
+pub(super) fn client(hosts: &[&str]) -> Client {
     hosts.iter().fold(Client::builder(), |builder, host| builder.host(*host)).build().unwrap()
 }
 

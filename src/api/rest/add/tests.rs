@@ -38,6 +38,14 @@ impl Drop for Running {
 }
 
 impl Adds for Reader {
+    fn check_resume(&self, options: &AddOptions) -> Result<()> {
+        match &options.resume {
+            Some(resume) if resume.offset == 13 => Err(Error::new(ErrorKind::Conflict, "not there")),
+            Some(resume) if resume.offset == 14 => Err(Error::invalid_input("not so")),
+            _ => Ok(()),
+        }
+    }
+
     fn add(&self, mut content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>> {
         let this = self.clone();
         self.running.fetch_add(1, Ordering::SeqCst);

@@ -199,6 +199,16 @@ pub(super) fn adding() -> Vec<Value> {
         flag("preserve-mode", "The permission bits in the form go into the DAG", false),
         flag("preserve-mtime", "The times in the form go into the DAG", false),
         flag("no-pin", "Blocks are stored and not pinned", false),
+        query(
+            "resume",
+            "What the upload of a CAR is called, so that it can go on where it breaks off; GET /add/{key} says where",
+            named("ResumeKey"),
+        ),
+        query(
+            "offset",
+            "The byte of the CAR that the upload begins with; goes with resume",
+            json!({ "type": "integer", "format": "int64", "minimum": 0, "default": 0 }),
+        ),
     ];
     options.into_iter().map(or_empty).collect()
 }
