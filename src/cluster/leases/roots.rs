@@ -57,8 +57,7 @@ impl Roots {
         let mut roots: Vec<_> = self.unlinked.iter().collect();
         roots.sort_unstable_by_key(|(key, _)| **key);
         let is_few = self.expected.len() <= MISSING_MAX;
-        let mut missing: Vec<u128> =
-            if is_few { self.expected.iter().copied().collect() } else { Vec::new() };
+        let mut missing: Vec<_> = if is_few { self.expected.iter().copied().collect() } else { Vec::new() };
         missing.sort_unstable();
         Found { roots: roots.into_iter().take(ROOTS_MAX).map(|(_, cid)| *cid).collect(), missing }
     }
