@@ -4,6 +4,8 @@
 mod crdt;
 mod events;
 mod group;
+#[cfg(feature = "consensus-raft")]
+mod raft;
 mod solo;
 
 use std::fmt;
@@ -28,6 +30,8 @@ pub(crate) use crdt::inspect as crdt_inspect;
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub use crdt::{ForeignBlocks, ReadBlocks};
+#[cfg(feature = "consensus-raft")]
+pub use raft::{Raft, RaftConfig};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].
