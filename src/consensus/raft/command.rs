@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::types::{Answers, Node};
+use super::types::Answers;
 use super::wire::{Reader, Writer, corrupt, read, written};
 use super::{COMPONENT, OPERATIONS_MAX};
 use crate::error::{Error, Result};
@@ -213,9 +213,4 @@ pub(super) fn encode_answers(answers: &Answers) -> Bytes {
 
 pub(super) fn decode_answers(reader: &mut Reader) -> Result<Answers> {
     (0..reader.count(OPERATIONS_MAX)?).map(|_| reader.option(Reader::bytes)).collect()
-}
-
-/// Who asked, of bytes of a part.
-pub(super) fn origin_of(part: &Bytes) -> Result<Node> {
-    Reader::of(part.clone()).node()
 }

@@ -83,7 +83,11 @@ impl RaftConfig {
             ("max_batch_bytes", self.max_batch_bytes, 8 << 20),
             ("max_buffered_events", self.max_buffered_events, 1 << 20),
             ("max_append_entries", usize::try_from(self.max_append_entries).unwrap_or(usize::MAX), 1024),
-            ("snapshot_threshold", usize::try_from(self.snapshot_threshold).unwrap_or(usize::MAX), usize::MAX),
+            (
+                "snapshot_threshold",
+                usize::try_from(self.snapshot_threshold).unwrap_or(usize::MAX),
+                usize::MAX,
+            ),
         ] {
             if !(1..=max).contains(&value) {
                 return wrong(format!("raft.{name} is {value}, but must be between 1 and {max}"));
@@ -99,7 +103,9 @@ impl RaftConfig {
             }
         }
         if self.heartbeat_timeout < HEARTBEAT_TIMEOUT_MIN {
-            return wrong(format!("raft.heartbeat_timeout is too short: give it at least {HEARTBEAT_TIMEOUT_MIN:?}"));
+            return wrong(format!(
+                "raft.heartbeat_timeout is too short: give it at least {HEARTBEAT_TIMEOUT_MIN:?}"
+            ));
         }
         if self.election_timeout < self.heartbeat_timeout {
             return wrong("raft.election_timeout is shorter than raft.heartbeat_timeout".to_owned());

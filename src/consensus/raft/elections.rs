@@ -39,7 +39,8 @@ impl Patience {
 
 /// Looks after everything until it is dropped.
 pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
-    let own = inner.peer.to_bytes().iter().fold(seed, |seed, byte| SplitMix64::new(seed ^ u64::from(*byte)).next());
+    let own =
+        inner.peer.to_bytes().iter().fold(seed, |seed, byte| SplitMix64::new(seed ^ u64::from(*byte)).next());
     let mut patience = Patience { random: SplitMix64::new(own), max: inner.config.election_timeout };
     let mut wait = patience.draw();
     let mut last_try = Instant::now();
@@ -78,7 +79,10 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         }
         if is_alone || would_be_elected(&inner, &membership).await {
             // Somebody may have been elected while the others were asked.
-            if !is_alone && inner.heard_at() > last_try.max(due - wait) && inner.heard_at().elapsed() < inner.config.lease() {
+            if !is_alone
+                && inner.heard_at() > last_try.max(due - wait)
+                && inner.heard_at().elapsed() < inner.config.lease()
+            {
                 (wait, last_try) = (patience.draw(), Instant::now());
                 continue;
             }
@@ -131,7 +135,7 @@ fn is_quorum(membership: &Membership, yes: &BTreeSet<Node>) -> bool {
 pub(super) fn would_vote(inner: &Inner, candidate: &PeerId, theirs: Option<LogId>) -> bool {
     let (Some(metrics), Some(core)) = (inner.metrics(), inner.core()) else { return false };
     let leads = metrics.state == ServerState::Leader && inner.has_quorum(&metrics);
-    let hears = inner.heard_at().elapsed() < inner.config.lease();
+    let hears = inner.hears(inner.config.lease());
     let would = decide(leads, hears, theirs, core.log.last());
     debug!(peer = %candidate, would, "somebody asks whether it would be elected");
     would

@@ -33,7 +33,9 @@ pub(super) fn protocol() -> Protocol {
 }
 
 fn broken(source: std::io::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, format!("the stream broke: {source}")).component(COMPONENT).with_source(source)
+    Error::new(ErrorKind::Unavailable, format!("the stream broke: {source}"))
+        .component(COMPONENT)
+        .with_source(source)
 }
 
 /// Sends a frame, but for what is buffered below.
@@ -82,7 +84,8 @@ pub(super) async fn read_body(stream: &mut PeerStream, length: usize) -> Result<
 /// The next frame.
 pub(super) async fn read(stream: &mut PeerStream) -> Result<(u8, Bytes)> {
     let length = read_length(stream).await?;
-    let length = length.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the stream ended").component(COMPONENT))?;
+    let length =
+        length.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the stream ended").component(COMPONENT))?;
     read_body(stream, length).await
 }
 
@@ -137,7 +140,13 @@ impl Links {
     ///
     /// # Errors
     /// `Unavailable`, `Unsupported`, `Timeout`, `Corrupt`.
-    pub(super) async fn ask(&self, peer: &PeerId, kind: u8, body: &[u8], patience: Duration) -> Result<(u8, Bytes)> {
+    pub(super) async fn ask(
+        &self,
+        peer: &PeerId,
+        kind: u8,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<(u8, Bytes)> {
         let asked = async {
             if let Some(mut stream) = self.take(peer) {
                 // It may have been closed meanwhile, which shows only now.

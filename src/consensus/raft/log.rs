@@ -334,14 +334,19 @@ fn get(storage: &dyn Storage, index: u64) -> Result<Entry> {
         pieces => pieces.concat().into(),
     };
     let entry = read(bytes, Reader::entry).map_err(|error| damaged(format!("entry {index}: {error}")))?;
-    if entry.log_id.index == index { Ok(entry) } else { Err(damaged(format!("entry {index} is another one"))) }
+    if entry.log_id.index == index {
+        Ok(entry)
+    } else {
+        Err(damaged(format!("entry {index} is another one")))
+    }
 }
 
 /// Deletes the records of entries from one index on, up to and including another; at most as many as there are in a
 /// batch. Gives how many.
 fn delete(storage: &dyn Storage, batch: &mut Batch, from: u64, to: u64) -> Result<usize> {
     let snapshot = storage.snapshot()?;
-    let mut range = KeyRange { start: Bound::Included(key(from, 0)), end: Bound::Included(key(to, u16::MAX)) };
+    let mut range =
+        KeyRange { start: Bound::Included(key(from, 0)), end: Bound::Included(key(to, u16::MAX)) };
     let mut deleted = 0;
     loop {
         let page = snapshot.scan(LOG, range.clone(), Direction::Forward, REMOVED_MAX as usize)?;
@@ -364,7 +369,8 @@ fn remove_below(storage: &dyn Storage, from: u64, upto: u64) -> Result<()> {
             storage.write(batch, Durability::Buffered)?;
         } else {
             // Nothing there: perhaps nothing up to the end.
-            let range = KeyRange { start: Bound::Included(key(to, 0)), end: Bound::Included(key(upto, u16::MAX)) };
+            let range =
+                KeyRange { start: Bound::Included(key(to, 0)), end: Bound::Included(key(upto, u16::MAX)) };
             if storage.snapshot()?.scan(LOG, range, Direction::Forward, 1)?.entries.is_empty() {
                 return Ok(());
             }
@@ -380,7 +386,11 @@ pub(super) struct Failure(Arc<Mutex<Option<Error>>>);
 
 impl Failure {
     /// The error for openraft, which stops; ours is kept.
-    pub(super) fn tell(&self, error: Error, make: impl FnOnce(AnyError) -> StorageIOError<Node>) -> StorageError {
+    pub(super) fn tell(
+        &self,
+        error: Error,
+        make: impl FnOnce(AnyError) -> StorageIOError<Node>,
+    ) -> StorageError {
         let source = make(AnyError::new(&error));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         StorageError::IO { source }
@@ -407,11 +417,15 @@ impl RaftLogReader<Types> for LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        self.entries(start, end, true).await.map_err(|error| self.failure.tell(error, StorageIOError::read_logs))
+        self.entries(start, end, true)
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::read_logs))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.entries(start, end, false).await.map_err(|error| self.failure.tell(error, StorageIOError::read_logs))
+        self.entries(start, end, false)
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::read_logs))
     }
 }
 

@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream};
 use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use openraft::storage::RaftStateMachine;
-use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
-};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError};
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
@@ -101,7 +99,8 @@ impl Machine {
             .collect();
         for (part, answers) in &answers {
             // A part below the floor of a later one is waited for by nobody.
-            if seen.get(&part.0).is_some_and(|seen| seen.session == part.1 && seen.done.contains_key(&part.2)) {
+            if seen.get(&part.0).is_some_and(|seen| seen.session == part.1 && seen.done.contains_key(&part.2))
+            {
                 Seen::Part(part.0, part.2, command::encode_answers(answers)).put(&mut batch);
             }
         }
@@ -131,11 +130,16 @@ impl Machine {
         })
     }
 
-    async fn install(&mut self, meta: &SnapshotMeta<Node, openraft::EmptyNode>, staged: Staged) -> Result<()> {
+    async fn install(
+        &mut self,
+        meta: &SnapshotMeta<Node, openraft::EmptyNode>,
+        staged: Staged,
+    ) -> Result<()> {
         let Staged { sorter, seen } = staged;
         let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
         let now = Applied { id: meta.last_log_id, members: meta.last_membership.clone() };
-        let records = seen.iter().cloned().map(|(key, value)| Seen::decode(key, value)).collect::<Result<Vec<_>>>()?;
+        let records =
+            seen.iter().cloned().map(|(key, value)| Seen::decode(key, value)).collect::<Result<Vec<_>>>()?;
         let mut batch = storage::run(self.at.storage.clone(), |storage| {
             let mut batch = Batch::new();
             let old = records::all_seen(&*storage.snapshot()?)?;
@@ -298,7 +302,9 @@ impl Stage {
             let stays = members.get_node(node).is_some();
             if !stays {
                 batch.delete(SEEN, records::seen_key(node));
-                seen.done.keys().for_each(|sequence| batch.delete(SEEN, records::answers_key(node, *sequence)));
+                seen.done
+                    .keys()
+                    .for_each(|sequence| batch.delete(SEEN, records::answers_key(node, *sequence)));
             }
             stays
         });
@@ -353,7 +359,9 @@ impl Stage {
                 place.insert(match state.get(&cid).await {
                     Ok(pin) => pin,
                     // It is damaged, but it is there.
-                    Err(error) if error.kind() == ErrorKind::Corrupt => Some(Pin::new(cid, Default::default())),
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        Some(Pin::new(cid, Default::default()))
+                    }
                     Err(error) => return Err(error),
                 });
             }
@@ -366,7 +374,9 @@ impl Stage {
             for operation in &self.operations[start..*end] {
                 let Some(now) = shown.get_mut(operation.operation.cid()) else { continue };
                 let applied = match &operation.operation {
-                    PinOperation::Revise(revision) if now.as_ref() == Some(revision.seen()) => revision.operation(),
+                    PinOperation::Revise(revision) if now.as_ref() == Some(revision.seen()) => {
+                        revision.operation()
+                    }
                     other => other.clone(),
                 };
                 match applied {

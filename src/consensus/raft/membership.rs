@@ -56,11 +56,13 @@ impl Inner {
         let index = loop {
             self.check()?;
             match self.leader() {
-                Some(leader) if leader == self.peer => match timeout_at(deadline, self.barrier_as_leader()).await {
-                    Ok(Ok(index)) => break index,
-                    Ok(Err(error)) => last = error,
-                    Err(_) => {}
-                },
+                Some(leader) if leader == self.peer => {
+                    match timeout_at(deadline, self.barrier_as_leader()).await {
+                        Ok(Ok(index)) => break index,
+                        Ok(Err(error)) => last = error,
+                        Err(_) => {}
+                    }
+                }
                 Some(leader) => {
                     match self.ask(&leader, &Question::Barrier, self.config.network_timeout).await {
                         Ok(Answer::Barrier(index)) => break index,
@@ -91,7 +93,11 @@ impl Inner {
         }
     }
 
-    async fn through_leader(&self, question: &Question, here: impl Future<Output = Result<()>>) -> Result<()> {
+    async fn through_leader(
+        &self,
+        question: &Question,
+        here: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
         let deadline = Instant::now() + self.config.wait_for_leader_timeout;
         let mut here = Some(here);
         loop {
@@ -107,7 +113,8 @@ impl Inner {
                     Ok(other) => other.unexpected(&leader),
                     Err(error) => error,
                 },
-                None => Error::new(ErrorKind::Unavailable, "there is no leader to change the members").component(COMPONENT),
+                None => Error::new(ErrorKind::Unavailable, "there is no leader to change the members")
+                    .component(COMPONENT),
             };
             if Instant::now() >= deadline {
                 return Err(error);
@@ -146,7 +153,8 @@ impl Inner {
         let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
         loop {
             let metrics = self.metrics().ok_or_else(|| change_failed("raft is being started"))?;
-            let replication = metrics.replication.ok_or_else(|| change_failed("this peer does not lead any more"))?;
+            let replication =
+                metrics.replication.ok_or_else(|| change_failed("this peer does not lead any more"))?;
             let matched = replication.get(&node).copied().flatten();
             if matched.is_some() && matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0) {
                 return Ok(());
@@ -191,7 +199,9 @@ impl Inner {
 
     /// What is not heard now is heard when it asks for anything.
     async fn tell_removed(&self, peer: &PeerId) {
-        let Some(since) = self.metrics().and_then(|metrics| *metrics.membership_config.log_id()) else { return };
+        let Some(since) = self.metrics().and_then(|metrics| *metrics.membership_config.log_id()) else {
+            return;
+        };
         for _ in 0..TELL_TRIES {
             match self.ask(peer, &Question::Removed(since), self.config.lease()).await {
                 Ok(_) => return,

@@ -114,7 +114,10 @@ impl Question {
                     leader_commit: reader.option(Reader::log_id)?,
                     entries: entries(reader)?,
                 }),
-                VOTE => Self::Vote(VoteRequest { vote: reader.vote()?, last_log_id: reader.option(Reader::log_id)? }),
+                VOTE => Self::Vote(VoteRequest {
+                    vote: reader.vote()?,
+                    last_log_id: reader.option(Reader::log_id)?,
+                }),
                 WOULD_VOTE => Self::WouldVote(reader.option(Reader::log_id)?),
                 PROPOSE => Self::Propose(reader.everything()),
                 BARRIER => Self::Barrier,
@@ -131,10 +134,12 @@ impl Question {
 
 /// The entries of a message: one after the other, as they have to be in a log.
 fn entries(reader: &mut Reader) -> Result<Vec<Entry>> {
-    let entries: Vec<Entry> = (0..reader.count(ENTRIES_MAX)?).map(|_| reader.entry()).collect::<Result<_>>()?;
+    let entries: Vec<Entry> =
+        (0..reader.count(ENTRIES_MAX)?).map(|_| reader.entry()).collect::<Result<_>>()?;
     let is_in_order = entries.windows(2).all(|pair| {
         let [one, next] = pair else { return true };
-        one.log_id.index.checked_add(1) == Some(next.log_id.index) && one.log_id.leader_id <= next.log_id.leader_id
+        one.log_id.index.checked_add(1) == Some(next.log_id.index)
+            && one.log_id.leader_id <= next.log_id.leader_id
     });
     if is_in_order { Ok(entries) } else { Err(corrupt("entries are out of order")) }
 }
@@ -279,7 +284,7 @@ impl Answer {
                 Self::Failed(error, text) => {
                     let code = KINDS.iter().position(|kind| kind == error).unwrap_or(KINDS.len());
                     writer.byte(u8::try_from(code).unwrap_or(u8::MAX));
-                    writer.raw(text.get(..TEXT_BYTES_MAX).unwrap_or(text).as_bytes());
+                    writer.raw(&text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
                     FAILED
                 }
             };
@@ -322,7 +327,9 @@ impl Answer {
         let (kind, text) = match self {
             Self::Failed(kind, text) => (kind, format!("{from} says: {text}")),
             Self::NotLeader(_) => (ErrorKind::Unavailable, format!("{from} does not lead")),
-            Self::NotMember(_) => (ErrorKind::Unauthorized, format!("for {from} this peer is no member of its cluster")),
+            Self::NotMember(_) => {
+                (ErrorKind::Unauthorized, format!("for {from} this peer is no member of its cluster"))
+            }
             _ => (ErrorKind::Corrupt, format!("{from} answered something else than was asked")),
         };
         Error::new(kind, text).component(COMPONENT)

@@ -13,7 +13,7 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
 use tracing::{debug, info};
 
-use super::message::{Answer, Question};
+use super::message::{Answer, Appended, Question};
 use super::node::Inner;
 use super::snapshot::Sender;
 use super::types::{Node, Types, Vote};
@@ -44,11 +44,9 @@ type Failed = RPCError<Node, EmptyNode, RaftError<Node>>;
 
 fn failed(error: &Error) -> Failed {
     match error.kind() {
-        // Trying again at once would not help.
-        ErrorKind::Unavailable | ErrorKind::Unsupported | ErrorKind::Conflict | ErrorKind::Unauthorized => {
-            RPCError::Unreachable(Unreachable::new(error))
-        }
-        _ => RPCError::Network(NetworkError::new(error)),
+        ErrorKind::Timeout => RPCError::Network(NetworkError::new(error)),
+        // Trying again at once would not help, and there may be no end to it.
+        _ => RPCError::Unreachable(Unreachable::new(error)),
     }
 }
 
@@ -92,7 +90,8 @@ impl Target {
                     Ok(stream)
                 };
                 tokio::time::timeout(patience, opened).await.unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::Timeout, format!("{to} cannot be reached")).component(COMPONENT))
+                    Err(Error::new(ErrorKind::Timeout, format!("{to} cannot be reached"))
+                        .component(COMPONENT))
                 })
             }
         };
@@ -109,14 +108,23 @@ impl RaftNetwork<Types> for Target {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Node>, Failed> {
+        let vote = rpc.vote;
         match self.ask(Question::Append(rpc), option.hard_ttl()).await {
+            Ok(Answer::Append(Appended::HigherVote(theirs))) if theirs <= vote => {
+                let text = "a peer refused entries for a vote that is none";
+                Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
+            }
             Ok(Answer::Append(appended)) => Ok(appended.into()),
             Ok(other) => Err(failed(&self.unexpected(other))),
             Err(error) => Err(failed(&error)),
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Node>, option: RPCOption) -> Result<VoteResponse<Node>, Failed> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Node>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Node>, Failed> {
         match self.ask(Question::Vote(rpc), option.hard_ttl()).await {
             Ok(Answer::Vote(vote, is_granted, last)) => Ok(VoteResponse::new(vote, last, is_granted)),
             Ok(other) => {
@@ -150,7 +158,10 @@ impl RaftNetwork<Types> for Target {
     }
 
     fn backoff(&self) -> Backoff {
-        let interval = self.inner.upgrade().map_or(Duration::from_millis(500), |inner| inner.config.heartbeat_interval());
+        let interval = self
+            .inner
+            .upgrade()
+            .map_or(Duration::from_millis(500), |inner| inner.config.heartbeat_interval());
         Backoff::new(std::iter::repeat(interval))
     }
 }

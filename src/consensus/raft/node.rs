@@ -76,7 +76,7 @@ pub(super) struct Inner {
     events: Mutex<Option<Arc<EventSender>>>,
     failure: Failure,
     cluster: Mutex<Option<ClusterId>>,
-    heard: Mutex<Instant>,
+    heard: Mutex<Heard>,
     transfer: AtomicU64,
     /// What a new cluster's id is made of.
     salt: Bytes,
@@ -86,8 +86,20 @@ pub(super) struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("peer", &self.peer).field("standing", &*self.standing.borrow()).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("peer", &self.peer)
+            .field("standing", &*self.standing.borrow())
+            .finish_non_exhaustive()
     }
+}
+
+/// When a leader spoke to this peer.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// Last, or when raft was started.
+    at: Instant,
+    /// Whether one did since then.
+    is_leader: bool,
 }
 
 /// What [`Inner::new`] is made of.
@@ -127,7 +139,7 @@ impl Inner {
             events: Mutex::new(Some(Arc::new(events))),
             failure: Failure::default(),
             cluster: Mutex::new(None),
-            heard: Mutex::new(Instant::now()),
+            heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             transfer: AtomicU64::new(session.wrapping_mul(1000)),
             salt,
             turn: tokio::sync::Mutex::new(true),
@@ -153,9 +165,9 @@ impl Inner {
     /// Why there is none.
     pub(super) fn raft(&self) -> Result<Raft> {
         self.check()?;
-        self.core().map(|core| core.raft).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT)
-        })
+        self.core()
+            .map(|core| core.raft)
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT))
     }
 
     /// # Errors
@@ -180,8 +192,11 @@ impl Inner {
     /// The members as this peer knows them, learners included. Empty while it belongs to no cluster.
     pub(super) fn membership(&self) -> Membership {
         match self.metrics() {
-            Some(metrics) => metrics.membership_config.membership().clone(),
-            None => self.applied.borrow().members.membership().clone(),
+            // At the start it says nothing yet.
+            Some(metrics) if metrics.membership_config.log_id().is_some() => {
+                metrics.membership_config.membership().clone()
+            }
+            _ => self.applied.borrow().members.membership().clone(),
         }
     }
 
@@ -195,15 +210,17 @@ impl Inner {
         self.membership().get_node(&Node::of(*peer)).is_some()
     }
 
-    /// The leader, as far as this peer knows; not itself when it has not heard from a quorum for a while.
+    /// The leader, as far as this peer knows: one that spoke to it a while ago, or itself where a quorum listens.
     pub(super) fn leader(&self) -> Option<PeerId> {
         let metrics = self.metrics()?;
         metrics.running_state.as_ref().ok()?;
         let leader = metrics.current_leader?.0?;
-        if leader == self.peer && (metrics.state != ServerState::Leader || !self.has_quorum(&metrics)) {
-            return None;
-        }
-        Some(leader)
+        let leads = if leader == self.peer {
+            metrics.state == ServerState::Leader && self.has_quorum(&metrics)
+        } else {
+            self.hears(self.config.election_timeout * 2)
+        };
+        leads.then_some(leader)
     }
 
     /// Whether a leader has heard from a quorum within the time that nobody else is elected in, and as much again.
@@ -218,11 +235,18 @@ impl Inner {
 
     /// A leader spoke to us.
     pub(super) fn heard(&self) {
-        *lock(&self.heard) = Instant::now();
+        *lock(&self.heard) = Heard { at: Instant::now(), is_leader: true };
     }
 
+    /// When a leader spoke to us last, or when this peer began to listen.
     pub(super) fn heard_at(&self) -> Instant {
-        *lock(&self.heard)
+        lock(&self.heard).at
+    }
+
+    /// Whether a leader has spoken to us within this time.
+    pub(super) fn hears(&self, within: Duration) -> bool {
+        let heard = *lock(&self.heard);
+        heard.is_leader && heard.at.elapsed() < within
     }
 
     pub(super) fn next_transfer(&self) -> u64 {
@@ -311,7 +335,7 @@ impl Inner {
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
             .await
             .map_err(|fatal| self.fatal(&fatal))?;
-        self.heard();
+        *lock(&self.heard) = Heard { at: Instant::now(), is_leader: false };
         if is_pristine && !self.config.join {
             let mut members = self.config.init_peerset.clone();
             members.insert(self.peer);
@@ -346,7 +370,9 @@ impl Inner {
     pub(super) fn fatal(&self, fatal: &openraft::error::Fatal<Node>) -> Error {
         match self.failure.take() {
             Some(error) => error,
-            None => Error::new(ErrorKind::Unavailable, format!("raft has stopped: {fatal}")).component(COMPONENT),
+            None => {
+                Error::new(ErrorKind::Unavailable, format!("raft has stopped: {fatal}")).component(COMPONENT)
+            }
         }
     }
 
@@ -423,7 +449,8 @@ impl Inner {
         let others = self.voters().into_iter().any(|peer| peer != self.peer);
         let is_removed = matches!(*self.standing.borrow(), Standing::Removed);
         if others && !is_removed && self.is_member(&self.peer) {
-            let text = "a member of a cluster with others cannot forget what it promised them: remove it first";
+            let text =
+                "a member of a cluster with others cannot forget what it promised them: remove it first";
             return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
         }
         self.stop_now().await;

@@ -150,7 +150,8 @@ async fn write_entry(inner: &Inner, parts: &[Bytes]) -> Result<(u64, Vec<PartOut
             Err(Refusal::Failed(Error::internal(error.to_string()).component(COMPONENT)))
         }
         Err(_) => Err(Refusal::Failed(
-            Error::new(ErrorKind::Unavailable, "raft stopped before an entry was applied").component(COMPONENT),
+            Error::new(ErrorKind::Unavailable, "raft stopped before an entry was applied")
+                .component(COMPONENT),
         )),
     }
 }

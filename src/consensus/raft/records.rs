@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::wire::{Reader, corrupt, read, written};
 use super::{COMPONENT, types::Node};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Batch, Durability, KeyRange, Direction, Snapshot, Space, Storage};
+use crate::storage::{Batch, Direction, Durability, KeyRange, Snapshot, Space, Storage};
 
 pub(super) const LOG: Space = Space::new("raft-log");
 pub(super) const META: Space = Space::new("raft-meta");
@@ -65,12 +65,18 @@ pub(super) fn get_in<T>(
 }
 
 fn named(error: Error, key: &[u8]) -> Error {
-    error.context(format_args!("the record {:?} of this peer's raft is damaged", String::from_utf8_lossy(key)))
+    error
+        .context(format_args!("the record {:?} of this peer's raft is damaged", String::from_utf8_lossy(key)))
 }
 
 /// Whether this store was never part of a cluster.
 pub(super) fn is_pristine(storage: &dyn Storage) -> Result<bool> {
-    Ok([VOTE, LAST, PURGED, APPLIED].into_iter().map(|key| storage.get(META, key)).collect::<Result<Vec<_>>>()?.iter().all(Option::is_none))
+    Ok([VOTE, LAST, PURGED, APPLIED]
+        .into_iter()
+        .map(|key| storage.get(META, key))
+        .collect::<Result<Vec<_>>>()?
+        .iter()
+        .all(Option::is_none))
 }
 
 /// Whether the store is one of ours; none when nothing says.
@@ -83,7 +89,9 @@ pub(super) fn is_ours(storage: &dyn Storage) -> Result<bool> {
         Some(&[FORMAT]) => Ok(true),
         Some(&[format]) if format > FORMAT => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the stored raft has format {format}, this program reads up to {FORMAT}; run the newer one"),
+            format!(
+                "the stored raft has format {format}, this program reads up to {FORMAT}; run the newer one"
+            ),
         )
         .component(COMPONENT)),
         Some(_) => Err(corrupt("the format of the stored raft is unreadable")),

@@ -3,13 +3,13 @@
 //! Whoever leads may be a member that this peer has not heard of yet, so entries and snapshots are taken from everybody
 //! who knows the id of the cluster, which only its members do. Everything else is only answered to members.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use openraft::{ServerState, Snapshot};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -31,6 +31,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 const SMALL_BYTES: usize = 64 * 1024;
 /// What all larger frames that are read at a time may have together, in pages.
 const PAGES: usize = 4096;
+/// How often it is said that strangers ask.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of a page.
 const PAGE_BYTES: usize = 64 * 1024;
 /// Snapshots that are received at a time: one that goes on, and one that is about to fail.
@@ -43,12 +45,23 @@ pub(super) struct Server {
     stop: CancellationToken,
     pages: Semaphore,
     snapshots: Semaphore,
+    /// When it was warned of a stranger last.
+    warned: Mutex<Option<Instant>>,
 }
 
 impl Server {
     pub(super) fn new(inner: &Arc<Inner>, stop: CancellationToken) -> Self {
         let (pages, snapshots) = (Semaphore::new(PAGES), Semaphore::new(SNAPSHOTS_MAX));
-        Self { inner: Arc::downgrade(inner), stop, pages, snapshots }
+        Self { inner: Arc::downgrade(inner), stop, pages, snapshots, warned: Mutex::default() }
+    }
+
+    fn is_time_to_warn(&self) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL);
+        if is_time {
+            *warned = Some(Instant::now());
+        }
+        is_time
     }
 
     async fn serve(&self, from: PeerId, mut stream: PeerStream) -> Result<()> {
@@ -63,13 +76,14 @@ impl Server {
             };
             let Some(inner) = self.inner.upgrade() else { return Ok(()) };
             let patience = inner.config.network_timeout;
-            let (kind, body) = timeout(patience, frame::read_body(&mut stream, length)).await.map_err(|_| {
-                Error::new(ErrorKind::Timeout, "a message did not come to its end").component(COMPONENT)
-            })??;
+            let (kind, body) =
+                timeout(patience, frame::read_body(&mut stream, length)).await.map_err(|_| {
+                    Error::new(ErrorKind::Timeout, "a message did not come to its end").component(COMPONENT)
+                })??;
             let (cluster, question) = Question::decode(kind, body)?;
-            let answer = match self.check(&inner, &from, cluster, &question).await {
-                Err(refused) => refused,
-                Ok(()) => match question {
+            let answer = match self.refusal(&inner, &from, cluster, &question).await {
+                Some(refusal) => refusal,
+                None => match question {
                     Question::Snapshot(vote, number, last) => {
                         self.snapshot(&inner, &from, &mut stream, vote, number, last).await?
                     }
@@ -83,35 +97,42 @@ impl Server {
         }
     }
 
-    /// Whether this peer may ask that.
-    async fn check(
+    /// The refusal, where this peer may not ask that.
+    async fn refusal(
         &self,
         inner: &Inner,
         from: &PeerId,
         cluster: Option<ClusterId>,
         question: &Question,
-    ) -> Result<(), Answer> {
-        let refused = |kind, text: &str| Err(Answer::Failed(kind, text.to_owned()));
+    ) -> Option<Answer> {
+        let refused = |kind, text: &str| Some(Answer::Failed(kind, text.to_owned()));
         let Some(theirs) = cluster else {
             return refused(ErrorKind::Unauthorized, "who asks belongs to no raft cluster");
         };
         let is_leading = matches!(question, Question::Append(_) | Question::Snapshot(..));
         match inner.cluster() {
             Some(ours) if ours != theirs => {
-                warn!(peer = %from, "a peer of another raft cluster with the same secret was refused");
-                let text = "this peer belongs to another raft cluster; clean its state before it joins this one";
+                if self.is_time_to_warn() {
+                    warn!(peer = %from, "a peer of another raft cluster with the same secret is refused");
+                }
+                let text =
+                    "this peer belongs to another raft cluster; clean its state before it joins this one";
                 return refused(ErrorKind::Conflict, text);
             }
             Some(_) => {}
-            None if is_leading => inner.join(theirs).await.map_err(Answer::from)?,
+            None if is_leading => {
+                if let Err(error) = inner.join(theirs).await {
+                    return Some(error.into());
+                }
+            }
             None => return refused(ErrorKind::Unavailable, "this peer belongs to no raft cluster yet"),
         }
         // Who removed us may be no member that we know.
         if is_leading || matches!(question, Question::Removed(_)) || inner.is_member(from) {
-            return Ok(());
+            return None;
         }
         let since = *inner.applied.borrow().members.log_id();
-        Err(Answer::NotMember(since))
+        Some(Answer::NotMember(since))
     }
 
     async fn snapshot(
@@ -124,7 +145,10 @@ impl Server {
         last: LogId,
     ) -> Result<Answer> {
         let Ok(_turn) = self.snapshots.try_acquire() else {
-            return Ok(Answer::Failed(ErrorKind::QueueFull, "a snapshot is being received already".to_owned()));
+            return Ok(Answer::Failed(
+                ErrorKind::QueueFull,
+                "a snapshot is being received already".to_owned(),
+            ));
         };
         let raft = match inner.raft() {
             Ok(raft) => raft,
@@ -228,7 +252,9 @@ impl Inner {
                 Answer::Done
             }
             // It is dealt with where the stream is.
-            Question::Snapshot(..) => Answer::Failed(ErrorKind::Internal, "a snapshot out of place".to_owned()),
+            Question::Snapshot(..) => {
+                Answer::Failed(ErrorKind::Internal, "a snapshot out of place".to_owned())
+            }
         })
     }
 

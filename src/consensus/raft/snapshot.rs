@@ -18,13 +18,13 @@ use bytes::Bytes;
 use openraft::SnapshotMeta;
 use tokio::time::{Instant, timeout};
 
+use super::COMPONENT;
 use super::command::{PIN_BYTES_MAX, WINDOW};
 use super::frame;
 use super::message::Answer;
 use super::records::{self, APPLIED, MEMBERS, Seen};
 use super::types::{LogId, Node, StoredMembership};
 use super::wire::{PEERS_MAX, Reader, Writer, corrupt, read, written};
-use super::COMPONENT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::sort::Sorter;
 use crate::state::{State, decode_pin_protobuf};
@@ -285,7 +285,10 @@ impl Sender<'_> {
                 cids.into_iter()
                     .map(|cid| {
                         let key = Bytes::from(cid.to_bytes());
-                        let only = KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key.clone()) };
+                        let only = KeyRange {
+                            start: Bound::Included(key.clone()),
+                            end: Bound::Included(key.clone()),
+                        };
                         let mut page = state.values(&*view, only, 1)?;
                         Ok((key, page.entries.pop().map(|(_, value)| value).unwrap_or_default()))
                     })
@@ -408,8 +411,11 @@ impl Receiver<'_> {
     pub(super) async fn receive(self, stream: &mut PeerStream) -> Result<(Meta, Staged)> {
         let mut received = self.staging.take(&self.from, self.number).unwrap_or_else(|| {
             let is_on_disk = self.storage.blocks();
-            let sorter =
-                if is_on_disk { Sorter::on_disk(self.spool_folder, SORT_BYTES_MAX) } else { Sorter::in_memory() };
+            let sorter = if is_on_disk {
+                Sorter::on_disk(self.spool_folder, SORT_BYTES_MAX)
+            } else {
+                Sorter::in_memory()
+            };
             Received { from: self.from, number: self.number, sorter, last: None, at: Instant::now() }
         });
         let resume = written(|writer| writer.option(received.last.as_ref(), |writer, key| writer.bytes(key)));
@@ -469,7 +475,8 @@ impl Receiver<'_> {
 
 /// What is taken will be read again, when nobody can refuse it any more.
 fn check(key: &[u8], value: &[u8], kind: u8) -> Result<()> {
-    let cid = Cid::try_from(key).map_err(|source| corrupt("a key of a snapshot is no cid").with_source(source))?;
+    let cid =
+        Cid::try_from(key).map_err(|source| corrupt("a key of a snapshot is no cid").with_source(source))?;
     if value.len() > PIN_BYTES_MAX + 1024 {
         return Err(corrupt("a pin of a snapshot is too large"));
     }

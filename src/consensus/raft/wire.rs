@@ -211,7 +211,8 @@ impl Reader {
         if bytes.is_empty() {
             return Ok(Node::default());
         }
-        let peer = PeerId::from_bytes(&bytes).map_err(|source| corrupt("no peer has such an id").with_source(source))?;
+        let peer = PeerId::from_bytes(&bytes)
+            .map_err(|source| corrupt("no peer has such an id").with_source(source))?;
         Ok(Node::of(peer))
     }
 
@@ -240,7 +241,9 @@ impl Reader {
         }
         let configs = (0..configs).map(|_| self.nodes()).collect::<Result<Vec<_>>>()?;
         let nodes: BTreeMap<_, _> = self.nodes()?.into_iter().map(|node| (node, EmptyNode {})).collect();
-        if configs.iter().any(BTreeSet::is_empty) || !configs.iter().flatten().all(|node| nodes.contains_key(node)) {
+        if configs.iter().any(BTreeSet::is_empty)
+            || !configs.iter().flatten().all(|node| nodes.contains_key(node))
+        {
             return Err(corrupt("an impossible membership"));
         }
         Ok(Membership::new(configs, nodes))

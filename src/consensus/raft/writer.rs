@@ -114,11 +114,7 @@ impl Writer {
             warn!("this peer's clock went back while it was away: it takes a new session");
             self.session = session + 1;
         }
-        if let Err(error) = result {
-            if self.result.is_ok() {
-                self.result = Err(error);
-            }
-        }
+        self.result = std::mem::replace(&mut self.result, Ok(())).and(result);
     }
 
     async fn finish(&mut self) {
@@ -215,7 +211,8 @@ async fn deliver(
             (Some(session), Err(error))
         }
         Ok(PartOutcome::Unreadable) => {
-            let text = "the others cannot read what this peer writes; is the version of all of them the same?";
+            let text =
+                "the others cannot read what this peer writes; is the version of all of them the same?";
             let error = Error::new(ErrorKind::Corrupt, text).component(COMPONENT);
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
             (None, Err(error))
@@ -228,7 +225,12 @@ async fn deliver(
     }
 }
 
-async fn until_applied(inner: &Inner, part: Bytes, operations: usize, deadline: Instant) -> Result<PartOutcome> {
+async fn until_applied(
+    inner: &Inner,
+    part: Bytes,
+    operations: usize,
+    deadline: Instant,
+) -> Result<PartOutcome> {
     let (index, outcome) = until_written(inner, part, operations, deadline).await?;
     let mut applied = inner.applied.subscribe();
     match timeout_at(deadline, applied.wait_for(|applied| applied.next() > index)).await {
@@ -307,10 +309,13 @@ fn is_final(error: &Error) -> bool {
 
 impl Inner {
     async fn send(&self, leader: &PeerId, part: Bytes, operations: usize) -> Result<(u64, PartOutcome)> {
-        let not_leader =
-            || Error::new(ErrorKind::Unavailable, format!("{leader} does not lead any more")).component(COMPONENT);
+        let not_leader = || {
+            Error::new(ErrorKind::Unavailable, format!("{leader} does not lead any more"))
+                .component(COMPONENT)
+        };
         if *leader == self.peer {
-            let proposed = tokio::time::timeout(self.config.network_timeout, self.propose(part, operations)).await;
+            let proposed =
+                tokio::time::timeout(self.config.network_timeout, self.propose(part, operations)).await;
             return match proposed {
                 Ok(Ok(written)) => Ok(written),
                 Ok(Err(Refusal::NotLeader)) => Err(not_leader()),
