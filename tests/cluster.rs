@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use ipfs_cluster::clock::TokioClock;
 use ipfs_cluster::cluster::{
     Cluster, ClusterBuilder, ClusterConfig, ClusterEvent, Scope, StopReason, Until, presets,
@@ -16,8 +17,9 @@ use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs};
 use ipfs_cluster::state::StateQuery;
 use ipfs_cluster::storage::{MemoryStorage, Storage};
 use ipfs_cluster::testing::faulty_ipfs::FaultyIpfs;
+use ipfs_cluster::tracker::{PinTracker, StatelessConfig, StatelessTracker, TrackerCounts, TrackerEvent};
 use ipfs_cluster::types::{
-    Block, Cid, Metric, PeerId, Pin, PinMode, PinOptions, StatusFilter, Timestamp, TrackerStatus,
+    Block, Cid, Metric, PeerId, Pin, PinInfo, PinMode, PinOptions, StatusFilter, Timestamp, TrackerStatus,
 };
 use ipfs_cluster::{Error, ErrorKind, Result};
 
@@ -211,6 +213,97 @@ async fn a_metric_that_stops_coming_raises_one_alert() {
     assert_eq!(cluster.alerts().len(), 1);
     let task = cluster.tasks().into_iter().find(|task| task.name == "informer").unwrap();
     assert!(task.runs > 0);
+}
+
+/// Takes a while for every change that it is told of.
+#[derive(Debug)]
+struct Sluggish(StatelessTracker, Duration);
+
+#[async_trait]
+impl PinTracker for Sluggish {
+    async fn track(&self, pin: Pin) -> Result<()> {
+        tokio::time::sleep(self.1).await;
+        self.0.track(pin).await
+    }
+
+    async fn untrack(&self, cid: &Cid) -> Result<()> {
+        tokio::time::sleep(self.1).await;
+        self.0.untrack(cid).await
+    }
+
+    async fn status(&self, cid: &Cid) -> Result<PinInfo> {
+        self.0.status(cid).await
+    }
+
+    fn status_all(&self, filter: StatusFilter) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        self.0.status_all(filter)
+    }
+
+    async fn statuses(&self, pins: Vec<Pin>) -> Result<Vec<PinInfo>> {
+        self.0.statuses(pins).await
+    }
+
+    async fn recover(&self, cid: &Cid) -> Result<PinInfo> {
+        self.0.recover(cid).await
+    }
+
+    fn recover_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        self.0.recover_all()
+    }
+
+    async fn sync(&self, cid: &Cid) -> Result<PinInfo> {
+        self.0.sync(cid).await
+    }
+
+    fn sync_all(&self) -> BoxStream<'static, Result<Vec<PinInfo>>> {
+        self.0.sync_all()
+    }
+
+    fn counts(&self) -> TrackerCounts {
+        self.0.counts()
+    }
+
+    fn events(&self) -> BoxStream<'static, TrackerEvent> {
+        self.0.events()
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.0.shutdown().await
+    }
+}
+
+async fn sluggish(ipfs: &MemoryIpfs, delay: Duration) -> Cluster {
+    let make = move |cx| async move {
+        StatelessTracker::new(StatelessConfig::default(), cx).map(|tracker| Sluggish(tracker, delay))
+    };
+    let cluster = builder(ipfs).tracker_with(make).start().await.unwrap();
+    cluster.ready().await.unwrap();
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_does_not_wait_long_for_a_tracker_that_is_behind() {
+    let cluster = sluggish(&MemoryIpfs::new(), Duration::from_secs(60)).await;
+    let began = tokio::time::Instant::now();
+    cluster.pin(Block::raw("anything").cid, PinOptions::default()).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_known_to_the_tracker_when_its_call_returns() {
+    let ipfs = MemoryIpfs::new();
+    let cluster = sluggish(&ipfs, Duration::from_millis(100)).await;
+    let missing = Block::raw("nobody has this").cid;
+    cluster.pin(missing, PinOptions::default()).await.unwrap();
+    assert_eq!(status_of(&cluster, &missing).await, TrackerStatus::Pinning);
+    let recovered = cluster.recover_all(Scope::Local).map(|page| page.unwrap()).concat().await;
+    assert_eq!(recovered, [], "there is nothing to recover");
+    let there = ipfs.add_sample("there");
+    cluster.pin(there, PinOptions::default()).await.unwrap();
+    cluster.wait(there).into_future().await.unwrap();
+    cluster.unpin(&there).await.unwrap();
+    assert_ne!(status_of(&cluster, &missing).await, TrackerStatus::UnexpectedlyUnpinned);
+    assert_ne!(cluster.tracker().status(&there).await.unwrap().status.status, TrackerStatus::Pinned);
 }
 
 #[tokio::test(start_paused = true)]

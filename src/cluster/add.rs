@@ -179,12 +179,12 @@ impl Inner {
             pins.push(self.prepare(pin, existing.as_ref())?.pin);
         }
         if let [pin] = &pins[..] {
-            self.consensus.log_pin(pin.clone()).await?;
+            self.log_pin(pin.clone()).await?;
             return Ok(pins);
         }
         for batch in pins.chunks(OPERATIONS_MAX) {
             let batch = batch.iter().map(|pin| PinOperation::Pin(Arc::new(pin.clone()))).collect();
-            self.consensus.log_many(batch).await?;
+            self.log_many(batch).await?;
         }
         Ok(pins)
     }
@@ -335,7 +335,7 @@ impl ShardHost for Host {
     }
 
     async fn log(&self, operations: Vec<PinOperation>) -> Result<()> {
-        self.inner.consensus.log_many(operations).await
+        self.inner.log_many(operations).await
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tracing::warn;
 
+use super::hand_over;
 use super::handler::Handler;
 use super::leases::Leases;
 use super::lifecycle::{self, Life};
@@ -404,7 +405,8 @@ impl Parts {
             Arc::clone(&clock),
         );
         // Subscribe before anything can change the pinset through us.
-        let subscriptions = Subscriptions { state: consensus.events(), monitor: monitor.events() };
+        let (hand_over, turns) = hand_over::channel();
+        let subscriptions = Subscriptions { state: consensus.events(), turns, monitor: monitor.events() };
         let tracker = Arc::clone(started.tracker.insert((self.make_tracker)(tracker_cx).await?));
         let mut informer_cx = InformerContext::new(peer, Arc::clone(&ipfs), Arc::clone(&clock));
         let queue = Arc::clone(&tracker);
@@ -428,6 +430,7 @@ impl Parts {
             transport,
             reachable: self.reachable,
             consensus,
+            hand_over,
             state,
             tracker,
             allocator: self.allocator,

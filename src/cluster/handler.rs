@@ -80,12 +80,12 @@ impl RequestHandler for Handler {
             Request::SwarmPeers => Reply::Peers(inner.ipfs.swarm_peers().await?),
             Request::LogPin(pin) => {
                 inner.check_writable()?;
-                inner.consensus.log_pin(*pin).await?;
+                inner.log_pin(*pin).await?;
                 Reply::Empty
             }
             Request::LogUnpin(cid) => {
                 inner.check_writable()?;
-                inner.consensus.log_unpin(&cid).await?;
+                inner.log_unpin(&cid).await?;
                 Reply::Empty
             }
             Request::AddPeer(peer) => {

@@ -11,6 +11,7 @@ mod config;
 mod events;
 mod find;
 mod gc;
+mod hand_over;
 mod handler;
 mod leases;
 mod lifecycle;
@@ -88,6 +89,7 @@ struct Inner {
     /// Whether others can reach this peer: nobody can on the network that the builder makes when none is given.
     reachable: bool,
     consensus: Arc<dyn Consensus>,
+    hand_over: hand_over::HandOver,
     state: Arc<dyn StateReader>,
     tracker: Arc<dyn PinTracker>,
     allocator: Arc<dyn PinAllocator>,

@@ -69,7 +69,7 @@ impl Cluster {
             return Ok(existing);
         }
         // Somebody else may have removed it meanwhile; then they were told, and we say that it is not there.
-        inner.consensus.log_unpin(cid).await?.map(Arc::unwrap_or_clone).ok_or_else(not_pinned)
+        inner.log_unpin(cid).await?.map(Arc::unwrap_or_clone).ok_or_else(not_pinned)
     }
 
     /// Unpins what a path leads to.
@@ -92,7 +92,7 @@ impl Inner {
             pin.allocations =
                 self.allocate(&pin, factor, &held, &[], &self.allocation_metrics().await?).await?;
         }
-        self.consensus.log_pin(pin.clone()).await?;
+        self.log_pin(pin.clone()).await?;
         Ok(pin)
     }
 
@@ -148,7 +148,7 @@ impl Inner {
     async fn update(&self, from: Cid, to: Cid, options: &PinOptions) -> Result<Pin> {
         let existing = self.state.get(&from).await?.ok_or_else(not_pinned)?;
         let pin = rules::continue_from(&existing, to, options, self.clock.now())?;
-        self.consensus.log_pin(pin.clone()).await?;
+        self.log_pin(pin.clone()).await?;
         Ok(pin)
     }
 
@@ -178,6 +178,6 @@ impl Inner {
             operations.push(PinOperation::Unpin(dag));
         }
         operations.push(PinOperation::Unpin(meta.cid));
-        self.consensus.log_many(operations).await
+        self.log_many(operations).await
     }
 }

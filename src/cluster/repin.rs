@@ -178,7 +178,7 @@ impl Inner {
     async fn log_moved(&self, pins: Vec<(Pin, Pin)>, done: &mut Repinned) -> Result<()> {
         let moved: Vec<_> = pins.iter().map(|(_, now)| (now.cid, now.allocations.clone())).collect();
         let revise = |(seen, now)| PinOperation::Revise(Revision::replace(seen, now));
-        self.consensus.log_many(pins.into_iter().map(revise).collect()).await?;
+        self.log_many(pins.into_iter().map(revise).collect()).await?;
         for (cid, allocations) in moved {
             match self.state.get(&cid).await? {
                 Some(pin) if pin.allocations == allocations => done.moved += 1,

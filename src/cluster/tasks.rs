@@ -3,7 +3,7 @@
 //! | task | woken by | does |
 //! |---|---|---|
 //! | `ready` | once | waits for consensus and daemon, retries what failed before the start |
-//! | `state_events` | changes of the pinset | tracks and untracks; on `Resync` compares state and daemon |
+//! | `state_events` | changes of the pinset, writes that wait for theirs | tracks and untracks; on `Resync` compares state and daemon |
 //! | `state_sync` | `state_sync_interval` | removes expired pins that are this peer's to look after |
 //! | `pin_recover` | ready, then `pin_recover_interval`, joining, and the daemon coming back | retries pins in error |
 //! | `ping` | ready, then `monitor_ping_interval` | says that this peer lives |
@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use super::Inner;
+use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
 use crate::consensus::StateEvent;
 use crate::error::{Error, Result};
@@ -64,6 +65,7 @@ pub(super) struct Wakes {
 /// What the tasks read, subscribed to before anything runs: a pin logged right after the start must not be missed.
 pub(super) struct Subscriptions {
     pub(super) state: BoxStream<'static, StateEvent>,
+    pub(super) turns: Turns,
     pub(super) monitor: BoxStream<'static, MonitorEvent>,
 }
 
@@ -71,7 +73,11 @@ pub(super) struct Subscriptions {
 pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task> {
     let mut tasks = vec![
         task("ready", inner, ready(Arc::clone(inner))),
-        task("state_events", inner, state_events(Arc::clone(inner), subscriptions.state)),
+        task(
+            "state_events",
+            inner,
+            state_events(Arc::clone(inner), subscriptions.state, subscriptions.turns),
+        ),
         task("state_sync", inner, state_sync(Arc::clone(inner))),
         task("pin_recover", inner, pin_recover(Arc::clone(inner))),
         task("ping", inner, ping(Arc::clone(inner))),
@@ -129,8 +135,8 @@ async fn until_ready(inner: &Inner) {
     }
 }
 
-async fn state_events(inner: Arc<Inner>, mut events: BoxStream<'static, StateEvent>) {
-    while let Some(event) = events.next().await {
+async fn state_events(inner: Arc<Inner>, mut events: BoxStream<'static, StateEvent>, mut turns: Turns) {
+    while let Some(event) = turns.next(&mut events).await {
         let outcome = match event {
             StateEvent::Pinned(pin) => {
                 let cid = pin.cid;
@@ -242,12 +248,12 @@ async fn unpin_expired(inner: &Inner) -> Result<u64> {
         }
         if expired.len() >= EXPIRED_BATCH {
             removed += expired.len() as u64;
-            inner.consensus.log_many(std::mem::take(&mut expired)).await?;
+            inner.log_many(std::mem::take(&mut expired)).await?;
         }
     }
     if !expired.is_empty() {
         removed += expired.len() as u64;
-        inner.consensus.log_many(expired).await?;
+        inner.log_many(expired).await?;
     }
     Ok(removed)
 }

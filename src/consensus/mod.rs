@@ -165,8 +165,9 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// The pinset on this peer.
     fn state(&self) -> Arc<dyn StateReader>;
 
-    /// Changes from now on, each after it is visible in the state. Bounded; [`StateEvent::Resync`] after an
-    /// overflow. Ends at shutdown.
+    /// Changes from now on, each after it is visible in the state, and a change that a call here made before that call
+    /// returns: the cluster then has told its tracker of it when the user is answered. Bounded;
+    /// [`StateEvent::Resync`] after an overflow. Ends at shutdown.
     fn events(&self) -> BoxStream<'static, StateEvent>;
 
     /// The newest of a history of changes, with their heights, in ascending order, where there is a history: two peers

@@ -7,15 +7,8 @@ use bytes::Bytes;
 use multihash_codetable::{Code, MultihashDigest as _};
 
 use super::dag::{CODEC_DAG_CBOR, CODEC_RAW};
+use crate::types::encoding::{cbor, put_cbor_head, put_cbor_link, put_cbor_text};
 use crate::types::{Block, Cid};
-
-const MAJOR_BYTES: u8 = 2;
-const MAJOR_TEXT: u8 = 3;
-const MAJOR_LIST: u8 = 4;
-/// A map of two entries.
-const MAP_OF_TWO: u8 = 0xa2;
-/// Tag 42.
-const TAG_LINK: [u8; 2] = [0xd8, 42];
 
 /// A lease on blocks: `{"blocks": [links], "holder": bytes}` as dag-cbor.
 ///
@@ -25,48 +18,16 @@ const TAG_LINK: [u8; 2] = [0xd8, 42];
 pub fn lease_block<'a>(cids: impl ExactSizeIterator<Item = &'a Cid>, holder: &[u8]) -> Block {
     const LINK_BYTES: usize = 48;
     let mut data = Vec::with_capacity(cids.len() * LINK_BYTES + holder.len() + 32);
-    data.push(MAP_OF_TWO);
-    push_text(&mut data, "blocks");
-    push_head(&mut data, MAJOR_LIST, cids.len());
+    put_cbor_head(&mut data, cbor::MAP, 2);
+    put_cbor_text(&mut data, "blocks");
+    put_cbor_head(&mut data, cbor::LIST, cids.len());
     for cid in cids {
-        let link = Cid::new_v1(CODEC_RAW, *cid.hash()).to_bytes();
-        data.extend(TAG_LINK);
-        push_head(&mut data, MAJOR_BYTES, link.len() + 1);
-        // The prefix of a CID in bytes.
-        data.push(0);
-        data.extend(link);
+        put_cbor_link(&mut data, &Cid::new_v1(CODEC_RAW, *cid.hash()));
     }
-    push_text(&mut data, "holder");
-    push_head(&mut data, MAJOR_BYTES, holder.len());
+    put_cbor_text(&mut data, "holder");
+    put_cbor_head(&mut data, cbor::BYTES, holder.len());
     data.extend(holder);
     Block { cid: Cid::new_v1(CODEC_DAG_CBOR, Code::Sha2_256.digest(&data)), data: Bytes::from(data) }
-}
-
-fn push_text(data: &mut Vec<u8>, text: &str) {
-    push_head(data, MAJOR_TEXT, text.len());
-    data.extend(text.as_bytes());
-}
-
-/// Kind and length of what follows, in the shortest form, as dag-cbor wants it.
-fn push_head(data: &mut Vec<u8>, major: u8, length: usize) {
-    let major = major << 5;
-    let bytes = (length as u64).to_be_bytes();
-    match length {
-        0..24 => data.push(major | length as u8),
-        24..0x100 => data.extend([major | 24, bytes[7]]),
-        0x100..0x1_0000 => {
-            data.push(major | 25);
-            data.extend(&bytes[6..]);
-        }
-        0x1_0000..0x1_0000_0000 => {
-            data.push(major | 26);
-            data.extend(&bytes[4..]);
-        }
-        _ => {
-            data.push(major | 27);
-            data.extend(bytes);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use multihash_codetable::{Code, MultihashDigest};
 
 use super::dag::CODEC_DAG_PB;
+use crate::types::encoding::{put_bytes, put_number};
 use crate::types::{Block, Cid};
 
 /// Bytes of a leaf, as Kubo cuts files by default.
@@ -55,8 +56,8 @@ pub fn sample_directory<'a>(entries: impl IntoIterator<Item = (&'a str, Cid)>) -
         write_link(&mut data, name, &cid, 0);
     }
     let mut unixfs = Vec::new();
-    write_number(&mut unixfs, 1, UNIXFS_DIRECTORY);
-    write_bytes(&mut data, 1, &unixfs);
+    put_number(&mut unixfs, 1, UNIXFS_DIRECTORY);
+    put_bytes(&mut data, 1, &unixfs);
     dag_pb_block(data)
 }
 
@@ -74,12 +75,12 @@ fn inner_node(children: &[Node]) -> (Node, Block) {
         write_link(&mut data, "", &child.cid, child.dag_bytes);
     }
     let mut unixfs = Vec::new();
-    write_number(&mut unixfs, 1, UNIXFS_FILE);
-    write_number(&mut unixfs, 3, file_bytes);
+    put_number(&mut unixfs, 1, UNIXFS_FILE);
+    put_number(&mut unixfs, 3, file_bytes);
     for child in children {
-        write_number(&mut unixfs, 4, child.file_bytes);
+        put_number(&mut unixfs, 4, child.file_bytes);
     }
-    write_bytes(&mut data, 1, &unixfs);
+    put_bytes(&mut data, 1, &unixfs);
     let block = dag_pb_block(data);
     let dag_bytes = block.data.len() as u64 + children.iter().map(|child| child.dag_bytes).sum::<u64>();
     (Node { cid: block.cid, file_bytes, dag_bytes }, block)
@@ -91,29 +92,10 @@ fn dag_pb_block(data: Vec<u8>) -> Block {
 
 fn write_link(out: &mut Vec<u8>, name: &str, cid: &Cid, dag_bytes: u64) {
     let mut link = Vec::new();
-    write_bytes(&mut link, 1, &cid.to_bytes());
-    write_bytes(&mut link, 2, name.as_bytes());
-    write_number(&mut link, 3, dag_bytes);
-    write_bytes(out, 2, &link);
-}
-
-fn write_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn write_number(out: &mut Vec<u8>, field: u64, value: u64) {
-    write_varint(out, field << 3);
-    write_varint(out, value);
-}
-
-fn write_bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
-    write_varint(out, field << 3 | 2);
-    write_varint(out, value.len() as u64);
-    out.extend_from_slice(value);
+    put_bytes(&mut link, 1, &cid.to_bytes());
+    put_bytes(&mut link, 2, name.as_bytes());
+    put_number(&mut link, 3, dag_bytes);
+    put_bytes(out, 2, &link);
 }
 
 #[cfg(test)]

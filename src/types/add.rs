@@ -42,7 +42,8 @@ pub struct AddOptions {
     pub raw_leaves: Option<bool>,
     /// 0 or 1.
     pub cid_version: i64,
-    /// Name of a hash function, as multihash calls it.
+    /// Name of a hash function, as multihash calls it: those that Kubo adds with. With `identity` a block, which is then its
+    /// own CID, has at most 64 bytes.
     pub hash: String,
     /// Everything that is added becomes an entry of one more directory, which is then the root.
     pub wrap: bool,

@@ -11,6 +11,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::Cid;
+use super::encoding::{CBOR_TAG_LINK, cbor, put_cbor_head, put_cbor_link, put_cbor_text, put_varint};
 use crate::error::{Error, Result};
 
 /// Most bytes of a header. One root takes about 60.
@@ -19,8 +20,6 @@ pub const CAR_HEADER_BYTES_MAX: usize = 64 * 1024;
 pub const CAR_BLOCK_BYTES_MAX: usize = 2 << 20;
 /// Most bytes of a CID in a section.
 const CID_BYTES_MAX: usize = 128;
-/// The multibase prefix of a CID in dag-cbor, tag 42, a byte string.
-const TAG_LINK: [u8; 2] = [0xd8, 42];
 
 /// What a CAR is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,11 +152,11 @@ fn header(bytes: &[u8]) -> Result<Vec<Cid>> {
     let mut cbor = Cbor(bytes);
     let (mut roots, mut version) = (None, None);
     let read = |cbor: &mut Cbor<'_>| -> Option<()> {
-        for _ in 0..cbor.head(5)? {
-            let length = cbor.head(3)?;
+        for _ in 0..cbor.head(cbor::MAP)? {
+            let length = cbor.head(cbor::TEXT)?;
             match cbor.take(length)? {
                 b"roots" if roots.is_none() => {
-                    let count = cbor.head(4)?;
+                    let count = cbor.head(cbor::LIST)?;
                     let links = (0..count).map(|_| cbor.link());
                     roots = Some(links.collect::<Option<Vec<_>>>()?);
                 }
@@ -202,10 +201,10 @@ impl<'a> Cbor<'a> {
     }
 
     fn link(&mut self) -> Option<Cid> {
-        if self.take(2)? != TAG_LINK {
+        if self.take(2)? != CBOR_TAG_LINK {
             return None;
         }
-        let length = self.head(2)?;
+        let length = self.head(cbor::BYTES)?;
         let (0, mut bytes) = self.take(length)?.split_first().map(|(prefix, rest)| (*prefix, rest))? else {
             return None;
         };
@@ -216,21 +215,16 @@ impl<'a> Cbor<'a> {
 
 /// The bytes of a CAR's header, its length in front.
 pub fn car_header(roots: &[Cid]) -> Vec<u8> {
-    let mut cbor = vec![0xa2, 0x65];
-    cbor.extend_from_slice(b"roots");
-    put_head(&mut cbor, 4, roots.len());
-    for root in roots {
-        let bytes = root.to_bytes();
-        cbor.extend_from_slice(&TAG_LINK);
-        put_head(&mut cbor, 2, bytes.len() + 1);
-        cbor.push(0);
-        cbor.extend_from_slice(&bytes);
-    }
-    cbor.push(0x67);
-    cbor.extend_from_slice(b"version\x01");
-    let mut header = Vec::with_capacity(cbor.len() + 3);
-    put_varint(&mut header, cbor.len());
-    header.extend_from_slice(&cbor);
+    let mut data = Vec::new();
+    put_cbor_head(&mut data, cbor::MAP, 2);
+    put_cbor_text(&mut data, "roots");
+    put_cbor_head(&mut data, cbor::LIST, roots.len());
+    roots.iter().for_each(|root| put_cbor_link(&mut data, root));
+    put_cbor_text(&mut data, "version");
+    put_cbor_head(&mut data, cbor::NUMBER, 1);
+    let mut header = Vec::with_capacity(data.len() + 3);
+    put_varint(&mut header, data.len() as u64);
+    header.extend_from_slice(&data);
     header
 }
 
@@ -238,33 +232,9 @@ pub fn car_header(roots: &[Cid]) -> Vec<u8> {
 pub fn car_section_head(cid: &Cid, block_bytes: usize) -> Vec<u8> {
     let cid = cid.to_bytes();
     let mut head = Vec::with_capacity(cid.len() + 5);
-    put_varint(&mut head, cid.len() + block_bytes);
+    put_varint(&mut head, (cid.len() + block_bytes) as u64);
     head.extend_from_slice(&cid);
     head
-}
-
-fn put_varint(out: &mut Vec<u8>, mut number: usize) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn put_head(out: &mut Vec<u8>, major: u8, number: usize) {
-    let major = major << 5;
-    match number {
-        0..24 => out.push(major | number as u8),
-        24..0x100 => out.extend([major | 24, number as u8]),
-        0x100..0x1_0000 => {
-            out.push(major | 25);
-            out.extend((number as u16).to_be_bytes());
-        }
-        _ => {
-            out.push(major | 27);
-            out.extend((number as u64).to_be_bytes());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -302,7 +272,9 @@ mod tests {
     fn what_is_written_is_read_whatever_the_chunks() {
         let blocks = blocks();
         let v0: Cid = "QmRK984TroGyy8se6GkgqAB6k9CxtAsrh7Q8FSHW3hx3Ce".parse().unwrap();
-        for roots in [vec![], vec![v0], vec![blocks[0].cid; 30], vec![blocks[1].cid; 300]] {
+        for roots in
+            [vec![], vec![v0], vec![blocks[0].cid; 30], vec![blocks[1].cid; 300], vec![blocks[1].cid; 1_500]]
+        {
             let car = written(&roots, &blocks);
             let mut expected = vec![CarItem::Header(roots)];
             expected.extend(blocks.iter().map(|block| CarItem::Block(block.cid, block.data.clone())));

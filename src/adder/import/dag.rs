@@ -6,6 +6,7 @@
 //! that are asked for here, and neither modes nor shards; with the rest to be written anyway, nothing was left for it.
 
 use super::tree::Named;
+use crate::types::encoding::{put_bytes, put_number, put_varint};
 
 /// What a node is, in UnixFS's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,17 +40,17 @@ impl Attributes {
 
     fn write(&self, to: &mut Vec<u8>) {
         if let Some(mode) = self.mode {
-            write_number(to, 7, u64::from(mode));
+            put_number(to, 7, u64::from(mode));
         }
         if let Some((seconds, nanoseconds)) = self.modified {
             let mut time = Vec::with_capacity(16);
-            write_number(&mut time, 1, seconds.cast_unsigned());
+            put_number(&mut time, 1, seconds.cast_unsigned());
             if nanoseconds > 0 {
                 // A fixed 32 bits, the only ones of their kind here.
                 time.push(2 << 3 | 5);
                 time.extend_from_slice(&nanoseconds.to_le_bytes());
             }
-            write_bytes(to, 8, &time);
+            put_bytes(to, 8, &time);
         }
     }
 }
@@ -65,18 +66,18 @@ pub(super) struct Part {
 /// A leaf that is a node: bytes of a file.
 pub(super) fn leaf(kind: Kind, data: &[u8], attributes: Attributes) -> Vec<u8> {
     let mut after = Vec::with_capacity(32);
-    write_number(&mut after, 3, data.len() as u64);
+    put_number(&mut after, 3, data.len() as u64);
     attributes.write(&mut after);
     let mut before = Vec::with_capacity(16);
-    write_number(&mut before, 1, kind as u64);
+    put_number(&mut before, 1, kind as u64);
     if !data.is_empty() {
-        before.push(tag(2, true));
-        write_varint(&mut before, data.len() as u64);
+        put_varint(&mut before, 2 << 3 | 2);
+        put_varint(&mut before, data.len() as u64);
     }
     let len = before.len() + data.len() + after.len();
     let mut node = Vec::with_capacity(len + 12);
-    node.push(tag(1, true));
-    write_varint(&mut node, len as u64);
+    put_varint(&mut node, 1 << 3 | 2);
+    put_varint(&mut node, len as u64);
     for part in [&before, data, &after] {
         node.extend_from_slice(part);
     }
@@ -86,30 +87,30 @@ pub(super) fn leaf(kind: Kind, data: &[u8], attributes: Attributes) -> Vec<u8> {
 /// A file's node over its parts.
 pub(super) fn file(parts: &[Part], attributes: Attributes) -> Vec<u8> {
     let mut data = Vec::with_capacity(16 + parts.len() * 4);
-    write_number(&mut data, 1, Kind::File as u64);
-    write_number(&mut data, 3, parts.iter().map(|part| part.file_bytes).sum());
+    put_number(&mut data, 1, Kind::File as u64);
+    put_number(&mut data, 3, parts.iter().map(|part| part.file_bytes).sum());
     for part in parts {
-        write_number(&mut data, 4, part.file_bytes);
+        put_number(&mut data, 4, part.file_bytes);
     }
     attributes.write(&mut data);
     let mut node = Vec::with_capacity(data.len() + 8 + parts.len() * 52);
     for part in parts {
         write_link(&mut node, &part.cid, "", "", part.dag_bytes);
     }
-    write_bytes(&mut node, 1, &data);
+    put_bytes(&mut node, 1, &data);
     node
 }
 
 /// A directory over entries in the order of their names.
 pub(super) fn directory(entries: &[Named], attributes: Attributes) -> Vec<u8> {
     let mut data = Vec::new();
-    write_number(&mut data, 1, Kind::Directory as u64);
+    put_number(&mut data, 1, Kind::Directory as u64);
     attributes.write(&mut data);
     let mut node = Vec::new();
     for entry in entries {
         write_link(&mut node, &entry.cid, "", &entry.name, entry.dag_bytes);
     }
-    write_bytes(&mut node, 1, &data);
+    put_bytes(&mut node, 1, &data);
     node
 }
 
@@ -131,59 +132,36 @@ pub(super) fn shard(links: &[ShardLink<'_>], fanout: u64, hash: u64) -> Vec<u8> 
     }
     let first = places.iter().position(|byte| *byte != 0).unwrap_or(places.len());
     let mut data = Vec::with_capacity(48);
-    write_number(&mut data, 1, Kind::Shard as u64);
-    write_bytes(&mut data, 2, &places[first..]);
-    write_number(&mut data, 5, hash);
-    write_number(&mut data, 6, fanout);
+    put_number(&mut data, 1, Kind::Shard as u64);
+    put_bytes(&mut data, 2, &places[first..]);
+    put_number(&mut data, 5, hash);
+    put_number(&mut data, 6, fanout);
     let mut node = Vec::new();
     for link in links {
         write_link(&mut node, &link.cid, &format!("{:02X}", link.place), link.name, link.dag_bytes);
     }
-    write_bytes(&mut node, 1, &data);
+    put_bytes(&mut node, 1, &data);
     node
 }
 
 /// A symbolic link. Its mode is not kept.
 pub(super) fn symlink(target: &str, attributes: Attributes) -> Vec<u8> {
     let mut data = Vec::with_capacity(target.len() + 32);
-    write_number(&mut data, 1, Kind::Symlink as u64);
-    write_bytes(&mut data, 2, target.as_bytes());
+    put_number(&mut data, 1, Kind::Symlink as u64);
+    put_bytes(&mut data, 2, target.as_bytes());
     Attributes { mode: None, ..attributes }.write(&mut data);
     let mut node = Vec::with_capacity(data.len() + 8);
-    write_bytes(&mut node, 1, &data);
+    put_bytes(&mut node, 1, &data);
     node
 }
 
 fn write_link(to: &mut Vec<u8>, cid: &[u8], prefix: &str, name: &str, dag_bytes: u64) {
     let mut link = Vec::with_capacity(cid.len() + prefix.len() + name.len() + 24);
-    write_bytes(&mut link, 1, cid);
-    link.push(tag(2, true));
-    write_varint(&mut link, (prefix.len() + name.len()) as u64);
+    put_bytes(&mut link, 1, cid);
+    put_varint(&mut link, 2 << 3 | 2);
+    put_varint(&mut link, (prefix.len() + name.len()) as u64);
     link.extend_from_slice(prefix.as_bytes());
     link.extend_from_slice(name.as_bytes());
-    write_number(&mut link, 3, dag_bytes);
-    write_bytes(to, 2, &link);
-}
-
-const fn tag(field: u8, has_length: bool) -> u8 {
-    field << 3 | if has_length { 2 } else { 0 }
-}
-
-fn write_bytes(to: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    to.push(tag(field, true));
-    write_varint(to, bytes.len() as u64);
-    to.extend_from_slice(bytes);
-}
-
-fn write_number(to: &mut Vec<u8>, field: u8, number: u64) {
-    to.push(tag(field, false));
-    write_varint(to, number);
-}
-
-fn write_varint(to: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        to.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    to.push(number as u8);
+    put_number(&mut link, 3, dag_bytes);
+    put_bytes(to, 2, &link);
 }

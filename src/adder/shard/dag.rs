@@ -4,16 +4,11 @@ use bytes::Bytes;
 use multihash_codetable::{Code, MultihashDigest as _};
 
 use crate::ipfs_connector::dag::CODEC_DAG_CBOR;
+use crate::types::encoding::{cbor, put_cbor_head, put_cbor_link, put_cbor_text};
 use crate::types::{Block, Cid};
 
 /// Most links of one node; with more there is a node of nodes.
 pub const NODE_LINKS_MAX: usize = 5984;
-
-const MAJOR_BYTES: u8 = 2;
-const MAJOR_TEXT: u8 = 3;
-const MAJOR_MAP: u8 = 5;
-const MAJOR_TAG: u8 = 6;
-const TAG_LINK: usize = 42;
 
 /// The nodes that list these links, the root first. Byte for byte those of the reference.
 pub(super) fn nodes(links: &[Cid]) -> Vec<Block> {
@@ -42,40 +37,13 @@ fn node(links: &[Cid]) -> Block {
     // The canonical order of maps: short keys first.
     keys.sort_by(|(one, _), (other, _)| one.len().cmp(&other.len()).then_with(|| one.cmp(other)));
     let mut bytes = Vec::new();
-    head(&mut bytes, MAJOR_MAP, keys.len());
+    put_cbor_head(&mut bytes, cbor::MAP, keys.len());
     for (key, cid) in keys {
-        head(&mut bytes, MAJOR_TEXT, key.len());
-        bytes.extend_from_slice(key.as_bytes());
-        head(&mut bytes, MAJOR_TAG, TAG_LINK);
-        let cid = cid.to_bytes();
-        head(&mut bytes, MAJOR_BYTES, cid.len() + 1);
-        bytes.push(0);
-        bytes.extend_from_slice(&cid);
+        put_cbor_text(&mut bytes, &key);
+        put_cbor_link(&mut bytes, cid);
     }
     let cid = Cid::new_v1(CODEC_DAG_CBOR, Code::Sha2_256.digest(&bytes));
     Block { cid, data: Bytes::from(bytes) }
-}
-
-/// The first bytes of an item: what it is, and its number or length in as few bytes as will do.
-fn head(bytes: &mut Vec<u8>, major: u8, number: usize) {
-    let major = major << 5;
-    let number = number as u64;
-    match number {
-        0..24 => bytes.push(major | number as u8),
-        24..0x100 => bytes.extend_from_slice(&[major | 24, number as u8]),
-        0x100..0x1_0000 => {
-            bytes.push(major | 25);
-            bytes.extend_from_slice(&(number as u16).to_be_bytes());
-        }
-        0x1_0000..0x1_0000_0000 => {
-            bytes.push(major | 26);
-            bytes.extend_from_slice(&(number as u32).to_be_bytes());
-        }
-        _ => {
-            bytes.push(major | 27);
-            bytes.extend_from_slice(&number.to_be_bytes());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -124,12 +92,8 @@ mod tests {
             let [ours] = &nodes(&links)[..] else { panic!("one node") };
             let entry = |key: &str, cid: &Cid| {
                 let mut bytes = Vec::new();
-                head(&mut bytes, MAJOR_TEXT, key.len());
-                bytes.extend_from_slice(key.as_bytes());
-                head(&mut bytes, MAJOR_TAG, TAG_LINK);
-                head(&mut bytes, MAJOR_BYTES, cid.to_bytes().len() + 1);
-                bytes.push(0);
-                bytes.extend(cid.to_bytes());
+                put_cbor_text(&mut bytes, key);
+                put_cbor_link(&mut bytes, cid);
                 bytes
             };
             let mut cut = vec![0xa3];

@@ -25,12 +25,10 @@ use crate::adder::AddEvent;
 use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
 use crate::api::json;
-use crate::cluster::Cluster;
+use crate::cluster::{ADDS_MAX, Cluster};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{AddFormat, AddLayout, AddOptions, Timestamp};
 
-/// Most adds at a time; each may hold some blocks for every destination.
-const ADDS_MAX: usize = 64;
 /// Most bytes of lines that are kept for a caller who wants them all at once.
 const COLLECTED_BYTES_MAX: usize = 64 << 20;
 

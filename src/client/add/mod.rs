@@ -297,7 +297,7 @@ impl Client {
     /// use ipfs_cluster::types::AddOptions;
     ///
     /// # async fn run(client: Client) -> ipfs_cluster::Result<()> {
-    /// let photos = Upload::new().path("/home/me/photos").recursive(true);
+    /// let photos = Upload::new().path("photos").recursive(true);
     /// let mut added = client.add(photos, &AddOptions::default());
     /// while let Some(file) = added.try_next().await? {
     ///     println!("{:?} {}", file.cid, file.name);

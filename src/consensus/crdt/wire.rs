@@ -1,6 +1,7 @@
 //! Reading protobuf field by field, for what is decoded by hand or has to be measured before it is decoded.
 
 use crate::error::{Error, ErrorKind, Result};
+pub(super) use crate::types::encoding::{put_bytes, put_varint};
 
 /// One field: its number and what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,22 +81,6 @@ pub(super) fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
         }
     }
     None
-}
-
-/// Writes a varint.
-pub(super) fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buffer.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    buffer.push(value as u8);
-}
-
-/// Writes a field of bytes.
-pub(super) fn put_bytes(buffer: &mut Vec<u8>, number: u64, bytes: &[u8]) {
-    put_varint(buffer, number << 3 | 2);
-    put_varint(buffer, bytes.len() as u64);
-    buffer.extend_from_slice(bytes);
 }
 
 /// How many bytes a varint takes.

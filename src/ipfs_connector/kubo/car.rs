@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::types::Cid;
+use crate::types::{Cid, car_header, car_section_head};
 
 /// Bytes of a section that the daemon's reader takes, of which the CID has a few.
 pub(super) const BLOCK_BYTES_MAX: usize = 8 * 1024 * 1024 - 256;
@@ -10,17 +10,12 @@ pub(super) const BLOCK_BYTES_MAX: usize = 8 * 1024 * 1024 - 256;
 const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a piece of small blocks.
 const PIECE_BYTES: usize = 64 * 1024;
-/// `{"roots": [], "version": 1}` as dag-cbor, behind its length.
-const HEADER: &[u8] = b"\x11\xa2\x65roots\x80\x67version\x01";
-
 /// The file, in pieces. What is large is not copied.
 pub(super) fn pieces<'a>(sections: impl IntoIterator<Item = (Cid, &'a Bytes)>) -> Vec<Bytes> {
     let mut pieces = Vec::new();
-    let mut small = BytesMut::from(HEADER);
+    let mut small = BytesMut::from(&car_header(&[])[..]);
     for (cid, data) in sections {
-        let cid = cid.to_bytes();
-        push_varint(&mut small, cid.len() + data.len());
-        small.extend_from_slice(&cid);
+        small.extend_from_slice(&car_section_head(&cid, data.len()));
         if data.len() <= COPIED_BYTES_MAX {
             small.extend_from_slice(data);
         } else {
@@ -37,18 +32,13 @@ pub(super) fn pieces<'a>(sections: impl IntoIterator<Item = (Cid, &'a Bytes)>) -
     pieces
 }
 
-fn push_varint(bytes: &mut BytesMut, mut value: usize) {
-    while value >= 0x80 {
-        bytes.extend_from_slice(&[value as u8 | 0x80]);
-        value >>= 7;
-    }
-    bytes.extend_from_slice(&[value as u8]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::types::Block;
+
+    /// `{"roots": [], "version": 1}` as dag-cbor, behind its length.
+    const HEADER: &[u8] = b"\x11\xa2\x65roots\x80\x67version\x01";
 
     #[test]
     fn a_file_is_its_header_and_its_sections() {

@@ -39,6 +39,20 @@ pub async fn an_event_comes_when_the_state_shows_it(fixture: impl Fixture) {
     }
 }
 
+/// Who has been answered and looks for the event does not wait.
+pub async fn an_event_comes_before_its_call_returns(fixture: impl Fixture) {
+    let (_guard, consensus) = fixture.create().await;
+    let mut events = consensus.events();
+    for number in 0..20 {
+        consensus.log_pin(pin(number)).await.unwrap();
+        assert_eq!(events.next().now_or_never(), Some(Some(pinned(pin(number)))));
+        consensus.log_unpin(&cid(number)).await.unwrap();
+        assert_eq!(events.next().now_or_never(), Some(Some(unpinned(pin(number)))));
+        consensus.log_many(vec![put(pin(number))]).await.unwrap();
+        assert_eq!(events.next().now_or_never(), Some(Some(pinned(pin(number)))));
+    }
+}
+
 /// From the call of `events`, not from the first look at it.
 pub async fn events_begin_with_the_reader(fixture: impl Fixture) {
     let (_guard, consensus) = fixture.create().await;
