@@ -31,7 +31,7 @@ pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStor
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub use crdt::{ForeignBlocks, ReadBlocks};
 #[cfg(feature = "consensus-raft")]
-pub use raft::{Raft, RaftConfig};
+pub use raft::{Raft, RaftConfig, RaftInfo, RaftSection, RaftStore};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipfs_cluster::ErrorKind;
-use ipfs_cluster::consensus::{Consensus, RaftConfig};
+use ipfs_cluster::consensus::{Consensus, RaftConfig, RaftInfo, RaftStore};
 use ipfs_cluster::testing::state_suite::{cid, pin};
 use ipfs_cluster::testing::{CrashStorage, peer};
 use ipfs_cluster::types::{PeerId, PinOperation};
@@ -179,4 +179,50 @@ async fn a_transfer_that_is_interrupted_goes_on() {
     }
     adding.await.unwrap().unwrap();
     assert_eq!(world.agreed().await.len(), 6_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quorum_that_is_lost_for_good_is_recovered_from() {
+    for survivor in 1..=3u64 {
+        let mut world = World::start(8 + survivor, 3).await;
+        for number in 0..50 {
+            world.raft(number % 3 + 1).log_pin(pin(number)).await.unwrap();
+        }
+        let disks: Vec<_> = (1..=3).map(|number| (number, world.kill(number))).collect();
+        let disk = disks[survivor as usize - 1].1.clone();
+        let store = RaftStore::open(disk.clone()).unwrap();
+        let before = store.info().unwrap();
+        assert_eq!(before.members, peers(1..=3));
+        let error = store.reset_membership(&peer(9)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        store.reset_membership(&peer(survivor)).unwrap();
+        let after = store.info().unwrap();
+        assert_eq!(after.members, peers([survivor]));
+        assert!(after.term > before.term && after.last_index > before.last_index);
+
+        world.open(survivor, disk, world.config.clone()).await;
+        world.raft(survivor).ready().await.unwrap();
+        world.raft(survivor).log_pin(pin(1_000)).await.unwrap();
+        // What any quorum with it acknowledged is there: every write waited for one, but this peer may not have been in it.
+        let there = pins(&*world.raft(survivor).state()).await.len();
+        assert!(there >= 2, "{there} pins");
+        // One that comes back as it was is not let in, and does no harm.
+        let (returning, old) = disks.iter().find(|(number, _)| *number != survivor).unwrap();
+        world.open(*returning, old.clone(), world.config.clone()).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        world.raft(survivor).log_pin(pin(1_001)).await.unwrap();
+        assert_eq!(world.raft(survivor).peers().await.unwrap(), [peer(survivor)]);
+        // Cleaned, it joins.
+        world.kill(*returning);
+        world.open_to_join(*returning).await;
+        world.raft(survivor).add_peer(&peer(*returning)).await.unwrap();
+        assert_eq!(world.agreed().await.len(), there + 1);
+    }
+}
+
+#[test]
+fn a_store_that_belongs_to_no_cluster_has_nothing_to_recover() {
+    let store = RaftStore::open(Arc::new(CrashStorage::new())).unwrap();
+    assert_eq!(store.info().unwrap(), RaftInfo::default());
+    assert_eq!(store.reset_membership(&peer(1)).unwrap_err().kind(), ErrorKind::NotFound);
 }

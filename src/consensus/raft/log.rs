@@ -15,7 +15,7 @@ use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, St
 use xxhash_rust::xxh3::Xxh3;
 
 use super::records::{self, LAST, LOG, META, PURGED, VOTE};
-use super::types::{Entry, LogId, Node, StorageError, Types, Vote};
+use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
 use super::wire::{Reader, Writer, corrupt, read, written};
 use crate::error::{Error, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
@@ -89,6 +89,22 @@ impl LogStore {
     pub(super) async fn open(storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
         let ends = storage::run(storage.clone(), open).await?;
         Ok(Self { storage, ends: Arc::new(Mutex::new(ends)), failure })
+    }
+
+    /// The newest members that an entry from this index on names, in a store that nobody else has open.
+    ///
+    /// # Errors
+    /// `Corrupt` when the log is damaged or cut; `Io`.
+    pub(super) fn newest_membership(storage: &dyn Storage, from: u64) -> Result<Option<StoredMembership>> {
+        let ends = open(storage)?;
+        let mut newest = None;
+        for index in from.max(next_of(ends.purged))..next_of(ends.last) {
+            let entry = get(storage, index)?;
+            if let EntryPayload::Membership(members) = entry.payload {
+                newest = Some(StoredMembership::new(Some(entry.log_id), members));
+            }
+        }
+        Ok(newest)
     }
 
     /// The last entry.
@@ -288,7 +304,7 @@ fn hash(key: &[u8], piece: &[u8]) -> u64 {
     hash.digest()
 }
 
-fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
+pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
     let mut writer = Writer::with_capacity(size(entry));
     writer.entry(entry);
     let bytes = Bytes::from(writer.0);

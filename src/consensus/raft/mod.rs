@@ -18,8 +18,10 @@ mod membership;
 mod message;
 mod network;
 mod node;
+mod offline;
 mod propose;
 mod records;
+mod section;
 mod server;
 mod snapshot;
 mod types;
@@ -51,6 +53,8 @@ use crate::tasks::Tasks;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 pub use config::RaftConfig;
+pub use offline::{RaftInfo, RaftStore};
+pub use section::RaftSection;
 
 const COMPONENT: &str = "raft consensus";
 

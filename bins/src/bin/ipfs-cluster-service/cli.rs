@@ -92,7 +92,7 @@ pub(crate) struct Init {
     #[arg(value_name = "HTTP-SOURCE-URL")]
     pub(crate) source: Option<String>,
 
-    /// How peers agree: crdt, or solo, a cluster of one
+    /// How peers agree: crdt, raft (one order, a leader and a quorum), or solo, a cluster of one
     #[arg(long, default_value = "crdt")]
     pub(crate) consensus: String,
 
@@ -105,7 +105,7 @@ pub(crate) struct Init {
     #[arg(short = 's', long)]
     pub(crate) custom_secret: bool,
 
-    /// Addresses of other peers, separated by commas, for the peerstore
+    /// Addresses of other peers, separated by commas, for the peerstore; with raft they are the first members
     #[arg(long, value_name = "ADDRESSES", default_value = "", hide_default_value = true)]
     pub(crate) peers: String,
 
