@@ -18,6 +18,7 @@ mod ports;
 #[path = "../support/process.rs"]
 mod process;
 mod publish;
+mod raft;
 #[allow(dead_code)] // See above.
 #[path = "../support/ran.rs"]
 mod ran;

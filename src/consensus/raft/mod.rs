@@ -184,7 +184,11 @@ impl Consensus for Raft {
                 Standing::Removed => return Err(self.inner.removed()),
                 Standing::Working | Standing::Failing(_) => {}
             }
-            if self.inner.leader().is_some() && self.inner.voters().contains(&self.inner.peer) {
+            // Whoever reads now sees what the others saw before.
+            if self.inner.leader().is_some()
+                && self.inner.voters().contains(&self.inner.peer)
+                && self.inner.barrier().await.is_ok()
+            {
                 return Ok(());
             }
             tokio::time::sleep(READY_POLL).await;
