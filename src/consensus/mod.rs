@@ -30,6 +30,8 @@ pub(crate) use crdt::inspect as crdt_inspect;
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub use crdt::{ForeignBlocks, ReadBlocks};
+#[cfg(all(feature = "consensus-raft", feature = "testing"))]
+pub(crate) use raft::decoders as raft_decoders;
 #[cfg(feature = "consensus-raft")]
 pub use raft::{Raft, RaftConfig, RaftInfo, RaftSection, RaftStore};
 pub use solo::{Solo, SoloConfig};

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::world::{FACT_TIMEOUT, World, pins};
 
 /// How many histories are tried: `RAFT_SEEDS=from..to` for others than the usual ones.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
+pub(crate) fn seeds(usual: u64) -> std::ops::Range<u64> {
     let asked = std::env::var("RAFT_SEEDS").ok();
     let range = asked.as_deref().and_then(|text| text.split_once(".."));
     match range.map(|(from, to)| (from.parse(), to.parse())) {

@@ -104,6 +104,7 @@ one_of_three!(
     too_many_operations_are_refused_whole,
     every_change_is_an_event,
     an_event_comes_when_the_state_shows_it,
+    an_event_comes_before_its_call_returns,
     events_begin_with_the_reader,
     every_reader_gets_every_event,
     a_reader_that_missed_events_is_told_to_compare,

@@ -4,5 +4,6 @@
 
 mod agreement;
 mod conformance;
+mod linearizable;
 mod members;
 mod world;

@@ -486,3 +486,6 @@ impl RaftLogStorage<Types> for LogStore {
         self.drop_until(log_id).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@
 
 mod command;
 mod config;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
 mod elections;
 mod frame;
 mod log;
