@@ -1,6 +1,8 @@
 //! Adds onto real Kubo daemons. Without Kubo it says that it is skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod by_reference;
+
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -74,6 +76,11 @@ struct Kubo {
 
 impl Kubo {
     fn start() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    /// Whether it keeps references to files.
+    fn start_with(filestore: bool) -> Option<Self> {
         let Some(program) = std::env::var_os("IPFS_CLUSTER_TEST_KUBO").map(PathBuf::from) else {
             println!("skipped: no Kubo (run `cargo xtask kubo`)");
             return None;
@@ -83,6 +90,7 @@ impl Kubo {
         kubo.ipfs(&["init", "--profile=test", "--empty-repo"]);
         kubo.ipfs(&["config", "Routing.Type", "none"]);
         kubo.ipfs(&["config", "--json", "Addresses.Gateway", "null"]);
+        kubo.ipfs(&["config", "--json", "Experimental.FilestoreEnabled", &filestore.to_string()]);
         kubo.daemon = Some(kubo.command(&["daemon"]).stdout(Stdio::null()).spawn().unwrap());
         Some(kubo)
     }

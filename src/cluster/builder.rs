@@ -404,10 +404,10 @@ impl Parts {
             Arc::clone(&state),
             Arc::clone(&clock),
         );
-        // Subscribe before anything can change the pinset through us.
-        let (hand_over, turns) = hand_over::channel();
         #[cfg(feature = "add")]
         let (adds, broken_adds) = super::add::Adds::open(Arc::clone(&storage)).await?;
+        // Subscribe before anything can change the pinset through us.
+        let (hand_over, turns) = hand_over::channel();
         let subscriptions = Subscriptions {
             state: consensus.events(),
             turns,

@@ -231,3 +231,35 @@ async fn a_lease_is_released_by_hand_unless_its_add_runs() {
         refused.text()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_its_peer_was_restarted() {
+    let mut served = Served::start(2).await;
+    let car = car(60);
+    let whole = add("k", 0, &car.bytes, "");
+    let mut running = served.caller(0).await;
+    running.send(&whole[..whole.len() - car.bytes.len() + car.ends[50] + 50]).await;
+    soon(running.begun()).await;
+    // A segment, so that it is known that much of it is on its way.
+    let held = async |peers: &TestCluster| !peers.peer(1).leases().is_empty();
+    served.peers.wait_until("a segment has arrived", held).await.unwrap();
+    // As a service stops: its API first.
+    soon(served.apis.remove(0).shutdown()).await;
+    served.peers.stop(0).await.unwrap();
+    served.peers.restart(0).await.unwrap();
+    let config = RestConfig::default().listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
+    served.apis.insert(0, RestApi::bind(config, served.peers.peer(0).clone()).await.unwrap());
+    let known = served.call(0, "GET", "/add/k").await;
+    assert_eq!(known.status, 200, "{}", known.text());
+    let offset = known.json()["offset"].as_u64().unwrap() as usize;
+    assert!(car.ends[1..=50].contains(&offset));
+    let mut caller = served.caller(0).await;
+    caller.send(add("k", offset, &car.bytes[offset..], "")).await;
+    let received = soon(caller.answer()).await;
+    assert!(received.trailers.is_empty(), "{:?}", received.trailers);
+    served.peers.wait_pinned(&car.root).await.unwrap();
+    for index in 0..2 {
+        let daemon = served.peers.daemon(index).ipfs();
+        assert!(car.blocks.iter().all(|block| daemon.has_block(&block.cid)), "peer {index}");
+    }
+}

@@ -243,6 +243,40 @@ mod golden {
     }
 
     #[tokio::test]
+    async fn files_of_all_sizes_are_sent_whole_and_in_their_order() {
+        // Kept and not kept until their turn comes, and where one becomes the other.
+        const SIZES: [usize; 7] = [0, 1, 100_000, 65_535, 300, 65_536, 5_000];
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        let mut wanted = Vec::new();
+        for number in 0..400 {
+            let name = format!("tree/{:02}/{number:03}", number / 30);
+            let text = number.to_string().repeat(SIZES[number % SIZES.len()]);
+            let text = text[..SIZES[number % SIZES.len()]].to_owned();
+            fs::create_dir_all(tree.join(format!("{:02}", number / 30))).unwrap();
+            fs::write(folder.path().join(&name), &text).unwrap();
+            wanted.push((name, text));
+        }
+        let upload = Upload::new().path(&tree).recursive(true);
+        let counted = upload.sent();
+        let (head, body) = sent(upload).await;
+        let mut found = Vec::new();
+        for part in body.split(&format!("--{}", boundary(&head))) {
+            let Some((head, text)) = part.split_once("\r\n\r\n") else { continue };
+            let (_, name) = head.split_once("filename=\"").unwrap();
+            let name = name.split('"').next().unwrap().replace("%2F", "/");
+            if head.contains("octet-stream") {
+                found.push((name, text.strip_suffix("\r\n").unwrap().to_owned()));
+            }
+        }
+        assert_eq!(found.len(), wanted.len());
+        for ((name, text), (wanted_name, wanted_text)) in found.iter().zip(&wanted) {
+            assert!(name == wanted_name && text == wanted_text, "{name} instead of {wanted_name}");
+        }
+        assert_eq!(counted.bytes(), wanted.iter().map(|(_, text)| text.len() as u64).sum::<u64>());
+    }
+
+    #[tokio::test]
     async fn what_is_no_file_ends_the_upload_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let tree = folder.path().join("tree");
@@ -455,7 +489,12 @@ async fn what_cannot_be_added_is_said_before_anybody_is_asked() {
         (Upload::new(), &usual, ErrorKind::InvalidInput, "need at least one path"),
         (file(), &wrap, ErrorKind::InvalidInput, "only a single CAR file"),
         (file().bytes("other", ""), &car, ErrorKind::InvalidInput, "only a single CAR file"),
-        (file(), &no_copy, ErrorKind::InvalidInput, "nocopy option is only valid for URLs"),
+        (
+            file().bytes("other", ""),
+            &no_copy,
+            ErrorKind::InvalidInput,
+            "nocopy option is only valid for files and URLs",
+        ),
         (file().path(at("dir/file")), &usual, ErrorKind::InvalidInput, "two paths are both called file"),
         (
             at("dir/").into(),

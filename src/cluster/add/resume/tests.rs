@@ -166,7 +166,7 @@ async fn until_released(peers: &Peers) {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_breaks_off_goes_on_and_is_as_if_it_were_one() {
-    for (root_first, chunks) in [(true, 60), (false, 60), (true, 3)] {
+    for (root_first, chunks) in [(true, 40), (false, 40), (true, 3)] {
         let peers = peers(4).await;
         let car = car(chunks, root_first);
         // In the middle of the third block from the end.
@@ -333,7 +333,7 @@ async fn where_all_destinations_are_lost_it_begins_anew_in_the_end() {
     for attempt in 0..3 {
         assert_eq!(self::known(&peers), Some(known.clone()), "{attempt}");
         let error = refused(add(&peers, car.rest(known.offset), place(&peers, known.offset, 1))).await;
-        assert_eq!(error.message(), "failed to put block on all destinations");
+        assert!(error.message().starts_with("failed to put block on all destinations"), "{error}");
     }
     assert_eq!(self::known(&peers), None);
     let (_, pins) = added(add(&peers, car.rest(0), place(&peers, 0, 2))).await;
@@ -453,8 +453,8 @@ async fn the_first_part_stays_as_long_as_the_rest_is_on_its_way() {
 
 #[tokio::test(start_paused = true)]
 async fn however_often_it_breaks_off_the_result_is_that_of_one_upload() {
-    const SEEDS: u64 = 12;
-    let car_of = |random: &mut Random| car(random.between(1, 70), random.percent(50));
+    const SEEDS: u64 = 10;
+    let car_of = |random: &mut Random| car(random.between(1, 45), random.percent(50));
     for seed in 0..SEEDS {
         let mut random = Random::new(seed);
         let (peers, car) = (peers(3).await, car_of(&mut random));
