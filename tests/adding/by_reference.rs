@@ -33,7 +33,7 @@ pub(super) async fn peers(count: usize, filestore: bool) -> Option<(TestCluster,
     .await
     .unwrap();
     let all_known = async |peers: &TestCluster| peers.peer(0).metrics("freespace").len() == count;
-    cluster.wait_until("all metrics are known", all_known).await.unwrap();
+    within(cluster.wait_until("all metrics are known", all_known)).await;
     Some((cluster, daemons))
 }
 
@@ -116,9 +116,9 @@ async fn the_daemon_beside_refers_to_files_and_others_get_copies() {
     assert_eq!(pin.allocations.len(), 2);
 
     let pinned = cluster.peer(0).wait(pin.cid).until(Until::PinnedBy(2));
-    tokio::time::timeout(Duration::from_secs(120), pinned).await.unwrap().unwrap();
+    within(pinned.into_future()).await;
     let released = async |peers: &TestCluster| peers.peer(0).leases().is_empty();
-    cluster.wait_until("what was held is released", released).await.unwrap();
+    within(cluster.wait_until("what was held is released", released)).await;
     daemons[0].ipfs(&["repo", "gc", "--quiet"]);
     assert_eq!(referred(&daemons[0]), total);
     let grown = stored(&daemons[0]).saturating_sub(before);
