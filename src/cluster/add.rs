@@ -1,6 +1,7 @@
 //! Adding content: destinations, blocks, and then the pins.
 
 mod again;
+mod by_reference;
 mod interrupted;
 mod resume;
 
@@ -12,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use self::by_reference::Referring;
 pub use self::interrupted::{INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
 use self::resume::Resumable;
 pub(super) use self::resume::{BrokenAdds, task};
@@ -81,6 +83,11 @@ impl Cluster {
     /// is kept for [`WINDOW_BYTES_MAX`](crate::adder::destinations::WINDOW_BYTES_MAX), content that can be read again
     /// ([`Content::rewind`]) is added once more without those who failed, and no line is told twice.
     ///
+    /// With `no_copy` the daemon beside this peer, which is then one of those that pin, refers to files where they lie
+    /// ([`Entry::origin`](crate::adder::Entry::origin)) instead of copying them; others get copies. What comes from an address is copied everywhere, as by
+    /// the reference, which copies all. Daemon and peer have to see
+    /// the files by the same paths, and each is read once more before anything is pinned.
+    ///
     /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
     /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
     ///
@@ -93,7 +100,9 @@ impl Cluster {
     /// # Errors
     /// `QueueFull` when [`ADDS_MAX`] adds run, `ReadOnly` in follower mode, `NotEnoughPeers` before the first block,
     /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing, `Conflict`
-    /// for an add that cannot go on there, or runs; `ShutDown`; as [`Cluster::pin`].
+    /// for an add that cannot go on there, or runs; `ShutDown`; as [`Cluster::pin`]. With `no_copy` also `Unsupported` when
+    /// the daemon keeps no references, and `InvalidInput` for files that it cannot refer to, or that are no longer what was
+    /// added.
     pub fn add(
         &self,
         content: impl Content + 'static,
@@ -149,11 +158,14 @@ impl Inner {
     async fn add(
         self: &Arc<Self>,
         mut content: Box<dyn Content>,
-        options: AddOptions,
+        mut options: AddOptions,
         lines: Lines,
         import: Import,
         turn: OwnedSemaphorePermit,
     ) -> Result<Vec<Pin>> {
+        if options.no_copy {
+            options = by_reference::options(&options)?;
+        }
         if let Some(resume) = options.resume.clone() {
             return self.add_resumable(content, options, resume, lines, turn).await;
         }
@@ -178,7 +190,11 @@ impl Inner {
                 }
             };
         }
-        let (roots, allocations) = again::add(&mut *content, &options, &host, &lines, import).await?;
+        let (roots, allocations) = if options.no_copy {
+            by_reference::add(self, content, &options, &host, &lines, import).await?
+        } else {
+            again::add(&mut *content, &options, &host, &lines, import).await?
+        };
         if options.no_pin {
             return Ok(Vec::new());
         }
@@ -261,6 +277,9 @@ struct Host {
     local: bool,
     /// Peers that failed when the content was added before.
     avoided: Mutex<Vec<PeerId>>,
+    /// The daemon here is to refer to files.
+    no_copy: bool,
+    referring: Arc<Referring>,
 }
 
 impl fmt::Debug for Host {
@@ -293,15 +312,26 @@ impl Host {
             // A shard is too large for one daemon, or it would be none.
             local: options.local && !options.shard,
             avoided: Mutex::default(),
+            no_copy: options.no_copy,
+            referring: Arc::default(),
         })
     }
 
     async fn allocate(&self, factor: ReplicationFactor, blacklist: &[PeerId]) -> Result<Vec<PeerId>> {
-        let pin = Pin::new(no_cid(), self.pin.clone());
+        let mut pin = Pin::new(no_cid(), self.pin.clone());
+        if self.refers() {
+            // Nobody else can refer to the files.
+            pin.options.user_allocations.insert(0, self.inner.peer);
+        }
         let metrics = self.inner.allocation_metrics().await?;
         let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let blacklist = [blacklist, &avoided].concat();
         self.inner.allocate(&pin, factor, &[], &blacklist, &metrics).await
+    }
+
+    /// Whether the daemon beside this peer is to refer to files.
+    fn refers(&self) -> bool {
+        self.no_copy && !self.referring.is_copying()
     }
 
     /// Chooses none of these peers from now on.
@@ -325,8 +355,13 @@ impl Placement for Host {
                 (self.allocate(self.factor, &[]).await?, min.get() as usize)
             }
         };
+        if self.refers() && !peers.contains(&me) {
+            let text = "nocopy: files can be referred to by the IPFS daemon beside this peer alone, which is not among those \
+                        that may pin the content";
+            return Err(Error::new(ErrorKind::NotEnoughPeers, text).component(COMPONENT));
+        }
         if !self.local {
-            let replaceable = self.factor != ReplicationFactor::Everywhere;
+            let replaceable = self.factor != ReplicationFactor::Everywhere && !self.refers();
             return Ok(Choice { destinations: peers, allocations: None, min, replaceable });
         }
         if !peers.contains(&me) && self.pin.user_allocations.is_empty() {
@@ -347,6 +382,11 @@ impl Placement for Host {
 
     async fn put_blocks(&self, peer: &PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         if *peer == self.inner.peer {
+            if self.refers() {
+                Arc::clone(&self.inner).store_nodes(blocks).await?;
+                self.referring.is_stored_here();
+                return Ok(());
+            }
             Arc::clone(&self.inner).store_blocks(blocks).await
         } else {
             self.inner.client.put_blocks(peer, blocks).await

@@ -47,7 +47,8 @@ pub struct AddOptions {
     pub hash: String,
     /// Everything that is added becomes an entry of one more directory, which is then the root.
     pub wrap: bool,
-    /// The daemon may refer to files where they lie. Every file has to say where that is.
+    /// The daemon of the peer that is asked refers to files where they lie, instead of copying them; others get copies. Every
+    /// file has to say where that is. Leaves are raw.
     pub no_copy: bool,
     /// Blocks go to the daemon of the peer that is asked, and from there to those that pin the content.
     pub local: bool,

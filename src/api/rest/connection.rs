@@ -222,7 +222,7 @@ impl Uploading {
 }
 
 /// What hyper's buffers may grow to while much is sent; uploads come in pieces of this size at most.
-const BUFFER_BYTES: usize = 512 * 1024;
+const BUFFER_BYTES: usize = 128 * 1024;
 
 /// Ready when the connection has to be given up. Deadlines move with every request, so the timer is only set again when
 /// it fires, or when a deadline is nearer than it.

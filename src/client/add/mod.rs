@@ -32,7 +32,7 @@ type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
 /// What is uploaded with [`Client::add`]: files, folders, URLs, bytes, in this order.
 ///
-/// Nothing is read before the upload begins, and never more is in memory than is on its way, about 2 MiB.
+/// Nothing is read before the upload begins, and never more is in memory than is on its way, about 10 MiB.
 #[derive(Debug, Default)]
 #[must_use = "an upload is nothing until it is added"]
 pub struct Upload {
@@ -176,8 +176,11 @@ impl Upload {
         if options.format == AddFormat::Car && (options.wrap || self.given.len() > 1) {
             return invalid("only a single CAR file can be added and wrap-with-directory is not supported");
         }
-        if options.no_copy && !self.given.iter().all(|given| matches!(given, Given::Url(_))) {
-            return invalid("nocopy option is only valid for URLs");
+        // Nobody else finds again what comes from elsewhere. The reference's client also refuses files.
+        if options.no_copy
+            && self.given.iter().any(|given| matches!(given, Given::Bytes(..) | Given::Reader(..)))
+        {
+            return invalid("nocopy option is only valid for files and URLs");
         }
         let Self { given, which, sent } = self;
         let named = move || given.into_iter().map(|given| given.named(which)).collect::<Result<Vec<_>>>();

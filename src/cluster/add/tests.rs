@@ -649,3 +649,19 @@ async fn shards_of_real_content_are_those_of_the_reference() {
     );
     assert_eq!(pins[0].cid.to_string(), "QmVHwU5At4YCvg56z38EMvRE9rYVxQMoTmYuFAe3pUbD7Y");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_keeps_no_references_is_found_out_before_anything_is_stored() {
+    let peers = peers(2).await;
+    let entry =
+        Entry { path: "file".to_owned(), origin: Some("/somewhere/file".to_owned()), ..Entry::default() };
+    let content = InMemory::new().entry(entry, "some bytes");
+    let options = AddOptions { no_copy: true, cid_version: 1, ..replicated(1, 2) };
+    let error = error_of(peers.cluster.peer(0).add(content, options)).await;
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("copies of files only"), "{error}");
+    for daemon in &peers.faulty {
+        assert_eq!(daemon.count(IpfsCall::PutBlocks).begun, 0);
+    }
+    peers.assert_nothing_is_left().await;
+}

@@ -29,7 +29,7 @@ use self::cover::{Step, Together};
 use self::roots::{Found, Roots};
 use super::Inner;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::dag::HASH_IDENTITY;
+use crate::ipfs_connector::dag;
 use crate::ipfs_connector::lease_block;
 use crate::storage::{self, Storage};
 use crate::types::{Block, Cid, LeaseState as State, PinMode, Timestamp};
@@ -287,9 +287,29 @@ impl Inner {
         self: Arc<Self>,
         blocks: BoxStream<'static, Result<Block>>,
     ) -> Result<()> {
+        self.store(blocks, |_| true).await
+    }
+
+    /// As [`Self::store_blocks`], but raw blocks are only held: somebody else stores them, afterwards.
+    #[cfg(feature = "add")]
+    pub(super) async fn store_nodes(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+    ) -> Result<()> {
+        self.store(blocks, |block| block.cid.codec() != dag::CODEC_RAW).await
+    }
+
+    /// Holds all blocks, and stores some.
+    async fn store(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+        is_stored: fn(&Block) -> bool,
+    ) -> Result<()> {
         let key = self.leases.begin(self.clock.now());
         let running = Arc::new(Running { inner: Arc::clone(&self), key, roots: Mutex::default() });
-        let stored = self.ipfs.put_blocks(held(Arc::clone(&running), blocks)).await;
+        let held = held(Arc::clone(&running), blocks);
+        let held = held.try_filter(move |block| std::future::ready(is_stored(block))).boxed();
+        let stored = self.ipfs.put_blocks(held).await;
         // There is less room now, whatever went wrong.
         self.wakes.metrics.notify_waiters();
         stored?;
@@ -307,8 +327,11 @@ impl Inner {
     /// Holds the blocks of a segment before any of them is stored.
     async fn hold(&self, key: StreamKey, segment: Vec<Block>) -> Result<Vec<Block>> {
         // What is in its own CID is not stored.
-        let cids: Vec<Cid> =
-            segment.iter().map(|block| block.cid).filter(|cid| cid.hash().code() != HASH_IDENTITY).collect();
+        let cids: Vec<Cid> = segment
+            .iter()
+            .map(|block| block.cid)
+            .filter(|cid| cid.hash().code() != dag::HASH_IDENTITY)
+            .collect();
         if cids.is_empty() {
             return Ok(segment);
         }

@@ -1,6 +1,6 @@
 //! Which of the blocks of a stream are its roots: those that no other block of it links to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{HashMap, HashSet};
 
 use crate::ipfs_connector::dag;
 use crate::types::{Block, Cid};
@@ -14,13 +14,14 @@ pub(super) const ROOTS_MAX: usize = 1_024;
 /// Where there is more, the streams of an upload that went on are released after a day.
 const MISSING_MAX: usize = 4_096;
 
-/// Finds the roots among blocks that come in any order, children first as a rule.
+/// Finds the roots among blocks that come in any order, children first as a rule. Looked up for each block and each link,
+/// and put in order only at the end.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
     /// Came, and nothing links to them so far.
-    unlinked: BTreeMap<u128, Cid>,
+    unlinked: HashMap<u128, Cid>,
     /// Are linked to and did not come so far.
-    expected: BTreeSet<u128>,
+    expected: HashSet<u128>,
     last: Option<Cid>,
     /// There was too much to remember.
     gave_up: bool,
@@ -53,11 +54,12 @@ impl Roots {
         if self.unlinked.is_empty() {
             return Found { roots: self.last.into_iter().collect(), missing: Vec::new() };
         }
+        let mut roots: Vec<_> = self.unlinked.iter().collect();
+        roots.sort_unstable_by_key(|(key, _)| **key);
         let is_few = self.expected.len() <= MISSING_MAX;
-        Found {
-            roots: self.unlinked.values().take(ROOTS_MAX).copied().collect(),
-            missing: if is_few { self.expected.iter().copied().collect() } else { Vec::new() },
-        }
+        let mut missing: Vec<_> = if is_few { self.expected.iter().copied().collect() } else { Vec::new() };
+        missing.sort_unstable();
+        Found { roots: roots.into_iter().take(ROOTS_MAX).map(|(_, cid)| *cid).collect(), missing }
     }
 }
 

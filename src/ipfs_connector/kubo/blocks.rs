@@ -313,11 +313,15 @@ fn hash_name(code: u64) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// What is between the parts of a form. Unknown beforehand, so that nobody can make a block that contains it.
+pub(super) fn boundary() -> String {
+    let random = RandomState::new();
+    format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2))
+}
+
 /// A form with one file; its bytes are not copied.
 fn multipart(file: Vec<Bytes>) -> Upload {
-    // Unknown beforehand, so that nobody can make a block that contains it.
-    let random = RandomState::new();
-    let boundary = format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2));
+    let boundary = boundary();
     let head = Bytes::from(format!(
         "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
          Content-Type: application/octet-stream\r\n\r\n"
@@ -327,7 +331,7 @@ fn multipart(file: Vec<Bytes>) -> Upload {
     let parts: Vec<Bytes> = [head].into_iter().chain(file).chain([end]).collect();
     let length = parts.iter().map(|part| part.len() as u64).sum();
     let body = Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<Bytes, io::Error>)));
-    Upload { content_type, length, body }
+    Upload { content_type, length: Some(length), body }
 }
 
 #[cfg(test)]

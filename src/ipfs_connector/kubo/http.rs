@@ -48,8 +48,8 @@ pub(super) enum Judge {
 /// A body to send.
 pub(super) struct Upload {
     pub(super) content_type: String,
-    /// Bytes of the body: a length costs the daemon less than chunks, and tells it a body that broke off.
-    pub(super) length: u64,
+    /// Bytes of the body where they are known: a length costs the daemon less than chunks, and tells it a body that broke off.
+    pub(super) length: Option<u64>,
     pub(super) body: Body,
 }
 
@@ -178,8 +178,11 @@ impl Http {
         let (response, latency) = loop {
             let mut request = self.client.post(url.clone());
             if let Some(Upload { content_type, length, body }) = upload.take() {
-                request =
-                    request.header(CONTENT_TYPE, content_type).header(CONTENT_LENGTH, length).body(body);
+                request = request.header(CONTENT_TYPE, content_type);
+                if let Some(length) = length {
+                    request = request.header(CONTENT_LENGTH, length);
+                }
+                request = request.body(body);
             }
             let sent = Instant::now();
             match request.send().await {

@@ -6,7 +6,9 @@ use std::path::Path;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use ipfs_cluster::client::{Client, ResumableCar, Upload};
-use ipfs_cluster::types::{AddFormat, AddLayout, AddOptions, Added, Cid, PinOptions, TrackerStatus};
+use ipfs_cluster::types::cid::option_text;
+use ipfs_cluster::types::{AddFormat, AddLayout, AddOptions, Cid, PinOptions, TrackerStatus};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::MissedTickBehavior;
 
@@ -199,6 +201,13 @@ async fn upload_and_print(
     printed.end(out, ended)
 }
 
+/// What of a line matters here. The rest of it is many times as long, and is not read in vain.
+#[derive(Deserialize)]
+struct Became {
+    #[serde(default, with = "option_text")]
+    cid: Option<Cid>,
+}
+
 /// What was printed, and what is kept to be printed later.
 struct Printed<'a> {
     args: &'a Add,
@@ -229,7 +238,7 @@ impl<'a> Printed<'a> {
 
     fn line(&mut self, line: &RawValue, out: &mut Output, is_at_once: bool) -> Result<()> {
         // Lines about progress are of no use here, and other peers may send some.
-        let Some(cid) = parse::<Added>(line)?.cid else { return Ok(()) };
+        let Some(cid) = parse::<Became>(line)?.cid else { return Ok(()) };
         self.last = Some((cid, line.to_owned()));
         if self.args.no_stream && !self.args.quieter {
             self.kept_bytes += line.get().len();

@@ -310,7 +310,8 @@ pub(crate) struct Add {
     /// Hash function; any but sha2-256 implies --cid-version 1
     #[arg(long, default_value = "sha2-256")]
     pub(crate) hash: String,
-    /// Have the daemons refer to an address instead of storing its bytes (experimental); implies --raw-leaves
+    /// Have the peer's IPFS daemon refer to files where they lie instead of copying them (needs its filestore, and the
+    /// files on its machine); implies --raw-leaves
     #[arg(long)]
     pub(crate) nocopy: bool,
     /// Send of a CAR file only what did not arrive when its upload was interrupted; needs --format car

@@ -15,6 +15,7 @@ use crate::api::rest::io::Io;
 use crate::api::rest::room::Room;
 use crate::cluster::presets;
 use crate::ipfs_connector::MemoryIpfs;
+use crate::types::Added;
 
 /// Reads everything and tells a line for each file, with its bytes; fails where it finds `fail` in one.
 #[derive(Clone, Debug, Default)]

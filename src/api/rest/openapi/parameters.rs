@@ -193,7 +193,8 @@ pub(super) fn adding() -> Vec<Value> {
         flag("stream-channels", "Lines as they come; false is one document at the end", true),
         flag(
             "nocopy",
-            "The daemon refers to files where they lie, which each part says in Abspath-Encoded",
+            "The daemon of the peer that is asked refers to files where they lie, which each part says in Abspath-Encoded; \
+             it needs its filestore, and the peer the same paths",
             false,
         ),
         flag("preserve-mode", "The permission bits in the form go into the DAG", false),
