@@ -25,6 +25,9 @@ mod openapi;
 mod parts;
 #[path = "rest/pins.rs"]
 mod pins;
+#[cfg(all(feature = "add", feature = "consensus-crdt"))]
+#[path = "rest/resume.rs"]
+mod resume;
 
 use std::panic::Location;
 use std::time::Duration;
