@@ -4,7 +4,7 @@
 //! stores on disk in a temporary folder, IPFS daemons in memory), loads sample content and walks through pinning as an
 //! operator meets it: replicas, content that is missing, a peer that dies and comes back. With `-- --serve` the peers
 //! stay up, with the REST API of the first on 127.0.0.1:9094 (or `--serve ADDRESS`), for `ipfs-cluster-ctl`. With
-//! `-- --consensus solo` there is one peer, a cluster of its own.
+//! `-- --consensus solo` there is one peer, a cluster of its own; with `-- --consensus raft` the three agree by Raft.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ipfs_cluster::allocator::BalancedAllocator;
 use ipfs_cluster::api::rest::{RestApi, RestConfig};
 use ipfs_cluster::cluster::{Cluster, ClusterConfig, Scope, Until, presets};
 use ipfs_cluster::config::{Identity, Secret};
-use ipfs_cluster::consensus::CrdtConfig;
+use ipfs_cluster::consensus::{CrdtConfig, RaftConfig};
 use ipfs_cluster::informer::{FreeSpace, FreeSpaceConfig};
 use ipfs_cluster::ipfs_connector::{IpfsConnector as _, MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
 use ipfs_cluster::monitor::MonitorConfig;
@@ -44,24 +44,24 @@ const SERVE_DEFAULT: &str = "/ip4/127.0.0.1/tcp/9094";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut serve, mut size) = (None, PEERS);
+    let (mut serve, mut size, mut by_raft) = (None, PEERS, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--serve" => serve = Some(arguments.next().unwrap_or_else(|| SERVE_DEFAULT.to_owned())),
             "--consensus" => match arguments.next().as_deref() {
-                Some("crdt") => size = PEERS,
-                Some("solo") => size = 1,
-                other => bail!("--consensus {}: this version has crdt and solo", other.unwrap_or("")),
+                Some(name @ ("crdt" | "raft")) => (size, by_raft) = (PEERS, name == "raft"),
+                Some("solo") => (size, by_raft) = (1, false),
+                other => bail!("--consensus {}: this version has crdt, raft and solo", other.unwrap_or("")),
             },
             other => {
-                bail!("unknown argument {other:?}; known: --serve [MULTIADDRESS], --consensus crdt|solo")
+                bail!("unknown argument {other:?}; known: --serve [MULTIADDRESS], --consensus crdt|raft|solo")
             }
         }
     }
 
     let folder = tempfile::tempdir().context("making a temporary folder")?;
-    let mut peers = Peers::start(size, folder.path().to_owned()).await?;
+    let mut peers = Peers::start(size, by_raft, folder.path().to_owned()).await?;
     if size > 1 {
         println!("{size} peers are up, over libp2p on this machine, each beside an IPFS daemon in memory:\n");
         peers.show("peers ls").await?;
@@ -248,12 +248,15 @@ struct Peer {
 struct Peers {
     secret: Secret,
     swarm: MemorySwarm,
+    /// Whether they agree by Raft, and not by CRDT.
+    by_raft: bool,
     peers: Vec<Peer>,
 }
 
 impl Peers {
-    async fn start(size: u16, folder: PathBuf) -> Result<Self> {
-        let mut all = Self { secret: Secret::generate(), swarm: MemorySwarm::default(), peers: Vec::new() };
+    async fn start(size: u16, by_raft: bool, folder: PathBuf) -> Result<Self> {
+        let mut all =
+            Self { secret: Secret::generate(), swarm: MemorySwarm::default(), by_raft, peers: Vec::new() };
         for number in 1..=size {
             let name = if size == 1 { "quickstart".to_owned() } else { format!("peer-{number}") };
             let (folder, identity) = (folder.join(&name), Identity::generate());
@@ -310,11 +313,18 @@ impl Peers {
             disable_repinning: false,
             ..ClusterConfig::default()
         };
-        let mut crdt = CrdtConfig::default();
-        crdt.rebroadcast_interval = REBROADCAST_INTERVAL;
-        let cluster = Cluster::builder()
-            .config(config)
-            .crdt(crdt)
+        let builder = Cluster::builder().config(config);
+        let builder = if self.by_raft {
+            let mut raft = RaftConfig::default();
+            // The first founds the cluster, the others are added; later the store says who the members are.
+            raft.join = self.up().next().is_some();
+            builder.raft(raft)
+        } else {
+            let mut crdt = CrdtConfig::default();
+            crdt.rebroadcast_interval = REBROADCAST_INTERVAL;
+            builder.crdt(crdt)
+        };
+        let cluster = builder
             .pubsub_monitor(MonitorConfig { check_interval: CHECK_INTERVAL })
             // The rest is what `presets::Collaborative` chooses, for those who are less in a hurry.
             .stateless_tracker(StatelessConfig::default())
@@ -327,10 +337,10 @@ impl Peers {
             .ipfs(ipfs.clone())
             .start()
             .await?;
-        cluster.ready().await?;
         for other in self.up() {
             cluster.join(&other.cluster.id().await.addresses.unwrap_or_default()).await?;
         }
+        cluster.ready().await?;
         Ok(cluster)
     }
 

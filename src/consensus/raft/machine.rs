@@ -452,3 +452,6 @@ impl RaftStateMachine<Types> for Machine {
         Ok(self.meta().map(|meta| Snapshot { meta, snapshot: Box::default() }))
     }
 }
+
+#[cfg(test)]
+mod tests;

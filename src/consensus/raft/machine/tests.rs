@@ -1,0 +1,137 @@
+use std::collections::BTreeSet;
+
+use openraft::CommittedLeaderId;
+use tokio_util::sync::CancellationToken;
+
+use super::super::command::{Key, Operations};
+use super::super::types::Command;
+use super::*;
+use crate::consensus::events;
+use crate::state::{StateReader as _, StoreState};
+use crate::storage::MemoryStorage;
+use crate::types::PeerId;
+
+struct Stand {
+    storage: Arc<dyn Storage>,
+    state: Arc<dyn State>,
+    peers: [PeerId; 2],
+    index: u64,
+}
+
+impl Stand {
+    async fn new() -> Self {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let state: Arc<dyn State> = Arc::new(StoreState::open(storage.clone()).await.unwrap());
+        Self { storage, state, peers: [PeerId::random(), PeerId::random()], index: 0 }
+    }
+
+    async fn machine(&self) -> Machine {
+        let (events, _) = events::channel(16);
+        let surroundings = Surroundings {
+            storage: self.storage.clone(),
+            state: self.state.clone(),
+            events: Arc::new(events),
+            applied: Arc::new(watch::Sender::new(Applied::default())),
+            transfers: Arc::default(),
+            failure: Failure::default(),
+        };
+        Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
+    }
+
+    fn entry(&mut self, payload: EntryPayload<Types>) -> Entry {
+        self.index += 1;
+        let log_id = LogId::new(CommittedLeaderId::new(1, Node::default()), self.index);
+        Entry { log_id, payload }
+    }
+
+    /// Applies what one peer asked for.
+    async fn ask(
+        &mut self,
+        machine: &mut Machine,
+        peer: usize,
+        (session, sequence, floor): (u64, u64, u64),
+        operation: PinOperation,
+    ) -> PartOutcome {
+        let key = Key { origin: self.peers[peer], session, sequence, floor };
+        let part = Operations::encode(&[operation], true).unwrap().into_part(key);
+        let entry = self.entry(EntryPayload::Normal(Command(command::join(&[part]))));
+        let mut outcomes = machine.apply_all(vec![entry]).await.unwrap();
+        outcomes.remove(0).0.remove(0)
+    }
+}
+
+fn cid(number: u8) -> Cid {
+    Cid::new_v1(0x55, cid::multihash::Multihash::<64>::wrap(0x12, &[number; 32]).unwrap())
+}
+
+fn pin(number: u8) -> PinOperation {
+    PinOperation::Pin(Arc::new(Pin::new(cid(number), Default::default())))
+}
+
+fn applied(answers: Answers) -> PartOutcome {
+    PartOutcome::Applied(answers)
+}
+
+#[tokio::test]
+async fn a_part_that_comes_again_changes_nothing_and_has_the_same_answer() {
+    let mut stand = Stand::new().await;
+    let mut machine = stand.machine().await;
+    assert_eq!(stand.ask(&mut machine, 0, (7, 1, 1), pin(1)).await, applied(Vec::new()));
+    let gone = stand.ask(&mut machine, 1, (3, 1, 1), PinOperation::Unpin(cid(1))).await;
+    assert!(matches!(&gone, PartOutcome::Applied(answers) if answers.len() == 1 && answers[0].is_some()));
+    for machine in [&mut machine, &mut stand.machine().await] {
+        // Its answer was lost, and it asks again.
+        assert_eq!(stand.ask(machine, 0, (7, 1, 1), pin(1)).await, applied(Vec::new()));
+        assert_eq!(stand.state.get(&cid(1)).await.unwrap(), None, "it was pinned again");
+        assert_eq!(stand.ask(machine, 1, (3, 1, 1), PinOperation::Unpin(cid(1))).await, gone);
+    }
+    // Under another key it is another wish.
+    assert_eq!(stand.ask(&mut machine, 0, (7, 2, 2), pin(1)).await, applied(Vec::new()));
+    assert!(stand.state.get(&cid(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn sessions_only_go_forward_and_floors_forget() {
+    let mut stand = Stand::new().await;
+    let mut machine = stand.machine().await;
+    for sequence in 1..=20 {
+        stand.ask(&mut machine, 0, (7, sequence, sequence.saturating_sub(3).max(1)), pin(1)).await;
+    }
+    let seen = |machine: &Machine| machine.seen.values().map(|seen| seen.done.len()).sum::<usize>();
+    assert_eq!(seen(&machine), 4);
+    assert_eq!(machine.seen, stand.machine().await.seen, "what is stored is what is remembered");
+    // Below the floor nobody waits for it.
+    assert_eq!(stand.ask(&mut machine, 0, (7, 2, 1), PinOperation::Unpin(cid(1))).await, applied(Vec::new()));
+    assert!(stand.state.get(&cid(1)).await.unwrap().is_some());
+    assert_eq!(stand.ask(&mut machine, 0, (8, 1, 1), pin(2)).await, applied(Vec::new()));
+    assert_eq!(stand.ask(&mut machine, 0, (7, 21, 20), pin(3)).await, PartOutcome::Stale(8));
+    assert_eq!(stand.state.get(&cid(3)).await.unwrap(), None);
+    assert_eq!((seen(&machine), machine.seen), (1, stand.machine().await.seen));
+}
+
+#[tokio::test]
+async fn of_peers_that_left_nothing_is_remembered() {
+    let mut stand = Stand::new().await;
+    let mut machine = stand.machine().await;
+    for peer in 0..2 {
+        stand.ask(&mut machine, peer, (1, 1, 1), pin(1)).await;
+    }
+    let stays = Node::of(stand.peers[0]);
+    let entry = stand.entry(EntryPayload::Membership(Membership::new(vec![BTreeSet::from([stays])], ())));
+    machine.apply_all(vec![entry]).await.unwrap();
+    assert_eq!(machine.seen.keys().collect::<Vec<_>>(), [&stays]);
+    let again = stand.machine().await;
+    assert_eq!((again.seen, again.now), (machine.seen, machine.now));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_left_out_by_everybody_alike() {
+    let mut stand = Stand::new().await;
+    let mut machine = stand.machine().await;
+    let rubbish = stand.entry(EntryPayload::Normal(Command(Bytes::from_static(b"rubbish"))));
+    let part = stand.entry(EntryPayload::Normal(Command(command::join(&[Bytes::from_static(b"?")]))));
+    let outcomes = machine.apply_all(vec![rubbish, part]).await.unwrap();
+    assert!(outcomes[0].0.is_empty());
+    assert_eq!(outcomes[1].0, [PartOutcome::Unreadable]);
+    assert_eq!(machine.now.next(), 3);
+}
