@@ -2,6 +2,8 @@
 
 #[cfg(feature = "consensus-crdt")]
 mod crdt;
+#[cfg(feature = "consensus-etcd")]
+mod etcd;
 mod events;
 mod group;
 mod solo;
@@ -28,6 +30,8 @@ pub(crate) use crdt::inspect as crdt_inspect;
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub use crdt::{ForeignBlocks, ReadBlocks};
+#[cfg(feature = "consensus-etcd")]
+pub use etcd::{Etcd, EtcdConfig, EtcdSection, EtcdTls, EtcdTlsSection};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].
