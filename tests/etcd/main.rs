@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod batches;
+mod cluster;
 mod conformance;
+mod ensemble;
 mod faults;
 mod members;
 mod peer;

@@ -10,6 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::peer::{FACT_POLL, FACT_TIMEOUT};
@@ -55,6 +57,10 @@ fn find_or_build() -> Option<PathBuf> {
 
 /// A member; it ends when this is dropped.
 pub(crate) struct Server {
+    name: String,
+    /// All members, as the flag wants them.
+    cluster: String,
+    scheme: &'static str,
     folder: TempDir,
     port: u16,
     peer_port: u16,
@@ -77,20 +83,38 @@ impl Server {
 
     /// One of its own, with more flags. What it writes need not survive a power cut.
     pub(crate) fn start(flags: &[&str]) -> Option<Self> {
+        let [server] = Self::start_all(flags)?;
+        Some(server)
+    }
+
+    /// Several that are one etcd.
+    pub(crate) fn start_all<const COUNT: usize>(flags: &[&str]) -> Option<[Self; COUNT]> {
         program()?;
-        let server = Self {
+        let mut servers = std::array::from_fn(|number| Self {
+            name: format!("member{number}"),
+            cluster: String::new(),
+            scheme: if flags.contains(&"--cert-file") { "https" } else { "http" },
             folder: TempDir::new().unwrap(),
             port: free_port(),
             peer_port: free_port(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             child: Mutex::new(None),
-        };
-        server.run();
-        Some(server)
+        });
+        let one = |server: &Self| format!("{}={}", server.name, server.peer_url());
+        let cluster = servers.iter().map(one).collect::<Vec<_>>().join(",");
+        for server in &mut servers {
+            server.cluster.clone_from(&cluster);
+            server.run();
+        }
+        Some(servers)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port)
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -100,13 +124,14 @@ impl Server {
     /// Starts the process, on the data that is there.
     pub(crate) fn run(&self) {
         let log = File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
+        let peer_url = self.peer_url();
         let child = Command::new(program().unwrap())
+            .args(["--name", &self.name])
             .arg("--data-dir")
             .arg(self.folder.path().join("data"))
             .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("default={peer_url}")])
+            .args(["--initial-cluster", &self.cluster])
             .args(["--log-level", "error", "--unsafe-no-fsync"])
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -128,9 +153,8 @@ impl Server {
     /// Asks it something, as soon as it answers.
     pub(crate) async fn ask(&self, path: &str, question: Value) -> Value {
         let started = Instant::now();
-        let client = reqwest();
         loop {
-            let sent = client.post(&format!("{}{path}", self.url()), &question).await;
+            let sent = post(&format!("{}{path}", self.url()), &question).await;
             match sent {
                 Ok(answer) => return answer,
                 Err(error) => assert!(started.elapsed() < FACT_TIMEOUT, "{path}: {error}"),
@@ -179,31 +203,22 @@ pub(crate) fn base64(bytes: impl AsRef<[u8]>) -> String {
     STANDARD.encode(bytes)
 }
 
-/// A client that is good enough for a test: one request for each connection.
-struct Client;
-
-fn reqwest() -> Client {
-    Client
-}
-
-impl Client {
-    async fn post(&self, url: &str, question: &Value) -> std::io::Result<Value> {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let rest = url.strip_prefix("http://").unwrap();
-        let (host, path) = rest.split_once('/').unwrap();
-        let mut stream = tokio::net::TcpStream::connect(host).await?;
-        let body = question.to_string();
-        let head = format!(
-            "POST /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(format!("{head}{body}").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-        if !head.contains(" 200 ") {
-            return Err(std::io::Error::other(format!("{head} {body}")));
-        }
-        Ok(serde_json::from_str(body)?)
+/// Good enough for a test: one connection for each request.
+async fn post(url: &str, question: &Value) -> std::io::Result<Value> {
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).await?;
+    let body = question.to_string();
+    let length = body.len();
+    let head = format!(
+        "POST /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    if !head.contains(" 200 ") {
+        return Err(std::io::Error::other(format!("{head} {body}")));
     }
+    Ok(serde_json::from_str(body)?)
 }

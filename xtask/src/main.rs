@@ -13,6 +13,7 @@ mod ci;
 mod compare;
 mod conformance;
 mod dist;
+mod etcd;
 mod fuzz;
 mod gopeer;
 mod kubo;

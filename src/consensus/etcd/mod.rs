@@ -204,10 +204,19 @@ impl Etcd {
         }
     }
 
-    /// Who is there, once that is known.
-    fn roster(&self) -> Result<Roster> {
-        self.shared.roster.borrow().clone().ok_or_else(|| {
-            let text = "etcd has not said yet who the members are";
+    /// Who is there, once that is known: a peer that has just started waits for etcd to say so.
+    async fn roster(&self) -> Result<Roster> {
+        self.desk.check_open()?;
+        let stop = self.desk.stop_token();
+        let mut roster = self.shared.roster.subscribe();
+        let known = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Error::shut_down(COMPONENT)),
+            known = timeout_at(self.shared.deadline(), roster.wait_for(Option::is_some)) => known,
+        };
+        let known = known.ok().and_then(|known| known.ok().and_then(|known| known.clone()));
+        known.ok_or_else(|| {
+            let text = "etcd does not say who the members are";
             Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
         })
     }
@@ -224,7 +233,7 @@ impl Etcd {
     async fn try_remove(&self, peer: &PeerId) -> Result<bool> {
         let (own, keys) = (&self.shared.peer, &self.shared.keys);
         let behind = if peer == own {
-            self.roster()?.peers.into_iter().find(|other| other != own)
+            self.roster().await?.peers.into_iter().find(|other| other != own)
         } else {
             Some(*own)
         };
@@ -295,8 +304,7 @@ impl Consensus for Etcd {
 
     /// Who lived when etcd was last heard, and this peer unless it was removed.
     async fn peers(&self) -> Result<Vec<PeerId>> {
-        self.desk.check_open()?;
-        let mut roster = self.roster()?;
+        let mut roster = self.roster().await?;
         let own = self.shared.peer;
         if roster.removed.contains(&own) || self.shared.has_left() {
             roster.peers.remove(&own);
@@ -355,7 +363,7 @@ impl Consensus for Etcd {
 
     async fn clean(&self) -> Result<()> {
         self.check_member()?;
-        let roster = self.roster()?;
+        let roster = self.roster().await?;
         let is_alone = roster.members.iter().chain(&roster.peers).all(|peer| *peer == self.shared.peer);
         if !is_alone {
             return self.reload().await;

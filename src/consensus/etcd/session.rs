@@ -45,8 +45,10 @@ pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
                     warn!(component = COMPONENT, %error, "could not say that this peer lives; trying again");
                 }
                 is_down = true;
+                let interval = shared.lease_ttl / 3;
+                let pause = if error.is_temporary() { RETRY_PAUSE.min(interval) } else { interval };
                 note(shared, error);
-                RETRY_PAUSE.min(shared.lease_ttl / 3)
+                pause
             }
         };
         tokio::select! {
