@@ -1,6 +1,8 @@
 //! Adds onto real Kubo daemons. Without Kubo it says that it is skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod by_reference;
+
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -18,10 +20,13 @@ use ipfs_cluster::ipfs_connector::KuboConnector;
 use ipfs_cluster::testing::TestCluster;
 use ipfs_cluster::testing::cluster::TestClusterConfig;
 use ipfs_cluster::types::{AddOptions, PeerId, PinOptions};
+use tokio::sync::watch;
 
 const PIECE_BYTES: usize = 1024 * 1024;
 /// Pieces of the file, where the environment does not say: more than the window holds, few enough for every run.
 const PIECES: usize = 96;
+/// How long a daemon may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 const PIECES_VARIABLE: &str = "IPFS_CLUSTER_TEST_ADD_MIB";
 
 /// Bytes that nothing makes smaller and nobody has twice.
@@ -38,11 +43,12 @@ fn piece(number: usize) -> Bytes {
     bytes.into()
 }
 
-/// One large file, and how much of it was read.
+/// One large file, and how much of it was read. Its last quarter comes when it may.
 struct Large {
     pieces: usize,
     opened: bool,
     read: Arc<AtomicUsize>,
+    may_end: watch::Receiver<bool>,
 }
 
 #[async_trait]
@@ -54,6 +60,9 @@ impl Content for Large {
 
     async fn read(&mut self) -> Result<Option<Bytes>> {
         let number = self.read.fetch_add(1, Ordering::SeqCst);
+        if number >= self.pieces / 4 * 3 {
+            self.may_end.wait_for(|may| *may).await.expect("the test goes on");
+        }
         Ok((number < self.pieces).then(|| piece(number)))
     }
 }
@@ -67,6 +76,11 @@ struct Kubo {
 
 impl Kubo {
     fn start() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    /// Whether it keeps references to files.
+    fn start_with(filestore: bool) -> Option<Self> {
         let Some(program) = std::env::var_os("IPFS_CLUSTER_TEST_KUBO").map(PathBuf::from) else {
             println!("skipped: no Kubo (run `cargo xtask kubo`)");
             return None;
@@ -76,6 +90,7 @@ impl Kubo {
         kubo.ipfs(&["init", "--profile=test", "--empty-repo"]);
         kubo.ipfs(&["config", "Routing.Type", "none"]);
         kubo.ipfs(&["config", "--json", "Addresses.Gateway", "null"]);
+        kubo.ipfs(&["config", "--json", "Experimental.FilestoreEnabled", &filestore.to_string()]);
         kubo.daemon = Some(kubo.command(&["daemon"]).stdout(Stdio::null()).spawn().unwrap());
         Some(kubo)
     }
@@ -95,12 +110,15 @@ impl Kubo {
 
     async fn connector(&self) -> KuboConnector {
         let api = self.repository.path().join("api");
-        let address = loop {
-            match std::fs::read_to_string(&api) {
-                Ok(address) if !address.is_empty() => break address,
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        let address = async {
+            loop {
+                match std::fs::read_to_string(&api) {
+                    Ok(address) if !address.is_empty() => return address,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
             }
         };
+        let address = tokio::time::timeout(START_TIMEOUT, address).await.expect("a Kubo that starts");
         KuboConnector::new(address.as_str()).unwrap()
     }
 
@@ -173,15 +191,16 @@ async fn a_daemon_that_is_killed_in_the_middle_is_replaced_and_every_replica_is_
     };
     let options = AddOptions { cid_version: 1, raw_leaves: Some(true), pin, ..AddOptions::default() };
     let read = Arc::new(AtomicUsize::new(0));
-    let content = Large { pieces, opened: false, read: Arc::clone(&read) };
+    let (let_end, may_end) = watch::channel(false);
+    let content = Large { pieces, opened: false, read: Arc::clone(&read), may_end };
     let peer = cluster.peer(0).clone();
     let started = std::time::Instant::now();
     let adding = tokio::spawn(async move { peer.add_all(content, options).await });
-    while read.load(Ordering::SeqCst) < pieces / 2 {
-        assert!(!adding.is_finished());
+    while read.load(Ordering::SeqCst) < pieces / 2 && !adding.is_finished() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     daemons[1].kill();
+    let_end.send_replace(true);
     let pins = adding.await.unwrap().unwrap();
     println!("added {pieces} MiB in {:?}", started.elapsed());
     let [pin] = &pins[..] else { panic!("{pins:?}") };

@@ -13,13 +13,17 @@ mod leases;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ipfs_cluster::ipfs_connector::{IpfsConnector, KuboConfig, KuboConnector, MemoryIpfs, MemoryIpfsConfig};
 use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
 use ipfs_cluster::testing::faulty_ipfs::FaultyIpfs;
 use ipfs_cluster::testing::ipfs_suite;
+
+/// How long a pin may make no progress. A daemon reports twice a second, on a busy machine less often.
+const PIN_TIMEOUT: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn memory() -> MemoryIpfs {
     MemoryIpfs::with_config(MemoryIpfsConfig {
@@ -140,6 +144,7 @@ impl RealKubo {
         let daemon = ipfs(&["daemon", "--offline"]).spawn().unwrap();
         let mut running = RunningKubo { daemon, _repository: repository };
         let api = running._repository.path().join("api");
+        let started = Instant::now();
         let address = loop {
             if let Ok(address) = std::fs::read_to_string(&api)
                 && !address.is_empty()
@@ -147,6 +152,7 @@ impl RealKubo {
                 break address;
             }
             assert!(running.daemon.try_wait().unwrap().is_none(), "the daemon ended");
+            assert!(started.elapsed() < START_TIMEOUT, "the daemon does not start");
             std::thread::sleep(Duration::from_millis(20));
         };
         (running, address)
@@ -155,8 +161,8 @@ impl RealKubo {
 
 fn kubo_config(address: &str) -> KuboConfig {
     KuboConfig {
-        pin_timeout: Duration::from_secs(1),
-        ipfs_request_timeout: Duration::from_secs(3),
+        pin_timeout: PIN_TIMEOUT,
+        ipfs_request_timeout: Duration::from_secs(10),
         ..KuboConfig::at(address.parse().unwrap())
     }
 }

@@ -1,6 +1,7 @@
 //! The real host, on this machine alone: conformance, private networks, limits, directories.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +24,9 @@ use tokio::time::timeout;
 const SECRET: Secret = Secret::from_bytes([7; 32]);
 const OTHER_SECRET: Secret = Secret::from_bytes([8; 32]);
 /// Longer than anything takes that works.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(90);
+/// After which a handshake that does not come to its end is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn tcp() -> Libp2pConfig {
     let mut config = Libp2pConfig::loopback(SECRET);
@@ -61,17 +64,33 @@ impl transport_suite::Fixture for Started {
 ipfs_cluster::transport_conformance!(private_tcp, Started(tcp));
 ipfs_cluster::transport_conformance!(private_web_socket, Started(web_socket));
 
-async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    timeout(WAIT, waiting).await.expect("this to happen")
+#[track_caller]
+fn within<T>(waiting: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = Location::caller();
+    async move {
+        match timeout(WAIT, waiting).await {
+            Ok(happened) => happened,
+            Err(_) => panic!("what is waited for at {place} did not happen within {WAIT:?}"),
+        }
+    }
 }
 
-async fn until(mut fact: impl FnMut() -> bool) {
-    within(async {
+#[track_caller]
+fn until(mut fact: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    within(async move {
         while !fact() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
-    .await;
+}
+
+/// Waits until something happens, however long ago and however short it was.
+#[track_caller]
+fn happens(
+    events: &mut BoxStream<'static, TransportEvent>,
+    expected: TransportEvent,
+) -> impl Future<Output = ()> {
+    within(async move { while events.next().await.expect("the events ended") != expected {} })
 }
 
 /// A port whose connections get their own bytes back, as one gets that a dial of a port of this machine makes with
@@ -109,12 +128,14 @@ async fn a_dial_that_reaches_itself_ends_at_once_and_is_not_repeated_in_a_hurry(
             let error = within(transport.connect(&address)).await.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::InvalidInput), "{error}");
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        // Not by the timeouts of dialling and shaking hands.
+        assert!(begun.elapsed() < HANDSHAKE_TIMEOUT, "{:?}", begun.elapsed());
         assert!(transport.peers().is_empty());
         tokio::time::sleep(Duration::from_secs(3)).await;
-        // Ours, one at the start, and one a second.
         let count = dials.load(Ordering::Relaxed);
-        assert!((2..=8).contains(&count), "{count} dials");
+        // Ours, one at the start, and one a second.
+        let most = 5 + usize::try_from(begun.elapsed().as_secs()).unwrap();
+        assert!((2..=most).contains(&count), "{count} dials");
         transport.shutdown().await.unwrap();
     }
 }
@@ -266,8 +287,9 @@ async fn above_the_high_water_newcomers_go_and_protected_peers_stay() {
         guests.push(guest);
     }
     within(async { while !matches!(events.next().await, Some(TransportEvent::Disconnected(_))) {} }).await;
-    until(|| host.peers().len() == 2).await;
-    assert!(host.peers().contains(&guests[4].local_peer()), "protected");
+    // Who dials is connected a little earlier than who is dialled.
+    let protected = guests[4].local_peer();
+    until(|| host.peers().len() == 2 && host.peers().contains(&protected)).await;
 }
 
 #[tokio::test]
@@ -293,11 +315,13 @@ async fn known_peers_are_dialled_again_and_remembered_for_the_peerstore() {
     let redial_interval = Duration::from_millis(100);
     let config = Libp2pConfig { peer_addresses: vec![full.clone()], redial_interval, ..tcp() };
     let guest = start(config).await;
-    until(|| guest.peers() == [host.local_peer()]).await;
+    until(|| guest.peers() == [host.local_peer()] && host.peers() == [guest.local_peer()]).await;
     assert_eq!(guest.known_addresses(), std::slice::from_ref(&full));
+    // Events, because it does not stay away for long.
+    let mut events = guest.events();
     host.disconnect(&guest.local_peer()).await.unwrap();
-    until(|| guest.peers().is_empty()).await;
-    until(|| guest.peers() == [host.local_peer()]).await;
+    happens(&mut events, TransportEvent::Disconnected(host.local_peer())).await;
+    happens(&mut events, TransportEvent::Connected(host.local_peer())).await;
 
     let later =
         start(Libp2pConfig { known_addresses: guest.known_addresses(), redial_interval, ..tcp() }).await;
@@ -316,7 +340,6 @@ async fn a_peer_is_found_through_others_and_so_is_content() {
     connect(&one, &middle).await;
     connect(&other, &middle).await;
     until(|| !middle.addresses(&other.local_peer()).is_empty()).await;
-    assert!(one.addresses(&other.local_peer()).is_empty());
     within(async {
         while one.open(&other.local_peer(), &echo()).await.is_err() {
             // Until the middle has heard that the other keeps the directory too.
@@ -329,7 +352,7 @@ async fn a_peer_is_found_through_others_and_so_is_content() {
     let cid: Cid = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy".parse().unwrap();
     assert!(within(one.providers(&cid)).await.unwrap().is_empty());
     within(other.provide(&cid)).await.unwrap();
-    assert_eq!(within(one.providers(&cid)).await.unwrap(), [other.local_peer()]);
+    within(async { while one.providers(&cid).await.unwrap() != [other.local_peer()] {} }).await;
 }
 
 #[tokio::test]

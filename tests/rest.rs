@@ -25,7 +25,11 @@ mod openapi;
 mod parts;
 #[path = "rest/pins.rs"]
 mod pins;
+#[cfg(all(feature = "add", feature = "consensus-crdt"))]
+#[path = "rest/resume.rs"]
+mod resume;
 
+use std::panic::Location;
 use std::time::Duration;
 
 use ipfs_cluster::api::rest::{RestApi, RestConfig};
@@ -64,7 +68,17 @@ impl Peer {
     }
 }
 
-/// What has to happen, happens within this time.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it did not happen in time")
+/// Longer than anything takes that works, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What has to happen, happens in the end; if not, the place that waits for it is said.
+#[track_caller]
+fn soon<T>(what: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = Location::caller();
+    async move {
+        match tokio::time::timeout(PATIENCE, what).await {
+            Ok(happened) => happened,
+            Err(_) => panic!("what is waited for at {place} did not happen within {PATIENCE:?}"),
+        }
+    }
 }

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use super::{BlockSink, Content, DagBlock, EntryKind, Lines, Root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::dag::{self, CODEC_DAG_PB, HASH_IDENTITY};
-use crate::types::{AddOptions, Added, Block, CarDecoder, CarItem, Cid};
+use crate::types::{AddOptions, Added, Block, CarDecoder, CarDigest, CarItem, Cid, cid};
 
 /// Takes the blocks of one CARv1 with one root as they are, and verifies each. The root need not be among them.
 ///
@@ -22,6 +23,18 @@ pub(crate) async fn import_car(
     sink: &mut dyn BlockSink,
     lines: &Lines,
 ) -> Result<Vec<Root>> {
+    import_rest_of_car(content, options, sink, lines, &mut Car::default()).await
+}
+
+/// As [`import_car`], of a CAR whose beginning is known already: the content begins where that ended. When the import ends early,
+/// `car` knows how far it came.
+pub(crate) async fn import_rest_of_car(
+    content: &mut dyn Content,
+    options: &AddOptions,
+    sink: &mut dyn BlockSink,
+    lines: &Lines,
+    car: &mut Car,
+) -> Result<Vec<Root>> {
     if options.wrap {
         return Err(invalid("cannot wrap a CAR file upload"));
     }
@@ -30,58 +43,107 @@ pub(crate) async fn import_car(
     if entry.kind != EntryKind::File {
         return Err(invalid("expected CAR file is not of type file"));
     }
-    let mut car = Car::default();
     while let Some(bytes) = content.read().await? {
         car.decoder.push(bytes);
         while let Some(item) = car.decoder.next_item()? {
             if let Some(block) = car.take(item)? {
                 sink.put(block).await?;
             }
+            car.note_place();
         }
     }
     car.decoder.finish()?;
     if content.next().await?.is_some() {
         return Err(invalid("only one CAR file can be added at a time"));
     }
-    let root = car.root.ok_or_else(|| invalid("unexpected EOF"))?;
-    let root = Root { name: entry.path, cid: root, dag_bytes: car.root_dag_bytes.unwrap_or(car.bytes) };
+    let CarPlace { root, root_dag_bytes, root_file_bytes, bytes, .. } = car.seen;
+    let root = root.ok_or_else(|| invalid("unexpected EOF"))?;
+    let root = Root { name: entry.path, cid: root, dag_bytes: root_dag_bytes.unwrap_or(bytes) };
     lines
         .tell(Added {
             name: root.name.clone(),
             cid: Some(root.cid),
-            bytes: car.bytes,
-            size: car.root_file_bytes,
+            bytes,
+            size: root_file_bytes,
             allocations: sink.allocations(),
         })
         .await;
     Ok(vec![root])
 }
 
-/// What is known of a CAR so far.
-#[derive(Debug, Default)]
-struct Car {
-    decoder: CarDecoder,
-    root: Option<Cid>,
+/// What is known of a CAR up to a place behind one of its items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CarPlace {
+    /// Where, in bytes from the beginning.
+    pub(crate) offset: u64,
+    #[serde(with = "cid::option_text")]
+    pub(crate) root: Option<Cid>,
+    pub(crate) blocks: u64,
     /// Of all blocks.
-    bytes: u64,
-    root_dag_bytes: Option<u64>,
-    root_file_bytes: u64,
+    pub(crate) bytes: u64,
+    /// What the root says of the bytes below it, once it came.
+    pub(crate) root_dag_bytes: Option<u64>,
+    pub(crate) root_file_bytes: u64,
+    /// Only where somebody wants to know.
+    pub(crate) digest: Option<CarDigest>,
+}
+
+/// A CAR that is being read.
+#[derive(Debug, Default)]
+pub(crate) struct Car {
+    decoder: CarDecoder,
+    /// Up to the item that was read last.
+    seen: CarPlace,
+    /// Up to the item that the sink took last; None where nobody wants to know.
+    taken: Option<CarPlace>,
 }
 
 impl Car {
+    /// One that can go on later from where its import ended.
+    pub(crate) fn from_place(place: CarPlace) -> Self {
+        Self { decoder: CarDecoder::behind(place.offset), seen: place, taken: Some(place) }
+    }
+
+    /// Behind the last item that the sink took.
+    pub(crate) fn taken(&self) -> Option<CarPlace> {
+        self.taken
+    }
+
+    fn note_place(&mut self) {
+        if let Some(taken) = &mut self.taken {
+            *taken = self.seen;
+        }
+    }
+
+    /// Counts an item.
+    fn see(&mut self, item: &CarItem) {
+        let place = &mut self.seen;
+        place.offset = self.decoder.position();
+        if self.taken.is_some() {
+            place.digest = match item {
+                CarItem::Header(roots) => Some(CarDigest::of_header(roots, place.offset)),
+                CarItem::Block(cid, _) => place.digest.map(|before| before.then(cid, place.offset)),
+            };
+        }
+        if let CarItem::Block(_, data) = item {
+            place.blocks += 1;
+            place.bytes += data.len() as u64;
+        }
+    }
+
     /// The block of an item, verified; none when there is nothing to store.
     fn take(&mut self, item: CarItem) -> Result<Option<DagBlock>> {
+        self.see(&item);
         let (cid, data) = match item {
             CarItem::Block(cid, data) => (cid, data),
             CarItem::Header(roots) => {
                 let [root] = roots[..] else {
                     return Err(invalid("only CAR files with a single root are supported"));
                 };
-                self.root = Some(root);
+                self.seen.root = Some(root);
                 return Ok(None);
             }
         };
-        self.bytes += data.len() as u64;
         let is_inline = cid.hash().code() == HASH_IDENTITY;
         let block = match is_inline {
             true if cid.hash().digest() == &data[..] => Block { cid, data },
@@ -98,9 +160,9 @@ impl Car {
             _ => (0, 0),
         };
         let dag_bytes = below.saturating_add(block.data.len() as u64);
-        if self.root == Some(cid) {
-            self.root_dag_bytes = Some(dag_bytes);
-            self.root_file_bytes = file_bytes;
+        if self.seen.root == Some(cid) {
+            self.seen.root_dag_bytes = Some(dag_bytes);
+            self.seen.root_file_bytes = file_bytes;
         }
         // Such a block is in its CID, and no daemon stores it.
         Ok((!is_inline).then_some(DagBlock { block, dag_bytes }))

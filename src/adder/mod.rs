@@ -8,7 +8,6 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use crate::error::Result;
 use crate::types::{Added, Block, Cid, PeerId, Pin};
@@ -19,10 +18,13 @@ pub mod content;
 pub(crate) mod decoders;
 pub mod destinations;
 mod import;
+mod lines;
 pub mod multipart;
 pub mod shard;
 
+pub(crate) use car::{Car, CarPlace, import_rest_of_car};
 pub use import::import;
+pub use lines::Lines;
 
 /// What is uploaded: entries in the order of a walk that names each directory before what is in it.
 #[async_trait]
@@ -39,6 +41,12 @@ pub trait Content: Send {
     /// # Errors
     /// As [`Self::next`].
     async fn read(&mut self) -> Result<Option<Bytes>>;
+
+    /// Goes back to before the first entry, also after an error. False, and nothing is changed, where that cannot be: what
+    /// was read is gone. An add that lost all who had the beginning starts over where it can.
+    fn rewind(&mut self) -> bool {
+        false
+    }
 }
 
 /// One file, directory or symbolic link.
@@ -89,24 +97,6 @@ pub trait BlockSink: Send {
 
     /// Peers that have the blocks so far; empty before the first.
     fn allocations(&self) -> Vec<PeerId>;
-}
-
-/// Who wants to hear of lines. What is sent waits for room; that nobody listens is no error.
-#[derive(Clone, Debug)]
-pub struct Lines(mpsc::Sender<Added>);
-
-impl Lines {
-    /// Lines, and where they arrive; `room` of them wait at most.
-    pub fn new(room: usize) -> (Self, mpsc::Receiver<Added>) {
-        let (send, receive) = mpsc::channel(room.max(1));
-        (Self(send), receive)
-    }
-
-    /// Tells a line.
-    pub async fn tell(&self, line: Added) {
-        // Whoever asked may have left; the add ends when its future is dropped, not here.
-        let _ = self.0.send(line).await;
-    }
 }
 
 /// What one top-level entry became.

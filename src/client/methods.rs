@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use super::{Bandwidth, Client, Request, Watch};
 use crate::error::Result;
 use crate::types::{
-    Alert, Cid, ConnectGraph, Event, GlobalPinInfo, GlobalRepoGc, IpfsPath, Metric, PeerId, PeerInfo, Pin,
-    PinOptions, PinTypeFilter, StatusFilter, Version,
+    Alert, Cid, ConnectGraph, Event, GlobalPinInfo, GlobalRepoGc, IpfsPath, Lease, Metric, PeerId, PeerInfo,
+    Pin, PinOptions, PinTypeFilter, StatusFilter, Version,
 };
 
 /// The calls. Errors are those of the [module documentation](super).
@@ -135,6 +135,17 @@ impl Client {
     /// fails is an error in the map. Returns when all are done, which can take long.
     pub async fn repo_gc(&self, local: bool) -> Result<GlobalRepoGc> {
         self.fetch(&Request::repo_gc(local)).await
+    }
+
+    /// Blocks that the daemon of the peer that answers keeps for adds whose content is not pinned yet. Peers of the reference
+    /// (1.1.6) do not know it: `NotFound`.
+    pub fn leases(&self) -> BoxStream<'static, Result<Lease>> {
+        self.stream([Request::leases()])
+    }
+
+    /// Lets go of the blocks of a lease of the peer that answers. `NotFound` when there is none, `Conflict` while blocks come.
+    pub async fn release_lease(&self, cid: &Cid) -> Result<()> {
+        self.call(&Request::release_lease(cid)).await
     }
 
     /// What happens on the peer that answers, from now on or from behind a cursor. The first item comes when something

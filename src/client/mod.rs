@@ -72,7 +72,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use serde::de::DeserializeOwned;
 
-pub use self::add::{Sent, Upload};
+pub use self::add::{ResumableCar, Sent, Upload};
 pub use self::builder::{ClientBuilder, DEFAULT_HOST, HOSTS_MAX};
 pub use self::error::ApiError;
 pub use self::find::{Find, Page};

@@ -6,7 +6,7 @@ use super::Watch;
 use crate::error::{Error, Result};
 use crate::types::{
     AddFormat, AddLayout, AddOptions, Cid, IpfsPath, PeerId, PinMode, PinOptions, PinType, PinTypeFilter,
-    StatusFilter,
+    Resume, ResumeKey, StatusFilter,
 };
 
 /// Bytes of CIDs that one request carries in its query. Peers take at most 4,096 bytes of headers.
@@ -258,8 +258,27 @@ impl Request {
         ] {
             request.query.push((key.to_owned(), value));
         }
+        if let Some(Resume { key, offset }) = &options.resume {
+            request.query.push(("resume".to_owned(), key.to_string()));
+            request.query.push(("offset".to_owned(), offset.to_string()));
+        }
         request.query.sort();
         request
+    }
+
+    /// `GET /add/{key}`: one [`InterruptedAdd`](crate::types::InterruptedAdd). Peers of the reference (1.1.6) do not know it.
+    pub fn interrupted_add(key: &ResumeKey) -> Self {
+        Self::get(["add", key.as_str()])
+    }
+
+    /// `GET /leases`: a stream of [`Lease`](crate::types::Lease). Peers of the reference (1.1.6) do not know it.
+    pub fn leases() -> Self {
+        Self::get(["leases"])
+    }
+
+    /// `DELETE /leases/{cid}`: no content. Peers of the reference (1.1.6) do not know it.
+    pub fn release_lease(cid: &Cid) -> Self {
+        Self::new(Method::DELETE, ["leases".to_owned(), cid.to_string()])
     }
 
     /// `GET /events`: a stream of [`Event`](crate::types::Event), heartbeats among them, without an end. Peers of the
@@ -347,6 +366,9 @@ mod tests {
                     "POST /pins/ipfs/{CID}?mode=recursive&name=&replication-max=0&replication-min=0&shard-size=0&user-allocations="
                 ),
             ),
+            (Request::interrupted_add(&"k-1".parse().unwrap()), "GET /add/k-1".to_owned()),
+            (Request::leases(), "GET /leases".to_owned()),
+            (Request::release_lease(&cid), format!("DELETE /leases/{CID}")),
             (Request::unpin(path), format!("DELETE /pins/ipfs/{CID}/a%20b/c%3Fd%23e%25f")),
             (Request::allocations(PinTypeFilter::ALL), "GET /allocations?filter=all".to_owned()),
             (
@@ -461,6 +483,9 @@ mod tests {
              &replication-max=0&replication-min=0&shard=true&shard-size=0&stream-channels=true&user-allocations=\
              &wrap-with-directory=true"
         );
+        let resume = Some(Resume { key: "k-1".parse().unwrap(), offset: 77 });
+        let resumed = line(&Request::add(&AddOptions { resume, ..options.clone() }, true, true));
+        assert!(resumed.contains("&offset=77&") && resumed.contains("&resume=k-1&"), "{resumed}");
         let cooked = AddOptions { raw_leaves: Some(false), ..options };
         assert!(line(&Request::add(&cooked, true, true)).contains("&raw-leaves=false&"));
     }

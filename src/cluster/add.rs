@@ -1,20 +1,30 @@
 //! Adding content: destinations, blocks, and then the pins.
 
+mod again;
+mod by_reference;
+mod interrupted;
+mod resume;
+
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use self::by_reference::Referring;
+pub use self::interrupted::{INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
+use self::resume::Resumable;
+pub(super) use self::resume::{BrokenAdds, task};
 use super::rules::Prepared;
 use super::{Cluster, Inner};
-use crate::adder::destinations::{Choice, Destinations, Placement};
+use crate::adder::destinations::{Choice, Placement};
 use crate::adder::shard::{Pinned, ShardHost, ShardSink};
 use crate::adder::{self, AddEvent, BlockSink, Content, Lines, Root};
 use crate::consensus::OPERATIONS_MAX;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Storage;
 use crate::types::{
     AddOptions, Added, Block, Cid, PeerId, Pin, PinMode, PinOperation, PinOptions, ReplicationFactor,
 };
@@ -34,13 +44,18 @@ type Import = for<'a> fn(
     &'a Lines,
 ) -> BoxFuture<'a, Result<Vec<Root>>>;
 
-/// Room for adds.
+/// The adds of a peer.
 #[derive(Debug)]
-pub(super) struct Adds(Arc<Semaphore>);
+pub(super) struct Adds {
+    room: Arc<Semaphore>,
+    resumable: Resumable,
+}
 
-impl Default for Adds {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ADDS_MAX)))
+impl Adds {
+    /// Finds what is known of earlier adds.
+    pub(super) async fn open(storage: Arc<dyn Storage>) -> Result<(Self, BrokenAdds)> {
+        let (resumable, broken) = Resumable::open(storage).await?;
+        Ok((Self { room: Arc::new(Semaphore::new(ADDS_MAX)), resumable }, broken))
     }
 }
 
@@ -64,15 +79,30 @@ impl Cluster {
     ///
     /// A peer that fails or takes nothing for [`STALL_TIMEOUT`](crate::adder::destinations::STALL_TIMEOUT) is replaced
     /// where the replication factor allows it, or goes without; one that has everything is enough. The pins keep the
-    /// allocations of the add, also where the content was pinned elsewhere.
+    /// allocations of the add, also where the content was pinned elsewhere. When nobody is left who has the beginning, which
+    /// is kept for [`WINDOW_BYTES_MAX`](crate::adder::destinations::WINDOW_BYTES_MAX), content that can be read again
+    /// ([`Content::rewind`]) is added once more without those who failed, and no line is told twice.
+    ///
+    /// With `no_copy` the daemon beside this peer, which is then one of those that pin, refers to files where they lie
+    /// ([`Entry::origin`](crate::adder::Entry::origin)) instead of copying them; others get copies. What comes from an address is copied everywhere, as by
+    /// the reference, which copies all. Daemon and peer have to see
+    /// the files by the same paths, and each is read once more before anything is pinned.
     ///
     /// With `local` blocks go to this peer's daemon alone. With `shard` content of one root is split by
     /// `pin.shard_size`, `local` means nothing, and what was pinned goes again when a later step fails.
     ///
+    /// With `resume` a CAR that breaks off can go on later: what arrived stays on its destinations, and
+    /// [`Cluster::interrupted_add`] says where the CAR goes on. The content of the next add with this key is the rest of it,
+    /// and its lines and pins are those of the whole. It goes on with the destinations that it had; a daemon that lost blocks
+    /// meanwhile gets them from the others when it pins. It goes on as well when the peer was stopped meanwhile, and begins
+    /// anew when it was killed.
+    ///
     /// # Errors
     /// `QueueFull` when [`ADDS_MAX`] adds run, `ReadOnly` in follower mode, `NotEnoughPeers` before the first block,
-    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing,
-    /// `ShutDown`; as [`Cluster::pin`].
+    /// `Unavailable` when no destination has all blocks, `InvalidInput` for content and options that mean nothing, `Conflict`
+    /// for an add that cannot go on there, or runs; `ShutDown`; as [`Cluster::pin`]. With `no_copy` also `Unsupported` when
+    /// the daemon keeps no references, and `InvalidInput` for files that it cannot refer to, or that are no longer what was
+    /// added.
     pub fn add(
         &self,
         content: impl Content + 'static,
@@ -111,16 +141,14 @@ impl Inner {
         let inner = Arc::clone(self);
         stream::once(async move {
             inner.check_writable()?;
-            let turn = Arc::clone(&inner.adds.0).try_acquire_owned().map_err(|_| {
+            let turn = Arc::clone(&inner.adds.room).try_acquire_owned().map_err(|_| {
                 let text = format!("{ADDS_MAX} adds are running on this peer; try again later");
                 Error::new(ErrorKind::QueueFull, text).component(COMPONENT)
             })?;
             let (tell, lines) = Lines::new(LINES_MAX);
             let peer = Arc::clone(&inner);
-            let work = Box::pin(async move {
-                let _turn = turn;
-                peer.add(Box::new(content), options, tell, import).await
-            });
+            let work =
+                Box::pin(async move { peer.add(Box::new(content), options, tell, import, turn).await });
             Ok(stream::try_unfold(Adding { inner, lines, work, ended: None }, Adding::next))
         })
         .try_flatten()
@@ -130,10 +158,18 @@ impl Inner {
     async fn add(
         self: &Arc<Self>,
         mut content: Box<dyn Content>,
-        options: AddOptions,
+        mut options: AddOptions,
         lines: Lines,
         import: Import,
+        turn: OwnedSemaphorePermit,
     ) -> Result<Vec<Pin>> {
+        if options.no_copy {
+            options = by_reference::options(&options)?;
+        }
+        if let Some(resume) = options.resume.clone() {
+            return self.add_resumable(content, options, resume, lines, turn).await;
+        }
+        let _turn = turn;
         let host = Arc::new(Host::new(self, &options)?);
         if options.shard {
             if options.no_pin {
@@ -154,9 +190,11 @@ impl Inner {
                 }
             };
         }
-        let mut sink = Destinations::new(host.clone());
-        let roots = import(&mut *content, &options, &mut sink, &lines).await?;
-        let allocations = sink.finish().await?;
+        let (roots, allocations) = if options.no_copy {
+            by_reference::add(self, content, &options, &host, &lines, import).await?
+        } else {
+            again::add(&mut *content, &options, &host, &lines, import).await?
+        };
         if options.no_pin {
             return Ok(Vec::new());
         }
@@ -237,6 +275,11 @@ struct Host {
     pin: PinOptions,
     factor: ReplicationFactor,
     local: bool,
+    /// Peers that failed when the content was added before.
+    avoided: Mutex<Vec<PeerId>>,
+    /// The daemon here is to refer to files.
+    no_copy: bool,
+    referring: Arc<Referring>,
 }
 
 impl fmt::Debug for Host {
@@ -268,13 +311,32 @@ impl Host {
             factor,
             // A shard is too large for one daemon, or it would be none.
             local: options.local && !options.shard,
+            avoided: Mutex::default(),
+            no_copy: options.no_copy,
+            referring: Arc::default(),
         })
     }
 
     async fn allocate(&self, factor: ReplicationFactor, blacklist: &[PeerId]) -> Result<Vec<PeerId>> {
-        let pin = Pin::new(no_cid(), self.pin.clone());
+        let mut pin = Pin::new(no_cid(), self.pin.clone());
+        if self.refers() {
+            // Nobody else can refer to the files.
+            pin.options.user_allocations.insert(0, self.inner.peer);
+        }
         let metrics = self.inner.allocation_metrics().await?;
-        self.inner.allocate(&pin, factor, &[], blacklist, &metrics).await
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let blacklist = [blacklist, &avoided].concat();
+        self.inner.allocate(&pin, factor, &[], &blacklist, &metrics).await
+    }
+
+    /// Whether the daemon beside this peer is to refer to files.
+    fn refers(&self) -> bool {
+        self.no_copy && !self.referring.is_copying()
+    }
+
+    /// Chooses none of these peers from now on.
+    fn avoid(&self, peers: Vec<PeerId>) {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).extend(peers);
     }
 }
 
@@ -293,8 +355,13 @@ impl Placement for Host {
                 (self.allocate(self.factor, &[]).await?, min.get() as usize)
             }
         };
+        if self.refers() && !peers.contains(&me) {
+            let text = "nocopy: files can be referred to by the IPFS daemon beside this peer alone, which is not among those \
+                        that may pin the content";
+            return Err(Error::new(ErrorKind::NotEnoughPeers, text).component(COMPONENT));
+        }
         if !self.local {
-            let replaceable = self.factor != ReplicationFactor::Everywhere;
+            let replaceable = self.factor != ReplicationFactor::Everywhere && !self.refers();
             return Ok(Choice { destinations: peers, allocations: None, min, replaceable });
         }
         if !peers.contains(&me) && self.pin.user_allocations.is_empty() {
@@ -315,6 +382,11 @@ impl Placement for Host {
 
     async fn put_blocks(&self, peer: &PeerId, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         if *peer == self.inner.peer {
+            if self.refers() {
+                Arc::clone(&self.inner).store_nodes(blocks).await?;
+                self.referring.is_stored_here();
+                return Ok(());
+            }
             Arc::clone(&self.inner).store_blocks(blocks).await
         } else {
             self.inner.client.put_blocks(peer, blocks).await

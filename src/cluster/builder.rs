@@ -404,9 +404,17 @@ impl Parts {
             Arc::clone(&state),
             Arc::clone(&clock),
         );
+        #[cfg(feature = "add")]
+        let (adds, broken_adds) = super::add::Adds::open(Arc::clone(&storage)).await?;
         // Subscribe before anything can change the pinset through us.
         let (hand_over, turns) = hand_over::channel();
-        let subscriptions = Subscriptions { state: consensus.events(), turns, monitor: monitor.events() };
+        let subscriptions = Subscriptions {
+            state: consensus.events(),
+            turns,
+            monitor: monitor.events(),
+            #[cfg(feature = "add")]
+            broken_adds,
+        };
         let tracker = Arc::clone(started.tracker.insert((self.make_tracker)(tracker_cx).await?));
         let mut informer_cx = InformerContext::new(peer, Arc::clone(&ipfs), Arc::clone(&clock));
         let queue = Arc::clone(&tracker);
@@ -444,7 +452,7 @@ impl Parts {
             looked: Looked::default(),
             wakes: Wakes::default(),
             #[cfg(feature = "add")]
-            adds: super::add::Adds::default(),
+            adds,
             life,
         });
         // From here on others may call; whatever they change, the subscriptions hear of.

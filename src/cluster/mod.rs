@@ -36,12 +36,12 @@ use std::sync::{Arc, Mutex};
 use tokio_util::sync::DropGuard;
 
 #[cfg(feature = "add")]
-pub use add::ADDS_MAX;
+pub use add::{ADDS_MAX, INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
 pub use builder::ClusterBuilder;
 pub use config::ClusterConfig;
 pub use events::ClusterEvent;
 pub use find::StatusPage;
-pub use leases::{LEASE_TTL, LEASES_MAX, Lease, LeaseState};
+pub use leases::{LEASE_TTL, LEASES_MAX};
 pub use lifecycle::{StopReason, TaskInfo};
 pub use summary::{PinInProgress, PinsHere, RepoSummary, SUMMARY_PINS_MAX, Summary};
 pub use wait::{Until, Wait};
@@ -60,6 +60,7 @@ use crate::storage::Storage;
 use crate::tracker::PinTracker;
 use crate::transport::PeerTransport;
 use crate::types::{IpfsId, PeerId};
+pub use crate::types::{Lease, LeaseState};
 
 /// Which peers an answer is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,10 +14,12 @@
 //! | `watch_peers` | `peer_watch_interval`, where members are added and removed | stops a peer that was removed |
 //! | `summary` | who asks for a summary and finds it old | counts where the pins stand, asks the daemon about its disk |
 //! | `leases` | a stream of blocks that ended, then when it is to be looked at again | releases blocks that are pinned by now, or that nobody will pin |
+//! | `interrupted_adds` (feature `add`) | an add that can go on and broke off | ends its streams, notes where that was; also while the peer stops |
 //! | `watch` | the first watcher, then whatever happens until nobody watched for ten minutes | notes events for watchers |
 //!
 //! The daemon is compared with what the tracker believes (`ipfs_sync_interval`) by the tracker itself, which knows how
-//! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits.
+//! long the last comparison took. Every task ends when the peer's token is cancelled, wherever it waits; `interrupted_adds` a
+//! little later.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +69,8 @@ pub(super) struct Subscriptions {
     pub(super) state: BoxStream<'static, StateEvent>,
     pub(super) turns: Turns,
     pub(super) monitor: BoxStream<'static, MonitorEvent>,
+    #[cfg(feature = "add")]
+    pub(super) broken_adds: super::add::BrokenAdds,
 }
 
 /// Makes every task of a peer.
@@ -89,6 +93,8 @@ pub(super) fn all(inner: &Arc<Inner>, subscriptions: Subscriptions) -> Vec<Task>
         task("leases", inner, leases(Arc::clone(inner))),
         task("watch", inner, watch(Arc::clone(inner))),
     ];
+    #[cfg(feature = "add")]
+    tasks.push(super::add::task(inner, subscriptions.broken_adds));
     let informers = inner.informers.iter();
     tasks.extend(
         informers.map(|informer| task("informer", inner, inform(Arc::clone(inner), Arc::clone(informer)))),

@@ -17,9 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
-use multihash_codetable::Code;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -32,7 +31,7 @@ use super::{BlockExchange, BlockSource};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::Tasks;
 use crate::transport::{PeerStream, PeerTransport, Protocol, StreamHandler, TransportEvent};
-use crate::types::{Block, Cid, PeerId};
+use crate::types::{Block, Cid, PeerId, hash};
 
 pub use self::frame::BLOCK_BYTES_MAX;
 
@@ -205,6 +204,9 @@ impl Inner {
 
     async fn get(self: &Arc<Self>, cid: Cid, hint: Option<PeerId>) -> Result<Block> {
         self.ensure_running()?;
+        if cid.hash().code() == hash::IDENTITY {
+            return Ok(Block { cid, data: Bytes::copy_from_slice(cid.hash().digest()) });
+        }
         match self.own(&cid)? {
             Some(block) => Ok(block),
             None => self.fetch(cid, hint).await,
@@ -213,7 +215,7 @@ impl Inner {
 
     async fn fetch(self: &Arc<Self>, cid: Cid, hint: Option<PeerId>) -> Result<Block> {
         self.ensure_running()?;
-        if Code::try_from(cid.hash().code()).is_err() || !Frame::is_possible(&cid) {
+        if !hash::is_known(cid.hash().code()) || !Frame::is_possible(&cid) {
             let text = format!(
                 "cannot get {cid} from others: its hash function is unknown here, so nobody could check"
             );

@@ -18,13 +18,15 @@ pub use sample::{sample_directory, sample_file, sample_file_with_chunks};
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use crate::error::{Error, Result};
-use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::{AddLayout, Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
 
 /// A pin as the daemon lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +44,27 @@ pub struct PinProgress {
     pub cid: Cid,
     /// Blocks it has of it by now, as far as it said.
     pub blocks: u64,
+}
+
+/// A file that a daemon is to refer to instead of copying it ([`IpfsConnector::put_reference`]), with raw leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Where it lies on the daemon's machine: an absolute path.
+    pub origin: String,
+    /// What it is.
+    pub cid: Cid,
+    /// How it was made, as in [`AddOptions`](crate::types::AddOptions).
+    pub layout: AddLayout,
+    /// How it was cut.
+    pub chunker: String,
+    /// Version of the CIDs of its nodes.
+    pub cid_version: i64,
+    /// Its hash function.
+    pub hash: String,
+}
+
+fn no_references() -> Error {
+    Error::new(ErrorKind::Unsupported, "this IPFS daemon keeps copies of files only, no references to them")
 }
 
 /// Whether the daemon answers.
@@ -110,6 +133,27 @@ pub trait IpfsConnector: fmt::Debug + Send + Sync + 'static {
     /// Stores blocks as they come, unpinned. Ok when the daemon has all of them.
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()>;
 
+    /// The folder in which files must lie that the daemon refers to instead of copying them; none where the daemon does
+    /// not say, and knows when it gets one.
+    ///
+    /// # Errors
+    /// `Unsupported` when it always copies; that is what a connector does that says nothing else.
+    async fn reference_root(&self) -> Result<Option<PathBuf>> {
+        Err(no_references())
+    }
+
+    /// Has the daemon refer to a file: it notes where the raw leaves are, and stores the nodes above them, unpinned. `bytes`
+    /// are those of the file, from its beginning. Ok when the daemon has found the end of it where it lies. Where that
+    /// is, it is by the daemon's word: it does not look at what it did not have to read.
+    ///
+    /// # Errors
+    /// As `bytes`; `Unsupported` as [`reference_root`](Self::reference_root); `Remote` when the daemon makes something else of
+    /// it, or cannot read it.
+    async fn put_reference(&self, file: &Reference, bytes: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        let _ = (file, bytes);
+        Err(no_references())
+    }
+
     /// Stores a lease ([`lease_block`]) and pins it, without looking for the blocks that it links to. From when this returns
     /// until the lease is released, garbage collection spares those blocks, whether the daemon has them already or
     /// gets them later. Waits while garbage is collected. The lease is listed as a recursive pin.
@@ -174,6 +218,12 @@ impl<T: IpfsConnector + ?Sized> IpfsConnector for Arc<T> {
     }
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         (**self).put_blocks(blocks).await
+    }
+    async fn reference_root(&self) -> Result<Option<PathBuf>> {
+        (**self).reference_root().await
+    }
+    async fn put_reference(&self, file: &Reference, bytes: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        (**self).put_reference(file, bytes).await
     }
     async fn hold(&self, lease: Block) -> Result<()> {
         (**self).hold(lease).await

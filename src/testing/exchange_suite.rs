@@ -81,7 +81,7 @@ conformance_suite!($ exchange_suite, exchange_conformance, run_case, [
 ]);
 
 /// Longer than anything takes that works.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(90);
 /// Longer than what is announced takes, shorter than asking again does.
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for a block to come, were it to come.

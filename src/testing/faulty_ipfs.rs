@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::{Availability, IpfsConnector, IpfsPin, PinProgress};
+use crate::ipfs_connector::{Availability, IpfsConnector, IpfsPin, PinProgress, Reference};
 use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
 
 /// A call of [`IpfsConnector`].
@@ -399,6 +401,15 @@ impl IpfsConnector for FaultyIpfs {
 
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.call(IpfsCall::PutBlocks, self.inner.put_blocks(blocks)).await
+    }
+
+    async fn reference_root(&self) -> Result<Option<PathBuf>> {
+        self.inner.reference_root().await
+    }
+
+    async fn put_reference(&self, file: &Reference, bytes: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        // Content is stored, in another way.
+        self.call(IpfsCall::PutBlocks, self.inner.put_reference(file, bytes)).await
     }
 
     async fn hold(&self, lease: Block) -> Result<()> {

@@ -16,9 +16,10 @@ use multihash_codetable::{Code, MultihashDigest as _};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::{
-    Availability, IpfsConnector, lease_block, sample_directory, sample_file, sample_file_with_chunks,
+    Availability, IpfsConnector, Reference, lease_block, sample_directory, sample_file,
+    sample_file_with_chunks,
 };
-use crate::types::{Block, Cid, Pin, PinMode, PinOptions};
+use crate::types::{AddLayout, Block, Cid, Pin, PinMode, PinOptions};
 
 /// What the suite needs of an implementation.
 #[async_trait]
@@ -91,6 +92,7 @@ conformance_suite!(
         garbage_collection_spares_what_is_held,
         a_collection_while_held_blocks_are_put_takes_none,
         holding_and_releasing_twice_is_ok,
+        references_are_kept_or_never_taken,
         shutdown_ends_a_running_pin,
         calls_after_shutdown_are_refused,
     ]
@@ -614,6 +616,24 @@ pub async fn holding_and_releasing_twice_is_ok(fixture: impl Fixture) {
         ipfs.release(&[lease.cid, Block::raw("never held").cid]).await.unwrap();
         assert!(!ipfs.is_pinned(&lease.cid, PinMode::Recursive).await.unwrap());
     }
+}
+
+/// A connector that keeps no references to files says so when it is asked, and when it is given one.
+pub async fn references_are_kept_or_never_taken(fixture: impl Fixture) {
+    let (_guard, ipfs) = fixture.connector().await;
+    let Err(error) = within("the question", ipfs.reference_root()).await else { return };
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let file = Reference {
+        origin: "/nowhere/file".to_owned(),
+        cid: Block::raw("referred to").cid,
+        layout: AddLayout::Balanced,
+        chunker: "size-262144".to_owned(),
+        cid_version: 1,
+        hash: "sha2-256".to_owned(),
+    };
+    let bytes = stream::iter([Ok(Bytes::from_static(b"referred to"))]).boxed();
+    let error = within("the file", ipfs.put_reference(&file, bytes)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
 /// A stopping peer does not wait for the daemon.

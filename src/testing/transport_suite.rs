@@ -99,7 +99,7 @@ conformance_suite!($ transport_suite, transport_conformance, run_case, [
 ]);
 
 /// Longer than anything takes that works.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(90);
 /// Between two attempts where a fact can only be seen by trying.
 const PAUSE: Duration = Duration::from_millis(20);
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cid, PeerId, PinOptions, cid, pin_info};
+use super::{Cid, PeerId, PinOptions, Resume, cid, pin_info};
 
 /// What uploaded bytes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,11 +42,13 @@ pub struct AddOptions {
     pub raw_leaves: Option<bool>,
     /// 0 or 1.
     pub cid_version: i64,
-    /// Name of a hash function, as multihash calls it.
+    /// Name of a hash function, as multihash calls it: those that Kubo adds with. With `identity` a block, which is then its
+    /// own CID, has at most 64 bytes.
     pub hash: String,
     /// Everything that is added becomes an entry of one more directory, which is then the root.
     pub wrap: bool,
-    /// The daemon may refer to files where they lie. Every file has to say where that is.
+    /// The daemon of the peer that is asked refers to files where they lie, instead of copying them; others get copies. Every
+    /// file has to say where that is. Leaves are raw.
     pub no_copy: bool,
     /// Blocks go to the daemon of the peer that is asked, and from there to those that pin the content.
     pub local: bool,
@@ -56,6 +58,8 @@ pub struct AddOptions {
     pub shard: bool,
     /// Lines tell of bytes read, not only of what is done.
     pub progress: bool,
+    /// Where it breaks off, it can go on later. Only for a CAR that is not sharded.
+    pub resume: Option<Resume>,
 }
 
 impl Default for AddOptions {
@@ -74,6 +78,7 @@ impl Default for AddOptions {
             no_pin: false,
             shard: false,
             progress: false,
+            resume: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use multihash_codetable::{Code, MultihashDigest};
 
-use super::Cid;
+use super::{Cid, hash};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes under their CID.
@@ -21,19 +21,18 @@ impl Block {
     /// # Errors
     /// `Corrupt` when they do not; `Unsupported` when the hash function is not known here.
     pub fn verified(cid: Cid, data: Bytes) -> Result<Self> {
-        let code = Code::try_from(cid.hash().code()).map_err(|_| {
-            Error::new(
+        let code = cid.hash().code();
+        match hash::multihash(code, &data) {
+            Some(hash) if hash == *cid.hash() => Ok(Self { cid, data }),
+            None if !hash::is_known(code) => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("cannot verify {cid}: unknown hash function {:#x}", cid.hash().code()),
-            )
-        })?;
-        if code.digest(&data).digest() != cid.hash().digest() {
-            return Err(Error::new(
+                format!("cannot verify {cid}: unknown hash function {code:#x}"),
+            )),
+            _ => Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("these {} bytes are not the block {cid}", data.len()),
-            ));
+            )),
         }
-        Ok(Self { cid, data })
     }
 
     /// A raw block (CIDv1, codec raw, SHA-256).

@@ -8,11 +8,14 @@
 //! Lengths are varints. This only cuts and joins; whether bytes belong to their CID is to be asked of
 //! [`Block::verified`](super::Block::verified).
 
+mod walk;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::Cid;
 use super::encoding::{CBOR_TAG_LINK, cbor, put_cbor_head, put_cbor_link, put_cbor_text, put_varint};
 use crate::error::{Error, Result};
+pub use walk::{CarDigest, CarWalk};
 
 /// Most bytes of a header. One root takes about 60.
 pub const CAR_HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -40,12 +43,26 @@ pub struct CarDecoder {
     length: (u64, u32),
     /// Of the item whose length is known.
     item: Option<(usize, BytesMut)>,
+    /// Where the last item ended, in bytes from the beginning.
+    position: u64,
+    /// Bytes of the length of the item that is being read.
+    head_bytes: u32,
 }
 
 impl CarDecoder {
     /// At the beginning of a CAR.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Behind an item that ended so many bytes behind the beginning, 0 for the beginning itself.
+    pub fn behind(position: u64) -> Self {
+        Self { has_header: position > 0, position, ..Self::default() }
+    }
+
+    /// Where the last item ended, in bytes from the beginning of the CAR.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// More bytes. All items are to be taken before.
@@ -80,6 +97,7 @@ impl CarDecoder {
                 std::mem::take(collected).freeze()
             };
             self.item = None;
+            self.position += u64::from(self.head_bytes) + bytes.len() as u64;
             if self.has_header {
                 return section(bytes).map(Some);
             }
@@ -112,6 +130,7 @@ impl CarDecoder {
             if byte & 0x80 != 0 {
                 continue;
             }
+            self.head_bytes = *bytes;
             let length = std::mem::take(&mut self.length).0;
             let (what, most) = match self.has_header {
                 false => ("header", CAR_HEADER_BYTES_MAX),

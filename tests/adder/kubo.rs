@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use ipfs_cluster::types::AddLayout;
 use tempfile::TempDir;
@@ -29,16 +29,27 @@ impl Kubo {
         Some(kubo)
     }
 
-    fn run(&self, arguments: &[&str]) -> String {
-        let output = Command::new(&self.program)
+    fn output(&self, arguments: &[&str]) -> Output {
+        Command::new(&self.program)
             .args(arguments)
             .env("IPFS_PATH", self.repository.path())
             .env("IPFS_TELEMETRY", "off")
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "ipfs {arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
+    }
+
+    /// Whether it hashes a file with this function.
+    pub(crate) fn takes(&self, case: &Case, path: &Path) -> bool {
+        let hash = format!("--hash={}", case.options.hash);
+        let arguments = ["add", "--offline", "--only-hash", "--cid-version=1", &hash, path.to_str().unwrap()];
+        self.output(&arguments).status.success()
     }
 
     /// What it says that everything becomes, and the roots' CIDs in their order.

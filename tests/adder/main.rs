@@ -136,8 +136,11 @@ async fn every_hash_function_gives_kubos_cids() {
     }
     let mut combinations = 0;
     for hash in [
+        "sha1",
         "sha2-256",
         "sha2-512",
+        "dbl-sha2-256",
+        "shake-256",
         "sha3",
         "sha3-224",
         "sha3-256",
@@ -145,7 +148,10 @@ async fn every_hash_function_gives_kubos_cids() {
         "sha3-512",
         "keccak-256",
         "keccak-512",
+        "blake2b-160",
+        "blake2b-200",
         "blake2b-256",
+        "blake2b-384",
         "blake2b-512",
         "blake2s-256",
         "blake3",
@@ -160,7 +166,37 @@ async fn every_hash_function_gives_kubos_cids() {
             }
         }
     }
+    // Such a block is its own CID, so it has to be small.
+    let small = folder.path().join("small");
+    for (name, bytes) in [("empty", 0), ("one", 1), ("dir/some", 20)] {
+        write(&small, name, &noise.bytes(bytes));
+    }
+    for raw_leaves in [None, Some(false)] {
+        let hash = "identity".to_owned();
+        let options = AddOptions { hash, raw_leaves, cid_version: 1, ..AddOptions::default() };
+        for name in ["empty", "one", "dir"] {
+            combinations += compare(&kubo, &case(options.clone()), &[&small.join(name)]).await;
+        }
+    }
     println!("{combinations} combinations of hash functions and inputs are equal to Kubo's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hash_functions_that_kubo_refuses_are_refused_and_no_others() {
+    let kubo = kubo!();
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "file", b"a few bytes");
+    let path = folder.path().join("file");
+    let names =
+        ["md5", "murmur3-x64-64", "murmur3-128", "keccak-224", "keccak-384", "shake-128", "x11", "sha2-384"];
+    let names = names.map(str::to_owned).into_iter();
+    let blake2b = (0..=520).step_by(4).map(|bits| format!("blake2b-{bits}"));
+    let blake2s = [8, 128, 152, 160, 248, 256, 264].map(|bits| format!("blake2s-{bits}"));
+    for hash in names.chain(blake2b).chain(blake2s) {
+        let options = AddOptions { hash: hash.clone(), cid_version: 1, ..AddOptions::default() };
+        let ours = ours::try_add(&case(options.clone()), &path).await;
+        assert_eq!(ours.is_some(), kubo.takes(&case(options), &path), "{hash}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,7 +33,7 @@ impl BlockSink for Dropped {
 }
 
 /// Names and CIDs in the order of the lines, and the roots.
-async fn add(case: &Case, paths: &[&Path]) -> (Vec<(String, String)>, Vec<Root>) {
+async fn add(case: &Case, paths: &[&Path]) -> Result<(Vec<(String, String)>, Vec<Root>)> {
     let mut content = Files::new(paths.iter().copied())
         .hidden(case.hidden)
         .keep_mode(case.keep_mode)
@@ -46,14 +46,19 @@ async fn add(case: &Case, paths: &[&Path]) -> (Vec<(String, String)>, Vec<Root>)
         }
         named
     });
-    let roots = import(&mut content, &case.options, &mut Dropped, &lines).await.unwrap();
+    let roots = import(&mut content, &case.options, &mut Dropped, &lines).await?;
     drop(lines);
-    (listening.await.unwrap(), roots)
+    Ok((listening.await.unwrap(), roots))
+}
+
+/// Whether it can be added at all.
+pub(crate) async fn try_add(case: &Case, path: &Path) -> Option<Vec<Root>> {
+    add(case, &[path]).await.ok().map(|(_, roots)| roots)
 }
 
 /// Adds with both, and says how many lines were equal.
 pub(crate) async fn compare(kubo: &Kubo, case: &Case, paths: &[&Path]) -> usize {
-    let (ours, roots) = add(case, paths).await;
+    let (ours, roots) = add(case, paths).await.unwrap();
     let kubos = kubo.add(case, paths);
     let (mine, theirs) = (by_name(&ours), by_name(&kubos));
     for (name, cid) in &theirs {

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures::StreamExt as _;
-use ipfs_cluster::adder::AddEvent;
 use ipfs_cluster::adder::content::InMemory;
+use ipfs_cluster::adder::{AddEvent, Content, Entry};
 use ipfs_cluster::cluster::Scope;
-use ipfs_cluster::types::{AddOptions, Block, Cid, PinOptions, PinType, TrackerStatus};
+use ipfs_cluster::ipfs_connector::sample_file_with_chunks;
+use ipfs_cluster::types::{
+    AddFormat, AddOptions, Block, Cid, PinOptions, PinType, Resume, ResumeKey, TrackerStatus, car_header,
+    car_section_head,
+};
 use serde_json::{Value, json};
 
 use crate::cluster::members;
@@ -121,6 +127,73 @@ async fn content_that_a_go_peer_adds_arrives_on_ours_and_is_pinned_there() {
     })
     .await;
     assert_eq!(ours.state().await.iter().find(|pin| pin.cid == root).unwrap().pin_type, PinType::Meta);
+    ours.stop().await;
+    go.stop().await;
+}
+
+/// Part of a CAR, which breaks off behind it or has its end there.
+struct Part {
+    bytes: Option<Bytes>,
+    breaks_off: bool,
+    is_open: bool,
+}
+
+#[async_trait]
+impl Content for Part {
+    async fn next(&mut self) -> ipfs_cluster::Result<Option<Entry>> {
+        let first = !std::mem::replace(&mut self.is_open, true);
+        Ok(first.then(|| Entry { path: "x.car".to_owned(), ..Entry::default() }))
+    }
+
+    async fn read(&mut self) -> ipfs_cluster::Result<Option<Bytes>> {
+        match self.bytes.take() {
+            None if self.breaks_off => Err(ipfs_cluster::Error::invalid_input("the upload broke off")),
+            bytes => Ok(bytes),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_goes_on_onto_a_go_peer() {
+    let program = program!();
+    let (go, ours) = members(program, "we go on", true).await;
+    let (root, mut all) = sample_file_with_chunks(content(5, 3_000_000), 250_000);
+    all.rotate_right(1);
+    let mut car = car_header(&[root]);
+    let mut middle = 0;
+    for (number, block) in all.iter().enumerate() {
+        car.extend(car_section_head(&block.cid, block.data.len()));
+        car.extend_from_slice(&block.data);
+        if number == 6 {
+            middle = car.len();
+        }
+    }
+    let car = Bytes::from(car);
+    let key: ResumeKey = "onto-go".parse().unwrap();
+    let add = async |from: usize, to: usize| {
+        let resume = Some(Resume { key: key.clone(), offset: from as u64 });
+        let options =
+            AddOptions { format: AddFormat::Car, resume, pin: replicated(&go), ..AddOptions::default() };
+        let part = Part { bytes: Some(car.slice(from..to)), breaks_off: to < car.len(), is_open: false };
+        ours.cluster.add_all(part, options).await
+    };
+    // The Go peer is told of an ordinary end, and keeps what it got.
+    assert_eq!(add(0, middle + 1_000).await.unwrap_err().message(), "the upload broke off");
+    let known = ours.cluster.interrupted_add(&key).unwrap().unwrap();
+    assert_eq!((known.offset, known.allocations), (middle as u64, vec![go.id()]));
+    let there = blocks(&go).await;
+    assert!(all[..=6].iter().all(|block| there.contains_key(&block.cid)));
+    assert!(!all[7..].iter().any(|block| there.contains_key(&block.cid)));
+
+    let pins = add(middle, car.len()).await.unwrap();
+    assert_eq!((pins[0].cid, &pins[0].allocations[..]), (root, &[go.id()][..]));
+    let there = blocks(&go).await;
+    assert!(all.iter().all(|block| there.contains_key(&block.cid)));
+    until("the pin on the Go peer", async || {
+        go.state().await.iter().any(|pin| pin.cid == root && pin.allocations == [go.id()]).then_some(())
+    })
+    .await;
+    assert!(ours.cluster.interrupted_add(&key).unwrap().is_none());
     ours.stop().await;
     go.stop().await;
 }

@@ -10,6 +10,8 @@ use crate::gopeer::{GoConfig, GoPeer, everywhere, until, until_or};
 use crate::ours::{OurConfig, OurPeer, keypair};
 use crate::program;
 
+/// Pins of each side that are named when a pinset is not what it should be.
+const DIFFERENCES_SHOWN: usize = 10;
 const BATCH_AGE: Duration = Duration::from_millis(200);
 
 fn cid(number: usize) -> Cid {
@@ -28,12 +30,32 @@ fn pins(numbers: std::ops::Range<usize>, name: &str) -> Vec<Pin> {
 async fn agree(go: &GoPeer, ours: &OurPeer, wanted: &[Pin]) {
     let mut wanted = wanted.to_vec();
     wanted.sort_by_key(|pin| pin.cid.to_string());
-    until("the wanted pinset on the Go peer", async || {
-        let there = go.state().await;
-        (there.len() == wanted.len() && there == wanted).then_some(())
+    let look = async || (go.state().await == wanted && ours.state().await == wanted).then_some(());
+    until_or("the wanted pinset on both", look, async || {
+        format!("{}\n{} pins are wanted", standing(go, ours).await, wanted.len())
     })
     .await;
-    until("the wanted pinset on ours", async || (ours.state().await == wanted).then_some(())).await;
+}
+
+/// What each of them has and the other has not, for people.
+async fn standing(go: &GoPeer, ours: &OurPeer) -> String {
+    let (there, here) = (go.state().await, ours.state().await);
+    let lines = |pins: &[Pin], others: &[Pin]| -> Vec<String> {
+        let differs = |pin: &&Pin| !others.contains(pin);
+        let lines = pins.iter().filter(differs).map(|pin| format!("{} {}", pin.cid, pin.options.name));
+        lines.take(DIFFERENCES_SHOWN).collect()
+    };
+    format!(
+        "{} pins on the Go peer, of which only there: {:?}\n{} on ours, of which only here: {:?}\nconnected there: \
+         {:?}\nconnected here: {:?}\nheads there: {:?}",
+        there.len(),
+        lines(&there, &here),
+        here.len(),
+        lines(&here, &there),
+        go.peers().await,
+        ours.transport.peers(),
+        go.heads().await,
+    )
 }
 
 /// Waits until both have the same pinset and it is what is wanted, and gives it. If it never comes, what each has is said.
@@ -46,25 +68,7 @@ async fn same(go: &GoPeer, ours: &OurPeer, what: &str, is_wanted: impl Fn(&[Pin]
         let (there, here) = (go.state().await, ours.state().await);
         (there == here && is_wanted(&here)).then_some(here)
     };
-    until_or(what, look, async || {
-        let (there, here) = (go.state().await, ours.state().await);
-        let lines = |pins: &[Pin], others: &[Pin]| -> Vec<String> {
-            let differs = |pin: &&Pin| !others.contains(pin);
-            pins.iter().filter(differs).map(|pin| format!("{} {}", pin.cid, pin.options.name)).collect()
-        };
-        format!(
-            "{} pins on the Go peer, of which only there: {:?}\n{} on ours, of which only here: {:?}\nconnected there: \
-             {:?}\nconnected here: {:?}\nheads there: {:?}",
-            there.len(),
-            lines(&there, &here),
-            here.len(),
-            lines(&here, &there),
-            go.peers().await,
-            ours.transport.peers(),
-            go.heads().await,
-        )
-    })
-    .await
+    until_or(what, look, async || standing(go, ours).await).await
 }
 
 /// Pins with everything that is stored, of every type.

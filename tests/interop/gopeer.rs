@@ -23,13 +23,17 @@ use tokio::time::{Instant, sleep, timeout};
 /// Names a program that was built already.
 const PATH_VARIABLE: &str = "IPFS_CLUSTER_TEST_GOPEER";
 /// Nothing that a test waits for takes so long on a machine that works.
-pub(crate) const FACT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const FACT_TIMEOUT: Duration = Duration::from_secs(120);
 const FACT_POLL: Duration = Duration::from_millis(50);
 /// What the program is told to give a command; the driver gives it a little more.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much of what the program logged a failing test shows.
 const LOG_SHOWN_BYTES: usize = 6_000;
+
+/// Short, because deaths are waited for; but nobody is twice as late on a busy machine, and dies of it.
+pub(crate) const PING_INTERVAL: &str = "3s";
+pub(crate) const METRIC_TTL: &str = "10s";
 
 /// What it logs, where the environment does not say.
 const LOG_LEVELS: &str = "info,p2p-config=warn,provider=error";
@@ -122,7 +126,7 @@ impl GoConfig {
                 "secret": hex::encode(SECRET),
                 "listen_multiaddress": ["/ip4/127.0.0.1/tcp/0"],
                 "mdns_interval": "0s",
-                "monitor_ping_interval": "1s",
+                "monitor_ping_interval": PING_INTERVAL,
                 "pubsub": { "heartbeat_interval": "500ms" },
             },
             "crdt": {
@@ -130,9 +134,9 @@ impl GoConfig {
                 "trusted_peers": ["*"],
                 "rebroadcast_interval": "1s",
             },
-            "disk": { "metric_ttl": "4s" },
-            "tags": { "metric_ttl": "4s" },
-            "pinqueue": { "metric_ttl": "4s" },
+            "disk": { "metric_ttl": METRIC_TTL },
+            "tags": { "metric_ttl": METRIC_TTL },
+            "pinqueue": { "metric_ttl": METRIC_TTL },
         }))
     }
 
@@ -225,7 +229,9 @@ impl GoPeer {
         let mut input = child.stdin.take().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         input.write_all(format!("{}\n", config.0).as_bytes()).await.unwrap();
-        let line = timeout(READY_TIMEOUT, lines.next_line()).await.expect("a Go peer that becomes ready");
+        let line = timeout(READY_TIMEOUT, lines.next_line()).await.unwrap_or_else(|_| {
+            panic!("no Go peer that is ready in {READY_TIMEOUT:?}\n{}", tail(log.path()))
+        });
         let line = line.unwrap().unwrap_or_else(|| panic!("{}", tail(log.path())));
         let ready: Ready = serde_json::from_str(&line).unwrap();
         assert!(ready.error.is_empty(), "{}\n{}", ready.error, tail(log.path()));

@@ -27,7 +27,7 @@ use ipfs_cluster::types::{
 };
 use libp2p::identity::Keypair;
 
-use crate::gopeer::{CLUSTER_NAME, FACT_TIMEOUT, SECRET};
+use crate::gopeer::{CLUSTER_NAME, FACT_TIMEOUT, METRIC_TTL, PING_INTERVAL, SECRET};
 
 /// How many items a page has that the table gives.
 const PAGE_ITEMS: usize = 500;
@@ -169,7 +169,7 @@ pub(crate) async fn host_with(seed: &str, change: impl FnOnce(&mut Libp2pConfig)
     let mut config = Libp2pConfig::loopback(Secret::from_bytes(SECRET));
     config.gossip.heartbeat_interval = Duration::from_millis(500);
     // A busy machine is no reason to give up.
-    config.dial_timeout = FACT_TIMEOUT / 3;
+    config.dial_timeout = FACT_TIMEOUT / 6;
     change(&mut config);
     Arc::new(Libp2pTransport::start(&Identity::from_keypair(keypair(seed)), config).await.unwrap())
 }
@@ -199,11 +199,16 @@ pub(crate) struct OurConfig {
     pub(crate) crdt: CrdtConfig,
 }
 
+/// A number of seconds as the reference writes it.
+fn duration(text: &str) -> Duration {
+    Duration::from_secs(text.strip_suffix('s').unwrap().parse().unwrap())
+}
+
 impl OurConfig {
     pub(crate) fn new(seed: &str) -> Self {
         let cluster = ClusterConfig {
             peername: seed.to_owned(),
-            monitor_ping_interval: Duration::from_secs(1),
+            monitor_ping_interval: duration(PING_INTERVAL),
             ..ClusterConfig::default()
         };
         let mut crdt = CrdtConfig::default();
@@ -229,7 +234,7 @@ impl OurPeer {
         let OurConfig { cluster, crdt } = config;
         let transport = host(&cluster.peername).await;
         let ipfs = MemoryIpfs::new();
-        let ttl = Duration::from_secs(4);
+        let ttl = duration(METRIC_TTL);
         let cluster = Cluster::builder()
             .config(cluster)
             .storage(storage)

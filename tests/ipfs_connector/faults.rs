@@ -10,15 +10,15 @@ use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig, LeanIpfs};
 use ipfs_cluster::testing::faulty_ipfs::{FaultyIpfs, IpfsCall};
 use ipfs_cluster::types::{Block, Cid, Pin, PinMode, PinOptions};
 use ipfs_cluster::{Error, ErrorKind};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
-use super::{kubo_config, patient_memory};
+use super::{PIN_TIMEOUT, kubo_config, patient_memory};
 
 /// Time in which whatever should happen has happened.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it ends in time")
+    tokio::time::timeout(PATIENCE, future).await.expect("it ends")
 }
 
 fn cid(number: usize) -> Cid {
@@ -36,14 +36,17 @@ async fn fake(ipfs: impl IpfsConnector, pin_delay: Duration) -> (FakeKubo, KuboC
     (kubo, connector)
 }
 
-/// A port that nobody listens on.
-async fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port that nobody listens on, and that nobody else is given meanwhile.
+fn closed_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 #[tokio::test]
 async fn a_daemon_that_is_down_is_unavailable_in_the_words_operators_know() {
-    let port = closed_port().await;
+    let (_held, port) = closed_port();
     let ipfs = KuboConnector::new(format!("/ip4/127.0.0.1/tcp/{port}")).unwrap();
     let error = ipfs.id().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -93,7 +96,7 @@ async fn availability_follows_a_daemon_that_goes_and_comes_back() {
 
 #[tokio::test]
 async fn ready_waits_for_the_daemon_to_start() {
-    let port = closed_port().await;
+    let (held, port) = closed_port();
     let ipfs = KuboConnector::new(format!("http://127.0.0.1:{port}")).unwrap();
     let ready = tokio::spawn({
         let ipfs = ipfs.clone();
@@ -104,13 +107,15 @@ async fn ready_waits_for_the_daemon_to_start() {
     assert!(!ready.is_finished());
     let listen = format!("127.0.0.1:{port}").parse().unwrap();
     let config = FakeKuboConfig { listen, ..FakeKuboConfig::default() };
+    drop(held);
     let _kubo = FakeKubo::start(LeanIpfs::default(), config).await.unwrap();
     within(ready).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_daemon_that_is_down_gets_one_request_a_second() {
-    let ipfs = KuboConnector::new(format!("/ip4/127.0.0.1/tcp/{}", closed_port().await)).unwrap();
+    let (_held, port) = closed_port();
+    let ipfs = KuboConnector::new(format!("/ip4/127.0.0.1/tcp/{port}")).unwrap();
     let started = Instant::now();
     for _ in 0..11 {
         ipfs.id().await.unwrap_err();
@@ -121,23 +126,24 @@ async fn a_daemon_that_is_down_gets_one_request_a_second() {
     ipfs.id().await.unwrap_err();
     ipfs.id().await.unwrap_err();
     let spared = started.elapsed();
-    assert!(free < Duration::from_secs(1), "{free:?}");
-    // The first of them waits for the rest of a second that has begun.
-    assert!(spared > Duration::from_millis(1_500), "{spared:?}");
+    // A second each would be twelve.
+    assert!(free < Duration::from_secs(6), "{free:?}");
+    // The first of them waits for the rest of a second that has begun, which may be none on a busy machine.
+    assert!(spared > Duration::from_millis(950), "{spared:?}");
     // Many at a time do not wait for ever.
     let calls = (0..50).map(|_| async { ipfs.id().await.unwrap_err().kind() });
     let started = Instant::now();
     let kinds = within(futures::future::join_all(calls)).await;
     assert!(kinds.into_iter().all(|kind| kind == ErrorKind::Unavailable));
-    assert!(started.elapsed() < Duration::from_secs(15));
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
 async fn progress_keeps_a_pin_alive_longer_than_its_timeout() {
-    let (_kubo, ipfs) = fake(LeanIpfs::default(), Duration::from_millis(2_500)).await;
+    let (_kubo, ipfs) = fake(LeanIpfs::default(), 2 * PIN_TIMEOUT).await;
     let started = Instant::now();
     ipfs.pin(&pin(cid(1))).await.unwrap();
-    assert!(started.elapsed() > Duration::from_secs(2), "the timeout is 1 s");
+    assert!(started.elapsed() > PIN_TIMEOUT);
 }
 
 #[tokio::test]
@@ -147,7 +153,7 @@ async fn a_pin_without_progress_is_cancelled_at_the_daemon_too() {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(
         error.message(),
-        format!("pinning {} made no progress for 1s, so it was cancelled (ipfshttp.pin_timeout)", cid(1))
+        format!("pinning {} made no progress for 2s, so it was cancelled (ipfshttp.pin_timeout)", cid(1))
     );
     within(kubo.wait_requests(|requests| requests.pins_running == 0)).await;
 }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 /// Time in which every call must have given up, whatever it is told.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a server does after it has read a request.
 #[derive(Clone, Debug)]
@@ -109,15 +109,30 @@ async fn serve(reply: impl Fn(&str) -> Reply + Clone + Send + Sync + 'static) ->
     Server { address, requests, task }
 }
 
-fn connect(address: &str) -> KuboConnector {
+fn connect_for(address: &str, timeout: Duration) -> KuboConnector {
     KuboConnector::with_config(KuboConfig {
-        pin_timeout: Duration::from_millis(500),
-        unpin_timeout: Duration::from_millis(500),
-        ipfs_request_timeout: Duration::from_millis(500),
-        repogc_timeout: Duration::from_millis(500),
+        pin_timeout: timeout,
+        unpin_timeout: timeout,
+        ipfs_request_timeout: timeout,
+        repogc_timeout: timeout,
         ..KuboConfig::at(address.parse().unwrap())
     })
     .unwrap()
+}
+
+/// To one that answers.
+fn connect(address: &str) -> KuboConnector {
+    connect_for(address, PATIENCE)
+}
+
+/// To one that does not.
+fn connect_in_a_hurry(address: &str) -> KuboConnector {
+    connect_for(address, Duration::from_millis(500))
+}
+
+/// To one of which some answers come, and others do not.
+fn connect_for_some(address: &str) -> KuboConnector {
+    connect_for(address, Duration::from_secs(3))
 }
 
 fn cid() -> Cid {
@@ -220,7 +235,7 @@ async fn nothing_is_believed_of_a_server_that_is_no_daemon() {
     ];
     let cases = cases.into_iter().map(|(name, reply)| async move {
         let server = serve(move |_| reply.clone()).await;
-        let ipfs = connect(&server.address);
+        let ipfs = connect_in_a_hurry(&server.address);
         let Ok(mut believed) = tokio::time::timeout(PATIENCE, everything_believed(&ipfs)).await else {
             panic!("{name}: hangs")
         };
@@ -400,7 +415,7 @@ async fn requests_are_those_of_the_reference() {
 async fn at_most_ten_origins_are_connected_to_while_a_pin_runs() {
     let server = serve(|path| {
         if path.starts_with("pin/add") {
-            // Long enough for the origins to be told.
+            // Until it is given up, which is long enough for the origins to be told.
             Reply::Hang(CHUNKED.as_bytes().to_vec())
         } else if path.starts_with("swarm/connect") {
             status("500 Internal Server Error", "{\"Message\":\"no\"}")
@@ -409,7 +424,7 @@ async fn at_most_ten_origins_are_connected_to_while_a_pin_runs() {
         }
     })
     .await;
-    let ipfs = connect(&server.address);
+    let ipfs = connect_for_some(&server.address);
     let mut pin = pin();
     pin.options.origins =
         (1..=12).map(|port| format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()).collect();
@@ -425,7 +440,7 @@ async fn an_update_that_does_not_end_becomes_a_plain_pin() {
             .await;
     let mut pin = pin();
     pin.options.pin_update = Some(Block::raw("old").cid);
-    connect(&server.address).pin(&pin).await.unwrap();
+    connect_for_some(&server.address).pin(&pin).await.unwrap();
     assert!(server.requests.lock().unwrap().last().unwrap().starts_with("pin/add"));
 }
 

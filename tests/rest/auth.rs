@@ -437,8 +437,7 @@ async fn axum_serve(listener: tokio::net::TcpListener, router: axum::Router) {
 async fn a_client_sends_a_password_or_a_token() {
     use ipfs_cluster::client::Client;
     let peer = peer(strict().await).await;
-    let client =
-        || Client::builder().host(peer.address().to_string()).timeout(std::time::Duration::from_secs(20));
+    let client = || Client::builder().host(peer.address().to_string()).timeout(super::PATIENCE);
     let anonymous = client().build().unwrap();
     anonymous.health().await.unwrap();
     assert_eq!(anonymous.version().await.unwrap_err().kind(), ErrorKind::Unauthorized);

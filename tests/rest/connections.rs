@@ -13,7 +13,8 @@ use super::parts::{Scripted, page};
 use super::{Peer, soon};
 
 const CID: &str = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
-const SHORT: Duration = Duration::from_millis(200);
+/// Short, but on a busy machine what is on its way arrives within it.
+const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_head_that_does_not_come_is_given_up_but_an_idle_connection_is_not() {
@@ -167,7 +168,12 @@ async fn a_shutdown_lets_requests_in_hand_finish_and_closes_the_rest() {
         _ = &mut twice => panic!("a request is still in hand"),
         closed = idle.is_closed() => assert!(closed),
     }
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    // The listener and the connection close each in its own time.
+    let listens = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+    tokio::select! {
+        _ = &mut twice => panic!("a request is still in hand"),
+        () = soon(listens) => {}
+    }
     go_on.notify_one();
     soon(async {
         tokio::join!(&mut twice, async {

@@ -7,7 +7,7 @@ use ipfs_cluster::types::{Event, Happening, PinOptions};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::{Peer, soon};
+use super::{PATIENCE, Peer, soon};
 
 /// One who watches, and sees the bytes.
 struct Watching {
@@ -172,16 +172,16 @@ async fn who_may_not_call_may_not_watch() {
 #[tokio::test]
 async fn the_end_of_the_api_or_of_the_peer_ends_the_answer_in_order() {
     for ends_peer in [false, true] {
-        let peer = Peer::start().await;
+        // Longer than we wait: it must not be what ends them.
+        let config = RestConfig { shutdown_timeout: 2 * PATIENCE, ..RestConfig::default() };
+        let peer = Peer::with(config, |builder| builder).await;
         let mut watching = Watching::start(&peer, "/events?heartbeat=true", "").await;
         watching.event().await;
-        let asked = std::time::Instant::now();
         if ends_peer {
-            peer.cluster.shutdown().await;
+            soon(peer.cluster.shutdown()).await;
         } else {
-            peer.api.shutdown().await;
+            soon(peer.api.shutdown()).await;
         }
-        assert!(asked.elapsed() < Duration::from_secs(5), "a watcher held the end up");
         let mut rest = String::new();
         soon(async { while watching.stream.read_line(&mut rest).await.unwrap() > 0 {} }).await;
         assert!(rest.ends_with("0\r\nX-Stream-Error: \r\n\r\n"), "{rest:?}");
@@ -240,7 +240,7 @@ async fn a_client_goes_on_over_an_interruption_without_loss_or_doubles() {
         markers += 1;
         match tokio::time::timeout(Duration::from_millis(50), told.recv()).await {
             Ok(event) => break event.unwrap(),
-            Err(_) => assert!(markers < 400, "the watch does not begin"),
+            Err(_) => assert!(markers < 2_000, "the watch does not begin"),
         }
     };
     peer.api.shutdown().await;

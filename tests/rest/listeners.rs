@@ -25,7 +25,7 @@ use super::soon;
 
 const CID: &str = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
 /// Short, but a busy machine shakes hands within it.
-const HANDSHAKE: Duration = Duration::from_secs(3);
+const HANDSHAKE: Duration = Duration::from_secs(8);
 const CERTIFICATE: &[u8] = include_bytes!("../data/tls/cert.pem");
 
 fn tls() -> Option<RestTls> {

@@ -2,11 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::io::{BufRead, BufReader, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+
+use crate::failures::Failures;
+
+/// Tells cargo whether to print in colours, where it cannot see that there is a terminal.
+const COLOR_VARIABLE: &str = "CARGO_TERM_COLOR";
+/// How long what a program said may come after its end.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The folder of the workspace's Cargo.toml.
 pub(crate) fn root() -> Result<PathBuf> {
@@ -41,6 +52,51 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("`{line}` cannot be started"))?;
     if !status.success() {
         bail!("`{line}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// Runs tests as [`run`] does. What failed is said once more in the error, which is printed last: in the log of a long run
+/// the beginning is far away, and often cut off.
+pub(crate) fn run_tests(command: &mut Command) -> Result<()> {
+    let line = command_line(command);
+    eprintln!("$ {line}");
+    let cannot_start = || format!("`{line}` cannot be started");
+    // One pipe for both outputs keeps their order.
+    let (reader, writer) = std::io::pipe().with_context(cannot_start)?;
+    command.stdout(writer.try_clone().with_context(cannot_start)?).stderr(writer);
+    if std::io::stderr().is_terminal() && env::var_os(COLOR_VARIABLE).is_none() {
+        command.env(COLOR_VARIABLE, "always");
+    }
+    let mut child = command.spawn().with_context(cannot_start)?;
+    // The command keeps our side of the pipe open, which would have no end then.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let failures = Arc::new(Mutex::new(Failures::default()));
+    let (tell, ended) = mpsc::channel();
+    let seen = Arc::clone(&failures);
+    thread::spawn(move || {
+        let _ = tell.send(pass_on(BufReader::new(reader), &seen));
+    });
+    let status = child.wait().with_context(|| format!("`{line}` cannot be waited for"))?;
+    // Processes that a test left behind may hold the pipe, and nobody waits for them.
+    if let Ok(read) = ended.recv_timeout(LAST_WORDS_TIMEOUT) {
+        read.with_context(|| format!("what `{line}` says cannot be passed on"))?;
+    }
+    if !status.success() {
+        bail!("`{line}` failed ({status}){}", failures.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    Ok(())
+}
+
+/// Prints lines as they come, and has them looked at.
+fn pass_on(mut lines: impl BufRead, failures: &Mutex<Failures>) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    // Not by lines of text: tests print what they like.
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        std::io::stderr().write_all(&line)?;
+        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.see(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+        line.clear();
     }
     Ok(())
 }

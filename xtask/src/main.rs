@@ -14,6 +14,7 @@ mod compare;
 mod conformance;
 mod dist;
 mod etcd;
+mod failures;
 mod fuzz;
 mod gopeer;
 mod kubo;

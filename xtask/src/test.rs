@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cargo::{Workspace, cargo, root, run as run_command};
+use crate::cargo::{Workspace, cargo, root, run as run_command, run_tests};
 use crate::steps::Steps;
 use crate::{conformance, etcd, gopeer, kubo};
 
@@ -37,7 +37,7 @@ pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
         // `--workspace` would make cargo overlook a package that was asked for.
         let scope: &[&str] =
             if names_a_package(args) { &["--all-features"] } else { &["--workspace", "--all-features"] };
-        return steps.run("tests", || run_command(test(scope)?.args(args)));
+        return steps.run("tests", || run_tests(test(scope)?.args(args)));
     }
 
     let outside = outside_members()?;
@@ -48,9 +48,9 @@ pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
     // Building the test programs also builds our own programs, with the same features, for the end-to-end tests. A
     // separate `cargo build` would compile half of the dependencies a second time, without the features for tests.
     steps.run("build the programs and their tests", || run_command(test(&scope)?.arg("--no-run")))?;
-    steps.run("tests", || run_command(&mut test(&scope)?))?;
+    steps.run("tests", || run_tests(&mut test(&scope)?))?;
     for package in &outside {
-        steps.run(format!("tests of {package}"), || run_command(&mut test(&["-p", package])?))?;
+        steps.run(format!("tests of {package}"), || run_tests(&mut test(&["-p", package])?))?;
     }
     if outside.iter().any(|package| package == conformance::PACKAGE) {
         steps.run("conformance tests against cases", conformance::check)

@@ -62,7 +62,7 @@ pub(crate) const INTENDED: &[Intended] = &[
     by_ctl("peers rm bad", PARSER),
     by_ctl("--host=/ip4/bad/tcp/1 id", PARSER),
     by_ctl("add dir", QUIET),
-    by_ctl("add --nocopy f1.txt", QUIET),
+    by_ctl("add --nocopy f1.txt", "files can be kept by reference, and not only addresses copied"),
     by_ctl("add missing.txt", QUIET),
     by_ctl("add --allocations bad f1.txt", STRICT),
     by_ctl("add --cid-version x f1.txt", "the error without all of the help"),

@@ -240,7 +240,7 @@ fn what_cannot_be_read_is_a_local_error_before_anybody_is_asked() {
             &["add", "-", "-"],
             "error : two paths are both called stdin: only one of them would be there; add them one by one\n",
         ),
-        (&["add", "--nocopy", "-"], "error : nocopy option is only valid for URLs\n"),
+        (&["add", "--nocopy", "-"], "error : nocopy option is only valid for files and URLs\n"),
     ] {
         let ran = ask(&server, args);
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str(), ran.exit_code), ("", error, Some(1)));

@@ -58,6 +58,8 @@ impl Exchange {
     }
 }
 
+/// Cases that differ on purpose: our daemons keep files by reference, so our ctl asks them to.
+const INTENDED: [&str; 1] = ["add nocopy of a file"];
 /// Runs that take their second or more do so side by side.
 const AT_ONCE: usize = 8;
 
@@ -71,7 +73,9 @@ fn every_recorded_run_of_the_reference_asks_and_prints_the_same() {
         let worker = || {
             let mut differences = Vec::new();
             while let Some(case) = golden.cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                differences.extend(difference(case, folder.path()));
+                if !INTENDED.contains(&case.name.as_str()) {
+                    differences.extend(difference(case, folder.path()));
+                }
             }
             differences
         };

@@ -10,6 +10,9 @@ mod manual;
 #[cfg(unix)]
 mod progress;
 mod requests;
+// Needs a peer in this process.
+#[cfg(feature = "peer")]
+mod resume;
 mod server;
 mod watch;
 

@@ -120,6 +120,58 @@ fn an_upload_shows_how_much_is_on_its_way_and_then_that_the_cluster_works() {
 }
 
 #[test]
+fn an_upload_that_goes_on_shows_where_it_is_and_how_fast_it_is_now() {
+    use ipfs_cluster::types::{Block, CarDigest, car_header, car_section_head};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.car");
+    let block = |number: u8| Block::raw(vec![number; 1 << 20]);
+    let root = block(0).cid;
+    let mut car = car_header(&[root]);
+    let mut digest = CarDigest::of_header(&[root], car.len() as u64);
+    let mut offset = 0;
+    for number in 0..64 {
+        let block = block(number);
+        car.extend(car_section_head(&block.cid, block.data.len()));
+        car.extend_from_slice(&block.data);
+        if number < 32 {
+            offset = car.len();
+            digest = digest.then(&block.cid, offset as u64);
+        }
+    }
+    std::fs::write(&path, car).unwrap();
+    let known = format!(
+        "{{\"key\":\"k\",\"root\":\"{root}\",\"offset\":{offset},\"blocks\":32,\"bytes\":7,\"digest\":\"{digest}\",\
+         \"since\":\"2026-11-20T23:19:20Z\",\"expires\":\"2026-11-20T23:19:20Z\",\"allocations\":[]}}"
+    );
+    let server = Server::running(vec![
+        Box::new(move |connection| connection.write_all(&document(200, &known)).unwrap()),
+        Box::new(|connection| {
+            std::thread::sleep(LONG);
+            read_body(connection);
+            connection.write_all(LISTING_HEAD.as_bytes()).unwrap();
+            connection
+                .write_all(&chunk(&format!("{{\"name\":\"x.car\",\"cid\":\"{CID}\",\"size\":1}}")))
+                .unwrap();
+            connection.write_all(&listing_end(&[""])).unwrap();
+        }),
+    ]);
+    let args = ["--host", &server.host(), "add", "--format", "car", "--resume"];
+    let (seen, printed, code) = watched(ctl().args(args).arg(&path));
+    assert!(seen.contains(&format!("Going on behind {offset} of ")), "{seen:?}");
+    // Whatever the buffers take, it is little.
+    let shown: Vec<&str> = seen.split(" MiB of 64.00 MiB, ").collect();
+    assert!(shown.len() > 1 && seen.contains(" left"), "{seen:?}");
+    for before in &shown[..shown.len() - 1] {
+        let mebibytes: f64 = before.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!((32.0..64.0).contains(&mebibytes), "{seen:?}");
+    }
+    // Nothing of the first half counts as sent just now.
+    let rate: f64 = shown[1].split(' ').next().unwrap().parse().unwrap();
+    assert!(rate < 16.0, "{seen:?}");
+    assert_eq!((printed, code), (format!("added {CID} x.car\n"), Some(0)));
+}
+
+#[test]
 fn garbage_collection_shows_that_it_goes_on() {
     let server = Server::running(vec![Box::new(|connection| {
         std::thread::sleep(LONG);

@@ -14,7 +14,8 @@ use std::time::Duration;
 use ipfs_cluster::testing::power_cut::{Loss, PowerCut};
 use ipfs_cluster::testing::random::Random;
 
-use crate::programs::{Peer, wait_until};
+use crate::programs::Peer;
+use crate::wait::wait_until;
 
 /// Kinds of peers, with rounds on each engine: kills, and power cuts.
 const KINDS: [(Kind, u64, u64); 3] = [(Kind::Solo, 6, 1), (Kind::Crdt, 7, 2), (Kind::CrdtInBatches, 7, 2)];

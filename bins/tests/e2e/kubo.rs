@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::daemon::terminate;
 use crate::programs::{free_address, text};
+use crate::wait::wait_until_seen;
 
 /// Where `cargo xtask test` says that Kubo is.
 const VARIABLE: &str = "IPFS_CLUSTER_TEST_KUBO";
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Kubo {
     program: PathBuf,
@@ -55,11 +54,10 @@ impl Kubo {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let started = Instant::now();
-        while !self.command(&["--api", &self.multiaddr(), "id"]).output().unwrap().status.success() {
-            assert!(started.elapsed() < START_TIMEOUT, "Kubo did not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until_seen("Kubo answers", || {
+            let output = self.command(&["--api", &self.multiaddr(), "id"]).output().unwrap();
+            if output.status.success() { Ok(()) } else { Err(text(&output.stderr)) }
+        });
     }
 
     /// Ends the daemon as an operator does.

@@ -1,7 +1,8 @@
 //! Both stages of pinning, as the pinset management document tells them.
 
 use crate::kubo::Kubo;
-use crate::programs::{Peer, wait_until};
+use crate::programs::Peer;
+use crate::wait::wait_until;
 
 /// Kubo and a peer beside it, or the end of the test where there is no Kubo.
 macro_rules! kubo_and_peer {
@@ -13,12 +14,15 @@ macro_rules! kubo_and_peer {
 }
 
 #[test]
-fn pin_add_waits_a_second_and_shows_that_the_daemon_has_it() {
+fn pin_add_waits_a_second_and_shows_how_it_stands() {
     let (kubo, peer) = kubo_and_peer!();
     let cid = kubo.add("first");
     let said = peer.ctl(&["pin", "add", "--name", "first", &cid]).ok();
     assert!(said.starts_with(&format!("{cid} | first:\n    > under-test")), "{said}");
-    assert!(said.contains(": PINNED | "), "{said}");
+    // A second is long, but not on every machine.
+    let stands = [": PINNED | ", ": PINNING | ", ": PIN_QUEUED | "];
+    assert!(stands.iter().any(|status| said.contains(status)), "{said}");
+    peer.wait_for_status(&cid, "pinned");
     assert!(kubo.has(&cid, "recursive"));
 }
 
@@ -42,8 +46,9 @@ fn pin_add_without_status_shows_the_pin_and_with_wait_returns_when_it_is_pinned(
 fn what_the_daemon_lacks_is_an_error_that_says_why_and_wait_fails_with_it() {
     let (_kubo, peer) = kubo_and_peer!();
     let missing = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
-    let said = peer.ctl(&["pin", "add", missing]).ok();
-    assert!(said.contains("PIN_ERROR: ") && said.contains("not found locally"), "{said}");
+    peer.ctl(&["pin", "add", missing]).ok();
+    peer.wait_for_status(missing, "pin_error: ");
+    peer.wait_for_said(missing, "not found locally");
     let said = peer.ctl(&["pin", "add", "--wait", missing]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("error has occurred while attempting to reach status: pinned"), "{said:?}");
@@ -51,10 +56,13 @@ fn what_the_daemon_lacks_is_an_error_that_says_why_and_wait_fails_with_it() {
 
 #[test]
 fn pin_ls_and_status_list_and_filter() {
-    let (kubo, peer) = kubo_and_peer!();
+    let Some(kubo) = Kubo::start() else { return };
+    // What failed is not retried under our eyes.
+    let peer = Peer::start(&kubo.multiaddr(), &[], &[("CLUSTER_PINRECOVERINTERVAL", "1h")]);
     let (good, bad) = (kubo.add("good"), "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy");
     peer.ctl(&["pin", "add", "--wait", &good]).ok();
     peer.ctl(&["pin", "add", bad]).ok();
+    peer.wait_for_status(bad, "pin_error");
     let listed = peer.ctl(&["pin", "ls"]).ok();
     assert!(listed.lines().count() == 2 && listed.contains(&good) && listed.contains(bad), "{listed}");
     assert!(peer.ctl(&["pin", "ls", &good]).ok().contains(" | PIN | "));
@@ -158,8 +166,10 @@ fn an_expired_pin_leaves_the_pinset_and_the_daemon() {
     let (kubo, peer) = kubo_and_peer!();
     let cid = kubo.add("short-lived");
     peer.ctl(&["pin", "add", "--expire-in", "3s", "--no-status", &cid]).ok();
-    peer.wait_for_status(&cid, "pinned");
-    wait_until("it is out of the pinset", || peer.ctl(&["pin", "ls", &cid]).code == 2);
+    let is_gone = || peer.ctl(&["pin", "ls", &cid]).code == 2;
+    // Where all is slow, it is not seen pinned.
+    wait_until("it is pinned, or expired", || kubo.has(&cid, "recursive") || is_gone());
+    wait_until("it is out of the pinset", is_gone);
     wait_until("the daemon let go of it", || !kubo.has(&cid, "recursive"));
 }
 
@@ -169,7 +179,8 @@ fn pin_rm_lets_go_and_says_so_when_there_is_nothing() {
     let cid = kubo.add("removed");
     peer.ctl(&["pin", "add", "--wait", &cid]).ok();
     let said = peer.ctl(&["pin", "rm", &cid]).ok();
-    assert!(said.contains(": UNPINNED | "), "{said}");
+    let stands = [": UNPINNED | ", ": UNPINNING | ", ": UNPIN_QUEUED | "];
+    assert!(stands.iter().any(|status| said.contains(status)), "{said}");
     wait_until("the daemon let go of it", || !kubo.has(&cid, "recursive"));
     let said = peer.ctl(&["pin", "rm", &cid]);
     assert_eq!(said.code, 2);

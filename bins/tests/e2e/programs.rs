@@ -12,14 +12,15 @@ use tempfile::TempDir;
 use crate::daemon::Daemon;
 use crate::kubo::Kubo;
 use crate::ports::free_port;
-pub(crate) use crate::wait::wait_until;
+use crate::wait::wait_until_seen;
 
 /// Seconds instead of minutes, so that a test of several peers sees what operators see.
 pub(crate) const IN_SECONDS: [(&str, &str); 6] = [
-    ("CLUSTER_MONITORPINGINTERVAL", "1s"),
+    // Twice as long for dead is who is not heard of, and nobody is that late on a busy machine.
+    ("CLUSTER_MONITORPINGINTERVAL", "3s"),
     ("CLUSTER_PUBSUBMON_CHECKINTERVAL", "1s"),
-    ("CLUSTER_DISK_METRICTTL", "4s"),
-    ("CLUSTER_TAGS_METRICTTL", "4s"),
+    ("CLUSTER_DISK_METRICTTL", "12s"),
+    ("CLUSTER_TAGS_METRICTTL", "12s"),
     ("CLUSTER_STATESYNCINTERVAL", "2s"),
     ("CLUSTER_CRDT_REBROADCASTINTERVAL", "3s"),
 ];
@@ -88,10 +89,10 @@ pub(crate) fn pinset(peer: &impl Answers) -> BTreeMap<String, Value> {
 pub(crate) fn wait_until_all_list_all<'a, P: Answers + 'a>(peers: impl IntoIterator<Item = &'a P> + Clone) {
     let count = peers.clone().into_iter().count();
     for peer in peers {
-        wait_until(&format!("{} lists {count} peers without errors", peer.name()), || {
+        wait_until_seen(&format!("{} lists {count} peers without errors", peer.name()), || {
             let listed = peer.json(&["peers", "ls"]);
-            listed.len() == count
-                && listed.iter().all(|info| info["error"].as_str().is_none_or(str::is_empty))
+            let is_well = |info: &Value| info["error"].as_str().is_none_or(str::is_empty);
+            if listed.len() == count && listed.iter().all(is_well) { Ok(()) } else { Err(listed) }
         });
     }
 }
@@ -103,12 +104,15 @@ pub(crate) fn wait_until_equal<'a, P: Answers + 'a>(
     pins: usize,
 ) {
     for peer in peers.clone() {
-        wait_until(&format!("{} has {pins} pins", peer.name()), || pinset(peer).len() == pins);
+        wait_until_seen(&format!("{} has {pins} pins", peer.name()), || match pinset(peer) {
+            all if all.len() == pins => Ok(()),
+            others => Err(others),
+        });
     }
-    wait_until("all peers list the same pinset", || {
-        let mut pinsets = peers.clone().into_iter().map(pinset);
-        let first = pinsets.next().unwrap();
-        first.len() == pins && pinsets.all(|pinset| pinset == first)
+    wait_until_seen("all peers list the same pinset", || {
+        let pinsets: Vec<_> = peers.clone().into_iter().map(pinset).collect();
+        let is_equal = pinsets.iter().all(|pinset| pinset.len() == pins && *pinset == pinsets[0]);
+        if is_equal { Ok(()) } else { Err(pinsets) }
     });
 }
 
@@ -250,8 +254,15 @@ impl Peer {
 
     #[track_caller]
     pub(crate) fn wait_for_status(&self, cid: &str, status: &str) {
-        wait_until(&format!("{cid} is {status}; it is {}", self.status(cid)), || {
-            self.status(cid).contains(&format!(": {status}"))
+        self.wait_for_said(cid, &format!(": {status}"));
+    }
+
+    /// Waits until `status CID` says this.
+    #[track_caller]
+    pub(crate) fn wait_for_said(&self, cid: &str, text: &str) {
+        wait_until_seen(&format!("{text:?} of {cid}"), || {
+            let said = self.status(cid);
+            if said.contains(text) { Ok(()) } else { Err(said) }
         });
     }
 

@@ -1,7 +1,8 @@
 //! The daemon's life: restarts, state commands, locks.
 
 use crate::kubo::Kubo;
-use crate::programs::{Peer, wait_until};
+use crate::programs::Peer;
+use crate::wait::wait_until;
 
 /// Nothing listens here, which is a daemon that is down.
 const NO_DAEMON: &str = "/ip4/127.0.0.1/tcp/1";

@@ -6,7 +6,8 @@ use crate::follower::Follower;
 use crate::http::Server;
 use crate::kind::Kind;
 use crate::peer::{Peer, SECRET, go_programs};
-use crate::programs::{self, Answers as _, pinset, wait_until, wait_until_all_list_all, wait_until_equal};
+use crate::programs::{self, Answers as _, pinset, wait_until_all_list_all, wait_until_equal};
+use crate::wait::wait_until;
 
 /// Tells the story to publishers and a follower of these kinds.
 pub(crate) fn tell(publishers: Kind, follower: Kind) {

@@ -2,7 +2,8 @@
 
 use crate::kind::Kind;
 use crate::peer::{Peer, go_programs};
-use crate::programs::{self, Answers as _, pinset, wait_until, wait_until_all_list_all, wait_until_equal};
+use crate::programs::{self, Answers as _, pinset, wait_until_all_list_all, wait_until_equal};
+use crate::wait::wait_until;
 
 /// Tells the whole story to a cluster of these peers, each of which only knows the one before.
 pub(crate) fn tell(kinds: &[Kind]) {

@@ -29,7 +29,7 @@ const READ_AHEAD: usize = 8;
 /// ```
 #[derive(Debug)]
 pub struct Files {
-    walk: Option<Walk>,
+    walk: Walk,
     pieces: Option<mpsc::Receiver<Result<Piece>>>,
     /// The entry that came while bytes were wanted.
     next: Option<Entry>,
@@ -43,7 +43,7 @@ enum Piece {
     Bytes(Bytes),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Walk {
     paths: Vec<PathBuf>,
     hidden: bool,
@@ -55,7 +55,7 @@ impl Files {
     /// These files and folders, one after the other. They are looked at when the content is read.
     pub fn new<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Self {
         let walk = Walk { paths: paths.into_iter().map(Into::into).collect(), ..Walk::default() };
-        Self { walk: Some(walk), pieces: None, next: None, failed: false }
+        Self { walk, pieces: None, next: None, failed: false }
     }
 
     /// Whether names that begin with a dot are taken from folders. A path that is given is always taken.
@@ -77,7 +77,7 @@ impl Files {
     }
 
     fn with(mut self, change: impl FnOnce(&mut Walk)) -> Self {
-        self.walk.as_mut().map(change);
+        change(&mut self.walk);
         self
     }
 
@@ -85,13 +85,13 @@ impl Files {
         if self.failed {
             return Ok(None);
         }
-        if let Some(walk) = self.walk.take() {
+        let pieces = self.pieces.get_or_insert_with(|| {
             let (send, receive) = mpsc::channel(READ_AHEAD);
-            self.pieces = Some(receive);
+            let walk = self.walk.clone();
             // Ends by itself soon after this content is dropped, because then nobody takes what it sends.
             drop(tokio::task::spawn_blocking(move || walk.run(&Out(send))));
-        }
-        let Some(pieces) = &mut self.pieces else { return Ok(None) };
+            receive
+        });
         let piece = pieces.recv().await.transpose();
         self.failed = piece.is_err();
         piece
@@ -125,6 +125,11 @@ impl Content for Files {
             }
             None => Ok(None),
         }
+    }
+
+    fn rewind(&mut self) -> bool {
+        (self.pieces, self.next, self.failed) = (None, None, false);
+        true
     }
 }
 

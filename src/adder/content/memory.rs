@@ -1,5 +1,3 @@
-use std::collections::VecDeque;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -16,7 +14,9 @@ use crate::error::Result;
 /// ```
 #[derive(Debug, Default)]
 pub struct InMemory {
-    entries: VecDeque<(Entry, Bytes)>,
+    entries: Vec<(Entry, Bytes)>,
+    /// How many were given.
+    given: usize,
     current: Bytes,
 }
 
@@ -48,7 +48,7 @@ impl InMemory {
     /// Adds an entry as it is, with the bytes that it has if it is a file.
     #[must_use]
     pub fn entry(mut self, entry: Entry, data: impl Into<Bytes>) -> Self {
-        self.entries.push_back((entry, data.into()));
+        self.entries.push((entry, data.into()));
         self
     }
 }
@@ -57,15 +57,21 @@ impl InMemory {
 impl Content for InMemory {
     async fn next(&mut self) -> Result<Option<Entry>> {
         self.current = Bytes::new();
-        Ok(self.entries.pop_front().map(|(entry, data)| {
+        Ok(self.entries.get(self.given).map(|(entry, data)| {
+            self.given += 1;
             if entry.kind == EntryKind::File {
-                self.current = data;
+                self.current = data.clone();
             }
-            entry
+            entry.clone()
         }))
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>> {
         Ok(Some(std::mem::take(&mut self.current)).filter(|bytes| !bytes.is_empty()))
+    }
+
+    fn rewind(&mut self) -> bool {
+        (self.given, self.current) = (0, Bytes::new());
+        true
     }
 }

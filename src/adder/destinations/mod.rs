@@ -23,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -59,6 +60,30 @@ pub struct Choice {
     pub replaceable: bool,
 }
 
+/// Where the blocks of an add are that broke off, so that the rest can go there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Who has stored what it got.
+    pub peers: Vec<PlacedPeer>,
+    /// As in [`Choice`].
+    pub allocations: Option<Vec<PeerId>>,
+    /// As in [`Choice`].
+    pub min: usize,
+    /// As in [`Choice`].
+    pub replaceable: bool,
+    /// How many destinations there should be.
+    pub places: usize,
+}
+
+/// One of [`Placed`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedPeer {
+    /// Who.
+    pub peer: PeerId,
+    /// It got every block.
+    pub whole: bool,
+}
+
 /// What the destinations need of the peer that adds.
 #[async_trait]
 pub trait Placement: fmt::Debug + Send + Sync + 'static {
@@ -88,6 +113,8 @@ pub trait Placement: fmt::Debug + Send + Sync + 'static {
 pub struct Destinations {
     placement: Arc<dyn Placement>,
     window: Arc<Window>,
+    /// Where the blocks before these are.
+    before: Option<Placed>,
     /// None before the first block.
     chosen: Option<Chosen>,
     streams: JoinSet<(FeedId, Result<()>)>,
@@ -95,30 +122,70 @@ pub struct Destinations {
     recent_next: usize,
     /// Why nothing more is taken.
     failed: Option<Error>,
+    /// That is that nobody has all blocks, nor will.
+    lost: bool,
 }
 
 #[derive(Debug)]
 struct Chosen {
     plan: Plan,
     allocations: Option<Vec<PeerId>>,
+    min: usize,
+    replaceable: bool,
     /// Who is at the other end of each stream.
     peers: BTreeMap<FeedId, PeerId>,
     /// What the last one that failed said.
     reasons: Vec<String>,
 }
 
+impl Chosen {
+    fn new(plan: Plan, allocations: Option<Vec<PeerId>>, min: usize, replaceable: bool) -> Self {
+        Self { plan, allocations, min, replaceable, peers: BTreeMap::new(), reasons: Vec::new() }
+    }
+}
+
 impl Destinations {
     /// A sink that chooses where to go when the first block comes.
     pub fn new(placement: Arc<dyn Placement>) -> Self {
+        Self::with(placement, Window::new(), None)
+    }
+
+    fn with(placement: Arc<dyn Placement>, window: Arc<Window>, before: Option<Placed>) -> Self {
         Self {
             placement,
-            window: Window::new(),
+            window,
+            before,
             chosen: None,
             streams: JoinSet::new(),
             recent: [None; RECENT_BLOCKS],
             recent_next: 0,
             failed: None,
+            lost: false,
         }
+    }
+
+    /// A sink for the rest of an add. Those that have the beginning go on; in the place of one that is lost there comes
+    /// somebody else, as long as one is left that has everything.
+    pub fn of_rest(placement: Arc<dyn Placement>, before: Placed) -> Self {
+        Self::with(placement, Window::of_rest(), Some(before))
+    }
+
+    /// Whether nothing more is taken, because nobody is left.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Where the blocks are, once [`Self::finish`] has returned Ok.
+    pub fn placed(&self) -> Option<Placed> {
+        let Chosen { plan, allocations, min, replaceable, .. } = self.chosen.as_ref()?;
+        let peers = plan.who_stored().map(|(peer, whole)| PlacedPeer { peer, whole });
+        Some(Placed {
+            peers: peers.collect(),
+            allocations: allocations.clone(),
+            min: *min,
+            replaceable: *replaceable,
+            places: plan.places(),
+        })
     }
 
     /// Ends the streams, waits until the destinations have stored what they got, and says who is to pin it. At least one
@@ -133,6 +200,13 @@ impl Destinations {
         let finished = self.drain().await;
         self.keep(finished)?;
         Ok(self.allocations())
+    }
+
+    /// Peers that failed, when that is why nothing more is taken, and others could do better if they got the content from its
+    /// beginning, which is no longer at hand here.
+    pub fn lost(&self) -> Option<Vec<PeerId>> {
+        let chosen = self.chosen.as_ref().filter(|chosen| self.lost && chosen.replaceable)?;
+        (!self.window.is_whole()).then(|| chosen.plan.all_failed())
     }
 
     async fn drain(&mut self) -> Result<()> {
@@ -151,6 +225,9 @@ impl Destinations {
         if self.chosen.is_some() {
             return Ok(());
         }
+        if let Some(before) = self.before.take() {
+            return self.go_on(before).await;
+        }
         let Choice { mut destinations, allocations, min, replaceable } = self.placement.choose().await?;
         if destinations.is_empty() {
             return Err(Error::new(ErrorKind::NotEnoughPeers, "there is no peer to put blocks on")
@@ -160,16 +237,46 @@ impl Destinations {
             allocations.or_else(|| (destinations.len() > DESTINATIONS_MAX).then(|| destinations.clone()));
         destinations.truncate(DESTINATIONS_MAX);
         debug!(?destinations, ?told, min, "blocks go to");
-        let plan = Plan::new(&destinations, min, replaceable);
-        self.chosen = Some(Chosen { plan, allocations: told, peers: BTreeMap::new(), reasons: Vec::new() });
+        let plan = Plan::new(destinations.iter().map(|peer| (*peer, true)), min, replaceable);
+        self.chosen = Some(Chosen::new(plan, told, min, replaceable));
         for peer in destinations {
-            self.stream_to(peer);
+            self.stream_to(peer, false);
         }
         Ok(())
     }
 
-    fn stream_to(&mut self, peer: PeerId) {
-        let id = self.window.open();
+    /// Begins with those that have the blocks before, and tries to find somebody for each place that was lost.
+    async fn go_on(&mut self, before: Placed) -> Result<()> {
+        let Placed { mut peers, allocations, min, replaceable, places } = before;
+        peers.truncate(DESTINATIONS_MAX);
+        debug!(?peers, ?allocations, min, "the rest of the blocks goes to");
+        let plan = Plan::new(peers.iter().map(|placed| (placed.peer, placed.whole)), min, replaceable);
+        self.chosen = Some(Chosen::new(plan, allocations, min, replaceable));
+        for PlacedPeer { peer, whole } in &peers {
+            self.stream_to(*peer, *whole);
+        }
+        let missing = if replaceable { places.min(DESTINATIONS_MAX).saturating_sub(peers.len()) } else { 0 };
+        for _ in 0..missing {
+            let tried = self.chosen.as_ref().map(|chosen| chosen.plan.tried().to_vec()).unwrap_or_default();
+            match self.placement.another(&tried).await {
+                Ok(Some(peer)) => {
+                    if let Some(chosen) = &mut self.chosen {
+                        chosen.plan.join(peer);
+                    }
+                    self.stream_to(peer, false);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(%error, "nobody can be chosen for a place that was lost");
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stream_to(&mut self, peer: PeerId, has_beginning: bool) {
+        let id = self.window.open(has_beginning);
         if let Some(chosen) = &mut self.chosen {
             chosen.peers.insert(id, peer);
         }
@@ -214,15 +321,24 @@ impl Destinations {
         }
         if let Some(another) = another {
             debug!(%peer, %another, from_start, "another destination takes its place");
-            self.stream_to(another);
+            self.stream_to(another, false);
         }
         Ok(())
     }
 
-    fn all_failed(&self) -> Error {
-        let reasons = self.chosen.as_ref().map(|chosen| chosen.reasons.join("; ")).unwrap_or_default();
+    fn all_failed(&mut self) -> Error {
+        self.lost = true;
+        let reasons = self.chosen.as_ref().map(|chosen| chosen.reasons.as_slice()).unwrap_or_default();
         // The text is the reference's, which clients know; why is in the source and in the log.
-        Error::new(ErrorKind::Unavailable, ALL_FAILED).component(COMPONENT).with_source(reasons)
+        let mut text = ALL_FAILED.to_owned();
+        if !self.window.is_whole() {
+            let last = reasons.last().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            text += &format!(
+                "{last}, and whoever took over would lack the beginning, which is gone: send the content again; with \
+                 a higher replication factor one that fails does no harm"
+            );
+        }
+        Error::new(ErrorKind::Unavailable, text).component(COMPONENT).with_source(reasons.join("; "))
     }
 
     async fn take(&mut self, block: Block) -> Result<()> {

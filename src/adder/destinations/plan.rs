@@ -51,14 +51,37 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(destinations: &[PeerId], min: usize, replaceable: bool) -> Self {
-        let place = |peer: &PeerId| Place { peer: *peer, whole: true, standing: Standing::Taking };
+    /// Of destinations that shall get everything from us, or what is missing of it where they say that they are not whole.
+    pub(super) fn new(
+        destinations: impl IntoIterator<Item = (PeerId, bool)>,
+        min: usize,
+        replaceable: bool,
+    ) -> Self {
+        let place = |(peer, whole)| Place { peer, whole, standing: Standing::Taking };
+        let places: Vec<Place> = destinations.into_iter().map(place).collect();
         Self {
-            places: destinations.iter().map(place).collect(),
+            tried: places.iter().map(|place| place.peer).collect(),
+            places,
             min,
             replacements_left: if replaceable { REPLACEMENTS_MAX } else { 0 },
-            tried: destinations.to_vec(),
         }
+    }
+
+    /// Somebody takes a place that nobody has, without the beginning.
+    pub(super) fn join(&mut self, peer: PeerId) {
+        self.places.push(Place { peer, whole: false, standing: Standing::Taking });
+        self.tried.push(peer);
+    }
+
+    /// Who stored what it was given, and whether it got every block.
+    pub(super) fn who_stored(&self) -> impl Iterator<Item = (PeerId, bool)> {
+        let stored = self.places.iter().filter(|place| place.standing == Standing::Stored);
+        stored.map(|place| (place.peer, place.whole))
+    }
+
+    /// How many places there are.
+    pub(super) fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// A destination stored what it was given.
@@ -92,6 +115,14 @@ impl Plan {
     /// Everybody who has or had a place.
     pub(super) fn tried(&self) -> &[PeerId] {
         &self.tried
+    }
+
+    /// Everybody who failed, replaced or not.
+    pub(super) fn all_failed(&self) -> Vec<PeerId> {
+        let works = |peer: &PeerId| {
+            self.places.iter().any(|place| place.peer == *peer && place.standing != Standing::Failed)
+        };
+        self.tried.iter().filter(|peer| !works(peer)).copied().collect()
     }
 
     /// Whether somebody stored every block.
@@ -128,6 +159,10 @@ mod tests {
 
     fn peers(numbers: &[u8]) -> Vec<PeerId> {
         numbers.iter().copied().map(peer).collect()
+    }
+
+    fn whole(numbers: &[u8]) -> Vec<(PeerId, bool)> {
+        peers(numbers).into_iter().map(|peer| (peer, true)).collect()
     }
 
     /// What happens to a plan, in the order of the rows below.
@@ -278,7 +313,7 @@ mod tests {
     #[test]
     fn each_course_of_an_add_ends_as_it_must() {
         for row in ROWS {
-            let mut plan = Plan::new(&peers(row.destinations), row.min, row.replaceable);
+            let mut plan = Plan::new(whole(row.destinations), row.min, row.replaceable);
             for (index, step) in row.steps.iter().enumerate() {
                 let at = format!("{}, step {index}", row.case);
                 match *step {
@@ -297,8 +332,26 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_a_rest_lacks_the_beginning() {
+        let mut plan = Plan::new([(peer(0), true), (peer(1), false)], 3, true);
+        plan.join(peer(2));
+        assert_eq!((plan.places(), plan.tried().len()), (3, 3));
+        plan.stored(&peer(1));
+        plan.stored(&peer(2));
+        assert!(!plan.is_stored());
+        assert_eq!(plan.failed(&peer(0), false), Next::GiveUp, "nobody else has the beginning");
+        let mut plan = Plan::new([(peer(0), true), (peer(1), false)], 2, true);
+        assert_eq!(plan.failed(&peer(1), false), Next::Replace);
+        assert_eq!(plan.replace(&peer(1), Some(peer(2)), false), Next::GoOn);
+        plan.stored(&peer(0));
+        plan.stored(&peer(2));
+        assert!(plan.is_stored());
+        assert_eq!(plan.who_stored().collect::<Vec<_>>(), [(peer(0), true), (peer(2), false)]);
+    }
+
+    #[test]
     fn replacing_comes_to_an_end() {
-        let mut plan = Plan::new(&peers(&[0]), 1, true);
+        let mut plan = Plan::new(whole(&[0]), 1, true);
         for number in 0..REPLACEMENTS_MAX as u8 {
             assert_eq!(plan.failed(&peer(number), true), Next::Replace, "{number}");
             assert_eq!(plan.replace(&peer(number), Some(peer(number + 1)), true), Next::GoOn);

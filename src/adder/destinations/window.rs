@@ -104,6 +104,13 @@ impl Window {
         Self::with_bounds(WINDOW_BYTES_MAX, WINDOW_BLOCKS_MAX)
     }
 
+    /// Of blocks before which there were others, which are gone.
+    pub(super) fn of_rest() -> Arc<Self> {
+        let window = Self::new();
+        window.lock().gone = 1;
+        window
+    }
+
     fn with_bounds(bytes_max: usize, blocks_max: usize) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -123,13 +130,14 @@ impl Window {
         self.lock().gone == 0
     }
 
-    /// A place for a destination, from the first block that is at hand.
-    pub(super) fn open(&self) -> FeedId {
+    /// A place for a destination, from the first block that is at hand. It may have got those before that one already.
+    pub(super) fn open(&self, has_beginning: bool) -> FeedId {
         let mut state = self.lock();
         state.feeds_ever += 1;
         let (id, next) = (state.feeds_ever, state.gone);
         let waits = !state.blocks.is_empty() || state.end != End::Open;
-        let feed = Feed { next, whole: next == 0, told: false, waiting: waits.then(Instant::now) };
+        let feed =
+            Feed { next, whole: next == 0 || has_beginning, told: false, waiting: waits.then(Instant::now) };
         state.feeds.insert(id, feed);
         id
     }
@@ -300,7 +308,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn destinations_lag_behind_each_other_up_to_the_window() {
         let window = Window::with_bounds(35, 100);
-        let (quick, slow) = (window.open(), window.open());
+        let (quick, slow) = (window.open(false), window.open(false));
         let (mut ahead, mut behind) = (window.feed(quick), window.feed(slow));
         for number in 0..3 {
             assert!(window.push(block(number)).is_none());
@@ -322,7 +330,7 @@ mod tests {
         assert!(behind.next().await.is_none());
 
         // Who comes now gets what there is.
-        let late = window.open();
+        let late = window.open(false);
         window.finish();
         let rest: Vec<_> = window.feed(late).map(|block| block.unwrap()).collect().await;
         assert_eq!(rest, [block(3), block(4)]);
@@ -336,7 +344,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn blocks_are_counted_too_and_one_may_be_larger_than_the_window() {
         let window = Window::with_bounds(35, 2);
-        let one = window.open();
+        let one = window.open(false);
         let mut feed = window.feed(one);
         assert!(window.push(Block::raw(vec![1; 100])).is_none());
         assert!(window.push(block(1)).is_some());
@@ -349,7 +357,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stall_is_noticed_and_a_source_without_blocks_is_none() {
         let window = Window::with_bounds(25, 100);
-        let (one, other) = (window.open(), window.open());
+        let (one, other) = (window.open(false), window.open(false));
         let mut feed = window.feed(one);
         assert!(
             tokio::time::timeout(Duration::from_secs(3600), window.stalled(one)).await.is_err(),
@@ -375,7 +383,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_ends_every_stream_with_an_error() {
         let window = Window::with_bounds(1000, 100);
-        let one = window.open();
+        let one = window.open(false);
         assert!(window.push(block(1)).is_none());
         let mut feed = window.feed(one);
         window.abandon();

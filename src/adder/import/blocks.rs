@@ -1,5 +1,6 @@
 //! Handing blocks on.
 
+use super::naming;
 use crate::adder::{BlockSink, DagBlock};
 use crate::error::Result;
 use crate::types::{Cid, PeerId};
@@ -24,6 +25,7 @@ impl<'a> Blocks<'a> {
         if self.recent.contains(&cid) {
             return Ok(());
         }
+        naming::check(&block.block)?;
         self.recent[self.next] = cid;
         self.next = (self.next + 1) % RECENT;
         self.sink.put(block).await

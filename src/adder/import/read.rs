@@ -9,7 +9,7 @@ use futures::poll;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::batch::{Batch, Chunk, Form, Started, Step, aside};
-use super::chunker::{BLOCK_BYTES_MAX, Cutter};
+use super::chunker::{BLOCK_BYTES_MAX, Cutter, Pool};
 use super::dag::{Attributes, Kind};
 use super::{Settings, object_too_large};
 use crate::adder::{Content, Entry, EntryKind, Lines};
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::types::{AddLayout, Added};
 
 /// Memory for what is read and not yet stored, in bytes.
-const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
+const IN_FLIGHT_BYTES: usize = 20 * 1024 * 1024;
 /// A path longer than this is refused. In bytes.
 const PATH_BYTES_MAX: usize = 64 * 1024;
 /// Chunkers that look at every byte get so many at a time.
@@ -31,13 +31,15 @@ pub(super) struct Reader<'a> {
     lines: &'a Lines,
     batch: Batch,
     memory: Arc<Semaphore>,
+    /// Shared by the files, whose chunks are made by the same rule.
+    chunks: Arc<Pool>,
     out: mpsc::Sender<Started>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(settings: &'a Settings, lines: &'a Lines, out: mpsc::Sender<Started>) -> Self {
         let memory = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
-        Self { settings, lines, batch: Batch::default(), memory, out }
+        Self { settings, lines, batch: Batch::default(), memory, chunks: Arc::default(), out }
     }
 
     /// Returns at the end of the content, when all batches are on their way.
@@ -73,7 +75,7 @@ impl<'a> Reader<'a> {
         }
         let mut leaves = Leaves::new(self.settings, attributes)?;
         let mut progress = Progress::default();
-        let mut cutter = Cutter::new(self.settings.chunker);
+        let mut cutter = Cutter::new(self.settings.chunker, &self.chunks);
         let mut chunks = Vec::new();
         while let Some(mut piece) = self.read(content).await? {
             while !piece.is_empty() {

@@ -74,13 +74,14 @@ impl Head {
             let Some((name, value)) = line.split_once(':') else {
                 return Err(invalid("a line in the head of a part of the upload is no field"));
             };
-            let field = match name.to_ascii_lowercase().as_str() {
-                "content-disposition" => &mut disposition,
-                "content-type" => &mut content_type,
-                "abspath" => &mut origin,
-                "abspath-encoded" => &mut encoded_origin,
-                _ => continue,
-            };
+            let fields = [
+                ("content-disposition", &mut disposition),
+                ("content-type", &mut content_type),
+                ("abspath", &mut origin),
+                ("abspath-encoded", &mut encoded_origin),
+            ];
+            let known = fields.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+            let Some((_, field)) = known else { continue };
             if field.replace(value.trim_matches([' ', '\t'])).is_some() {
                 return Err(invalid(format!("a part of the upload has {name} more than once")));
             }
@@ -229,23 +230,26 @@ fn value_and_parameters(text: &str) -> Result<(String, Vec<(String, String)>)> {
 /// a character that would need one, because some send Windows paths as they are.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
-    let mut letters = text.char_indices().peekable();
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '"' => {
-                let rest = &text[at + 1..];
-                let is_end =
-                    rest.trim_start_matches([' ', '\t']).is_empty() || rest.trim_start().starts_with(';');
-                return is_end.then_some((value, rest));
+    let mut rest = text;
+    loop {
+        let at = memchr::memchr2(b'"', b'\\', rest.as_bytes())?;
+        value.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if rest.as_bytes()[at] == b'"' {
+            let behind = after.trim_start_matches([' ', '\t']);
+            return (behind.is_empty() || after.trim_start().starts_with(';')).then_some((value, after));
+        }
+        match after.chars().next().filter(|next| "()<>@,;:\\\"/[]?=".contains(*next)) {
+            Some(escaped) => {
+                value.push(escaped);
+                rest = &after[1..];
             }
-            '\\' => match letters.next_if(|(_, next)| "()<>@,;:\\\"/[]?=".contains(*next)) {
-                Some((_, escaped)) => value.push(escaped),
-                None => value.push('\\'),
-            },
-            _ => value.push(letter),
+            None => {
+                value.push('\\');
+                rest = after;
+            }
         }
     }
-    None
 }
 
 /// `UTF-8''a%20b`.

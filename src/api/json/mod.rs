@@ -12,7 +12,7 @@ pub(crate) use self::strings::{string, value};
 pub(crate) use crate::types::text::pin::Shape;
 pub(crate) use crate::types::text::time::Civil;
 use crate::types::text::{self, ids, list, time};
-use crate::types::{Event, GlobalPinInfo, Happening, Multiaddr, PeerId, Pin, PinStatus};
+use crate::types::{Added, Event, GlobalPinInfo, Happening, Multiaddr, PeerId, Pin, PinStatus};
 
 /// A value that is one line of a listing, without the line's end.
 pub(crate) trait Line: Send + 'static {
@@ -44,6 +44,14 @@ impl Line for Event {
 
     fn write(&self, out: &mut Vec<u8>) {
         event(out, self);
+    }
+}
+
+impl Line for Added {
+    const BYTES: usize = 256;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        added(out, self);
     }
 }
 
@@ -145,6 +153,30 @@ fn event(out: &mut Vec<u8>, event: &Event) {
             string(out, reason);
         }
         Happening::Heartbeat | Happening::Other(_) => {}
+    }
+    out.push(b'}');
+}
+
+/// What something that was added became; zeros and who has it are told where there is something to tell.
+fn added(out: &mut Vec<u8>, added: &Added) {
+    out.extend_from_slice(b"{\"name\":");
+    string(out, &added.name);
+    out.extend_from_slice(b",\"cid\":");
+    match &added.cid {
+        Some(cid) => ids::cid(out, cid),
+        None => out.extend_from_slice(b"null"),
+    }
+    for (key, number) in [("bytes", added.bytes), ("size", added.size)] {
+        if number > 0 {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(b"\":");
+            text::unsigned(out, number);
+        }
+    }
+    if !added.allocations.is_empty() {
+        out.extend_from_slice(b",\"allocations\":");
+        peers(out, &added.allocations);
     }
     out.push(b'}');
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{Block, Cid, PinMode, PinOptions, PinStatus, PinType, Timestamp, TrackerStatus};
+use crate::types::{Added, Block, Cid, PinMode, PinOptions, PinStatus, PinType, Timestamp, TrackerStatus};
 
 fn cids() -> impl Strategy<Value = Cid> {
     (any::<[u8; 4]>(), any::<bool>()).prop_map(|(data, old)| {
@@ -134,6 +134,18 @@ proptest! {
 
     #[test]
     fn a_status_is_written_as_serde_writes_it(value in infos()) {
+        prop_assert_eq!(written(|out| value.write(out)), by_serde(&value));
+    }
+
+    #[test]
+    fn a_line_about_what_was_added_is_written_as_serde_writes_it(
+        name: String,
+        cid in proptest::option::of(cids()),
+        bytes in prop_oneof![Just(0), any::<u64>()],
+        size in prop_oneof![Just(0), any::<u64>()],
+        allocations in proptest::collection::vec(peer_ids(), 0..3),
+    ) {
+        let value = Added { name, cid, bytes, size, allocations };
         prop_assert_eq!(written(|out| value.write(out)), by_serde(&value));
     }
 

@@ -1,8 +1,10 @@
 //! `POST /add`: a form that is read while what became of it is told.
 //!
-//! The body is never collected: a chunk is read when the one before was used. Lines are sent as they come, while the upload
+//! The body is never collected: a few chunks are read [ahead](apart) of what is used. Lines are sent as they come, while the upload
 //! goes on. Whoever stops reading lines stops the upload, once [`outlet::BYTES_MAX`](super::outlet::BYTES_MAX) wait for
 //! him; whoever goes away ends the add.
+
+mod apart;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,27 +20,34 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::apart::Apart;
 use super::answer::{self, Answer, Listing};
 use super::lines::Lines;
 use super::query::Query;
 use crate::adder::AddEvent;
 use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
-use crate::api::json;
 use crate::cluster::{ADDS_MAX, Cluster};
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{AddFormat, AddLayout, AddOptions, Timestamp};
+use crate::types::{AddFormat, AddLayout, AddOptions, Resume, ResumeKey, Timestamp};
 
 /// Most bytes of lines that are kept for a caller who wants them all at once.
 const COLLECTED_BYTES_MAX: usize = 64 << 20;
 
 /// Who adds content: the cluster, or a test.
 pub(super) trait Adds: fmt::Debug + Send + Sync + 'static {
+    /// Whether an add would be refused because of what its options say of going on where another one broke off.
+    fn check_resume(&self, options: &AddOptions) -> Result<()>;
+
     /// As `Cluster::add`. Dropping the stream ends the add.
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>>;
 }
 
 impl Adds for Cluster {
+    fn check_resume(&self, options: &AddOptions) -> Result<()> {
+        Cluster::check_resume(self, options)
+    }
+
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>> {
         Cluster::add(self, content, options)
     }
@@ -74,6 +83,7 @@ impl Adding {
         let boundary =
             multipart::boundary(content_type).map_err(|error| ApiError::bad_request(error.message()))?;
         let Asked { options, keep, stream } = asked(query, now)?;
+        self.adds.check_resume(&options).map_err(not_resumed)?;
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             return Err(ApiError::new(
                 503,
@@ -94,12 +104,13 @@ impl Adding {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        let events = self.adds.add(Multipart::new(&boundary, chunks.boxed()).keep(keep), options);
-        let lines = events.filter_map(|event| std::future::ready(encoded(event).transpose()));
+        let pages = Apart::begin(chunks.boxed(), |chunks| {
+            self.adds.add(Multipart::new(&boundary, chunks).keep(keep), options)
+        });
         if stream {
-            return Ok(Answer::Listing(Listing::of_upload(Lines::of_fallible(lines.boxed()))));
+            return Ok(Answer::Listing(Listing::of_upload(Lines::of_fallible(pages.boxed()))));
         }
-        Ok(Answer::Whole(collected(lines).await))
+        Ok(Answer::Whole(collected(pages).await))
     }
 }
 
@@ -146,32 +157,22 @@ where
     }
 }
 
-/// The line of an event, with its end; None for an event that has none.
-fn encoded(event: Result<AddEvent>) -> Result<Option<Vec<u8>>> {
-    let AddEvent::Line(line) = event? else { return Ok(None) };
-    let mut out = Vec::with_capacity(256);
-    json::value(&mut out, &line).map_err(|source| {
-        Error::internal("a line about what was added cannot be written").with_source(source)
-    })?;
-    out.push(b'\n');
-    Ok(Some(out))
-}
-
 /// All lines as one array, or the error.
-async fn collected(lines: impl futures::Stream<Item = Result<Vec<u8>>>) -> Response<Bytes> {
-    let mut lines = std::pin::pin!(lines);
+async fn collected(mut pages: impl futures::Stream<Item = Result<Vec<u8>>> + Unpin) -> Response<Bytes> {
     let mut array = vec![b'['];
     let mut response = loop {
-        match lines.next().await {
+        match pages.next().await {
             None => {
                 array.extend_from_slice(b"]\n");
                 break answer::document(StatusCode::OK, array);
             }
-            Some(Ok(line)) if array.len() + line.len() <= COLLECTED_BYTES_MAX => {
-                if array.len() > 1 {
-                    array.push(b',');
+            Some(Ok(page)) if array.len() + page.len() <= COLLECTED_BYTES_MAX => {
+                for line in page.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                    if array.len() > 1 {
+                        array.push(b',');
+                    }
+                    array.extend_from_slice(line);
                 }
-                array.extend_from_slice(line.trim_ascii_end());
             }
             Some(Ok(_)) => {
                 let text =
@@ -193,6 +194,34 @@ fn refused(error: Error) -> ApiError {
         (ErrorKind::InvalidInput, Some(multipart::COMPONENT)) => ApiError::bad_request(error.message()),
         _ => error.into(),
     }
+}
+
+/// Why an add cannot go on where another one broke off.
+pub(super) fn not_resumed(error: Error) -> ApiError {
+    match error.kind() {
+        ErrorKind::InvalidInput => ApiError::bad_request(error.message()),
+        ErrorKind::Conflict => ApiError::new(409, error.message()),
+        _ => error.into(),
+    }
+}
+
+/// `resume` and `offset`.
+fn resume(query: &Query<'_>) -> Result<Option<Resume>, ApiError> {
+    let (key, offset) = (query.get("resume")?, query.get("offset")?);
+    let offset = match offset {
+        "" => 0,
+        text => text.parse().map_err(|_| ApiError::bad_request("parameter offset invalid"))?,
+    };
+    match key {
+        "" if offset > 0 => Err(ApiError::bad_request("parameter offset means nothing without resume")),
+        "" => Ok(None),
+        key => Ok(Some(Resume { key: resume_key(key)?, offset })),
+    }
+}
+
+/// The name of an add that can go on.
+pub(super) fn resume_key(text: &str) -> Result<ResumeKey, ApiError> {
+    text.parse().map_err(|error: Error| ApiError::bad_request(error.message()))
 }
 
 /// What a query asks for.
@@ -257,6 +286,7 @@ fn asked(query: &Query<'_>, now: impl FnOnce() -> Timestamp) -> Result<Asked, Ap
         no_pin,
         shard,
         progress,
+        resume: resume(query)?,
     };
     Ok(Asked { options, keep, stream })
 }

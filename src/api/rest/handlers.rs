@@ -14,13 +14,14 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde::Deserialize;
 
 #[cfg(feature = "add")]
-use super::add::Adding;
+use super::add::{self, Adding};
 use super::answer::{self, Answer, Listing};
 use super::auth::Identity;
 use super::caller::Caller;
 use super::events;
 use super::find::{self, Find};
 use super::gate::{Decision, Gate};
+use super::leases;
 use super::lines::Lines;
 use super::openapi;
 use super::query::{self, Query};
@@ -254,6 +255,19 @@ impl Api {
                 StatusCode::OK,
                 openapi::document(self.gate.users().is_some()),
             )),
+            Endpoint::Leases => self.listing(leases::lines(cluster), body).await?,
+            Endpoint::ReleaseLease => leases::release(cluster, &query::cid(captured)?).await?,
+            #[cfg(feature = "add")]
+            Endpoint::InterruptedAdd => {
+                let key = add::resume_key(captured)?;
+                match cluster.interrupted_add(&key).map_err(add::not_resumed)? {
+                    Some(add) => answer::json(&add),
+                    None => {
+                        let text = format!("no add {key} that broke off is known here; begin at offset 0");
+                        return Err(ApiError::new(404, text));
+                    }
+                }
+            }
             Endpoint::Graph => answer::json(&cluster.connect_graph().await?),
             Endpoint::Alerts => answer::json(&cluster.alerts()),
             Endpoint::Bandwidth => answer::json(&cluster.bandwidth()),
@@ -264,12 +278,9 @@ impl Api {
             Endpoint::Token | Endpoint::RevokeToken | Endpoint::Events => {
                 return Err(ApiError::new(401, "unauthorized"));
             }
-            Endpoint::AddContent => {
-                return Err(ApiError::new(
-                    501,
-                    "this peer does not add content; add it to an IPFS daemon and pin its CID here",
-                ));
-            }
+            #[cfg(not(feature = "add"))]
+            Endpoint::InterruptedAdd => return Err(cannot_add()),
+            Endpoint::AddContent => return Err(cannot_add()),
         })
     }
 
@@ -407,6 +418,10 @@ impl Api {
             .await
             .map_err(|_| ApiError::new(408, format!("the request body did not come within {timeout:?}")))?
     }
+}
+
+fn cannot_add() -> ApiError {
+    ApiError::new(501, "this peer does not add content; add it to an IPFS daemon and pin its CID here")
 }
 
 /// A pin that continues another is answered as the pinset has that one.

@@ -65,7 +65,6 @@ impl Lines {
     }
 
     /// Lines that are encoded already, and an error that ends them.
-    #[cfg(feature = "add")]
     pub(super) fn of_fallible(pages: BoxStream<'static, Result<Vec<u8>>>) -> Self {
         // It may be asked once more behind its end, when lines were joined.
         Self { pages: pages.fuse().boxed(), first: None, error: None }

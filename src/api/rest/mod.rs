@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `GET /health`, `GET /version`, `GET /id` | 204, the version, this peer |
 //! | `POST /add` | adds content, and tells of it as lines (feature `add`) |
+//! | `GET /add/{key}` | where an upload broke off that can go on (feature `add`) |
+//! | `GET /leases`, `DELETE /leases/{cid}` | blocks that are kept for adds until they are pinned, as lines; releases some |
 //! | `GET /peers`, `POST /peers`, `DELETE /peers/{peer}` | members, as lines; adds one; removes one |
 //! | `GET /allocations[?filter]`, `GET /allocations/{cid}` | the pinset, as lines; one entry |
 //! | `GET /pins[?local&filter&cids]`, `GET /pins/{cid}[?local]` | statuses, as lines; one status |
@@ -40,6 +42,20 @@
 //! `Last-Event-ID` counts as `after` and before it, and heartbeats are comments. The answer ends when the peer or its API
 //! stops. 256 callers may watch at a time; others get 503.
 //!
+//! `POST /add?format=car&resume=KEY&offset=N` is an upload of a CAR that can go on where it breaks off. The caller chooses the
+//! key (1 to 64 of the letters `A-Z`, `a-z`, `0-9`, `_`, `-`) and begins with offset 0. When an upload broke off, for whatever
+//! reason but that the peer was killed, `GET /add/{key}` says for 20 hours where it goes on (`offset`, with `blocks` and `bytes`
+//! that arrived, `digest`, `root`, `since`, `expires`, `allocations`), and the form of the next request has a file with the
+//! CAR from this byte on. Its lines and pins are those of the whole. 404: begin at 0, which is always allowed and replaces
+//! what was there before. 409: an add with this key runs or is being ended (ask again), the offset is another one, or the add
+//! began with another `replication-min`, `replication-max`, `user-allocations` or `local`; all other options count as the last
+//! request says. `digest` says what the CAR has before the offset ([`CarDigest`](crate::types::CarDigest)): a file
+//! with another one is not the one whose upload broke off, and has to begin at 0.
+//!
+//! `GET /leases` lists what this peer's daemon keeps for adds: `peer`, `cid` (pinned on the daemon), `since`, `blocks`, `bytes`,
+//! `state` (`running`, `waiting` for `roots` to be pinned, `failed`: about to be released) and `roots`. `DELETE /leases/{cid}`
+//! releases one now; 409 while its blocks still come.
+//!
 //! Lines are one JSON document each. No line and no error is 204; an error before the first line is an error document;
 //! one behind it is in the trailer `X-Stream-Error`, which is there and empty when all went well.
 //!
@@ -66,7 +82,7 @@
 //!   is unknown, repeated or empty is a 400; without them everything unknown is ignored, as in the reference. A page has
 //!   a length and no trailer.
 //! - `POST /pins/sync`, `POST /pins/{cid}/sync` and `GET /openapi.json` exist, and `GET /events`, which refuses
-//!   parameters that it does not know.
+//!   parameters that it does not know; `GET /leases`, `DELETE /leases/{cid}` and `GET /add/{key}`, too.
 //! - Error texts are the reference's, and some go on with the valid values; what is wrong with a CID, a peer id or an
 //!   address is said in our parsers' words.
 //! - Empty lists in statuses are always `[]`, where the reference sometimes has `null`, and `created` of what is not
@@ -110,6 +126,7 @@ mod gate;
 mod handlers;
 mod io;
 mod jwt;
+mod leases;
 mod libp2p_http;
 mod lines;
 mod listen;

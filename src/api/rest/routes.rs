@@ -37,6 +37,9 @@ pub(super) enum Endpoint {
     OpenApi,
     Health,
     Events,
+    InterruptedAdd,
+    Leases,
+    ReleaseLease,
 }
 
 /// Part of a path.
@@ -75,12 +78,15 @@ static ROUTES: &[(Method, &[Part], Endpoint)] = &[
     (Method::DELETE, &[Is("pins"), IpfsPath], Endpoint::UnpinPath),
     // Ours too. Here, where no other answer changes because there is a DELETE more.
     (Method::DELETE, &[Is("token")], Endpoint::RevokeToken),
+    (Method::DELETE, &[Is("leases"), Any], Endpoint::ReleaseLease),
     (Method::POST, &[Is("ipfs"), Is("gc")], Endpoint::RepoGc),
     (Method::GET, &[Is("health"), Is("graph")], Endpoint::Graph),
     (Method::GET, &[Is("health"), Is("alerts")], Endpoint::Alerts),
     (Method::GET, &[Is("health"), Is("bandwidth")], Endpoint::Bandwidth),
     // Ours as well, and of no path of the reference's.
     (Method::GET, &[Is("events")], Endpoint::Events),
+    (Method::GET, &[Is("add"), Any], Endpoint::InterruptedAdd),
+    (Method::GET, &[Is("leases")], Endpoint::Leases),
     (Method::GET, &[Is("monitor"), Is("metrics"), Any], Endpoint::Metrics),
     (Method::GET, &[Is("monitor"), Is("metrics")], Endpoint::MetricNames),
     (Method::POST, &[Is("token")], Endpoint::Token),
@@ -178,6 +184,9 @@ mod tests {
             ("GET", "/health/graph", E::Graph, ""),
             ("GET", "/events", E::Events, ""),
             ("GET", "/openapi.json", E::OpenApi, ""),
+            ("GET", "/add/key", E::InterruptedAdd, "key"),
+            ("GET", "/leases", E::Leases, ""),
+            ("DELETE", "/leases/x", E::ReleaseLease, "x"),
         ] {
             let method = method.parse().unwrap();
             assert_eq!(target(&method, path), Target::Endpoint(endpoint, captured), "{method} {path}");
@@ -199,6 +208,7 @@ mod tests {
             ("POST", "/id", Unknown),
             ("DELETE", "/id", Unknown),
             ("GET", "/add", Unknown),
+            ("GET", "/leases/x", Unknown),
             ("GET", "/token", Unknown),
             ("GET", "/ipfs/gc", Unknown),
             ("GET", "/pins/ipfs/x", Unknown),

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::super::transport::innermost;
 use super::encode::{self, Encoder, PartKind, Stamp};
 use super::walk::{self, CHUNK_BYTES, Named, Out, Which};
-use super::{OneReader, Sent, Source};
+use super::{OneReader, Sent, Source, resume};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Chunks that were read and wait for the connection.
@@ -93,7 +93,7 @@ impl Outgoing {
     pub(in super::super) fn is_complete(&self) -> bool {
         self.sources.iter().all(|source| match source {
             Source::Reader { reader, .. } => reader.is_unread(),
-            Source::Path(_) | Source::Url(..) | Source::Bytes { .. } => true,
+            Source::Path(_) | Source::Url(..) | Source::Bytes { .. } | Source::Rest { .. } => true,
         })
     }
 
@@ -155,6 +155,20 @@ fn chunks(
                         state.sent.add(chunk.len() as u64);
                         yield chunk;
                     }
+                }
+                Source::Rest { named, from, to } => {
+                    encoder.part(&mut head, &named.name, PartKind::File { origin: b"" }, Stamp::default());
+                    yield Bytes::from(head);
+                    let (chunks, mut waiting) = mpsc::channel(CHUNKS_WAITING);
+                    let (path, from, to) = (named.path.clone(), *from, *to);
+                    let sent = tokio::task::spawn_blocking(move || resume::send(&path, from, to, &chunks));
+                    while let Some(chunk) = waiting.recv().await {
+                        state.sent.add(chunk.len() as u64);
+                        yield chunk;
+                    }
+                    sent.await.map_err(|error| {
+                        Error::internal(format!("reading a file ended: {error}")).component("client")
+                    })??;
                 }
                 Source::Reader { name, reader } => {
                     encoder.part(&mut head, name, PartKind::File { origin: b"" }, Stamp::default());

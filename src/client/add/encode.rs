@@ -1,8 +1,8 @@
 //! The body of an upload, as Kubo's clients and the reference's write it: one part for each file, directory and link.
 //! Pure.
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io::Write as _;
 
 /// Letters of a boundary. As many as the reference's clients have.
 const BOUNDARY_LETTERS: usize = 60;
@@ -44,22 +44,39 @@ impl Encoder {
 
     /// The beginning of a part. What the name means is told by its bytes: any but zero may be in it.
     pub(super) fn part(&mut self, text: &mut Vec<u8>, name: &[u8], kind: PartKind<'_>, stamp: Stamp) {
-        let mut head = String::with_capacity(256);
-        let first = if self.has_parts { "\r\n" } else { "" };
-        self.has_parts = true;
-        let _ = write!(head, "{first}--{}\r\n", self.boundary);
-        if let PartKind::File { origin } = kind {
-            let _ = write!(head, "Abspath-Encoded: {}\r\n", escaped(origin));
+        if std::mem::replace(&mut self.has_parts, true) {
+            return self.following(text, name, kind, stamp);
         }
-        let _ = write!(head, "Content-Disposition: form-data; name=\"file{}\"", stamp.query());
-        let _ = write!(head, "; filename=\"{}\"\r\n", escaped(name));
+        self.head(text, name, kind, stamp);
+    }
+
+    /// The beginning of a part that is not the first.
+    pub(super) fn following(&self, text: &mut Vec<u8>, name: &[u8], kind: PartKind<'_>, stamp: Stamp) {
+        text.extend_from_slice(b"\r\n");
+        self.head(text, name, kind, stamp);
+    }
+
+    fn head(&self, text: &mut Vec<u8>, name: &[u8], kind: PartKind<'_>, stamp: Stamp) {
         let what = match kind {
             PartKind::File { .. } => "application/octet-stream",
             PartKind::Directory => "application/x-directory",
             PartKind::Symlink => "application/symlink",
         };
-        let _ = write!(head, "Content-Type: {what}\r\n\r\n");
-        text.extend_from_slice(head.as_bytes());
+        text.extend_from_slice(b"--");
+        text.extend_from_slice(self.boundary.as_bytes());
+        text.extend_from_slice(b"\r\n");
+        if let PartKind::File { origin } = kind {
+            text.extend_from_slice(b"Abspath-Encoded: ");
+            escape(text, origin);
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(b"Content-Disposition: form-data; name=\"file");
+        stamp.query(text);
+        text.extend_from_slice(b"\"; filename=\"");
+        escape(text, name);
+        text.extend_from_slice(b"\"\r\nContent-Type: ");
+        text.extend_from_slice(what.as_bytes());
+        text.extend_from_slice(b"\r\n\r\n");
     }
 
     /// The end of the body.
@@ -69,21 +86,19 @@ impl Encoder {
 }
 
 impl Stamp {
-    fn query(self) -> String {
-        let mut query = String::new();
+    fn query(self, text: &mut Vec<u8>) {
+        let mut mark = '?';
+        // Writing to memory does not fail.
         if self.mode != 0 {
-            let _ = write!(query, "&mode=0{:o}", self.mode);
+            let _ = write!(text, "{mark}mode=0{:o}", self.mode);
+            mark = '&';
         }
         if let Some((seconds, nanoseconds)) = self.modified {
-            let _ = write!(query, "&mtime={seconds}");
+            let _ = write!(text, "{mark}mtime={seconds}");
             if nanoseconds > 0 {
-                let _ = write!(query, "&mtime-nsecs={nanoseconds}");
+                let _ = write!(text, "&mtime-nsecs={nanoseconds}");
             }
         }
-        if !query.is_empty() {
-            query.replace_range(..1, "?");
-        }
-        query
     }
 }
 
@@ -108,27 +123,26 @@ pub(super) fn boundary() -> String {
         if boundary.len() >= BOUNDARY_LETTERS {
             break;
         }
-        let _ = write!(boundary, "{:016x}", random.hash_one(number));
+        boundary.push_str(&format!("{:016x}", random.hash_one(number)));
     }
     boundary.truncate(BOUNDARY_LETTERS);
     boundary
 }
 
 /// Bytes as they stand in a query: letters, digits and `-_.~` as they are, a space as `+`.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() + 16);
-    for byte in bytes {
+fn escape(text: &mut Vec<u8>, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    text.reserve(bytes.len());
+    for &byte in bytes {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                text.push(char::from(*byte));
-            }
-            b' ' => text.push('+'),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => text.push(byte),
+            b' ' => text.push(b'+'),
             _ => {
-                let _ = write!(text, "%{byte:02X}");
+                let [high, low] = [byte >> 4, byte & 0xf].map(|half| HEX[usize::from(half)]);
+                text.extend_from_slice(&[b'%', high, low]);
             }
         }
     }
-    text
 }
 
 #[cfg(test)]
@@ -151,7 +165,9 @@ mod tests {
 
     #[test]
     fn any_bytes_can_be_a_name() {
-        assert_eq!(escaped(b"a Z0-_.~/\"\r\n\xff%+"), "a+Z0-_.~%2F%22%0D%0A%FF%25%2B");
+        let mut text = Vec::new();
+        escape(&mut text, b"a Z0-_.~/\"\r\n\xff%+");
+        assert_eq!(text, b"a+Z0-_.~%2F%22%0D%0A%FF%25%2B");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod body;
 mod encode;
+mod resume;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::AsyncRead;
 
 pub(super) use self::body::Outgoing;
+pub use self::resume::ResumableCar;
 use self::walk::{Named, Which};
 use super::error::ApiError;
 use super::{Client, Request};
@@ -30,7 +32,7 @@ type Reader = Box<dyn AsyncRead + Send + Unpin>;
 
 /// What is uploaded with [`Client::add`]: files, folders, URLs, bytes, in this order.
 ///
-/// Nothing is read before the upload begins, and never more is in memory than is on its way, about 2 MiB.
+/// Nothing is read before the upload begins, and never more is in memory than is on its way, about 10 MiB.
 #[derive(Debug, Default)]
 #[must_use = "an upload is nothing until it is added"]
 pub struct Upload {
@@ -46,6 +48,7 @@ enum Given {
     Url(Url),
     Bytes(String, Bytes),
     Reader(String, OneReader),
+    Rest { path: PathBuf, from: u64, to: u64 },
 }
 
 /// What is uploaded, with its name.
@@ -53,8 +56,20 @@ enum Given {
 enum Source {
     Path(Named),
     Url(Url, Vec<u8>),
-    Bytes { name: Vec<u8>, bytes: Bytes },
-    Reader { name: Vec<u8>, reader: OneReader },
+    Bytes {
+        name: Vec<u8>,
+        bytes: Bytes,
+    },
+    Reader {
+        name: Vec<u8>,
+        reader: OneReader,
+    },
+    /// Part of a file.
+    Rest {
+        named: Named,
+        from: u64,
+        to: u64,
+    },
 }
 
 /// A reader, until somebody reads it.
@@ -138,6 +153,9 @@ impl Upload {
             match given {
                 Given::Path(path) => paths.push(path.clone()),
                 Given::Bytes(_, bytes) => known = known.map(|known| known + bytes.len() as u64),
+                Given::Rest { from, to, .. } => {
+                    known = known.map(|known| known + to.saturating_sub(*from));
+                }
                 Given::Url(_) | Given::Reader(..) => known = None,
             }
         }
@@ -158,8 +176,11 @@ impl Upload {
         if options.format == AddFormat::Car && (options.wrap || self.given.len() > 1) {
             return invalid("only a single CAR file can be added and wrap-with-directory is not supported");
         }
-        if options.no_copy && !self.given.iter().all(|given| matches!(given, Given::Url(_))) {
-            return invalid("nocopy option is only valid for URLs");
+        // Nobody else finds again what comes from elsewhere. The reference's client also refuses files.
+        if options.no_copy
+            && self.given.iter().any(|given| matches!(given, Given::Bytes(..) | Given::Reader(..)))
+        {
+            return invalid("nocopy option is only valid for files and URLs");
         }
         let Self { given, which, sent } = self;
         let named = move || given.into_iter().map(|given| given.named(which)).collect::<Result<Vec<_>>>();
@@ -205,6 +226,7 @@ impl Given {
             }
             Self::Bytes(name, bytes) => Source::Bytes { name: name.into_bytes(), bytes },
             Self::Reader(name, reader) => Source::Reader { name: name.into_bytes(), reader },
+            Self::Rest { path, from, to } => Source::Rest { named: walk::named(&path)?, from, to },
         })
     }
 }
@@ -212,7 +234,9 @@ impl Given {
 impl Source {
     fn name(&self) -> &[u8] {
         match self {
-            Self::Path(Named { name, .. }) | Self::Url(_, name) => name,
+            Self::Path(Named { name, .. })
+            | Self::Rest { named: Named { name, .. }, .. }
+            | Self::Url(_, name) => name,
             Self::Bytes { name, .. } | Self::Reader { name, .. } => name,
         }
     }

@@ -13,13 +13,15 @@ use super::body::Outgoing;
 use super::*;
 
 const CID: &str = "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o";
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Nobody listens here. A port that was free a moment ago may be another test's by now.
+const NOBODY: &str = "127.0.0.1:1";
+const PATIENCE: Duration = Duration::from_secs(120);
 /// More than all buffers between a file and somebody who does not read.
 const MUCH: u64 = 64 * 1024 * 1024;
 
 /// One connection of a server: its request's head was read.
-struct Asked {
-    head: String,
+pub(super) struct Asked {
+    pub(super) head: String,
     connection: TcpStream,
 }
 
@@ -36,7 +38,7 @@ impl Asked {
     }
 
     /// The body, without the frames of its chunks.
-    fn body(&mut self) -> Vec<u8> {
+    pub(super) fn body(&mut self) -> Vec<u8> {
         let raw = self.read(|bytes| bytes.ends_with(b"\r\n0\r\n\r\n"));
         let (mut body, mut rest) = (Vec::new(), raw.as_slice());
         while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
@@ -48,34 +50,34 @@ impl Asked {
         body
     }
 
-    fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         self.connection.write_all(text.as_bytes()).unwrap();
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.say(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Stream-Error\r\nConnection: close\r\n\r\n",
         );
     }
 
-    fn line(&mut self, name: &str) {
+    pub(super) fn line(&mut self, name: &str) {
         let line = format!("{{\"name\":\"{name}\",\"cid\":\"{CID}\",\"size\":3}}\n");
         self.say(&format!("{:x}\r\n{line}\r\n", line.len()));
     }
 
-    fn end(&mut self, error: &str) {
+    pub(super) fn end(&mut self, error: &str) {
         self.say(&format!("0\r\nX-Stream-Error: {error}\r\n\r\n"));
     }
 
     /// Closes as careful servers do: what was said can be read, although not everything was heard.
-    fn hang_up_slowly(mut self) {
+    pub(super) fn hang_up_slowly(mut self) {
         let _ = self.connection.shutdown(Shutdown::Write);
         self.read(|_| false);
     }
 }
 
 /// Runs each script for one connection, in order.
-fn server(scripts: Vec<Box<dyn FnOnce(Asked) + Send>>) -> String {
+pub(super) fn server(scripts: Vec<Box<dyn FnOnce(Asked) + Send>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -96,7 +98,7 @@ fn serving(script: impl FnOnce(Asked) + Send + 'static) -> String {
     server(vec![Box::new(script)])
 }
 
-fn client(hosts: &[&str]) -> Client {
+pub(super) fn client(hosts: &[&str]) -> Client {
     hosts.iter().fold(Client::builder(), |builder, host| builder.host(*host)).build().unwrap()
 }
 
@@ -241,6 +243,40 @@ mod golden {
     }
 
     #[tokio::test]
+    async fn files_of_all_sizes_are_sent_whole_and_in_their_order() {
+        // Kept and not kept until their turn comes, and where one becomes the other.
+        const SIZES: [usize; 7] = [0, 1, 100_000, 65_535, 300, 65_536, 5_000];
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        let mut wanted = Vec::new();
+        for number in 0..400 {
+            let name = format!("tree/{:02}/{number:03}", number / 30);
+            let text = number.to_string().repeat(SIZES[number % SIZES.len()]);
+            let text = text[..SIZES[number % SIZES.len()]].to_owned();
+            fs::create_dir_all(tree.join(format!("{:02}", number / 30))).unwrap();
+            fs::write(folder.path().join(&name), &text).unwrap();
+            wanted.push((name, text));
+        }
+        let upload = Upload::new().path(&tree).recursive(true);
+        let counted = upload.sent();
+        let (head, body) = sent(upload).await;
+        let mut found = Vec::new();
+        for part in body.split(&format!("--{}", boundary(&head))) {
+            let Some((head, text)) = part.split_once("\r\n\r\n") else { continue };
+            let (_, name) = head.split_once("filename=\"").unwrap();
+            let name = name.split('"').next().unwrap().replace("%2F", "/");
+            if head.contains("octet-stream") {
+                found.push((name, text.strip_suffix("\r\n").unwrap().to_owned()));
+            }
+        }
+        assert_eq!(found.len(), wanted.len());
+        for ((name, text), (wanted_name, wanted_text)) in found.iter().zip(&wanted) {
+            assert!(name == wanted_name && text == wanted_text, "{name} instead of {wanted_name}");
+        }
+        assert_eq!(counted.bytes(), wanted.iter().map(|(_, text)| text.len() as u64).sum::<u64>());
+    }
+
+    #[tokio::test]
     async fn what_is_no_file_ends_the_upload_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let tree = folder.path().join("tree");
@@ -342,7 +378,7 @@ async fn an_upload_that_is_dropped_ends_its_connection() {
 
 #[tokio::test]
 async fn the_next_host_gets_what_can_be_read_again() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = NOBODY.to_owned();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     long_file(&file, MUCH);
@@ -453,7 +489,12 @@ async fn what_cannot_be_added_is_said_before_anybody_is_asked() {
         (Upload::new(), &usual, ErrorKind::InvalidInput, "need at least one path"),
         (file(), &wrap, ErrorKind::InvalidInput, "only a single CAR file"),
         (file().bytes("other", ""), &car, ErrorKind::InvalidInput, "only a single CAR file"),
-        (file(), &no_copy, ErrorKind::InvalidInput, "nocopy option is only valid for URLs"),
+        (
+            file().bytes("other", ""),
+            &no_copy,
+            ErrorKind::InvalidInput,
+            "nocopy option is only valid for files and URLs",
+        ),
         (file().path(at("dir/file")), &usual, ErrorKind::InvalidInput, "two paths are both called file"),
         (
             at("dir/").into(),

@@ -1,10 +1,11 @@
 //! Files of this machine: what is there, in which order, and their bytes. Everything here blocks.
 
+mod ahead;
+
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::vec;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ pub(super) struct Out {
 
 impl Out {
     pub(super) fn new(chunks: mpsc::Sender<Chunk>) -> Self {
-        Self { buffer: Vec::with_capacity(CHUNK_BYTES), content: 0, chunks }
+        Self { buffer: Vec::new(), content: 0, chunks }
     }
 
     /// Hands on what was collected.
@@ -57,13 +58,18 @@ impl Out {
     /// # Errors
     /// `Cancelled` when nobody wants it.
     fn flush(&mut self) -> Result<()> {
-        if self.buffer.is_empty() {
+        let bytes = std::mem::take(&mut self.buffer).into();
+        let content = std::mem::take(&mut self.content);
+        self.send(Chunk { bytes, content })
+    }
+
+    /// Hands on what was collected elsewhere; nothing is in the buffer.
+    fn send(&self, chunk: Chunk) -> Result<()> {
+        if chunk.bytes.is_empty() {
             return Ok(());
         }
-        let bytes = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
-        let content = std::mem::take(&mut self.content);
         self.chunks
-            .blocking_send(Chunk { bytes: bytes.into(), content })
+            .blocking_send(chunk)
             .map_err(|_| Error::new(ErrorKind::Cancelled, "the upload was given up").component("client"))
     }
 
@@ -74,96 +80,100 @@ impl Out {
             if self.buffer.len() >= CHUNK_BYTES {
                 self.flush()?;
             }
+            self.buffer.reserve_exact(CHUNK_BYTES - self.buffer.len());
             let begin = self.buffer.len();
-            // Not the whole buffer for each of many small files: what is to be read into is cleared first.
-            let left = usize::try_from(expected.saturating_sub(copied)).unwrap_or(CHUNK_BYTES);
-            let room = left.max(READ_BYTES_MIN).min(CHUNK_BYTES - begin);
-            self.buffer.resize(begin + room, 0);
-            let read = loop {
-                match file.read(&mut self.buffer[begin..]) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    read => break read,
-                }
-            };
-            self.buffer.truncate(begin + read.as_ref().copied().unwrap_or(0));
-            match read.map_err(|error| failed("read", path, error))? {
-                0 => return Ok(copied),
-                read => {
-                    copied += read as u64;
-                    self.content += read as u64;
-                }
+            let is_end = read_some(file, path, &mut self.buffer, (copied, expected), CHUNK_BYTES - begin)?;
+            let read = (self.buffer.len() - begin) as u64;
+            copied += read;
+            self.content += read;
+            if is_end {
+                return Ok(copied);
             }
         }
     }
 }
 
-/// Hands on a file, a link, or a folder with all that is in it. Folders are read when their turn comes, and one file is
-/// open at a time.
+/// Adds bytes of a file to a buffer, `most` of them, and says whether that is the end of the file. So many were read before
+/// of those that are expected.
+fn read_some(
+    file: &mut File,
+    path: &Path,
+    buffer: &mut Vec<u8>,
+    (copied, expected): (u64, u64),
+    most: usize,
+) -> Result<bool> {
+    let begin = buffer.len();
+    let left = usize::try_from(expected.saturating_sub(copied)).unwrap_or(usize::MAX);
+    // Not a large buffer for each of many small files: what is to be read into is cleared first. One byte more than is
+    // left, so that the end is seen.
+    let room = if left == 0 { READ_BYTES_MIN } else { left.saturating_add(1) }.min(most);
+    buffer.resize(begin + room, 0);
+    let read = loop {
+        match file.read(&mut buffer[begin..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    buffer.truncate(begin + read.as_ref().copied().unwrap_or(0));
+    let read = read.map_err(|error| failed("read", path, error))?;
+    // Less than there was room for, and all that was expected: to ask once more would be to ask twice for most files.
+    Ok(read == 0 || (read == left && read < room))
+}
+
+/// Hands on a file, a link, or a folder with all that is in it. Folders are listed and small files are read a little
+/// before their turn comes.
 ///
 /// # Errors
 /// What cannot be read, by its path; `Cancelled` when nobody wants it any more.
 pub(super) fn send(top: &Named, which: Which, encoder: &mut Encoder, out: &mut Out) -> Result<()> {
-    let mut folders: Vec<Folder> = Vec::new();
-    let mut next = Some(top.clone());
-    while let Some(named) = next {
-        if let Some(folder) = send_one(&named, which, encoder, out)? {
-            folders.push(folder);
-        }
-        next = next_in(&mut folders);
+    let there = look_at(&top.path)?;
+    let mut part = |buffer: &mut Vec<u8>, kind| encoder.part(buffer, &top.name, kind, stamp(&there));
+    if there.is_file() {
+        let origin = absolute(&top.path)?;
+        part(&mut out.buffer, PartKind::File { origin: origin.as_os_str().as_encoded_bytes() });
+        copy_whole(&top.path, out)?;
+    } else if there.is_symlink() {
+        let target = target_of(&top.path)?;
+        part(&mut out.buffer, PartKind::Symlink);
+        out.buffer.extend_from_slice(target.as_os_str().as_encoded_bytes());
+    } else {
+        let entries = entries(&top.path, which.hidden)?;
+        part(&mut out.buffer, PartKind::Directory);
+        out.flush()?;
+        ahead::send_below(top, entries, which, encoder, out)?;
     }
     out.flush()
 }
 
-/// A folder, and what was not visited in it.
-struct Folder {
-    at: Named,
-    rest: vec::IntoIter<OsString>,
-}
-
-fn next_in(folders: &mut Vec<Folder>) -> Option<Named> {
-    loop {
-        let folder = folders.last_mut()?;
-        if let Some(entry) = folder.rest.next() {
-            let mut name = folder.at.name.clone();
-            name.push(b'/');
-            name.extend_from_slice(entry.as_encoded_bytes());
-            return Some(Named { path: folder.at.path.join(entry), name });
-        }
-        folders.pop();
-    }
-}
-
-fn send_one(named: &Named, which: Which, encoder: &mut Encoder, out: &mut Out) -> Result<Option<Folder>> {
-    let path = &named.path;
-    let there = look_at(path)?;
-    let mut part = |buffer: &mut Vec<u8>, kind| encoder.part(buffer, &named.name, kind, stamp(&there));
-    if out.buffer.len() >= CHUNK_BYTES {
-        out.flush()?;
-    }
-    if there.is_dir() {
-        let entries = entries(path, which.hidden)?;
-        part(&mut out.buffer, PartKind::Directory);
-        return Ok(Some(Folder { at: named.clone(), rest: entries.into_iter() }));
-    }
-    if there.is_symlink() {
-        let target = fs::read_link(path).map_err(|error| failed("readlink", path, error))?;
-        part(&mut out.buffer, PartKind::Symlink);
-        out.buffer.extend_from_slice(target.as_os_str().as_encoded_bytes());
-        return Ok(None);
-    }
-    let mut file = File::open(path).map_err(|error| failed("open", path, error))?;
+/// Hands on the bytes of a file.
+fn copy_whole(path: &Path, out: &mut Out) -> Result<()> {
+    let mut file = open(path)?;
     let expected = file.metadata().map_err(|error| failed("stat", path, error))?.len();
-    let origin = std::path::absolute(path).map_err(|error| failed("abs", path, error))?;
-    part(&mut out.buffer, PartKind::File { origin: origin.as_os_str().as_encoded_bytes() });
     let copied = out.copy(&mut file, path, expected)?;
-    if copied < expected {
-        let text = format!(
-            "{} became shorter while it was read: {copied} bytes of {expected} were there",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::Conflict, text).component("client"));
+    check_whole(path, copied, expected)
+}
+
+fn check_whole(path: &Path, copied: u64, expected: u64) -> Result<()> {
+    if copied >= expected {
+        return Ok(());
     }
-    Ok(None)
+    let text = format!(
+        "{} became shorter while it was read: {copied} bytes of {expected} were there",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Conflict, text).component("client"))
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| failed("open", path, error))
+}
+
+fn target_of(path: &Path) -> Result<PathBuf> {
+    fs::read_link(path).map_err(|error| failed("readlink", path, error))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| failed("abs", path, error))
 }
 
 /// What a path is, links not followed.
@@ -181,14 +191,20 @@ pub(super) fn look_at(path: &Path) -> Result<Metadata> {
     Ok(there)
 }
 
-/// Names in a folder, sorted by their bytes.
-fn entries(path: &Path, hidden: bool) -> Result<Vec<OsString>> {
-    let entry = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name());
-    let names: io::Result<Vec<_>> = fs::read_dir(path).and_then(|entries| entries.map(entry).collect());
-    let mut names = names.map_err(|error| failed("open", path, error))?;
-    names.retain(|name| hidden || !name.as_encoded_bytes().starts_with(b"."));
-    names.sort_unstable();
-    Ok(names)
+/// A name in a folder, and whether it is that of a folder.
+type Listed = (OsString, bool);
+
+/// What lies in a folder, sorted by the bytes of its names.
+fn entries(path: &Path, hidden: bool) -> Result<Vec<Listed>> {
+    let entry = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.file_name(), entry.file_type()?.is_dir()))
+    };
+    let entries: io::Result<Vec<_>> = fs::read_dir(path).and_then(|entries| entries.map(entry).collect());
+    let mut entries = entries.map_err(|error| failed("open", path, error))?;
+    entries.retain(|(name, _)| hidden || !name.as_encoded_bytes().starts_with(b"."));
+    entries.sort_unstable();
+    Ok(entries)
 }
 
 /// Bytes of all files that are meant; what cannot be read is left out, it will be told when its turn comes.
@@ -200,7 +216,7 @@ pub(super) fn file_bytes(top: &Path, which: Which) -> u64 {
             Ok(there) if there.is_file() => bytes += there.len(),
             Ok(there) if there.is_dir() => {
                 let entries = entries(&path, which.hidden).unwrap_or_default();
-                paths.extend(entries.iter().map(|entry| path.join(entry)));
+                paths.extend(entries.iter().map(|(entry, _)| path.join(entry)));
             }
             _ => {}
         }
@@ -216,7 +232,7 @@ pub(super) fn check(path: &Path, which: Which) -> Result<()> {
         return Err(Error::invalid_input(text).component("client"));
     }
     if there.is_file() {
-        File::open(path).map_err(|error| failed("open", path, error))?;
+        open(path)?;
     }
     Ok(())
 }

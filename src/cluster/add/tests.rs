@@ -1,6 +1,7 @@
 //! Adds in whole clusters, on paused time.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crate::testing::cluster::TestClusterConfig;
 use crate::testing::faulty_ipfs::{FaultyIpfs, IpfsCall};
 use crate::types::{PinType, TrackerStatus};
 
-const CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Files of equal chunks, no two alike. It stops where it is told to, until it is told to go on.
 struct Files {
@@ -28,12 +29,14 @@ struct Files {
     chunks: usize,
     next: usize,
     chunk: usize,
-    /// How many chunks may be read by now.
+    /// How many chunks of the last file may be read by now.
     gate: Option<watch::Receiver<usize>>,
+    /// How often it may be read once more.
+    rewinds: usize,
 }
 
 fn files(names: &[&'static str], chunks: usize) -> Files {
-    Files { names: names.to_vec(), chunks, next: 0, chunk: 0, gate: None }
+    Files { names: names.to_vec(), chunks, next: 0, chunk: 0, gate: None, rewinds: 0 }
 }
 
 /// A file that can be stopped.
@@ -53,7 +56,7 @@ fn whole(file: &str, chunks: usize) -> Vec<u8> {
     (0..chunks).flat_map(|number| chunk(file, number)).collect()
 }
 
-fn dag(file: &str, chunks: usize) -> (Cid, Vec<Block>) {
+pub(super) fn dag(file: &str, chunks: usize) -> (Cid, Vec<Block>) {
     sample_file_with_chunks(whole(file, chunks), CHUNK_BYTES)
 }
 
@@ -70,12 +73,20 @@ impl Content for Files {
         if self.chunk == self.chunks {
             return Ok(None);
         }
-        if let Some(gate) = &mut self.gate {
+        if let Some(gate) = self.gate.as_mut().filter(|_| self.next == self.names.len()) {
             let number = self.chunk;
             gate.wait_for(|open| number < *open).await.map_err(|_| Error::internal("who uploads is gone"))?;
         }
         self.chunk += 1;
         Ok(Some(chunk(self.names[self.next - 1], self.chunk - 1)))
+    }
+
+    fn rewind(&mut self) -> bool {
+        if self.rewinds == 0 {
+            return false;
+        }
+        (self.rewinds, self.next, self.chunk) = (self.rewinds - 1, 0, 0);
+        true
     }
 }
 
@@ -110,13 +121,13 @@ fn import<'a>(
 }
 
 /// Peers that know each other, and their daemons.
-struct Peers {
-    cluster: TestCluster,
-    memory: Vec<MemoryIpfs>,
-    faulty: Vec<FaultyIpfs>,
+pub(super) struct Peers {
+    pub(super) cluster: TestCluster,
+    pub(super) memory: Vec<MemoryIpfs>,
+    pub(super) faulty: Vec<FaultyIpfs>,
 }
 
-async fn peers_with(count: usize, followers: usize) -> Peers {
+pub(super) async fn peers_with(count: usize, followers: usize) -> Peers {
     let swarm = MemorySwarm::default();
     let memory: Vec<MemoryIpfs> = (0..count)
         .map(|index| {
@@ -150,12 +161,12 @@ async fn peers_with(count: usize, followers: usize) -> Peers {
     peers
 }
 
-async fn peers(count: usize) -> Peers {
+pub(super) async fn peers(count: usize) -> Peers {
     peers_with(count, 0).await
 }
 
 impl Peers {
-    async fn know_each_other(&self) {
+    pub(super) async fn know_each_other(&self) {
         let count = self.cluster.running().count();
         self.cluster
             .wait_until("all peers have each other's metrics", async |peers: &TestCluster| {
@@ -175,16 +186,16 @@ impl Peers {
         self.cluster.peer(0).inner.adding(content, options, import)
     }
 
-    fn index(&self, peer: &PeerId) -> usize {
+    pub(super) fn index(&self, peer: &PeerId) -> usize {
         (0..self.memory.len()).find(|index| self.cluster.id(*index) == *peer).unwrap()
     }
 
-    fn blocks_at(&self, index: usize, dag: &[Block]) -> usize {
+    pub(super) fn blocks_at(&self, index: usize, dag: &[Block]) -> usize {
         dag.iter().filter(|block| self.memory[index].has_block(&block.cid)).count()
     }
 
     /// Nothing is pinned, and nobody stores blocks any more.
-    async fn assert_nothing_is_left(&self) {
+    pub(super) async fn assert_nothing_is_left(&self) {
         sleep(Duration::from_secs(30)).await;
         for (index, peer) in self.cluster.running() {
             assert_eq!(peer.state().counts().pins, 0, "pins of peer {index}");
@@ -192,11 +203,11 @@ impl Peers {
         for daemon in &self.faulty {
             assert_eq!(daemon.count(IpfsCall::PutBlocks).running, 0);
         }
-        assert_eq!(self.cluster.peer(0).inner.adds.0.available_permits(), ADDS_MAX);
+        assert_eq!(self.cluster.peer(0).inner.adds.room.available_permits(), ADDS_MAX);
     }
 }
 
-fn replicated(min: i32, max: i32) -> AddOptions {
+pub(super) fn replicated(min: i32, max: i32) -> AddOptions {
     let pin = PinOptions {
         name: "added".to_owned(),
         replication_factor_min: min,
@@ -207,7 +218,7 @@ fn replicated(min: i32, max: i32) -> AddOptions {
 }
 
 /// Lines, pins, and how it ended.
-async fn all(
+pub(super) async fn all(
     mut events: BoxStream<'static, Result<AddEvent>>,
 ) -> (Vec<Added>, Vec<Pin>, std::result::Result<(), Error>) {
     let (mut lines, mut pins) = (Vec::new(), Vec::new());
@@ -289,6 +300,90 @@ async fn a_peer_that_dies_in_the_middle_is_replaced_and_every_replica_is_complet
                 .unwrap()
         );
     }
+}
+
+/// Adds more than the window holds with one copy, and kills who gets it after all but the end of it.
+async fn killed_late(rewinds: usize) -> (Peers, Vec<Block>, PeerId, (Vec<Added>, Vec<Pin>, Result<()>)) {
+    let mut peers = peers(4).await;
+    let chunks = 80;
+    let (content, gate) = gated(chunks, 70);
+    let content = Files { names: vec!["small", "large"], rewinds, ..content };
+    let mut options = replicated(1, 1);
+    let unlucky = peers.cluster.id(1);
+    options.pin.user_allocations = vec![unlucky];
+    let adding = tokio::spawn(all(peers.add(content, options)));
+    let (_, blocks) = dag("large", chunks);
+    peers
+        .cluster
+        .wait_until("much of it is stored", async |_: &TestCluster| {
+            peers.memory[1].has_block(&blocks[30].cid)
+        })
+        .await
+        .unwrap();
+    peers.cluster.crash(1);
+    gate.send_replace(chunks);
+    let ended = adding.await.unwrap();
+    (peers, blocks, unlucky, ended)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_peer_that_has_the_beginning_dies_and_content_that_can_be_read_again_is() {
+    let (peers, blocks, unlucky, (lines, pins, ended)) = killed_late(1).await;
+    ended.unwrap();
+    let names: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+    assert_eq!(names, ["small", "large"], "each line once");
+    assert_eq!(pins.len(), 2);
+    let [other] = pins[0].allocations[..] else { panic!("{pins:?}") };
+    assert_ne!(other, unlucky);
+    assert_eq!((&lines[1].allocations, &pins[1].allocations), (&vec![other], &vec![other]));
+    assert_eq!(peers.blocks_at(peers.index(&other), &blocks), blocks.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_peer_that_has_the_beginning_dies_and_an_upload_is_told_what_to_do() {
+    let (peers, _, unlucky, (lines, pins, ended)) = killed_late(0).await;
+    let error = ended.unwrap_err();
+    let text = error.message();
+    assert!(
+        text.starts_with("failed to put block on all destinations (") && text.contains(&unlucky.to_string()),
+        "{text}"
+    );
+    assert!(text.contains("send the content again"), "{text}");
+    assert_eq!((lines.len(), pins.len()), (1, 0));
+    peers.assert_nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_is_read_again_until_nobody_is_left_and_no_longer() {
+    // Every daemon breaks off late.
+    let peers = peers(3).await;
+    let (content, gate) = gated(80, 70);
+    let (_, blocks) = dag("large", 80);
+    let adding = tokio::spawn(error_of(peers.add(Files { rewinds: 100, ..content }, replicated(1, 1))));
+    let late = |index: usize| peers.memory[index].has_block(&blocks[60].cid);
+    let mut alive = BTreeSet::from([0, 1, 2]);
+    for _ in 0..6_000 {
+        if adding.is_finished() {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+        if let Some(index) = alive.iter().copied().find(|index| late(*index)) {
+            alive.remove(&index);
+            peers.faulty[index].down("it broke");
+            // It is noticed when there is more.
+            sleep(Duration::from_secs(1)).await;
+            gate.send_modify(|open| *open += 1);
+        }
+    }
+    assert!(adding.is_finished(), "{alive:?}");
+    let error = adding.await.unwrap();
+    assert!(error.message().starts_with("failed to put block on all destinations ("), "{error}");
+    assert!(alive.is_empty(), "all were tried");
+    for daemon in &peers.faulty {
+        assert_eq!(daemon.count(IpfsCall::PutBlocks).begun, 1);
+    }
+    drop(gate);
+    peers.assert_nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -553,4 +648,20 @@ async fn shards_of_real_content_are_those_of_the_reference() {
         ]
     );
     assert_eq!(pins[0].cid.to_string(), "QmVHwU5At4YCvg56z38EMvRE9rYVxQMoTmYuFAe3pUbD7Y");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_keeps_no_references_is_found_out_before_anything_is_stored() {
+    let peers = peers(2).await;
+    let entry =
+        Entry { path: "file".to_owned(), origin: Some("/somewhere/file".to_owned()), ..Entry::default() };
+    let content = InMemory::new().entry(entry, "some bytes");
+    let options = AddOptions { no_copy: true, cid_version: 1, ..replicated(1, 2) };
+    let error = error_of(peers.cluster.peer(0).add(content, options)).await;
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("copies of files only"), "{error}");
+    for daemon in &peers.faulty {
+        assert_eq!(daemon.count(IpfsCall::PutBlocks).begun, 0);
+    }
+    peers.assert_nothing_is_left().await;
 }

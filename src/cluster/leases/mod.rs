@@ -5,15 +5,18 @@
 //! and noted in the peer's store before that. There is no gap: a collection before the lease finds nothing of
 //! ours, and the lease waits for one that runs; every later one sees it. A stream that fails is released at once, also
 //! one that a killed peer left behind; one that ended well when its roots are pinned on this daemon, and after
-//! [`LEASE_TTL`] at the latest.
+//! [`LEASE_TTL`] at the latest. An upload that breaks off and goes on later is several streams that end well, which are
+//! released together (`cover`), and none of them while its rest may be on its way.
 
+mod cover;
+mod manage;
 mod records;
 mod roots;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,14 +25,14 @@ use futures::stream::{self, BoxStream, TryStreamExt as _};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use self::LeaseState as State;
-use self::roots::Roots;
-use super::{Cluster, Inner};
+use self::cover::{Step, Together};
+use self::roots::{Found, Roots};
+use super::Inner;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipfs_connector::dag::HASH_IDENTITY;
+use crate::ipfs_connector::dag;
 use crate::ipfs_connector::lease_block;
 use crate::storage::{self, Storage};
-use crate::types::{Block, Cid, PinMode, Timestamp};
+use crate::types::{Block, Cid, LeaseState as State, PinMode, Timestamp};
 
 /// Bytes of blocks under one lease, where few streams run.
 const SEGMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -40,11 +43,15 @@ const GATHERED_BYTES: usize = 64 * 1024 * 1024;
 /// Blocks under one lease.
 const SEGMENT_BLOCKS_MAX: usize = 8_192;
 /// Leases of a stream that are being made at a time.
-const HOLDS_AHEAD: usize = 2;
+const HOLDS_AHEAD: usize = 4;
 /// Leases of a peer at a time; streams fail when there are more.
 pub const LEASES_MAX: usize = 65_536;
 /// How long blocks of a stream that ended well wait for their root.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// What all streams together link to and do not have, as far as it is remembered.
+const MISSING_MAX: usize = 1 << 20;
+/// How long a stream that waited long enough waits for the pin of another that may be the rest of it.
+const REST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// Time from the end of a stream until it is looked whether its roots are pinned; then twice as long each time,
 const LOOK_WAIT_MIN: Duration = Duration::from_secs(1);
 /// up to this.
@@ -54,40 +61,10 @@ const RETRY_WAIT: Duration = Duration::from_secs(30);
 /// Time after which a stream that failed is released once more: a lease that was being made then may have come after.
 const SETTLE_WAIT: Duration = Duration::from_secs(60);
 
-/// A lease: blocks that this peer's daemon keeps for an add although nothing that is pinned links to them yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Lease {
-    /// What is pinned on the daemon: a block that links to those that are held.
-    pub cid: Cid,
-    /// When the stream that brought the blocks began.
-    pub since: Timestamp,
-    /// How many are held.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// What it waits for.
-    pub state: LeaseState,
-}
-
-/// What a [`Lease`] waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LeaseState {
-    /// Blocks still come.
-    Running,
-    /// They have all come; the roots are not pinned on this daemon yet.
-    Waiting {
-        /// Blocks that no other one of the stream links to.
-        roots: Arc<[Cid]>,
-    },
-    /// The stream broke off; the daemon will be told to release it.
-    Failed,
-}
-
 /// A lease, as a stream has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Held {
+    number: u32,
     cid: Cid,
     blocks: u64,
     bytes: u64,
@@ -103,6 +80,8 @@ struct Stream {
     /// Numbers of leases that were used.
     numbers: u32,
     state: State,
+    /// What its blocks link to and it does not have, sorted; empty where that is too much.
+    missing: Arc<[u128]>,
     /// When the last block came, where it is waited for roots.
     ended: Timestamp,
     /// The daemon was told.
@@ -119,6 +98,7 @@ impl Stream {
             leases: Vec::new(),
             numbers: 0,
             state,
+            missing: Arc::default(),
             ended: since,
             released: false,
             look: Instant::now(),
@@ -186,19 +166,23 @@ impl Leases {
         Ok(stream.numbers - 1)
     }
 
-    fn end(&self, key: StreamKey, ended: Timestamp, state: State) {
+    fn end(&self, key: StreamKey, ended: Timestamp, found: Option<Found>) {
         let mut streams = self.streams();
+        let remembered: usize = streams.values().map(|stream| stream.missing.len()).sum();
         let Some(stream) = streams.get_mut(&key) else { return };
         if stream.leases.is_empty() {
             streams.remove(&key);
             return;
         }
-        if let State::Waiting { .. } = state {
+        stream.state = State::Failed;
+        if let Some(Found { roots, missing }) = found {
             stream.waited = LOOK_WAIT_MIN;
+            stream.missing =
+                if remembered + missing.len() <= MISSING_MAX { missing.into() } else { Arc::default() };
+            stream.state = State::Waiting { roots: roots.into() };
         }
         stream.look = Instant::now() + stream.waited;
         stream.ended = ended;
-        stream.state = state;
     }
 
     /// A stream that is to be looked at by now, or when the next one is.
@@ -209,15 +193,26 @@ impl Leases {
         match ended.min_by_key(|(_, stream)| stream.look) {
             None => Next::Nothing,
             Some((_, stream)) if stream.look > now => Next::At(stream.look),
-            Some((key, stream)) => Next::Look(Look {
-                key: *key,
-                ended: stream.ended,
-                released: stream.released,
-                leases: stream.leases.iter().map(|lease| lease.cid).collect(),
-                numbers: stream.numbers,
-                state: stream.state.clone(),
-            }),
+            Some((key, stream)) => Next::Look(stream.look_at(*key)),
         }
+    }
+
+    /// Whether a stream that ended well waited long enough. Not while one may be the rest of what it is part of: one that
+    /// began before that runs, or ended so lately that its roots may still have to be pinned.
+    fn is_overdue(&self, key: StreamKey, ended: Timestamp, now: Timestamp) -> bool {
+        if now.saturating_duration_since(ended) < LEASE_TTL {
+            return false;
+        }
+        let may_be_rest = |(other, stream): (&StreamKey, &Stream)| {
+            let began_in_time = stream.since < ended + LEASE_TTL;
+            let is_recent = match stream.state {
+                State::Running => true,
+                State::Waiting { .. } => now.saturating_duration_since(stream.ended) < REST_WAIT,
+                _ => false,
+            };
+            *other != key && began_in_time && is_recent
+        };
+        !self.streams().iter().any(may_be_rest)
     }
 
     fn look_later(&self, key: StreamKey, wait: impl FnOnce(Duration) -> Duration) {
@@ -232,20 +227,6 @@ impl Leases {
             stream.released = true;
             stream.look = Instant::now() + SETTLE_WAIT;
         }
-    }
-
-    fn list(&self) -> Vec<Lease> {
-        let streams = self.streams();
-        let listed = streams.values().filter(|stream| !stream.released).flat_map(|stream| {
-            stream.leases.iter().map(|lease| Lease {
-                cid: lease.cid,
-                since: stream.since,
-                blocks: lease.blocks,
-                bytes: lease.bytes,
-                state: stream.state.clone(),
-            })
-        });
-        listed.collect()
     }
 }
 
@@ -265,6 +246,19 @@ struct Look {
     state: State,
 }
 
+impl Stream {
+    fn look_at(&self, key: StreamKey) -> Look {
+        Look {
+            key,
+            ended: self.ended,
+            released: self.released,
+            leases: self.leases.iter().map(|lease| lease.cid).collect(),
+            numbers: self.numbers,
+            state: self.state.clone(),
+        }
+    }
+}
+
 /// A stream that runs; it failed unless it is said to have ended well.
 struct Running {
     inner: Arc<Inner>,
@@ -277,17 +271,9 @@ impl Drop for Running {
         let leases = &self.inner.leases;
         let failed = leases.streams().get(&self.key).is_some_and(|stream| stream.state == State::Running);
         if failed {
-            leases.end(self.key, self.inner.clock.now(), State::Failed);
+            leases.end(self.key, self.inner.clock.now(), None);
         }
         self.inner.wakes.leases.notify_one();
-    }
-}
-
-impl Cluster {
-    /// The leases of this peer, oldest stream first; at most [`LEASES_MAX`]. On the daemon each is a recursive pin, which is
-    /// in no listing of the cluster.
-    pub fn leases(&self) -> Vec<Lease> {
-        self.inner.leases.list()
     }
 }
 
@@ -301,28 +287,51 @@ impl Inner {
         self: Arc<Self>,
         blocks: BoxStream<'static, Result<Block>>,
     ) -> Result<()> {
+        self.store(blocks, |_| true).await
+    }
+
+    /// As [`Self::store_blocks`], but raw blocks are only held: somebody else stores them, afterwards.
+    #[cfg(feature = "add")]
+    pub(super) async fn store_nodes(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+    ) -> Result<()> {
+        self.store(blocks, |block| block.cid.codec() != dag::CODEC_RAW).await
+    }
+
+    /// Holds all blocks, and stores some.
+    async fn store(
+        self: Arc<Self>,
+        blocks: BoxStream<'static, Result<Block>>,
+        is_stored: fn(&Block) -> bool,
+    ) -> Result<()> {
         let key = self.leases.begin(self.clock.now());
         let running = Arc::new(Running { inner: Arc::clone(&self), key, roots: Mutex::default() });
-        let stored = self.ipfs.put_blocks(held(Arc::clone(&running), blocks)).await;
+        let held = held(Arc::clone(&running), blocks);
+        let held = held.try_filter(move |block| std::future::ready(is_stored(block))).boxed();
+        let stored = self.ipfs.put_blocks(held).await;
         // There is less room now, whatever went wrong.
         self.wakes.metrics.notify_waiters();
         stored?;
-        let roots = running.roots.lock().unwrap_or_else(PoisonError::into_inner).found();
-        let (ended, noted) = (self.clock.now(), roots.clone());
+        let found = running.roots.lock().unwrap_or_else(PoisonError::into_inner).found();
+        let (ended, noted) = (self.clock.now(), found.clone());
         let write = move |storage: &dyn Storage| records::put_end(storage, key, ended, &noted);
         if let Err(error) = storage::run(Arc::clone(&self.leases.storage), write).await {
             // They are stored all the same; after a restart they would be released too early.
             warn!(%error, "could not note that blocks wait to be pinned");
         }
-        self.leases.end(key, ended, State::Waiting { roots: roots.into() });
+        self.leases.end(key, ended, Some(found));
         Ok(())
     }
 
     /// Holds the blocks of a segment before any of them is stored.
     async fn hold(&self, key: StreamKey, segment: Vec<Block>) -> Result<Vec<Block>> {
         // What is in its own CID is not stored.
-        let cids: Vec<Cid> =
-            segment.iter().map(|block| block.cid).filter(|cid| cid.hash().code() != HASH_IDENTITY).collect();
+        let cids: Vec<Cid> = segment
+            .iter()
+            .map(|block| block.cid)
+            .filter(|cid| cid.hash().code() != dag::HASH_IDENTITY)
+            .collect();
         if cids.is_empty() {
             return Ok(segment);
         }
@@ -331,6 +340,7 @@ impl Inner {
         let holder = [&self.peer.to_bytes()[..], &key.0, &number.to_be_bytes()].concat();
         let lease = lease_block(cids.iter(), &holder);
         let held = Held {
+            number,
             cid: lease.cid,
             blocks: segment.len() as u64,
             bytes: segment.iter().map(|block| block.data.len() as u64).sum(),
@@ -339,7 +349,7 @@ impl Inner {
         if let Some(stream) = self.leases.streams().get_mut(&key) {
             stream.leases.push(held.clone());
         }
-        let write = move |storage: &dyn Storage| records::put_lease(storage, key, number, &held);
+        let write = move |storage: &dyn Storage| records::put_lease(storage, key, &held);
         storage::run(Arc::clone(&self.leases.storage), write).await?;
         self.ipfs.hold(lease).await?;
         Ok(segment)
@@ -364,30 +374,55 @@ impl Inner {
     }
 
     async fn look_at(&self, look: Look) -> Result<()> {
-        let Look { key, ended, released, leases, numbers, state } = look;
-        let why = match state {
-            State::Running => return Ok(()),
-            State::Failed if !released => {
-                self.ipfs.release(&leases).await?;
-                debug!(leases = leases.len(), "released blocks of an add that failed");
+        let (key, now) = (look.key, self.clock.now());
+        match look.state {
+            State::Failed if !look.released => {
+                self.ipfs.release(&look.leases).await?;
+                debug!(leases = look.leases.len(), "released blocks of an add that failed");
                 self.leases.released(key);
                 return Ok(());
             }
-            State::Failed => "once more",
-            State::Waiting { .. } if self.clock.now().saturating_duration_since(ended) >= LEASE_TTL => {
-                "nobody pinned them"
+            State::Failed => return self.let_go(look, "once more").await,
+            State::Waiting { .. } if look.leases.is_empty() => {
+                return self.let_go(look, "they were released by hand").await;
             }
-            State::Waiting { roots } => {
-                for root in &*roots {
-                    if !self.ipfs.is_pinned(root, PinMode::Recursive).await? {
-                        let longer = |waited: Duration| (waited * 2).clamp(LOOK_WAIT_MIN, LOOK_WAIT_MAX);
-                        self.leases.look_later(key, longer);
-                        return Ok(());
-                    }
+            State::Waiting { .. } if self.leases.is_overdue(key, look.ended, now) => {
+                return self.let_go(look, "nobody pinned them").await;
+            }
+            State::Waiting { .. } => {}
+            _ => return Ok(()),
+        }
+        let covered = self.covered(key).await?;
+        if !covered.contains(&key) {
+            let longer = |waited: Duration| (waited * 2).clamp(LOOK_WAIT_MIN, LOOK_WAIT_MAX);
+            self.leases.look_later(key, longer);
+        }
+        for key in covered {
+            let Some(look) = self.leases.streams().get(&key).map(|stream| stream.look_at(key)) else {
+                continue;
+            };
+            self.let_go(look, "they are pinned").await?;
+        }
+        Ok(())
+    }
+
+    /// Which streams need not be held any more, of those that have to do with this one.
+    async fn covered(&self, key: StreamKey) -> Result<BTreeSet<StreamKey>> {
+        let together = Together::of(&self.leases.streams(), key);
+        let mut pinned = BTreeMap::new();
+        loop {
+            match together.step(&pinned) {
+                Step::Covered(streams) => return Ok(streams),
+                Step::Ask(root) => {
+                    let is_pinned = self.ipfs.is_pinned(&root, PinMode::Recursive).await?;
+                    pinned.insert(root, is_pinned);
                 }
-                "they are pinned"
             }
-        };
+        }
+    }
+
+    async fn let_go(&self, look: Look, why: &str) -> Result<()> {
+        let Look { key, leases, numbers, .. } = look;
         self.ipfs.release(&leases).await?;
         debug!(leases = leases.len(), why, "released blocks of an add");
         let write = move |storage: &dyn Storage| records::remove(storage, key, numbers);

@@ -3,7 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | stream, number of the lease | format, number of blocks, bytes of blocks, binary CID of the lease |
-//! | stream, `0xffffffff` | format, end of the stream (nanoseconds), then each root: length, binary CID. Only there once it ended well |
+//! | stream, `0xffffffff` | format, end of the stream (nanoseconds), then each root: length, binary CID; 0, then what is missing, 16 bytes each. Only there once it ended well |
 //!
 //! A stream is its beginning (nanoseconds) and a number that tells it from others. Numbers are big-endian.
 
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tracing::warn;
 
+use super::roots::Found;
 use super::{Held, LEASES_MAX, State, Stream, StreamKey};
 use crate::error::Result;
 use crate::storage::{Batch, Direction, Durability, KeyRange, Space, Storage};
@@ -28,14 +29,21 @@ fn key(stream: StreamKey, number: u32) -> Bytes {
 }
 
 /// Notes a lease before it is made.
-pub(super) fn put_lease(storage: &dyn Storage, stream: StreamKey, number: u32, lease: &Held) -> Result<()> {
+pub(super) fn put_lease(storage: &dyn Storage, stream: StreamKey, lease: &Held) -> Result<()> {
     let mut value = vec![FORMAT];
     value.extend(lease.blocks.to_be_bytes());
     value.extend(lease.bytes.to_be_bytes());
     value.extend(lease.cid.to_bytes());
     let mut batch = Batch::new();
-    batch.put(LEASES, key(stream, number), value);
+    batch.put(LEASES, key(stream, lease.number), value);
     storage.write(batch, Durability::Synced)
+}
+
+/// Forgets one lease of a stream.
+pub(super) fn remove_lease(storage: &dyn Storage, stream: StreamKey, number: u32) -> Result<()> {
+    let mut batch = Batch::new();
+    batch.delete(LEASES, key(stream, number));
+    storage.write(batch, Durability::Buffered)
 }
 
 /// Notes that a stream ended well, and what its roots are.
@@ -43,15 +51,19 @@ pub(super) fn put_end(
     storage: &dyn Storage,
     stream: StreamKey,
     ended: Timestamp,
-    roots: &[Cid],
+    found: &Found,
 ) -> Result<()> {
     let mut value = vec![FORMAT];
     value.extend(ended.unix_nanoseconds().to_be_bytes());
-    for root in roots {
+    for root in &found.roots {
         let cid = root.to_bytes();
         // CIDs here have at most 64 bytes of digest.
         value.push(cid.len() as u8);
         value.extend(cid);
+    }
+    if !found.missing.is_empty() {
+        value.push(0);
+        found.missing.iter().for_each(|key| value.extend(key.to_be_bytes()));
     }
     let mut batch = Batch::new();
     batch.put(LEASES, key(stream, END), value);
@@ -94,14 +106,16 @@ fn read(streams: &mut BTreeMap<StreamKey, Stream>, key: &[u8], value: &[u8]) -> 
     let stream = StreamKey(*stream);
     if number == END {
         let (ended, roots) = value.split_first_chunk::<8>()?;
-        let roots = read_roots(roots)?.into();
+        let Found { roots, missing } = read_found(roots)?;
         let entry = streams.entry(stream).or_insert_with(|| Stream::new(stream.since(), State::Failed));
         entry.ended = Timestamp::from_unix_nanoseconds(i64::from_be_bytes(*ended));
-        entry.state = State::Waiting { roots };
+        entry.state = State::Waiting { roots: roots.into() };
+        entry.missing = missing.into();
     } else {
         let (blocks, rest) = value.split_first_chunk::<8>()?;
         let (bytes, cid) = rest.split_first_chunk::<8>()?;
         let lease = Held {
+            number,
             cid: Cid::try_from(cid).ok()?,
             blocks: u64::from_be_bytes(*blocks),
             bytes: u64::from_be_bytes(*bytes),
@@ -113,14 +127,19 @@ fn read(streams: &mut BTreeMap<StreamKey, Stream>, key: &[u8], value: &[u8]) -> 
     Some(())
 }
 
-fn read_roots(mut value: &[u8]) -> Option<Vec<Cid>> {
+fn read_found(mut value: &[u8]) -> Option<Found> {
     let mut roots = Vec::new();
     while let Some((length, rest)) = value.split_first() {
+        if *length == 0 {
+            let (keys, rest) = rest.as_chunks::<16>();
+            let missing: Vec<u128> = keys.iter().map(|key| u128::from_be_bytes(*key)).collect();
+            return (rest.is_empty() && missing.is_sorted()).then_some(Found { roots, missing });
+        }
         let (cid, rest) = rest.split_at_checked(usize::from(*length))?;
         roots.push(Cid::try_from(cid).ok()?);
         value = rest;
     }
-    Some(roots)
+    Some(Found { roots, missing: Vec::new() })
 }
 
 impl StreamKey {
@@ -144,8 +163,8 @@ mod tests {
     use crate::storage::MemoryStorage;
     use crate::types::Block;
 
-    fn held(text: &'static str) -> Held {
-        Held { cid: Block::raw(text).cid, blocks: 7, bytes: 1 << 40 }
+    fn held(number: u32, text: &'static str) -> Held {
+        Held { number, cid: Block::raw(text).cid, blocks: 7, bytes: 1 << 40 }
     }
 
     #[test]
@@ -155,18 +174,24 @@ mod tests {
             [1, 2].map(|number| StreamKey::new(Timestamp::from_unix_seconds(1_700_000_000), number));
         let roots = [Block::raw("a").cid, Cid::new_v0(*Block::raw("b").cid.hash()).unwrap()];
         let ended = Timestamp::from_unix_seconds(1_700_000_100);
-        put_lease(&storage, streams[0], 0, &held("first")).unwrap();
-        put_lease(&storage, streams[0], 2, &held("third")).unwrap();
-        put_lease(&storage, streams[1], 0, &held("other")).unwrap();
-        put_end(&storage, streams[0], ended, &roots).unwrap();
+        put_lease(&storage, streams[0], &held(0, "first")).unwrap();
+        put_lease(&storage, streams[0], &held(2, "third")).unwrap();
+        put_lease(&storage, streams[1], &held(0, "other")).unwrap();
+        for missing in [vec![], vec![1, 7 << 100]] {
+            put_end(&storage, streams[0], ended, &Found { roots: roots.to_vec(), missing: missing.clone() })
+                .unwrap();
+            assert_eq!(*load(&storage).unwrap()[&streams[0]].missing, missing);
+        }
         let loaded = load(&storage).unwrap();
         assert_eq!(loaded.keys().copied().collect::<Vec<_>>(), streams);
         let first = &loaded[&streams[0]];
-        assert_eq!(first.leases, [held("first"), held("third")]);
+        assert_eq!(first.leases, [held(0, "first"), held(2, "third")]);
         assert_eq!(first.ended, ended);
         assert_eq!((first.numbers, first.since), (3, Timestamp::from_unix_seconds(1_700_000_000)));
         assert!(matches!(&first.state, State::Waiting { roots: found } if **found == roots));
         assert!(matches!(loaded[&streams[1]].state, State::Failed));
+        remove_lease(&storage, streams[0], 0).unwrap();
+        assert_eq!(load(&storage).unwrap()[&streams[0]].leases, [held(2, "third")]);
         remove(&storage, streams[0], first.numbers).unwrap();
         assert_eq!(load(&storage).unwrap().keys().copied().collect::<Vec<_>>(), streams[1..]);
     }
@@ -176,15 +201,21 @@ mod tests {
         let storage = MemoryStorage::new();
         let stream = StreamKey::new(Timestamp::from_unix_seconds(1), 1);
         let mut batch = Batch::new();
-        for (number, value) in [(1, &[][..]), (2, &[9, 9]), (3, &[1, 0]), (4, &[1; 10]), (END, &[1, 200, 1])]
-        {
+        for (number, value) in [
+            (1, &[][..]),
+            (2, &[9, 9]),
+            (3, &[1, 0]),
+            (4, &[1; 10]),
+            (END, &[1, 200, 1]),
+            (END, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]),
+        ] {
             batch.put(LEASES, key(stream, number), value.to_vec());
         }
         batch.put(LEASES, &b"short"[..], &b"x"[..]);
         storage.write(batch, Durability::Synced).unwrap();
-        put_lease(&storage, stream, 5, &held("good")).unwrap();
+        put_lease(&storage, stream, &held(5, "good")).unwrap();
         let loaded = load(&storage).unwrap();
-        assert_eq!(loaded[&stream].leases, [held("good")]);
+        assert_eq!(loaded[&stream].leases, [held(5, "good")]);
         assert!(matches!(loaded[&stream].state, State::Failed));
     }
 }

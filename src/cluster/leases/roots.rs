@@ -1,6 +1,6 @@
 //! Which of the blocks of a stream are its roots: those that no other block of it links to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{HashMap, HashSet};
 
 use crate::ipfs_connector::dag;
 use crate::types::{Block, Cid};
@@ -10,13 +10,18 @@ const REMEMBERED_MAX: usize = 131_072;
 /// Roots of one stream that are known. The others are pinned about when these are.
 pub(super) const ROOTS_MAX: usize = 1_024;
 
-/// Finds the roots among blocks that come in any order, children first as a rule.
+/// What one stream links to and does not have, as far as it is remembered: what a file of many terabytes that broke off has.
+/// Where there is more, the streams of an upload that went on are released after a day.
+const MISSING_MAX: usize = 4_096;
+
+/// Finds the roots among blocks that come in any order, children first as a rule. Looked up for each block and each link,
+/// and put in order only at the end.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
     /// Came, and nothing links to them so far.
-    unlinked: BTreeMap<u128, Cid>,
+    unlinked: HashMap<u128, Cid>,
     /// Are linked to and did not come so far.
-    expected: BTreeSet<u128>,
+    expected: HashSet<u128>,
     last: Option<Cid>,
     /// There was too much to remember.
     gave_up: bool,
@@ -45,16 +50,29 @@ impl Roots {
     }
 
     /// The roots; only the last block where there was too much to remember.
-    pub(super) fn found(&self) -> Vec<Cid> {
+    pub(super) fn found(&self) -> Found {
         if self.unlinked.is_empty() {
-            return self.last.into_iter().collect();
+            return Found { roots: self.last.into_iter().collect(), missing: Vec::new() };
         }
-        self.unlinked.values().take(ROOTS_MAX).copied().collect()
+        let mut roots: Vec<_> = self.unlinked.iter().collect();
+        roots.sort_unstable_by_key(|(key, _)| **key);
+        let is_few = self.expected.len() <= MISSING_MAX;
+        let mut missing: Vec<_> = if is_few { self.expected.iter().copied().collect() } else { Vec::new() };
+        missing.sort_unstable();
+        Found { roots: roots.into_iter().take(ROOTS_MAX).map(|(_, cid)| *cid).collect(), missing }
     }
 }
 
+/// What became of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) roots: Vec<Cid>,
+    /// What is linked to and did not come, sorted. Empty where that is too much to be remembered.
+    pub(super) missing: Vec<u128>,
+}
+
 /// The beginning of the digest: enough to tell blocks apart, whatever the version and codec of their CID.
-fn key(cid: &Cid) -> u128 {
+pub(super) fn key(cid: &Cid) -> u128 {
     let mut bytes = [0; 16];
     let digest = cid.hash().digest();
     let length = digest.len().min(bytes.len());
@@ -72,7 +90,7 @@ mod tests {
     fn found<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> BTreeSet<Cid> {
         let mut roots = Roots::default();
         blocks.into_iter().for_each(|block| roots.see(block));
-        roots.found().into_iter().collect()
+        roots.found().roots.into_iter().collect()
     }
 
     #[test]
@@ -96,6 +114,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_linked_to_and_did_not_come_is_missing() {
+        let (root, blocks) = sample_file_with_chunks([[1; 1_000], [2; 1_000], [3; 1_000]].concat(), 1_000);
+        let leaves: BTreeSet<u128> = blocks[..3].iter().map(|leaf| key(&leaf.cid)).collect();
+        let mut roots = Roots::default();
+        roots.see(&blocks[3]);
+        let found = roots.found();
+        assert_eq!((found.roots, found.missing.iter().copied().collect()), (vec![root], leaves));
+        assert!(found.missing.is_sorted());
+        blocks[..3].iter().for_each(|leaf| roots.see(leaf));
+        assert_eq!(roots.found(), Found { roots: vec![root], missing: vec![] });
+    }
+
+    #[test]
     fn a_leaf_alone_is_a_root_and_nothing_has_none() {
         let leaf = Block::raw("leaf");
         assert_eq!(found([&leaf]), [leaf.cid].into());
@@ -109,7 +140,7 @@ mod tests {
         leaves.for_each(|block| roots.see(&block));
         let last = Block::raw("last");
         roots.see(&last);
-        assert_eq!(roots.found(), [last.cid]);
+        assert_eq!(roots.found(), Found { roots: vec![last.cid], missing: vec![] });
         assert!(roots.unlinked.is_empty() && roots.expected.is_empty());
     }
 }

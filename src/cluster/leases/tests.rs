@@ -64,7 +64,7 @@ async fn garbage_collected_during_an_add_takes_none_of_it() {
     let leases = peers.peer(0).leases();
     assert_eq!(leases.len(), 3, "20 MB in segments of 8 MiB");
     assert_eq!(leases.iter().map(|lease| lease.blocks).sum::<u64>(), blocks.len() as u64);
-    assert!(leases.iter().all(|lease| lease.state == LeaseState::Waiting { roots: [root].into() }));
+    assert!(leases.iter().all(|lease| lease.state == State::Waiting { roots: [root].into() }));
     assert_eq!(pinned(&peers).await, leases.iter().map(|lease| lease.cid).collect());
     let statuses = peers.peer(0).tracker().status_all(StatusFilter::ALL).collect::<Vec<_>>().await;
     assert!(statuses.is_empty(), "leases are in no listing: {statuses:?}");
@@ -133,7 +133,7 @@ async fn a_peer_that_was_killed_releases_what_it_left_behind() {
     peers.restart(0).await.unwrap();
     let only_waiting = async |peers: &TestCluster| {
         let leases = peers.peer(0).leases();
-        leases.len() == 3 && leases.iter().all(|lease| matches!(lease.state, LeaseState::Waiting { .. }))
+        leases.len() == 3 && leases.iter().all(|lease| matches!(lease.state, State::Waiting { .. }))
     };
     peers.wait_until("the broken one is released", only_waiting).await.unwrap();
     assert_eq!(pinned(&peers).await.len(), 3);

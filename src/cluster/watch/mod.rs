@@ -14,8 +14,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -265,11 +265,21 @@ impl Hub {
         }
     }
 
+    fn note_pinset(&self, event: StateEvent) {
+        match event {
+            StateEvent::Pinned(pin) => self.note(EventKind::Pinned.into(), Happening::Pinned(pin)),
+            StateEvent::Unpinned(pin) => self.note(EventKind::Unpinned.into(), Happening::Unpinned(pin)),
+            StateEvent::Resync => {
+                let of_pinset = EventKinds::from(EventKind::Pinned) | EventKind::Unpinned.into();
+                self.note(of_pinset, Happening::Resync(STATE_BEHIND.into()));
+            }
+        }
+    }
+
     async fn note_all(&self, sources: Sources, monitor: &dyn Monitor) {
         let Sources { mut state, mut tracker, monitor: mut alerts, living: mut before } = sources;
         let mut looks = interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let of_pinset = EventKinds::from(EventKind::Pinned) | EventKind::Unpinned.into();
         loop {
             // The pinset comes first: an entry is there before it has a status.
             tokio::select! {
@@ -284,19 +294,21 @@ impl Hub {
                         return;
                     }
                 }
-                Some(event) = state.next() => match event {
-                    StateEvent::Pinned(pin) => self.note(EventKind::Pinned.into(), Happening::Pinned(pin)),
-                    StateEvent::Unpinned(pin) => self.note(EventKind::Unpinned.into(), Happening::Unpinned(pin)),
-                    StateEvent::Resync => self.note(of_pinset, Happening::Resync(STATE_BEHIND.into())),
-                },
-                Some(event) = tracker.next() => match event {
-                    TrackerEvent::StatusChanged(info) => {
-                        self.note(EventKind::Status.into(), Happening::Status(info));
+                Some(event) = state.next() => self.note_pinset(event),
+                Some(event) = tracker.next() => {
+                    // Both may have come since the pinset was looked at just now, on another thread.
+                    while let Some(Some(earlier)) = state.next().now_or_never() {
+                        self.note_pinset(earlier);
                     }
-                    TrackerEvent::Resync => {
-                        self.note(EventKind::Status.into(), Happening::Resync(TRACKER_BEHIND.into()));
+                    match event {
+                        TrackerEvent::StatusChanged(info) => {
+                            self.note(EventKind::Status.into(), Happening::Status(info));
+                        }
+                        TrackerEvent::Resync => {
+                            self.note(EventKind::Status.into(), Happening::Resync(TRACKER_BEHIND.into()));
+                        }
                     }
-                },
+                }
                 Some(event) = alerts.next() => match event {
                     MonitorEvent::Alert(alert) => {
                         self.note(EventKind::Alert.into(), Happening::Alert(Arc::new(alert)));

@@ -2,7 +2,7 @@ use futures::FutureExt as _;
 
 use super::*;
 use crate::clock::TokioClock;
-use crate::types::{Block, Metric, Pin, PinOptions, Timestamp};
+use crate::types::{Block, Metric, Pin, PinInfo, PinOptions, PinStatus, Timestamp, TrackerStatus};
 
 fn hub() -> Arc<Hub> {
     let clock = Arc::new(TokioClock::starting_at(Timestamp::from_unix_seconds(1_800_000_000)));
@@ -216,6 +216,30 @@ async fn events_are_noted_for_a_while_after_the_last_watcher_left_and_then_no_lo
     assert!(tell.is_closed(), "what is not needed is no longer subscribed to");
     let mut too_late = watch(&hub, after(missed.cursor));
     assert!(is_resync(&too_late.next().await));
+    noting.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_told_before_its_status_also_when_both_come_at_once() {
+    let hub = hub();
+    let (mut tell, told) = futures::channel::mpsc::channel(1);
+    let pin = Pin::new(Block::raw("x").cid, PinOptions::default());
+    let status = PinStatus::new(TrackerStatus::Pinned, Timestamp::UNIX_EPOCH);
+    let info = Arc::new(PinInfo::of_pin(&pin, hub.peer, status));
+    // As from another thread: after the pinset was looked at, and before the tracker is.
+    let tracker = stream::once(async move {
+        tell.try_send(StateEvent::Pinned(Arc::new(pin))).unwrap();
+        tell.disconnect();
+        TrackerEvent::StatusChanged(info)
+    });
+    let subscribe = || Sources { state: told.boxed(), tracker: tracker.boxed(), ..silence() };
+    let mut watcher = hub.enter(WatchQuery::default(), subscribe).unwrap();
+    let noting = tokio::spawn({
+        let hub = Arc::clone(&hub);
+        async move { hub.run(&Nobody).await }
+    });
+    assert!(matches!(watcher.next().await.what, Happening::Pinned(_)));
+    assert!(matches!(watcher.next().await.what, Happening::Status(_)));
     noting.abort();
 }
 

@@ -17,7 +17,6 @@
 use std::io;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use multihash_codetable::{Code, MultihashDigest as _};
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint,
     skip_field,
@@ -27,6 +26,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::PATIENCE_WITH_STREAMS;
+use crate::types::hash::{self, IDENTITY};
 use crate::types::{Block, Cid};
 
 /// Longest message, in bytes (as in Go).
@@ -44,8 +44,6 @@ const FIRST_READ_BYTES: usize = 4 * 1024;
 /// Longest length: 4 MiB take 4 bytes.
 const LENGTH_BYTES_MAX: usize = 4;
 
-/// The hash function that copies.
-const IDENTITY: u64 = 0;
 const CODEC_DAG_PB: u64 = 0x70;
 const SHA2_256: u64 = 0x12;
 
@@ -105,7 +103,7 @@ pub(super) enum Dialect {
 pub(super) fn is_checkable(cid: &Cid) -> bool {
     let hash = cid.hash();
     hash.code() == IDENTITY
-        || Code::try_from(hash.code()).is_ok_and(|code| code.digest(&[]).size() == hash.size())
+        || hash::multihash(hash.code(), &[]).is_some_and(|known| known.size() == hash.size())
 }
 
 /// The block of a CID that is its own block.
@@ -134,10 +132,7 @@ impl Payload {
     /// The block, by hashing it; none for hash functions nobody knows here.
     pub(super) fn block(self) -> Option<Block> {
         let Prefix { version, codec, hash, hash_bytes } = self.prefix;
-        let hash = match hash {
-            IDENTITY => cid::multihash::Multihash::wrap(IDENTITY, &self.data).ok()?,
-            code => Code::try_from(code).ok()?.digest(&self.data),
-        };
+        let hash = hash::multihash(hash, &self.data)?;
         if hash_bytes != u64::from(hash.size()) {
             return None;
         }

@@ -1,16 +1,16 @@
+mod directory;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use self::directory::WithDirectory;
 use super::link::{IDLE_TIMEOUT, MESSAGE_ANSWERS, MESSAGE_BLOCK_BYTES, MESSAGE_ENTRIES, SMALL_BLOCK_BYTES};
 use super::message::{Entry, EntryKind, MESSAGE_BYTES_MAX, Message, MessageReader, Payload};
 use super::*;
-use crate::transport::{
-    GossipMessage, MemoryNetwork, MemoryTransport, MessageValidator, PeerStream, StreamHandler, Topic,
-};
-use crate::types::{Bandwidth, Multiaddr};
+use crate::transport::{MemoryNetwork, MemoryTransport, PeerStream, StreamHandler};
 
 #[derive(Debug, Default)]
 struct Blocks {
@@ -532,70 +532,6 @@ async fn one_transport_has_one_bitswap_and_dropping_it_lets_go_of_everything() {
     let ended = many.collect::<Vec<_>>().await;
     assert!(ended.iter().all(|got| got.as_ref().is_err_and(|error| error.kind() == ErrorKind::ShutDown)));
     assert!(transport.upgrade().is_none() && blocks.upgrade().is_none());
-}
-
-/// A network in which everybody knows that one peer has everything.
-#[derive(Debug)]
-struct WithDirectory(Arc<MemoryTransport>, PeerId);
-
-#[async_trait]
-impl PeerTransport for WithDirectory {
-    fn local_peer(&self) -> PeerId {
-        self.0.local_peer()
-    }
-    fn listen_addresses(&self) -> Vec<Multiaddr> {
-        self.0.listen_addresses()
-    }
-
-    fn announced_addresses(&self) -> Vec<Multiaddr> {
-        self.0.announced_addresses()
-    }
-    async fn open(&self, to: &PeerId, protocol: &Protocol) -> Result<PeerStream> {
-        self.0.open(to, protocol).await
-    }
-    fn accept(&self, protocol: Protocol, handler: Arc<dyn StreamHandler>) -> Result<()> {
-        self.0.accept(protocol, handler)
-    }
-    async fn publish(&self, topic: &Topic, data: Bytes) -> Result<()> {
-        self.0.publish(topic, data).await
-    }
-    fn subscribe(
-        &self,
-        topic: &Topic,
-        validator: Arc<dyn MessageValidator>,
-    ) -> BoxStream<'static, GossipMessage> {
-        self.0.subscribe(topic, validator)
-    }
-    fn peers(&self) -> Vec<PeerId> {
-        self.0.peers()
-    }
-    fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        self.0.addresses(peer)
-    }
-    fn events(&self) -> BoxStream<'static, TransportEvent> {
-        self.0.events()
-    }
-    async fn connect(&self, address: &Multiaddr) -> Result<PeerId> {
-        self.0.connect(address).await
-    }
-    async fn disconnect(&self, peer: &PeerId) -> Result<()> {
-        self.0.disconnect(peer).await
-    }
-    fn protect(&self, peer: &PeerId, protect: bool) {
-        self.0.protect(peer, protect);
-    }
-    async fn provide(&self, cid: &Cid) -> Result<()> {
-        self.0.provide(cid).await
-    }
-    async fn providers(&self, _: &Cid) -> Result<Vec<PeerId>> {
-        Ok(vec![self.local_peer(), self.1])
-    }
-    fn bandwidth(&self) -> BTreeMap<String, Bandwidth> {
-        self.0.bandwidth()
-    }
-    async fn shutdown(&self) -> Result<()> {
-        self.0.shutdown().await
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::FutureExt as _;
-use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use reqwest::Body;
 use serde::Deserialize;
 
@@ -18,10 +18,10 @@ use crate::types::{Block, Cid, parse_cid};
 
 /// Blocks of one request.
 const BATCH_BLOCKS_MAX: usize = 1_024;
-/// Bytes of one request, unless a single block has more.
-const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a request that is full; its last block may go beyond.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Requests at a time for one stream of blocks.
-const BATCHES_AT_A_TIME: usize = 4;
+const BATCHES_AT_A_TIME: usize = 6;
 /// Bytes of a block that is read; networks carry two million.
 const BLOCK_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -66,11 +66,7 @@ impl Inner {
         self: &Arc<Self>,
         blocks: BoxStream<'static, Result<Block>>,
     ) -> Result<()> {
-        batches(blocks)
-            .map_ok(|batch| async move { self.put_batch(batch).await })
-            .try_buffer_unordered(BATCHES_AT_A_TIME)
-            .try_for_each(|()| async { Ok(()) })
-            .await
+        in_batches(blocks, |batch| self.put_batch(batch)).await
     }
 
     /// Imports what `dag/import` takes, which is quicker than `block/put`: two thirds of its time with blocks of 256 KiB.
@@ -186,34 +182,61 @@ impl ImportedAs {
     }
 }
 
-/// Cuts the stream where a request is full, and where nothing is ready.
-fn batches(blocks: BoxStream<'static, Result<Block>>) -> BoxStream<'static, Result<Vec<Block>>> {
-    // The last batch ends where the stream does, and the one after it asks again.
-    let blocks = blocks.try_filter_map(|block| async move { not_identity(block) }).fuse().boxed();
-    stream::try_unfold((blocks, None::<Block>), |(mut blocks, carried)| async move {
-        let first = match carried {
-            Some(block) => block,
-            None => match blocks.try_next().await? {
-                Some(block) => block,
-                None => return Ok(None),
-            },
-        };
-        let mut bytes = first.data.len();
-        let mut batch = vec![first];
-        let mut carried = None;
-        while batch.len() < BATCH_BLOCKS_MAX {
-            let Some(next) = blocks.try_next().now_or_never() else { break };
-            let Some(block) = next? else { break };
-            bytes += block.data.len();
-            if bytes > BATCH_BYTES_MAX {
-                carried = Some(block);
-                break;
+/// What is gathered for a request.
+#[derive(Debug, Default)]
+struct Gathered {
+    blocks: Vec<Block>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn push(&mut self, block: Block) {
+        self.bytes += block.data.len();
+        self.blocks.push(block);
+    }
+
+    fn is_full(&self) -> bool {
+        self.blocks.len() >= BATCH_BLOCKS_MAX || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// Puts batches, several at a time: each with what is ready when there is room for one more, up to its limits. The stream
+/// is asked for more as long as the next batch is not full, whatever the running ones do: what makes blocks ready goes on
+/// only when it is asked.
+async fn in_batches<Put>(
+    blocks: BoxStream<'static, Result<Block>>,
+    put: impl Fn(Vec<Block>) -> Put,
+) -> Result<()>
+where
+    Put: Future<Output = Result<()>>,
+{
+    let mut blocks = blocks.try_filter_map(|block| async move { not_identity(block) }).boxed();
+    let mut running = FuturesUnordered::new();
+    let (mut gathered, mut is_end) = (Gathered::default(), false);
+    loop {
+        while !is_end
+            && !gathered.is_full()
+            && let Some(ready) = blocks.try_next().now_or_never()
+        {
+            match ready? {
+                Some(block) => gathered.push(block),
+                None => is_end = true,
             }
-            batch.push(block);
         }
-        Ok(Some((batch, (blocks, carried))))
-    })
-    .boxed()
+        if !gathered.blocks.is_empty() && running.len() < BATCHES_AT_A_TIME {
+            running.push(put(std::mem::take(&mut gathered).blocks));
+            continue;
+        }
+        tokio::select! {
+            biased;
+            Some(done) = running.next() => done?,
+            block = blocks.try_next(), if !is_end && !gathered.is_full() => match block? {
+                Some(block) => gathered.push(block),
+                None => is_end = true,
+            },
+            else => return Ok(()),
+        }
+    }
 }
 
 /// A block that is in its own CID needs no store, but must be what it says.
@@ -290,24 +313,35 @@ fn hash_name(code: u64) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// What is between the parts of a form. Unknown beforehand, so that nobody can make a block that contains it.
+pub(super) fn boundary() -> String {
+    let random = RandomState::new();
+    format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2))
+}
+
 /// A form with one file; its bytes are not copied.
 fn multipart(file: Vec<Bytes>) -> Upload {
-    // Unknown beforehand, so that nobody can make a block that contains it.
-    let random = RandomState::new();
-    let boundary = format!("{:016x}{:016x}", random.hash_one(1), random.hash_one(2));
+    let boundary = boundary();
     let head = Bytes::from(format!(
         "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
          Content-Type: application/octet-stream\r\n\r\n"
     ));
     let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
     let content_type = format!("multipart/form-data; boundary={boundary}");
-    let parts = [head].into_iter().chain(file).chain([end]).map(Ok::<Bytes, io::Error>);
-    Upload { content_type, body: Body::wrap_stream(stream::iter(parts)) }
+    let parts: Vec<Bytes> = [head].into_iter().chain(file).chain([end]).collect();
+    let length = parts.iter().map(|part| part.len() as u64).sum();
+    let body = Body::wrap_stream(stream::iter(parts.into_iter().map(Ok::<Bytes, io::Error>)));
+    Upload { content_type, length: Some(length), body }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use futures::Stream;
     use multihash_codetable::{Code, MultihashDigest as _};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -329,24 +363,59 @@ mod tests {
         assert_eq!(put_path(&unknown, false).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
+    /// Blocks of each batch, where each is put at once.
+    async fn sizes(blocks: impl Stream<Item = Result<Block>> + Send + 'static) -> Result<Vec<usize>> {
+        let sizes = RefCell::new(Vec::new());
+        let put = |batch: Vec<Block>| {
+            sizes.borrow_mut().push(batch.len());
+            async { Ok(()) }
+        };
+        in_batches(blocks.boxed(), put).await?;
+        Ok(sizes.into_inner())
+    }
+
     #[tokio::test]
     async fn batches_are_cut_by_size_and_where_nothing_is_ready() {
-        let small = |number: usize| Block::raw(number.to_string());
-        let large = |number: usize| Block::raw(vec![number as u8; 5 * 1024 * 1024]);
-        let sizes = async |blocks: BoxStream<'static, Result<Block>>| {
-            batches(blocks).map(|batch| batch.unwrap().len()).collect::<Vec<_>>().await
+        let small = |number: usize| Ok(Block::raw(number.to_string()));
+        let large = |number: usize| Ok(Block::raw(vec![number as u8; BATCH_BYTES / 2]));
+        assert_eq!(sizes(stream::empty()).await.unwrap(), Vec::<usize>::new());
+        assert_eq!(sizes(stream::iter(0..2_100).map(small)).await.unwrap(), [1_024, 1_024, 52]);
+        assert_eq!(sizes(stream::iter(0..5).map(large)).await.unwrap(), [2, 2, 1]);
+        let slow = move |number| async move {
+            tokio::task::yield_now().await;
+            small(number)
         };
-        let ready = |blocks: Vec<Block>| stream::iter(blocks).map(Ok).boxed();
-        assert_eq!(sizes(ready(vec![])).await, Vec::<usize>::new());
-        assert_eq!(sizes(ready((0..2_100).map(small).collect())).await, [1_024, 1_024, 52]);
-        assert_eq!(sizes(ready((0..3).map(large).collect())).await, [1, 1, 1]);
-        let trickle = stream::iter(0..3)
-            .then(move |number| async move {
-                tokio::task::yield_now().await;
-                Ok(small(number))
-            })
-            .boxed();
-        assert_eq!(sizes(trickle).await, [1, 1, 1]);
+        assert_eq!(sizes(stream::iter(0..3).then(slow)).await.unwrap(), [1, 1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_all_requests_run_goes_into_one_and_is_asked_for_meanwhile() {
+        let sizes = RefCell::new(Vec::new());
+        let put = |batch: Vec<Block>| {
+            sizes.borrow_mut().push(batch.len());
+            async {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                Ok(())
+            }
+        };
+        let blocks = stream::iter(0..20).then(|number: usize| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(Block::raw(number.to_string()))
+        });
+        let started = Instant::now();
+        in_batches(blocks.boxed(), put).await.unwrap();
+        assert_eq!(sizes.into_inner(), [1, 1, 1, 1, 1, 1, 14]);
+        // After the first of them, and with what was there by then.
+        assert_eq!(started.elapsed(), Duration::from_secs(1 + 60 + 60));
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_stream_or_of_a_request_ends_it() {
+        let failing = stream::iter([Ok(Block::raw("x")), Err(Error::internal("no more"))]);
+        assert_eq!(sizes(failing).await.unwrap_err().message(), "no more");
+        let endless = stream::iter(0..).map(|number: usize| Ok(Block::raw(number.to_string())));
+        let put = |_| async { Err(Error::internal("full")) };
+        assert_eq!(in_batches(endless.boxed(), put).await.unwrap_err().message(), "full");
     }
 
     #[tokio::test]
@@ -354,17 +423,16 @@ mod tests {
         let blocks = stream::unfold(0, |number| async move {
             (number < 3).then(|| (Ok(Block::raw(number.to_string())), number + 1))
         });
-        assert_eq!(batches(blocks.boxed()).map(|batch| batch.unwrap().len()).collect::<Vec<_>>().await, [3]);
+        assert_eq!(sizes(blocks).await.unwrap(), [3]);
     }
 
     #[tokio::test]
     async fn identity_blocks_are_checked_and_not_sent() {
         let hash = ::cid::multihash::Multihash::wrap(HASH_IDENTITY, b"in itself").unwrap();
         let cid = Cid::new_v1(0x55, hash);
-        let block =
-            |data: &'static [u8]| stream::iter([Ok(Block { cid, data: Bytes::from_static(data) })]).boxed();
-        assert_eq!(batches(block(b"in itself")).count().await, 0);
-        let error = batches(block(b"other")).next().await.unwrap().unwrap_err();
+        let block = |data: &'static [u8]| stream::iter([Ok(Block { cid, data: Bytes::from_static(data) })]);
+        assert_eq!(sizes(block(b"in itself")).await.unwrap(), Vec::<usize>::new());
+        let error = sizes(block(b"other")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 }

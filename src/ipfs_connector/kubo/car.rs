@@ -8,13 +8,20 @@ use crate::types::{Cid, car_header, car_section_head};
 pub(super) const BLOCK_BYTES_MAX: usize = 8 * 1024 * 1024 - 256;
 /// Data up to here is copied, so that many small blocks are written as few pieces.
 const COPIED_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of a piece of small blocks.
+/// Bytes of a piece of small blocks; its last block may go beyond.
 const PIECE_BYTES: usize = 64 * 1024;
+/// Bytes of a section that is copied, with its length and its CID.
+const SECTION_BYTES_MAX: usize = COPIED_BYTES_MAX + 128;
+
 /// The file, in pieces. What is large is not copied.
 pub(super) fn pieces<'a>(sections: impl IntoIterator<Item = (Cid, &'a Bytes)>) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut small = BytesMut::from(&car_header(&[])[..]);
     for (cid, data) in sections {
+        if data.len() <= COPIED_BYTES_MAX && small.capacity() - small.len() < SECTION_BYTES_MAX {
+            // In one step, so that nothing is copied while it grows.
+            small.reserve(PIECE_BYTES.saturating_sub(small.len()) + SECTION_BYTES_MAX);
+        }
         small.extend_from_slice(&car_section_head(&cid, data.len()));
         if data.len() <= COPIED_BYTES_MAX {
             small.extend_from_slice(data);

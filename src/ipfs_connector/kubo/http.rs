@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Client, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +48,8 @@ pub(super) enum Judge {
 /// A body to send.
 pub(super) struct Upload {
     pub(super) content_type: String,
+    /// Bytes of the body where they are known: a length costs the daemon less than chunks, and tells it a body that broke off.
+    pub(super) length: Option<u64>,
     pub(super) body: Body,
 }
 
@@ -175,8 +177,12 @@ impl Http {
         let mut repeated = false;
         let (response, latency) = loop {
             let mut request = self.client.post(url.clone());
-            if let Some(Upload { content_type, body }) = upload.take() {
-                request = request.header(CONTENT_TYPE, content_type).body(body);
+            if let Some(Upload { content_type, length, body }) = upload.take() {
+                request = request.header(CONTENT_TYPE, content_type);
+                if let Some(length) = length {
+                    request = request.header(CONTENT_LENGTH, length);
+                }
+                request = request.body(body);
             }
             let sent = Instant::now();
             match request.send().await {

@@ -15,10 +15,12 @@ mod http;
 mod limit;
 mod listing;
 mod pin;
+mod reference;
 
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ pub use config::KuboConfig;
 
 use self::http::{Http, Judge};
 use super::path::ContentPath;
-use super::{Availability, IpfsConnector, IpfsPin, PinProgress, support};
+use super::{Availability, IpfsConnector, IpfsPin, PinProgress, Reference, support};
 use crate::config::ConfigSection as _;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{
@@ -309,6 +311,14 @@ impl IpfsConnector for KuboConnector {
 
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.inner.http.open(self.inner.put_blocks(blocks)).await?
+    }
+
+    async fn reference_root(&self) -> Result<Option<PathBuf>> {
+        self.inner.reference_root().await
+    }
+
+    async fn put_reference(&self, file: &Reference, bytes: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        self.inner.put_reference(file, bytes).await
     }
 
     async fn hold(&self, lease: Block) -> Result<()> {

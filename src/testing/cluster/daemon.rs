@@ -3,17 +3,19 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::{
-    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, MemorySwarm, PinProgress,
+    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, MemorySwarm, PinProgress, Reference,
 };
 use crate::testing::random::Random;
 use crate::types::{Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, RepoGcKey, RepoStat};
@@ -191,6 +193,12 @@ impl IpfsConnector for DaemonLink {
     }
     async fn put_blocks(&self, blocks: BoxStream<'static, Result<Block>>) -> Result<()> {
         self.call(self.daemon.ipfs.put_blocks(blocks)).await
+    }
+    async fn reference_root(&self) -> Result<Option<PathBuf>> {
+        self.call(self.daemon.ipfs.reference_root()).await
+    }
+    async fn put_reference(&self, file: &Reference, bytes: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        self.call(self.daemon.ipfs.put_reference(file, bytes)).await
     }
     async fn hold(&self, lease: Block) -> Result<()> {
         self.change(self.daemon.ipfs.hold(lease)).await

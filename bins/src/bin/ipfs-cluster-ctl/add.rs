@@ -1,11 +1,14 @@
 //! `add`: what is uploaded, and how what became of it is shown.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use ipfs_cluster::client::{Client, Upload};
-use ipfs_cluster::types::{AddFormat, AddLayout, AddOptions, Added, Cid, PinOptions, TrackerStatus};
+use ipfs_cluster::client::{Client, ResumableCar, Upload};
+use ipfs_cluster::types::cid::option_text;
+use ipfs_cluster::types::{AddFormat, AddLayout, AddOptions, Cid, PinOptions, TrackerStatus};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::MissedTickBehavior;
 
@@ -24,11 +27,22 @@ const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 const STDIN: &str = "-";
 const STDIN_NAME: &str = "stdin";
 const WHAT: &str = "a line of the answer";
+const NOT_RESUMABLE: &str = "--resume needs a CAR file: what comes on standard input or from an address cannot be read from the middle";
 
 /// Uploads, prints what was added, and waits if asked to.
 pub(crate) async fn add(args: &Add, client: &Client, out: &mut Output) -> Result<()> {
-    let (upload, options) = prepared(args)?;
-    let last = upload_and_print(args, upload, &options, client, out).await?;
+    let (mut upload, mut options) = prepared(args)?;
+    let mut from = 0;
+    if args.resume {
+        let car = resumable(args, &options, client, out).await?;
+        (upload, options, from) = (car.upload, car.options, car.offset);
+    }
+    let uploaded = upload_and_print(args, upload, from, &options, client, out).await;
+    if args.resume && uploaded.as_ref().is_err_and(|failure| !matches!(failure, Failure::ClosedPipe)) {
+        // A closed stderr is no reason to fail otherwise.
+        let _ = writeln!(io::stderr(), "The same command sends what did not arrive.");
+    }
+    let last = uploaded?;
     let Some(cid) = last.filter(|_| args.wait) else { return Ok(()) };
     out.flush()?;
     let limit = match client.allocation(&cid).await {
@@ -79,11 +93,20 @@ fn prepared(args: &Add) -> Result<(Upload, AddOptions)> {
         no_pin: args.no_pin,
         shard: false,
         progress: false,
+        resume: None,
     };
     if options.wrap && options.format == AddFormat::Car {
         // Before any of the paths is looked at.
         let text = "only a single CAR file can be added and wrap-with-directory is not supported";
         return Err(Failure::local("", text));
+    }
+    if args.resume {
+        if options.format != AddFormat::Car {
+            return Err(Failure::local("", "--resume needs --format car"));
+        }
+        if args.paths[0] == Path::new(STDIN) || args.paths[0].to_str().is_some_and(is_url) {
+            return Err(Failure::local("", NOT_RESUMABLE));
+        }
     }
     let mut upload = Upload::new().recursive(args.recursive).hidden(args.hidden);
     for path in &args.paths {
@@ -96,6 +119,24 @@ fn prepared(args: &Add) -> Result<(Upload, AddOptions)> {
         };
     }
     Ok((upload, options))
+}
+
+/// Finds out what of a CAR file is left to send, and tells.
+async fn resumable(args: &Add, options: &AddOptions, client: &Client, out: &Output) -> Result<ResumableCar> {
+    let [path] = &args.paths[..] else { return Err(Failure::local("", NOT_RESUMABLE)) };
+    let mut progress = out.audience.progress();
+    let looking = client.resumable_car(path, options);
+    let car = progress.during("waiting until the peer has ended the upload before", looking).await?;
+    drop(progress);
+    let _ = match car.anew_because {
+        Some(because) => writeln!(io::stderr(), "Beginning anew: {because}."),
+        None if car.offset == 0 => Ok(()),
+        None => {
+            let (offset, bytes) = (car.offset, car.bytes);
+            writeln!(io::stderr(), "Going on behind {offset} of {bytes} bytes, which have arrived.")
+        }
+    };
+    Ok(car)
 }
 
 /// As a peer refuses it, which the reference's tool leaves this to.
@@ -113,12 +154,13 @@ fn is_url(text: &str) -> bool {
 async fn upload_and_print(
     args: &Add,
     upload: Upload,
+    from: u64,
     options: &AddOptions,
     client: &Client,
     out: &mut Output,
 ) -> Result<Option<Cid>> {
     let sent = upload.sent();
-    let mut bar = out.audience.upload();
+    let mut bar = out.audience.upload(from);
     // Only for those who see it.
     let counting = out.audience.watches().then(|| tokio::spawn(upload.total_bytes()));
     let mut counting = futures::future::OptionFuture::from(counting).boxed();
@@ -159,6 +201,13 @@ async fn upload_and_print(
     printed.end(out, ended)
 }
 
+/// What of a line matters here. The rest of it is many times as long, and is not read in vain.
+#[derive(Deserialize)]
+struct Became {
+    #[serde(default, with = "option_text")]
+    cid: Option<Cid>,
+}
+
 /// What was printed, and what is kept to be printed later.
 struct Printed<'a> {
     args: &'a Add,
@@ -189,7 +238,7 @@ impl<'a> Printed<'a> {
 
     fn line(&mut self, line: &RawValue, out: &mut Output, is_at_once: bool) -> Result<()> {
         // Lines about progress are of no use here, and other peers may send some.
-        let Some(cid) = parse::<Added>(line)?.cid else { return Ok(()) };
+        let Some(cid) = parse::<Became>(line)?.cid else { return Ok(()) };
         self.last = Some((cid, line.to_owned()));
         if self.args.no_stream && !self.args.quieter {
             self.kept_bytes += line.get().len();
@@ -301,6 +350,9 @@ mod tests {
                 "add --format car x y",
                 "error : only a single CAR file can be added and wrap-with-directory is not supported",
             ),
+            ("add --resume x", "error : --resume needs --format car"),
+            ("add --resume --format car -", &format!("error : {NOT_RESUMABLE}")),
+            ("add --resume --format car http://x/y.car", &format!("error : {NOT_RESUMABLE}")),
             ("add --format zip x", "400 format parameter is invalid"),
             ("add --layout flat x", "400 layout parameter is invalid"),
             ("add --metadata a x", "error parsing metadata: metadata were not in the format key=value"),

@@ -89,7 +89,9 @@ pub(crate) enum Command {
     /// A PATH is a file, with --recursive a folder, an address (http://… or https://…), or - for what comes on standard
     /// input. Of several, entries of one more folder are made, as --wrap-with-directory does it.
     ///
-    /// CIDs are those of "ipfs add" with the same options. A CAR file (--format car) with one root is taken as it is.
+    /// CIDs are those of "ipfs add" with the same options. A CAR file (--format car) with one root is taken as it is. With
+    /// --resume its upload can be interrupted: the same command goes on where it was, within 20 hours and while the peer that
+    /// answers was not killed; otherwise it begins anew.
     ///
     /// A replication factor of -1 means every peer, 0 what the cluster is configured to. Peers given as allocations
     /// are preferred within the replication factor.
@@ -159,6 +161,13 @@ pub(crate) enum Command {
     /// Manage the IPFS daemons
     #[command(subcommand, arg_required_else_help = true)]
     Ipfs(Ipfs),
+    /// Manage what is kept for uploads
+    ///
+    /// Until their content is pinned, the IPFS daemon of each peer keeps the blocks of an upload by leases, each of some
+    /// megabytes; those of an upload that was interrupted and may go on for a day. These commands are about those of the peer
+    /// that answers.
+    #[command(subcommand, arg_required_else_help = true)]
+    Leases(Leases),
     /// Print completions for a shell
     ///
     /// For example: ipfs-cluster-ctl completion bash > ~/.local/share/bash-completion/completions/ipfs-cluster-ctl
@@ -301,9 +310,13 @@ pub(crate) struct Add {
     /// Hash function; any but sha2-256 implies --cid-version 1
     #[arg(long, default_value = "sha2-256")]
     pub(crate) hash: String,
-    /// Have the daemons refer to an address instead of storing its bytes (experimental); implies --raw-leaves
+    /// Have the peer's IPFS daemon refer to files where they lie instead of copying them (needs its filestore, and the
+    /// files on its machine); implies --raw-leaves
     #[arg(long)]
     pub(crate) nocopy: bool,
+    /// Send of a CAR file only what did not arrive when its upload was interrupted; needs --format car
+    #[arg(long)]
+    pub(crate) resume: bool,
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 }
@@ -415,6 +428,22 @@ pub(crate) enum Health {
     Alerts,
     /// List what each protocol has moved between peers
     Bandwidth,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Leases {
+    /// List the leases of the peer that answers
+    ///
+    /// RUNNING: blocks still come. WAITING: they have come, and their roots are not pinned yet. FAILED: the upload failed,
+    /// and they are about to be released.
+    Ls,
+    /// Release leases
+    ///
+    /// Blocks that nothing pinned links to are garbage then. An upload that was interrupted and goes on later may lack them.
+    Rm {
+        #[arg(value_name = "CID")]
+        cids: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
 use crate::add::add;
-use crate::args::{self, Cli, Command, Health, Ipfs, Peers, PinAdd, Wait};
+use crate::args::{self, Cli, Command, Health, Ipfs, Leases, Peers, PinAdd, Wait};
 use crate::failure::{Failure, Result};
 use crate::format;
 use crate::output::{Encoding, Output, Show, parse};
@@ -97,6 +97,17 @@ pub(crate) async fn run(mut cli: Cli, out: &mut Output) -> Result<()> {
                 progress.during("collecting garbage", client.fetch(&request)).await?;
             drop(progress);
             out.document(&collected, format::repo_gc)
+        }
+        Command::Leases(Leases::Ls) => out.stream(&client, [Request::leases()], format::lease).await,
+        Command::Leases(Leases::Rm { cids }) => {
+            if cids.is_empty() {
+                return Err(Failure::local("", "need the CID of at least one lease"));
+            }
+            let cids = cids.iter().map(|cid| cid_of(cid)).collect::<Result<Vec<_>>>()?;
+            for cid in &cids {
+                client.call(&Request::release_lease(cid)).await?;
+            }
+            Ok(())
         }
         Command::Completion { .. } | Command::Commands | Command::Man { .. } => Ok(()),
     }

@@ -1,10 +1,13 @@
 //! How far long work is, on stderr and only for a person who watches: never where stderr is no terminal, and gone
 //! without a trace when the work is done or has failed.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use ipfs_cluster::client::Sent;
 use tokio::time::Instant;
 
@@ -38,10 +41,11 @@ impl Audience {
         Progress::new(self.watches)
     }
 
-    /// Progress of an upload.
-    pub(crate) fn upload(self) -> UploadBar {
+    /// Progress of an upload, which may go on where another one was.
+    pub(crate) fn upload(self, from: u64) -> UploadBar {
         UploadBar {
             bar: None,
+            from,
             started: Instant::now(),
             is_shown: self.watches,
             reads_along: self.reads_along,
@@ -126,6 +130,8 @@ impl Progress {
 #[derive(Debug)]
 pub(crate) struct UploadBar {
     bar: Option<ProgressBar>,
+    /// Bytes that were sent before.
+    from: u64,
     started: Instant,
     is_shown: bool,
     reads_along: bool,
@@ -141,7 +147,8 @@ impl UploadBar {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_elapsed(QUIET)
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.with_elapsed(QUIET).with_position(self.from)
         });
         let form = match (sent.is_all(), total.filter(|total| *total > 0)) {
             (true, _) => "{spinner} {bytes} sent, waiting for the cluster, {elapsed}",
@@ -149,12 +156,13 @@ impl UploadBar {
             (false, None) => "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
         };
         if let Ok(style) = ProgressStyle::with_template(form) {
-            bar.set_style(style);
+            bar.set_style(if self.from > 0 { counting_from(style, self.from) } else { style });
         }
+        let position = self.from + sent.bytes();
         if let Some(total) = total {
-            bar.set_length(total.max(sent.bytes()));
+            bar.set_length((self.from + total).max(position));
         }
-        bar.set_position(sent.bytes());
+        bar.set_position(position);
         bar.tick();
     }
 
@@ -170,6 +178,23 @@ impl UploadBar {
     pub(crate) fn reads_along(&self) -> bool {
         self.bar.is_some() && self.reads_along
     }
+}
+
+/// The same with a rate that does not count what was sent before.
+fn counting_from(style: ProgressStyle, from: u64) -> ProgressStyle {
+    let rate = move |state: &ProgressState| {
+        state.pos().saturating_sub(from) as f64 / state.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+    };
+    style
+        .with_key("bytes_per_sec", move |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // Where it cannot be shown there is nothing to be done.
+            let _ = write!(text, "{}/s", HumanBytes(rate(state) as u64));
+        })
+        .with_key("eta", move |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let left = state.len().unwrap_or_default().saturating_sub(state.pos());
+            let seconds = (left as f64 / rate(state).max(1.0)) as u64;
+            let _ = write!(text, "{:#}", HumanDuration(Duration::from_secs(seconds)));
+        })
 }
 
 impl Drop for UploadBar {

@@ -5,12 +5,17 @@
 
 mod buzhash;
 mod options;
+mod pool;
 mod rabin;
 
-use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use self::buzhash::Buzhash;
 pub(super) use self::options::Chunker;
+use self::pool::Buffer;
+pub(super) use self::pool::Pool;
 use self::rabin::Rabin;
 use super::object_too_large;
 use crate::error::Result;
@@ -30,6 +35,7 @@ pub(super) struct Cutter {
     scanner: Scanner,
     held: Held,
     chunk_bytes: usize,
+    pool: Arc<Pool>,
 }
 
 #[derive(Debug)]
@@ -45,12 +51,12 @@ enum Held {
     #[default]
     Nothing,
     Piece(Bytes),
-    Pieces(BytesMut),
+    Pieces(Buffer),
 }
 
 impl Cutter {
-    /// Ready for the first byte of a file.
-    pub(super) fn new(chunker: Chunker) -> Self {
+    /// Ready for the first byte of a file. All that share a pool have the same chunker.
+    pub(super) fn new(chunker: Chunker, pool: &Arc<Pool>) -> Self {
         let (scanner, chunk_bytes) = match chunker {
             Chunker::Size(size) => (Scanner::Size { size, left: size }, size),
             Chunker::Rabin { min, average, max } => (
@@ -59,7 +65,12 @@ impl Cutter {
             ),
             Chunker::Buzhash => (Scanner::Buzhash(Box::default()), buzhash::CHUNK_BYTES_MAX),
         };
-        Self { scanner, held: Held::Nothing, chunk_bytes: chunk_bytes.min(BLOCK_BYTES_MAX) }
+        Self {
+            scanner,
+            held: Held::Nothing,
+            chunk_bytes: chunk_bytes.min(BLOCK_BYTES_MAX),
+            pool: Arc::clone(pool),
+        }
     }
 
     /// Whether every byte is looked at, which is better done off the threads that serve others.
@@ -93,19 +104,19 @@ impl Cutter {
         self.held = match std::mem::take(&mut self.held) {
             Held::Nothing => Held::Piece(piece),
             Held::Piece(first) => {
-                let there = first.len() + piece.len();
-                let mut pieces = BytesMut::with_capacity(self.chunk_bytes.min(there * GROWTH).max(there));
-                pieces.extend_from_slice(&first);
-                pieces.extend_from_slice(&piece);
+                let mut pieces = self.buffer(first.len() + piece.len());
+                pieces.bytes.extend_from_slice(&first);
+                pieces.bytes.extend_from_slice(&piece);
                 Held::Pieces(pieces)
             }
             Held::Pieces(mut pieces) => {
-                let there = pieces.len() + piece.len();
-                if pieces.capacity() < there {
-                    let wanted = self.chunk_bytes.min(there * GROWTH).max(there);
-                    pieces.reserve(wanted - pieces.len());
+                let there = pieces.bytes.len() + piece.len();
+                if pieces.bytes.capacity() < there {
+                    let mut larger = self.buffer(there);
+                    larger.bytes.extend_from_slice(&pieces.bytes);
+                    pieces = larger;
                 }
-                pieces.extend_from_slice(&piece);
+                pieces.bytes.extend_from_slice(&piece);
                 Held::Pieces(pieces)
             }
         };
@@ -114,12 +125,20 @@ impl Cutter {
     }
 }
 
+impl Cutter {
+    /// With room for a chunk that has so many bytes so far.
+    fn buffer(&self, there: usize) -> Buffer {
+        let wanted = self.chunk_bytes.min(there * GROWTH).max(there);
+        if wanted == self.chunk_bytes { self.pool.take(wanted) } else { Buffer::new(wanted) }
+    }
+}
+
 impl Held {
     fn len(&self) -> usize {
         match self {
             Self::Nothing => 0,
             Self::Piece(piece) => piece.len(),
-            Self::Pieces(pieces) => pieces.len(),
+            Self::Pieces(pieces) => pieces.bytes.len(),
         }
     }
 }

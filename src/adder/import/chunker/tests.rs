@@ -14,7 +14,7 @@ fn noise(len: usize, seed: u64) -> Bytes {
 }
 
 fn cut(chunker: Chunker, pieces: impl IntoIterator<Item = Bytes>) -> Vec<Bytes> {
-    let mut cutter = Cutter::new(chunker);
+    let mut cutter = Cutter::new(chunker, &Arc::default());
     let mut chunks = Vec::new();
     for piece in pieces {
         cutter.feed(piece, &mut chunks).unwrap();
@@ -40,7 +40,7 @@ fn a_file_ends_with_its_last_full_chunk() {
 
 #[test]
 fn a_rabin_chunk_without_end_is_refused_before_it_fills_the_memory() {
-    let mut cutter = Cutter::new(Chunker::parse("rabin-16").unwrap());
+    let mut cutter = Cutter::new(Chunker::parse("rabin-16").unwrap(), &Arc::default());
     let mut chunks = Vec::new();
     let piece = noise(1 << 20, 1);
     cutter.feed(piece.clone(), &mut chunks).unwrap();
@@ -95,4 +95,26 @@ proptest! {
         }
         prop_assert_eq!(whole, cut(chunker, split));
     }
+}
+
+#[test]
+fn the_memory_of_a_chunk_in_pieces_is_used_again_when_nobody_has_it() {
+    let mut cutter = Cutter::new(Chunker::parse("size-100").unwrap(), &Arc::default());
+    let mut next = |byte: u8| {
+        let mut chunks = Vec::new();
+        cutter.feed(vec![byte; 60].into(), &mut chunks).unwrap();
+        cutter.feed(vec![byte; 40].into(), &mut chunks).unwrap();
+        chunks.pop().unwrap()
+    };
+    let first = next(1);
+    let part = first.slice(10..20);
+    let at = first.as_ptr();
+    drop(first);
+    let second = next(2);
+    assert_ne!(second.as_ptr(), at, "somebody has a part of it");
+    assert_eq!((&part[..], &second[..]), (&[1; 10][..], &[2; 100][..]));
+    drop(part);
+    let third = next(3);
+    assert_eq!(third.as_ptr(), at);
+    assert_eq!(third, vec![3; 100]);
 }

@@ -38,6 +38,14 @@ impl Drop for Running {
 }
 
 impl Adds for Reader {
+    fn check_resume(&self, options: &AddOptions) -> Result<()> {
+        // That of the cluster is tested with it.
+        match &options.resume {
+            Some(resume) if resume.offset > 7 => Err(Error::new(ErrorKind::Conflict, "not there")),
+            _ => Ok(()),
+        }
+    }
+
     fn add(&self, mut content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>> {
         let this = self.clone();
         self.running.fetch_add(1, Ordering::SeqCst);
@@ -144,6 +152,29 @@ fn chunk(bytes: &str) -> String {
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nCache-Control: no-cache\r\nX-Chunked-Output: 1\r\nVary: Origin\r\n\
                            Content-Type: application/json\r\nTrailer: X-Stream-Error\r\nConnection: close\r\n\
                            Transfer-Encoding: chunked\r\n\r\n";
+
+#[tokio::test]
+async fn an_upload_that_cannot_go_on_is_refused_before_its_body_is_read() {
+    let server = Server::start(Reader::default()).await;
+    for (query, status, text) in [
+        ("?resume=k&offset=8", 409, "not there"),
+        ("?resume=k&offset=x", 400, "parameter offset invalid"),
+        ("?resume=k&resume=l", 400, "parameter resume invalid"),
+        ("?resume=a/b", 400, "invalid resume key"),
+        ("?offset=1", 400, "offset means nothing without resume"),
+    ] {
+        let (mut stream, _) = server.connect().await;
+        stream.write_all(head(query, "").as_bytes()).await.unwrap();
+        let answer = until(&mut stream, "\"}").await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text),
+            "{query}: {answer}"
+        );
+    }
+    let answer = server.call(&request("?resume=k&offset=7", &(file("a", "x") + "--B--\r\n"))).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    server.cluster.shutdown().await;
+}
 
 #[tokio::test]
 async fn lines_come_while_the_upload_goes_on() {

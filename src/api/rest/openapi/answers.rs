@@ -143,6 +143,7 @@ pub(super) fn shared() -> Value {
             "content": { "text/plain": plain },
         },
         "Failed": error("The peer could not do it, or read the request but does not allow it", &[]),
+        "Conflict": error("It is in use, or not as the request expects; nothing was done", &[]),
         "NotServed": error("The peer cannot do this", &[]),
         "Busy": busy,
     })

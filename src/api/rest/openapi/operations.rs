@@ -218,6 +218,17 @@ pub(super) fn operation(endpoint: Endpoint) -> Operation {
             .asks(p::events())
             .answers(200, answers::events())
             .reads_body(),
+        Endpoint::InterruptedAdd => interrupted_add(op("content", "interruptedAdd", "Where an upload broke off"))
+            .captures([p::captured("key", "The resume of the upload", named("ResumeKey"))]),
+        Endpoint::Leases => op("content", "leases", "Blocks that the IPFS daemon of this peer keeps for adds")
+            .about("Until their root is pinned, the add has failed, or a day has passed.")
+            .lists("The leases, oldest add first.", "Lease"),
+        Endpoint::ReleaseLease => op("content", "releaseLease", "Lets go of blocks that are kept for an add")
+            .about("What nothing that is pinned links to is garbage then.")
+            .captures([p::cid()])
+            .answers(204, nothing("They are not kept any more"))
+            .answers(409, a("Conflict"))
+            .may_fail(),
         Endpoint::Health => {
             let mut health = op(HEALTH, "health", "Whether the peer serves").answers(204, nothing("It does"));
             health.open = true;
@@ -245,14 +256,32 @@ fn add(operation: Operation) -> Operation {
              may be left out, and come before what is in them otherwise. The name of the field does not matter, but \
              mode, mtime and mtime-nsecs may follow it behind a question mark. Lines come while the form is read. An error \
              behind the head of the answer is in the trailer X-Stream-Error, which is not there when all went well; then \
-             everything is in the pinset. The connection is closed at the end. mode and pin-update must be readable and mean \
+             everything is in the pinset. The connection is closed at the end. With resume, of a CAR that breaks off what arrived \
+             is kept, and a later request goes on with the rest. mode and pin-update must be readable and mean \
              nothing: what is added is pinned recursively.",
         )
         .asks(p::adding())
         .asks(p::pin_options())
         .takes_form()
         .answers(200, answers::added())
+        .answers(409, a("Conflict"))
         .may_fail()
+}
+
+/// The one that says where an upload goes on.
+#[cfg(feature = "add")]
+fn interrupted_add(operation: Operation) -> Operation {
+    operation
+        .about(
+            "For 20 hours, of an upload with resume that broke off; it goes on with the same resume and this offset. When              nothing is known of it (404), it begins at offset 0.",
+        )
+        .answers(200, document("Where it goes on", named("InterruptedAdd")))
+        .answers(409, a("Conflict"))
+}
+
+#[cfg(not(feature = "add"))]
+fn interrupted_add(operation: Operation) -> Operation {
+    operation.about("Not served by this build.").answers(501, a("NotServed"))
 }
 
 #[cfg(not(feature = "add"))]

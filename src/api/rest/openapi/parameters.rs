@@ -193,12 +193,23 @@ pub(super) fn adding() -> Vec<Value> {
         flag("stream-channels", "Lines as they come; false is one document at the end", true),
         flag(
             "nocopy",
-            "The daemon refers to files where they lie, which each part says in Abspath-Encoded",
+            "The daemon of the peer that is asked refers to files where they lie, which each part says in Abspath-Encoded; \
+             it needs its filestore, and the peer the same paths",
             false,
         ),
         flag("preserve-mode", "The permission bits in the form go into the DAG", false),
         flag("preserve-mtime", "The times in the form go into the DAG", false),
         flag("no-pin", "Blocks are stored and not pinned", false),
+        query(
+            "resume",
+            "What the upload of a CAR is called, so that it can go on where it breaks off; GET /add/{key} says where",
+            named("ResumeKey"),
+        ),
+        query(
+            "offset",
+            "The byte of the CAR that the upload begins with; goes with resume",
+            json!({ "type": "integer", "format": "int64", "minimum": 0, "default": 0 }),
+        ),
     ];
     options.into_iter().map(or_empty).collect()
 }

@@ -39,6 +39,10 @@ pub(super) fn all() -> Value {
         ("PeerGc", peer_gc()),
         ("RemovedBlock", removed_block()),
         ("AddedOutput", added_output()),
+        #[cfg(feature = "add")]
+        ("InterruptedAdd", interrupted_add()),
+        ("ResumeKey", resume_key()),
+        ("Lease", lease()),
         ("Event", event()),
     ];
     Value::Object(named.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect())
@@ -318,6 +322,56 @@ fn peer_gc() -> Value {
 fn removed_block() -> Value {
     let always = object("A block that was removed", &[("key", or_null(named("Cid")))]);
     and_maybe(always, &[("error", any_string("Why it was not"))])
+}
+
+fn resume_key() -> Value {
+    json!({
+        "type": "string",
+        "format": "resume-key",
+        "pattern": "^[A-Za-z0-9_-]{1,64}$",
+        "description": "What an upload is called that can go on where it broke off",
+        "examples": ["backup-2026-01-31"],
+    })
+}
+
+#[cfg(feature = "add")]
+fn interrupted_add() -> Value {
+    let digest = json!({
+        "type": "string",
+        "pattern": "^[0-9a-f]{64}$",
+        "description": "What the CAR has before the offset: the sha2-256 of the end of the header (eight bytes, big-endian) and \
+                        its root's binary CID; then for each block that of the digest before it, the position of its end, and \
+                        its binary CID",
+    });
+    object(
+        "An upload that broke off and can go on",
+        &[
+            ("key", named("ResumeKey")),
+            ("root", said(named("Cid"), "The root in the header of the CAR")),
+            ("offset", count("The byte of the CAR that the next request begins with")),
+            ("blocks", count("So many blocks arrived")),
+            ("bytes", count("Their bytes")),
+            ("digest", digest),
+            ("since", said(named("Timestamp"), "When it broke off for the first time")),
+            ("expires", said(named("Timestamp"), "When it is forgotten")),
+            ("allocations", said(list(named("PeerId")), "The peers that have the blocks")),
+        ],
+    )
+}
+
+fn lease() -> Value {
+    object(
+        "Blocks that a daemon keeps for an add",
+        &[
+            ("peer", said(named("PeerId"), "The peer beside the daemon")),
+            ("cid", said(named("Cid"), "What is pinned on the daemon; it links to the blocks")),
+            ("since", said(named("Timestamp"), "When the stream began that brought them")),
+            ("blocks", count("How many")),
+            ("bytes", count("Their bytes")),
+            ("state", said(words(["running", "waiting", "failed"]), "waiting: for the roots to be pinned")),
+            ("roots", said(list(named("Cid")), "Blocks of the stream that no other one of it links to")),
+        ],
+    )
 }
 
 fn added_output() -> Value {

@@ -47,7 +47,7 @@ fn sample(schema: &Value) -> String {
         "boolean" => "true".to_owned(),
         "array" => sample(&schema["items"]),
         "integer" | "int32" | "int64" => "1".to_owned(),
-        "string" | "cursor" | "event-cursor" => "x".to_owned(),
+        "string" | "cursor" | "event-cursor" | "ResumeKey" => "x".to_owned(),
         other => panic!("no sample of {other}"),
     }
 }

@@ -11,7 +11,7 @@ use std::fmt::{Display, Write as _};
 
 use ipfs_cluster::client::Bandwidth;
 use ipfs_cluster::types::{
-    Added, Alert, Event, GlobalRepoGc, Happening, Metric, PeerInfo, Timestamp, Version,
+    Added, Alert, Event, GlobalRepoGc, Happening, Lease, LeaseState, Metric, PeerInfo, Timestamp, Version,
 };
 use serde_json::Result;
 
@@ -145,6 +145,27 @@ pub(crate) fn repo_gc(text: &mut String, json: &str) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// What is kept for an upload, on one line.
+pub(crate) fn lease(text: &mut String, json: &str) -> Result<()> {
+    /// Roots that are shown.
+    const ROOTS: usize = 3;
+    let lease: Lease = serde_json::from_str(json)?;
+    let state = lease.state.as_str().to_ascii_uppercase();
+    let size = human::bytes(lease.bytes);
+    let _ =
+        write!(text, "{} | {state} | {} blocks, {size} | Since: {}", lease.cid, lease.blocks, lease.since);
+    if let LeaseState::Waiting { roots } = &lease.state {
+        let shown: Vec<_> = roots.iter().take(ROOTS).map(ToString::to_string).collect();
+        let more = match roots.len().saturating_sub(ROOTS) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let _ = write!(text, " | Roots: [{}]{more}", shown.join(" "));
+    }
+    text.push('\n');
     Ok(())
 }
 
@@ -307,6 +328,25 @@ mod tests {
         text.clear();
         alerts(&mut text, &json!([alert]).to_string(), now).unwrap();
         assert_eq!(text, format!("{PEER_A}: ping. Expired at: 1 minute ago. Triggered at: 42 seconds ago\n"));
+    }
+
+    #[test]
+    fn a_lease_shows_what_it_waits_for_and_few_of_many_roots() {
+        let of = |state: &str, roots: usize| {
+            json!({
+                "peer": PEER_A, "cid": CID, "since": "2026-11-20T23:19:20Z", "blocks": 32, "bytes": 8_388_608,
+                "state": state, "roots": vec![CID; roots],
+            })
+        };
+        let start =
+            |state: &str| format!("{CID} | {state} | 32 blocks, 8.4 MB | Since: 2026-11-20T23:19:20Z");
+        assert_eq!(shown(of("running", 0), lease), format!("{}\n", start("RUNNING")));
+        assert_eq!(shown(of("waiting", 1), lease), format!("{} | Roots: [{CID}]\n", start("WAITING")));
+        assert_eq!(
+            shown(of("waiting", 5), lease),
+            format!("{} | Roots: [{CID} {CID} {CID}] and 2 more\n", start("WAITING"))
+        );
+        assert_eq!(shown(of("failed", 0), lease), format!("{}\n", start("FAILED")));
     }
 
     #[test]
