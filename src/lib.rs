@@ -55,7 +55,8 @@
 //! # Features
 //!
 //! None are needed for types, contracts, [`Cluster`] and the in-memory parts. `storage-fjall`, `storage-redb`,
-//! `consensus-crdt`, `consensus-raft`, `connector-kubo`, `transport-libp2p`, `add`, `api-rest`, `client` and `testing` each switch on the module of
+//! `consensus-crdt`, `consensus-raft`, `consensus-etcd`, `connector-kubo`, `transport-libp2p`, `add`, `api-rest`, `client` and
+//! `testing` each switch on the module of
 //! their name; `tls` and `nat` add to the transport.
 
 #![warn(missing_docs)]

@@ -75,6 +75,7 @@ const IMPLEMENTATIONS: &[&str] = &[
     "transport::libp2p",
     "consensus::solo",
     "consensus::crdt",
+    "consensus::etcd",
     "consensus::raft",
     "tracker::stateless",
     "monitor::local",

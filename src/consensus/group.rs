@@ -121,7 +121,7 @@ impl<W, A> Desk<W, A> {
     }
 
     /// A token that is cancelled when a shutdown begins; cancelling it begins one.
-    #[cfg_attr(not(feature = "consensus-crdt"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "consensus-crdt", feature = "consensus-etcd")), allow(dead_code))]
     pub(super) fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "consensus-crdt")]
 mod crdt;
+#[cfg(feature = "consensus-etcd")]
+mod etcd;
 mod events;
 mod group;
 #[cfg(feature = "consensus-raft")]
@@ -30,6 +32,8 @@ pub(crate) use crdt::inspect as crdt_inspect;
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub use crdt::{ForeignBlocks, ReadBlocks};
+#[cfg(feature = "consensus-etcd")]
+pub use etcd::{Etcd, EtcdConfig, EtcdSection, EtcdTls, EtcdTlsSection};
 #[cfg(all(feature = "consensus-raft", feature = "testing"))]
 pub(crate) use raft::decoders as raft_decoders;
 #[cfg(feature = "consensus-raft")]

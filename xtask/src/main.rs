@@ -13,6 +13,7 @@ mod ci;
 mod compare;
 mod conformance;
 mod dist;
+mod etcd;
 mod failures;
 mod fuzz;
 mod gopeer;

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: Kubo, the Go peer, the programs, all tests, and the count of the conformance tests that ran outside.
+//! `cargo xtask test`: Kubo, the Go peer, etcd, the programs, all tests, and the count of the conformance tests that ran outside.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cargo::{Workspace, cargo, root, run as run_command, run_tests};
 use crate::steps::Steps;
-use crate::{conformance, gopeer, kubo};
+use crate::{conformance, etcd, gopeer, kubo};
 
 /// Members that use the library as a stranger would, each with the features it asks for and no others.
 const OUTSIDE: &str = "examples/outside";
@@ -21,10 +21,15 @@ pub(crate) fn run(steps: &mut Steps, args: &[String]) -> Result<()> {
     if gopeer.is_none() {
         steps.skip("interoperability with Go peers", "there is no Go to build one with");
     }
+    let etcd = steps.run("etcd", etcd::ensure)?;
+    if etcd.is_none() {
+        steps.skip("consensus on etcd", "there is no Go to build etcd with");
+    }
     let test = |args: &[&str]| -> Result<Command> {
         let mut command = cargo(["test"])?;
         command.args(args).env(kubo::PATH_VARIABLE, &kubo);
         command.envs(gopeer.iter().map(|path| (gopeer::PATH_VARIABLE, path)));
+        command.envs(etcd.iter().map(|path| (etcd::PATH_VARIABLE, path)));
         Ok(command)
     };
 

@@ -1,0 +1,126 @@
+//! What the tasks of one peer have in common.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::COMPONENT;
+use super::gateway::Gateway;
+use super::keys::Keys;
+use super::plan::Limits;
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::PeerId;
+
+/// Most peers in each list that is followed; more are passed over.
+pub(super) const ROSTER_PEERS_MAX: usize = 4096;
+/// A watch that does not show what was written for so long is made anew, on another endpoint.
+const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// What the tasks of one peer have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) peer: PeerId,
+    pub(super) gateway: Gateway,
+    pub(super) keys: Keys,
+    pub(super) limits: Limits,
+    pub(super) request_timeout: Duration,
+    pub(super) lease_ttl: Duration,
+    pub(super) applied: watch::Sender<Applied>,
+    pub(super) roster: watch::Sender<Option<Roster>>,
+    /// The lease that this peer lives by.
+    pub(super) lease: watch::Sender<Option<i64>>,
+    pub(super) standing: watch::Sender<Standing>,
+    /// The watch is behind.
+    pub(super) stalled: Notify,
+    /// The lease is gone.
+    pub(super) lapsed: Notify,
+    /// This peer ended its membership itself.
+    pub(super) left: AtomicBool,
+}
+
+/// How far the copy is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Applied {
+    /// Everything up to this revision of etcd is in it.
+    pub(super) revision: i64,
+    /// Why it does not get further.
+    pub(super) error: Option<Error>,
+}
+
+/// Who is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Roster {
+    /// The revision that it was read at; changes after it are followed.
+    pub(super) revision: i64,
+    /// Those who live.
+    pub(super) peers: BTreeSet<PeerId>,
+    /// Those who have joined.
+    pub(super) members: BTreeSet<PeerId>,
+    /// Those who may not come back until they are added.
+    pub(super) removed: BTreeSet<PeerId>,
+}
+
+/// Whether this peer is in the cluster.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    /// Not yet.
+    Starting,
+    /// It has joined, and its copy was up to date then.
+    Joined,
+    /// It cannot.
+    Refused(Error),
+}
+
+impl Shared {
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.request_timeout
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Returns when the copy shows what this revision did, and its events were told.
+    ///
+    /// # Errors
+    /// Why the copy does not get there; `Unavailable` at the deadline.
+    pub(super) async fn wait_applied(&self, revision: i64, deadline: Instant) -> Result<()> {
+        let mut applied = self.applied.subscribe();
+        loop {
+            let shown = applied.wait_for(|applied| applied.revision >= revision || applied.error.is_some());
+            match timeout_at(deadline.min(Instant::now() + STALL_MAX), shown).await {
+                Ok(Ok(applied)) if applied.revision >= revision => return Ok(()),
+                Ok(Ok(applied)) => {
+                    return applied.error.clone().map_or(Ok(()), |error| {
+                        Err(error.context("etcd has it, but this peer's copy fails"))
+                    });
+                }
+                Ok(Err(source)) => {
+                    return Err(Error::internal("the copy is no longer followed")
+                        .component(COMPONENT)
+                        .with_source(source));
+                }
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "etcd has it, but does not show it to this peer in time; it will come",
+                    )
+                    .component(COMPONENT));
+                }
+                Err(_) => self.stalled.notify_one(),
+            }
+        }
+    }
+}
+
+/// What a peer that was removed is told.
+pub(super) fn removed(peer: &PeerId) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("this peer was removed from the cluster; add {peer} on another peer to let it in again"),
+    )
+    .component(COMPONENT)
+}
