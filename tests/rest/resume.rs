@@ -48,7 +48,7 @@ impl Served {
         let known = async |peers: &TestCluster| {
             peers.running().all(|(_, peer)| peer.metrics("freespace").len() == count)
         };
-        peers.wait_until("all metrics are known", known).await.unwrap();
+        soon(peers.wait_until("all metrics are known", known)).await.unwrap();
         let mut apis = Vec::new();
         for (_, peer) in peers.running() {
             let config = RestConfig::default().listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
@@ -129,7 +129,7 @@ async fn an_upload_that_breaks_off_goes_on_with_the_rest_alone() {
         (line["cid"].as_str(), line["bytes"].as_u64()),
         (Some(&*car.root.to_string()), Some(bytes as u64))
     );
-    served.peers.wait_pinned(&car.root).await.unwrap();
+    soon(served.peers.wait_pinned(&car.root)).await.unwrap();
     assert_eq!(served.peers.peer(0).pin_get(&car.root).await.unwrap().options.name, "named");
     for index in 0..3 {
         let daemon = served.peers.daemon(index).ipfs();
@@ -137,7 +137,7 @@ async fn an_upload_that_breaks_off_goes_on_with_the_rest_alone() {
         assert!(daemon.is_pinned(&car.root, PinMode::Recursive).await.unwrap());
     }
     let released = async |peers: &TestCluster| peers.running().all(|(_, peer)| peer.leases().is_empty());
-    served.peers.wait_until("all leases are released", released).await.unwrap();
+    soon(served.peers.wait_until("all leases are released", released)).await.unwrap();
     assert_eq!(served.call(0, "GET", "/leases").await.status, 204);
     assert_eq!(served.call(0, "GET", "/add/k").await.status, 404);
 }
@@ -186,6 +186,9 @@ async fn what_cannot_go_on_is_refused_before_anything_is_read() {
     let mut running = served.caller(0).await;
     running.send(&whole[..whole.len() - car.bytes.len() / 2]).await;
     soon(running.begun()).await;
+    // The head of an answer comes before the add begins.
+    let runs = async |peers: &TestCluster| peers.peer(0).interrupted_add(&"k".parse().unwrap()).is_err();
+    soon(served.peers.wait_until("the upload runs", runs)).await.unwrap();
     let (status, message) = refused("?format=car&resume=k").await;
     assert!(status == 409 && message.contains("add k is running"), "{message}");
     assert_eq!(served.call(0, "GET", "/add/k").await.status, 409);
@@ -221,7 +224,7 @@ async fn a_lease_is_released_by_hand_unless_its_add_runs() {
     let mut running = served.caller(0).await;
     running.send(&whole[..whole.len() - 300_000]).await;
     let held = async |peers: &TestCluster| !peers.peer(0).leases().is_empty();
-    served.peers.wait_until("a segment is held", held).await.unwrap();
+    soon(served.peers.wait_until("a segment is held", held)).await.unwrap();
     let leases = served.leases(0).await;
     assert_eq!(leases[0]["state"], "running");
     let refused = served.call(0, "DELETE", &format!("/leases/{}", leases[0]["cid"].as_str().unwrap())).await;
@@ -242,7 +245,7 @@ async fn an_upload_goes_on_after_its_peer_was_restarted() {
     soon(running.begun()).await;
     // A segment, so that it is known that much of it is on its way.
     let held = async |peers: &TestCluster| !peers.peer(1).leases().is_empty();
-    served.peers.wait_until("a segment has arrived", held).await.unwrap();
+    soon(served.peers.wait_until("a segment has arrived", held)).await.unwrap();
     // As a service stops: its API first.
     soon(served.apis.remove(0).shutdown()).await;
     served.peers.stop(0).await.unwrap();
@@ -257,7 +260,7 @@ async fn an_upload_goes_on_after_its_peer_was_restarted() {
     caller.send(add("k", offset, &car.bytes[offset..], "")).await;
     let received = soon(caller.answer()).await;
     assert!(received.trailers.is_empty(), "{:?}", received.trailers);
-    served.peers.wait_pinned(&car.root).await.unwrap();
+    soon(served.peers.wait_pinned(&car.root)).await.unwrap();
     for index in 0..2 {
         let daemon = served.peers.daemon(index).ipfs();
         assert!(car.blocks.iter().all(|block| daemon.has_block(&block.cid)), "peer {index}");
