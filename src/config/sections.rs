@@ -11,6 +11,8 @@ pub const SERVED_SECTIONS: &[&str] = &[
     "consensus.solo",
     #[cfg(feature = "consensus-crdt")]
     "consensus.crdt",
+    #[cfg(feature = "consensus-raft")]
+    "consensus.raft",
     "api.restapi",
     "ipfs_connector.ipfshttp",
     "pin_tracker.stateless",

@@ -4,6 +4,8 @@
 mod crdt;
 mod events;
 mod group;
+#[cfg(feature = "consensus-raft")]
+mod raft;
 mod solo;
 
 use std::fmt;
@@ -28,6 +30,10 @@ pub(crate) use crdt::inspect as crdt_inspect;
 pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore};
 #[cfg(all(feature = "consensus-crdt", feature = "testing"))]
 pub use crdt::{ForeignBlocks, ReadBlocks};
+#[cfg(all(feature = "consensus-raft", feature = "testing"))]
+pub(crate) use raft::decoders as raft_decoders;
+#[cfg(feature = "consensus-raft")]
+pub use raft::{Raft, RaftConfig, RaftInfo, RaftSection, RaftStore};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

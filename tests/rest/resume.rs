@@ -85,7 +85,7 @@ impl Served {
                 }
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), asking).await.unwrap()
+        soon(asking).await
     }
 
     async fn leases(&self, index: usize) -> Vec<Value> {
