@@ -186,6 +186,9 @@ async fn what_cannot_go_on_is_refused_before_anything_is_read() {
     let mut running = served.caller(0).await;
     running.send(&whole[..whole.len() - car.bytes.len() / 2]).await;
     soon(running.begun()).await;
+    // The head of an answer comes before the add begins.
+    let runs = async |peers: &TestCluster| peers.peer(0).interrupted_add(&"k".parse().unwrap()).is_err();
+    soon(served.peers.wait_until("the upload runs", runs)).await.unwrap();
     let (status, message) = refused("?format=car&resume=k").await;
     assert!(status == 409 && message.contains("add k is running"), "{message}");
     assert_eq!(served.call(0, "GET", "/add/k").await.status, 409);
@@ -242,7 +245,7 @@ async fn an_upload_goes_on_after_its_peer_was_restarted() {
     soon(running.begun()).await;
     // A segment, so that it is known that much of it is on its way.
     let held = async |peers: &TestCluster| !peers.peer(1).leases().is_empty();
-    served.peers.wait_until("a segment has arrived", held).await.unwrap();
+    soon(served.peers.wait_until("a segment has arrived", held)).await.unwrap();
     // As a service stops: its API first.
     soon(served.apis.remove(0).shutdown()).await;
     served.peers.stop(0).await.unwrap();
@@ -257,7 +260,7 @@ async fn an_upload_goes_on_after_its_peer_was_restarted() {
     caller.send(add("k", offset, &car.bytes[offset..], "")).await;
     let received = soon(caller.answer()).await;
     assert!(received.trailers.is_empty(), "{:?}", received.trailers);
-    served.peers.wait_pinned(&car.root).await.unwrap();
+    soon(served.peers.wait_pinned(&car.root)).await.unwrap();
     for index in 0..2 {
         let daemon = served.peers.daemon(index).ipfs();
         assert!(car.blocks.iter().all(|block| daemon.has_block(&block.cid)), "peer {index}");
