@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod by_reference;
+mod hashes;
 
 use std::io::Read as _;
 use std::path::PathBuf;

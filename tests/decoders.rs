@@ -223,6 +223,16 @@ decoders! {
     peerstore
     pin_record
     pin_value
+    #[cfg(feature = "consensus-raft")]
+    raft_answer
+    #[cfg(feature = "consensus-raft")]
+    raft_entry
+    #[cfg(feature = "consensus-raft")]
+    raft_part
+    #[cfg(feature = "consensus-raft")]
+    raft_question
+    #[cfg(feature = "consensus-raft")]
+    raft_seen
     #[cfg(feature = "api-rest")]
     rest_query
     rpc_block

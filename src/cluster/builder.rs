@@ -24,6 +24,8 @@ use crate::clock::{SystemClock, WallClock};
 use crate::consensus::{Alive, Consensus, ConsensusContext, Solo, SoloConfig};
 #[cfg(feature = "consensus-crdt")]
 use crate::consensus::{Crdt, CrdtConfig};
+#[cfg(feature = "consensus-raft")]
+use crate::consensus::{Raft, RaftConfig};
 use crate::error::{Error, Result};
 use crate::exchange::{Bitswap, BlockExchange, BlockSource, ExchangeMaker};
 use crate::informer::{Gauge, Informer, InformerContext};
@@ -172,6 +174,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn crdt(self, config: CrdtConfig) -> Self {
         self.consensus_with(move |cx| Crdt::open(config, cx))
+    }
+
+    /// Peers that agree on one order, with a leader.
+    #[cfg(feature = "consensus-raft")]
+    #[must_use]
+    pub fn raft(self, config: RaftConfig) -> Self {
+        self.consensus_with(move |cx| Raft::open(config, cx))
     }
 
     /// A finished tracker.

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
@@ -31,12 +31,16 @@ pub(super) struct HandOver(mpsc::Sender<Turn>);
 
 /// The side of the task that hands over.
 #[derive(Debug)]
-pub(super) struct Turns(mpsc::Receiver<Turn>);
+pub(super) struct Turns {
+    asked: mpsc::Receiver<Turn>,
+    /// Who asked while events were there, and is told once there are none.
+    next: Option<Turn>,
+}
 
 /// Both sides.
 pub(super) fn channel() -> (HandOver, Turns) {
     let (ask, turns) = mpsc::channel(WAITING_MAX);
-    (HandOver(ask), Turns(turns))
+    (HandOver(ask), Turns { asked: turns, next: None })
 }
 
 impl Turns {
@@ -44,11 +48,19 @@ impl Turns {
     /// wait are told as soon as there is none.
     pub(super) async fn next(&mut self, events: &mut BoxStream<'static, StateEvent>) -> Option<StateEvent> {
         loop {
+            if let Some(turn) = self.next.take() {
+                // What the turn is about may have come since events were looked for, on another thread.
+                if let Some(event) = events.next().now_or_never() {
+                    self.next = Some(turn);
+                    return event;
+                }
+                // One that has stopped to wait does not mind.
+                let _ = turn.send(());
+            }
             tokio::select! {
                 biased;
                 event = events.next() => return event,
-                // One that has stopped to wait does not mind.
-                Some(turn) = self.0.recv() => drop(turn.send(())),
+                Some(turn) = self.asked.recv() => self.next = Some(turn),
             }
         }
     }
@@ -90,5 +102,31 @@ impl Inner {
         self.consensus.log_many(operations).await?;
         self.hand_over.done().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_comes_after_the_event_that_came_just_before_it() {
+        let (HandOver(ask), mut turns) = channel();
+        // As from another thread: not there when it is looked for, and there when the turn is seen.
+        let mut polls = 0;
+        let mut events = futures::stream::poll_fn(move |_| {
+            polls += 1;
+            if polls == 2 { Poll::Ready(Some(StateEvent::Resync)) } else { Poll::Pending }
+        })
+        .boxed();
+        let (tell, mut told) = oneshot::channel();
+        ask.send(tell).await.unwrap();
+        assert_eq!(turns.next(&mut events).await, Some(StateEvent::Resync));
+        told.try_recv().unwrap_err();
+        // Coming back for more says that it was handed over.
+        assert_eq!(turns.next(&mut events).now_or_never(), None);
+        told.try_recv().unwrap();
     }
 }

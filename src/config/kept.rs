@@ -46,6 +46,7 @@ struct Part {
 }
 
 const PARTS: &[Part] = &[
+    #[cfg(not(feature = "consensus-raft"))]
     Part { path: "consensus.raft", switch: None, address: None },
     Part {
         path: "api.ipfsproxy",
@@ -409,6 +410,7 @@ mod tests {
             ("CLUSTER_IPFSPROXY_LISTENMULTIADDRESS", "/ip4/127.0.0.1/tcp/1,x"),
             ("CLUSTER_METRICS_ENABLESTATS", "maybe"),
             ("CLUSTER_TRACING_SAMPLINGPROB", "half"),
+            #[cfg(not(feature = "consensus-raft"))]
             ("CLUSTER_RAFT_COMMITRETRYDELAY", "long"),
         ] {
             let environment = |name: &str| (name == variable).then(|| value.to_owned());

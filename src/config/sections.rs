@@ -13,6 +13,8 @@ pub const SERVED_SECTIONS: &[&str] = &[
     "consensus.crdt",
     #[cfg(feature = "consensus-etcd")]
     "consensus.etcd",
+    #[cfg(feature = "consensus-raft")]
+    "consensus.raft",
     "api.restapi",
     "ipfs_connector.ipfshttp",
     "pin_tracker.stateless",

@@ -217,6 +217,12 @@ impl Retry {
         *self = Self::default();
     }
 
+    /// How long the next wait is from now.
+    #[cfg_attr(not(feature = "consensus-raft"), allow(dead_code))]
+    pub(super) fn wait(&self) -> Duration {
+        self.at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
+    }
+
     /// When it is time; none after it worked.
     pub(super) fn at(&self) -> Option<Instant> {
         self.at

@@ -6,6 +6,8 @@ mod crdt;
 mod etcd;
 mod events;
 mod group;
+#[cfg(feature = "consensus-raft")]
+mod raft;
 mod solo;
 
 use std::fmt;
@@ -32,6 +34,10 @@ pub use crdt::{BatchingConfig, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStor
 pub use crdt::{ForeignBlocks, ReadBlocks};
 #[cfg(feature = "consensus-etcd")]
 pub use etcd::{Etcd, EtcdConfig, EtcdSection, EtcdTls, EtcdTlsSection};
+#[cfg(all(feature = "consensus-raft", feature = "testing"))]
+pub(crate) use raft::decoders as raft_decoders;
+#[cfg(feature = "consensus-raft")]
+pub use raft::{Raft, RaftConfig, RaftInfo, RaftSection, RaftStore};
 pub use solo::{Solo, SoloConfig};
 
 /// Most operations in one call of [`Consensus::log_many`].

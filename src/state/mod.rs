@@ -136,6 +136,19 @@ pub trait State: StateReader {
         &self,
         pins: BoxStream<'static, Result<Vec<Pin>>>,
         progress: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<u64> {
+        self.replace_with(pins, Batch::new(), progress).await
+    }
+
+    /// As [`State::replace`], with `also` in the last write, the one that switches over.
+    ///
+    /// # Errors
+    /// As [`State::replace`].
+    async fn replace_with(
+        &self,
+        pins: BoxStream<'static, Result<Vec<Pin>>>,
+        also: Batch,
+        progress: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<u64>;
 
     /// Removes every entry. On disk when it returns. Who calls it tells everybody to compare.
@@ -188,6 +201,14 @@ impl<T: State + ?Sized> State for Arc<T> {
         progress: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<u64> {
         (**self).replace(pins, progress).await
+    }
+    async fn replace_with(
+        &self,
+        pins: BoxStream<'static, Result<Vec<Pin>>>,
+        also: Batch,
+        progress: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<u64> {
+        (**self).replace_with(pins, also, progress).await
     }
     async fn clear(&self) -> Result<()> {
         (**self).clear().await

@@ -13,7 +13,7 @@ use super::sort::Sorter;
 use super::store::Inner;
 use super::{codec, sum};
 use crate::error::Result;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Batch, Storage};
 use crate::types::{Cid, Pin};
 
 /// Most memory for records that are being sorted, in bytes.
@@ -24,6 +24,7 @@ const INDEX_RUN_BYTES_MAX: usize = 12 << 20;
 pub(super) async fn replace(
     inner: Arc<Inner>,
     mut pins: BoxStream<'static, Result<Vec<Pin>>>,
+    also: Batch,
     progress: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<u64> {
     let writing = inner.writer.clone().lock_owned().await;
@@ -53,7 +54,7 @@ pub(super) async fn replace(
                 warn!(%error, "a pinset that could not be loaded takes room until the next start");
             }
         })?;
-        inner.flip(storage, old, Head { generation, pins: count, sum })?;
+        inner.flip(storage, old, Head { generation, pins: count, sum }, also)?;
         Ok(count)
     })
     .await

@@ -159,12 +159,13 @@ impl State for StoreState {
         .await
     }
 
-    async fn replace(
+    async fn replace_with(
         &self,
         pins: BoxStream<'static, Result<Vec<Pin>>>,
+        also: Batch,
         progress: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<u64> {
-        replace::replace(self.inner.clone(), pins, progress).await
+        replace::replace(self.inner.clone(), pins, also, progress).await
     }
 
     async fn clear(&self) -> Result<()> {
@@ -175,7 +176,7 @@ impl State for StoreState {
             let head = inner.head_to_write(storage)?;
             let empty = Head { generation: head.generation.wrapping_add(1), pins: 0, sum: 0 };
             Spaces::of(empty.generation).remove(storage)?;
-            inner.flip(storage, head, empty)
+            inner.flip(storage, head, empty, Batch::new())
         })
         .await
     }
@@ -249,9 +250,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes another generation the pinset and removes the one before.
-    pub(super) fn flip(&self, storage: &dyn Storage, old: Head, new: Head) -> Result<()> {
-        let mut batch = Batch::new();
+    /// Makes another generation the pinset, in one write with `also`, and removes the one before.
+    pub(super) fn flip(&self, storage: &dyn Storage, old: Head, new: Head, also: Batch) -> Result<()> {
+        let mut batch = also;
         new.write(&mut batch);
         // When this fails, the switch may have happened on disk: both generations stay until that is certain.
         self.write(storage, batch, Doubt { before: old, after: new, changes: vec![StateChange::Replaced] })?;

@@ -41,6 +41,8 @@ pub fn all() -> Vec<Decoder> {
     use crate::api::rest_decoders as rest;
     #[cfg(feature = "consensus-crdt")]
     use crate::consensus::crdt_decoders as crdt;
+    #[cfg(feature = "consensus-raft")]
+    use crate::consensus::raft_decoders as raft;
     #[cfg(feature = "transport-libp2p")]
     use crate::transport::libp2p_decoders as libp2p;
     decoders! {
@@ -78,6 +80,16 @@ pub fn all() -> Vec<Decoder> {
         peerstore: config::peerstores, peerstore_samples();
         pin_record: state::pin_records, vectors("protobuf/", "").iter().map(|value| state::record_of(value)).collect();
         pin_value: state::pin_values, vectors("protobuf/", "");
+        #[cfg(feature = "consensus-raft")]
+        raft_answer: raft::answers, raft::answer_samples();
+        #[cfg(feature = "consensus-raft")]
+        raft_entry: raft::entries, raft::entry_samples();
+        #[cfg(feature = "consensus-raft")]
+        raft_part: raft::parts, raft::part_samples();
+        #[cfg(feature = "consensus-raft")]
+        raft_question: raft::questions, raft::question_samples();
+        #[cfg(feature = "consensus-raft")]
+        raft_seen: raft::seen, raft::seen_samples();
         #[cfg(feature = "api-rest")]
         rest_query: rest::queries, rest::query_samples();
         rpc_block: rpc::blocks, chain(vectors("msgpack/nodewithmeta", ""), rpc::block_samples());

@@ -11,7 +11,7 @@ use ipfs_cluster::types::{AddFormat, AddLayout, AddOptions, Cid};
 use super::*;
 
 /// Peers with a daemon each, of which the first keeps references.
-async fn peers(count: usize, filestore: bool) -> Option<(TestCluster, Vec<Kubo>)> {
+pub(super) async fn peers(count: usize, filestore: bool) -> Option<(TestCluster, Vec<Kubo>)> {
     let daemons =
         (0..count).map(|index| Kubo::start_with(filestore && index == 0)).collect::<Option<Vec<_>>>()?;
     let mut connectors = Vec::new();

@@ -121,12 +121,14 @@ async fn content_that_a_go_peer_adds_arrives_on_ours_and_is_pinned_there() {
     })
     .await;
     let root = add("shard=true&shard-size=600000&name=sh".to_owned()).await;
-    until("the shards in our pinset", async || {
+    // Each comes by itself, the root last.
+    let meta = until("the shards in our pinset, and their root", async || {
         let state = ours.state().await;
-        (state.iter().filter(|pin| pin.pin_type == PinType::Shard).count() == 6).then_some(())
+        let shards = state.iter().filter(|pin| pin.pin_type == PinType::Shard).count();
+        state.into_iter().find(|pin| pin.cid == root && shards == 6)
     })
     .await;
-    assert_eq!(ours.state().await.iter().find(|pin| pin.cid == root).unwrap().pin_type, PinType::Meta);
+    assert_eq!(meta.pin_type, PinType::Meta);
     ours.stop().await;
     go.stop().await;
 }

@@ -48,7 +48,7 @@ impl Served {
         let known = async |peers: &TestCluster| {
             peers.running().all(|(_, peer)| peer.metrics("freespace").len() == count)
         };
-        peers.wait_until("all metrics are known", known).await.unwrap();
+        soon(peers.wait_until("all metrics are known", known)).await.unwrap();
         let mut apis = Vec::new();
         for (_, peer) in peers.running() {
             let config = RestConfig::default().listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
@@ -85,7 +85,7 @@ impl Served {
                 }
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), asking).await.unwrap()
+        soon(asking).await
     }
 
     async fn leases(&self, index: usize) -> Vec<Value> {
@@ -129,7 +129,7 @@ async fn an_upload_that_breaks_off_goes_on_with_the_rest_alone() {
         (line["cid"].as_str(), line["bytes"].as_u64()),
         (Some(&*car.root.to_string()), Some(bytes as u64))
     );
-    served.peers.wait_pinned(&car.root).await.unwrap();
+    soon(served.peers.wait_pinned(&car.root)).await.unwrap();
     assert_eq!(served.peers.peer(0).pin_get(&car.root).await.unwrap().options.name, "named");
     for index in 0..3 {
         let daemon = served.peers.daemon(index).ipfs();
@@ -137,7 +137,7 @@ async fn an_upload_that_breaks_off_goes_on_with_the_rest_alone() {
         assert!(daemon.is_pinned(&car.root, PinMode::Recursive).await.unwrap());
     }
     let released = async |peers: &TestCluster| peers.running().all(|(_, peer)| peer.leases().is_empty());
-    served.peers.wait_until("all leases are released", released).await.unwrap();
+    soon(served.peers.wait_until("all leases are released", released)).await.unwrap();
     assert_eq!(served.call(0, "GET", "/leases").await.status, 204);
     assert_eq!(served.call(0, "GET", "/add/k").await.status, 404);
 }
@@ -221,7 +221,7 @@ async fn a_lease_is_released_by_hand_unless_its_add_runs() {
     let mut running = served.caller(0).await;
     running.send(&whole[..whole.len() - 300_000]).await;
     let held = async |peers: &TestCluster| !peers.peer(0).leases().is_empty();
-    served.peers.wait_until("a segment is held", held).await.unwrap();
+    soon(served.peers.wait_until("a segment is held", held)).await.unwrap();
     let leases = served.leases(0).await;
     assert_eq!(leases[0]["state"], "running");
     let refused = served.call(0, "DELETE", &format!("/leases/{}", leases[0]["cid"].as_str().unwrap())).await;

@@ -152,6 +152,9 @@ pub fn check(file: ServiceJson, follower: &FollowerFolder, environment: Environm
     let trusted = match &config.consensus {
         ConsensusSection::Crdt(section) => &section.trusted_peers,
         ConsensusSection::Solo(_) => return refuse("it is of a cluster of one peer (consensus.solo)"),
+        ConsensusSection::Raft(_) => {
+            return refuse("its peers agree by consensus.raft, which has no followers");
+        }
     };
     if trusted.is_empty() || !(says_trust || environment(TRUSTED_VARIABLE).is_some()) {
         return refuse(&format!(

@@ -10,14 +10,14 @@ use ipfs_cluster::config::{
     ClusterSection, ConfigSection, Environment, Identity, SERVED_SECTIONS, ServiceJson, SoloSection,
     StorageEngine, kept::kept_sections,
 };
-use ipfs_cluster::consensus::CrdtSection;
+use ipfs_cluster::consensus::{CrdtSection, RaftSection};
 use ipfs_cluster::informer::{FreeSpaceConfig, NumPinsConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::tracker::StatelessConfig;
 use ipfs_cluster::{Error, ErrorKind, Result};
 
-use super::folder::{Folder, PROGRAM};
+use super::folder::Folder;
 use super::reference_data::{self, ReferenceData};
 use super::{Doing as _, Failure, source};
 
@@ -62,6 +62,8 @@ pub enum ConsensusSection {
     Solo(SoloSection),
     /// Peers that agree by a Merkle-CRDT.
     Crdt(CrdtSection),
+    /// Peers that agree on one order, with a leader.
+    Raft(RaftSection),
 }
 
 impl ConsensusSection {
@@ -70,6 +72,7 @@ impl ConsensusSection {
         match self {
             Self::Solo(section) => section.storage,
             Self::Crdt(section) => section.storage,
+            Self::Raft(section) => section.storage,
         }
     }
 
@@ -78,6 +81,7 @@ impl ConsensusSection {
         match self {
             Self::Solo(section) => section.folder(),
             Self::Crdt(section) => section.folder(),
+            Self::Raft(section) => section.folder(),
         }
     }
 }
@@ -196,7 +200,7 @@ impl PeerConfig {
         let consensus = match file.consensus().doing(MANAGING)? {
             "solo" => ConsensusSection::Solo(reader.section().doing(LOADING)?),
             "crdt" => ConsensusSection::Crdt(reader.section().doing(LOADING)?),
-            other => return Err(Failure::new(MANAGING, unavailable(other))),
+            _ => ConsensusSection::Raft(reader.section().doing(LOADING)?),
         };
         let mut unknown_keys = reader.unknown_keys;
         let kept = kept_sections(file, environment).doing(LOADING)?;
@@ -301,17 +305,6 @@ fn load_identity(
         .map_err(|error| error.context("error applying environment variables to the identity"))
 }
 
-fn unavailable(consensus: &str) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        format!(
-            "consensus.{consensus} is not available in this version, which has consensus.crdt and consensus.solo, a \
-             cluster of one peer. To move a Go peer over: run \"{PROGRAM} state export -f pins.json\" with the Go \
-             program, \"{PROGRAM} init --force\" and \"{PROGRAM} state import pins.json\" with this one"
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -400,11 +393,8 @@ mod tests {
             "error creating state manager: could not determine the consensus component"
         );
         assert_eq!(
-            failure(|file| file["consensus"] = json!({"raft": {}})),
-            "error creating state manager: consensus.raft is not available in this version, which has \
-             consensus.crdt and consensus.solo, a cluster of one peer. To move a Go peer over: run \
-             \"ipfs-cluster-service state export -f pins.json\" with the Go program, \"ipfs-cluster-service init \
-             --force\" and \"ipfs-cluster-service state import pins.json\" with this one"
+            failure(|file| file["consensus"] = json!({"raft": {"backups_rotate": -1}})),
+            "error loading configurations: backups_rotate should be larger than 0"
         );
         assert_eq!(
             failure(|file| file["cluster"]["dial_peer_timeout"] = json!("0s")),

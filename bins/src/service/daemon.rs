@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use ipfs_cluster::cluster::StopReason;
 use tokio::sync::watch;
+use tracing::info;
 
 use super::config::PeerConfig;
 use super::running::{RunOptions, Running, STARTING, outcome};
 use super::signals::Signals;
-use super::{Doing as _, Failure};
+use super::{Doing as _, Failure, state};
 
 /// Shortest time between two signs of life.
 const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -18,16 +20,29 @@ const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// With the reference's texts: `starting cluster` when it does not come up, `running cluster` when it cannot go on.
 pub async fn run(config: PeerConfig, options: RunOptions) -> Result<(), Failure> {
     let mut signals = Signals::subscribe().doing(STARTING)?;
+    let left_behind = config.clone();
     let peer = signals.count_during(Running::start(config, options)).await?;
     let announce = tokio::spawn(tell_service_manager(peer.ready()));
+    let mut is_removed = false;
     let reason = tokio::select! {
-        reason = peer.stopped() => outcome(reason),
+        reason = peer.stopped() => {
+            is_removed = matches!(reason, StopReason::Removed);
+            outcome(reason)
+        }
         () = signals.first() => Ok(()),
     };
     tell_of_the_end();
     let stopped = signals.count_during(peer.stop()).await;
     announce.abort();
-    stopped.and(reason)
+    let put_aside = if is_removed { forget(&left_behind).await } else { Ok(()) };
+    stopped.and(reason).and(put_aside)
+}
+
+/// As in the reference, a peer that was removed keeps nothing that would have it believe that it is a member still.
+async fn forget(config: &PeerConfig) -> Result<(), Failure> {
+    state::cleanup(config).await.doing("cleaning state")?;
+    info!("the state of this peer was put aside, because it is no member of the cluster any more");
+    Ok(())
 }
 
 /// Tells a service manager when a peer is ready, and that it still runs as often as that wants to hear it. One that is

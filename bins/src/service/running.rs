@@ -8,7 +8,7 @@ use ipfs_cluster::allocator::BalancedAllocator;
 use ipfs_cluster::api::rest::{RestApi, RestConfig, Security};
 use ipfs_cluster::cluster::{Cluster, ClusterBuilder, ClusterConfig, StopReason};
 use ipfs_cluster::config::peerstore;
-use ipfs_cluster::consensus::{CrdtConfig, SoloConfig};
+use ipfs_cluster::consensus::{CrdtConfig, RaftConfig, SoloConfig};
 use ipfs_cluster::informer::{FreeSpace, NumPins, PinQueue, Tags};
 use ipfs_cluster::ipfs_connector::KuboConnector;
 use ipfs_cluster::rpc::Method;
@@ -25,6 +25,9 @@ use super::{Doing as _, Failure, ports, storage};
 
 /// What is being done while a peer comes up, in the reference's words.
 pub const STARTING: &str = "starting cluster";
+
+/// How often a peer that has to be a member tries to become one.
+const JOIN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Where a process starts several peers, one at a time looks for ports.
 static LISTENING: Mutex<()> = Mutex::const_new(());
@@ -172,12 +175,13 @@ pub fn check(config: &PeerConfig) -> Result<()> {
 
 fn unserved(config: &PeerConfig, options: &RunOptions) -> Vec<&'static str> {
     let alone = matches!(config.consensus, ConsensusSection::Solo(_));
+    let by_membership = matches!(config.consensus, ConsensusSection::Raft(_));
     [
         (alone && !options.bootstrap.is_empty(), "--bootstrap"),
         (alone && options.leave, "--leave"),
         (options.stats, "--stats"),
         (options.tracing, "--tracing"),
-        (alone && options.no_trust, "--no-trust"),
+        ((alone || by_membership) && options.no_trust, "--no-trust"),
     ]
     .into_iter()
     .filter_map(|(given, flag)| given.then_some(flag))
@@ -265,11 +269,27 @@ async fn stop_host(host: Option<Arc<Libp2pTransport>>) {
     }
 }
 
-/// Joins through the first of these peers that can be reached, as the reference does.
+/// Joins through the first of these peers that can be reached, as the reference does. Where members are added one tries
+/// until this peer is one: without them it can do nothing.
 async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
+    let is_made_member = cluster.consensus().capabilities().membership_changes;
+    loop {
+        join_once(&cluster, &addresses).await;
+        if !is_made_member || addresses.is_empty() {
+            return;
+        }
+        match cluster.consensus().peers().await {
+            Ok(members) if !members.contains(&cluster.peer_id()) => {}
+            _ => return,
+        }
+        tokio::time::sleep(JOIN_INTERVAL).await;
+    }
+}
+
+async fn join_once(cluster: &Cluster, addresses: &[Multiaddr]) {
     for address in addresses {
         info!("Bootstrapping to {address}");
-        match cluster.join(std::slice::from_ref(&address)).await {
+        match cluster.join(std::slice::from_ref(address)).await {
             Ok(_) => return,
             // Somebody is there who hangs up on what makes no sense to them.
             Err(error) if error.message().contains("reset by peer") => {
@@ -307,6 +327,13 @@ fn builder(
                 crdt.trusted_peers.extend(options.bootstrap.iter().filter_map(peer_of));
             }
             builder.crdt(crdt).pubsub_monitor(config.monitor.clone())
+        }
+        ConsensusSection::Raft(section) => {
+            let mut raft = RaftConfig::try_from(section)?;
+            // Where something is stored already, that says who the members are.
+            raft.join = !options.bootstrap.is_empty();
+            raft.spool_folder = config.folder.path().to_owned();
+            builder.raft(raft).pubsub_monitor(config.monitor.clone())
         }
     };
     if let Some(host) = host {

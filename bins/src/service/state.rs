@@ -7,7 +7,8 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ipfs_cluster::clock::SystemClock;
 use ipfs_cluster::consensus::{
-    BatchingConfig, Consensus as _, ConsensusContext, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore,
+    BatchingConfig, Consensus, ConsensusContext, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore, Raft,
+    RaftConfig, RaftInfo, RaftSection, RaftStore, Solo, SoloConfig,
 };
 use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::lines::{self, export_lines, import_lines};
@@ -84,11 +85,13 @@ pub async fn import(
             storage.close()?;
             Ok(pins)
         }
-        ConsensusSection::Crdt(section) => {
+        ConsensusSection::Crdt(_) | ConsensusSection::Raft(_) => {
             // A new history in a new store, so that the old one is whole until the new one is.
             let (replacement, storage) = Replacement::begin(config)?;
-            let imported =
-                log_all(config, section, Arc::clone(&storage), lines::parse_lines(from, changes)).await;
+            let imported = match alone(config, Arc::clone(&storage)).await {
+                Ok(consensus) => log_all(consensus, lines::parse_lines(from, changes)).await,
+                Err(error) => Err(error),
+            };
             let closed = storage.close();
             match imported.and_then(|pins| closed.map(|()| pins)) {
                 Ok(pins) => replacement.finish().map(|()| pins),
@@ -101,24 +104,47 @@ pub async fn import(
     }
 }
 
-/// Logs pins through a consensus component that speaks to nobody, and says how many there are in the end.
-async fn log_all(
-    config: &PeerConfig,
-    section: &CrdtSection,
-    storage: Arc<dyn Storage>,
-    mut pins: BoxStream<'static, Result<Vec<Pin>>>,
-) -> Result<u64> {
+/// The consensus component of a configuration, speaking to nobody.
+async fn alone(config: &PeerConfig, storage: Arc<dyn Storage>) -> Result<Box<dyn Consensus>> {
     let peer = config.identity.id();
     let state: Arc<dyn State> =
         Arc::new(StoreState::open_with_spool_folder(Arc::clone(&storage), config.folder.path()).await?);
     let nowhere = Arc::new(MemoryNetwork::new(0).join(peer)?);
     let mut cx = ConsensusContext::new(peer, storage, state, nowhere.clone(), Arc::new(SystemClock));
-    cx.exchange =
-        ExchangeMaker::new(move |source| Ok(Arc::new(StreamExchange::new(nowhere.clone(), source)?) as _));
+    Ok(match &config.consensus {
+        ConsensusSection::Raft(section) => Box::new(Raft::open(raft_alone(section)?, cx).await?),
+        ConsensusSection::Crdt(section) => {
+            cx.exchange = ExchangeMaker::new(move |source| {
+                Ok(Arc::new(StreamExchange::new(nowhere.clone(), source)?) as _)
+            });
+            Box::new(Crdt::open(crdt_at_once(section)?, cx).await?)
+        }
+        ConsensusSection::Solo(section) => Box::new(Solo::open(SoloConfig::from(section), cx).await?),
+    })
+}
+
+fn crdt_at_once(section: &CrdtSection) -> Result<CrdtConfig> {
     let mut settings = CrdtConfig::try_from(section)?;
     // What is logged at once is a batch already.
     settings.batching = BatchingConfig::default();
-    let crdt = Crdt::open(settings, cx).await?;
+    Ok(settings)
+}
+
+/// A cluster of this peer, which the others join.
+fn raft_alone(section: &RaftSection) -> Result<RaftConfig> {
+    let mut settings = RaftConfig::try_from(section)?;
+    settings.init_peerset.clear();
+    // Who joins gets the whole pinset: what is in it need not be in the log as well.
+    settings.trailing_logs = 0;
+    settings.snapshot_threshold = 8;
+    Ok(settings)
+}
+
+/// Logs pins, and says how many there are in the end.
+async fn log_all(
+    consensus: Box<dyn Consensus>,
+    mut pins: BoxStream<'static, Result<Vec<Pin>>>,
+) -> Result<u64> {
     let mut read = 0;
     let mut operations = Vec::with_capacity(IMPORT_BATCH);
     let logged = async {
@@ -127,33 +153,61 @@ async fn log_all(
             read += page.len() as u64;
             operations.extend(page.into_iter().map(|pin| PinOperation::Pin(Arc::new(pin))));
             if operations.len() >= IMPORT_BATCH {
-                crdt.log_many(std::mem::take(&mut operations)).await?;
+                consensus.log_many(std::mem::take(&mut operations)).await?;
             }
             if read.is_multiple_of(PROGRESS_PINS) {
                 info!("{read} pins read");
             }
         }
-        crdt.log_many(operations).await?;
-        Ok(crdt.state().counts().pins)
+        consensus.log_many(operations).await?;
+        Ok(consensus.state().counts().pins)
     }
     .await;
-    let stopped = crdt.shutdown().await;
+    let stopped = consensus.shutdown().await;
     logged.and_then(|pins| stopped.map(|()| pins))
 }
 
-/// Removes what the consensus component has on disk, the pinset included.
+/// Removes what the consensus component has on disk, the pinset included. With Raft it is put aside, and as many old
+/// stores are kept as the configuration says: `<folder>.old.0` is the newest.
 ///
 /// # Errors
 /// Of the file system, naming the folder.
 pub async fn cleanup(config: &PeerConfig) -> Result<()> {
-    // By its files, so that a store too damaged to be opened can be cleaned up too.
     let folder = storage::folder(config);
+    if let ConsensusSection::Raft(section) = &config.consensus {
+        return storage::put_aside(&folder, section.backups_rotate);
+    }
+    // By its files, so that a store too damaged to be opened can be cleaned up too.
     match std::fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(format!("removing {}", folder.display()), error))
         }
         _ => Ok(()),
     }
+}
+
+/// How far the log of a Raft peer is, and who the members are. Blocks.
+///
+/// # Errors
+/// Of the storage; `Conflict` where the only pinset is one of a Go peer.
+pub fn raft_info(config: &PeerConfig) -> Result<RaftInfo> {
+    with_raft(config, RaftStore::info)
+}
+
+/// Makes this peer the only member of its Raft cluster, see [`RaftStore::reset_membership`]. Blocks.
+///
+/// # Errors
+/// As there; `Conflict` where the only pinset is one of a Go peer.
+pub fn reset_raft(config: &PeerConfig) -> Result<()> {
+    with_raft(config, |store| store.reset_membership(&config.identity.id()))
+}
+
+fn with_raft<T>(config: &PeerConfig, work: impl FnOnce(&RaftStore) -> Result<T>) -> Result<T> {
+    storage::refuse_reference_data(config)?;
+    let storage = storage::open(config)?;
+    let done = RaftStore::open(Arc::clone(&storage)).and_then(|store| work(&store));
+    storage.close()?;
+    done
 }
 
 /// Heads of the crdt, and whether something may be missing below them. Blocks.

@@ -9,6 +9,9 @@ use ipfs_cluster::{Error, Result};
 
 use super::config::PeerConfig;
 
+/// Most stores that are put aside, whatever the configuration says.
+const BACKUPS_MAX: usize = 1000;
+
 /// Where the store is.
 pub fn folder(config: &PeerConfig) -> PathBuf {
     config.folder.path().join(config.consensus.folder())
@@ -117,6 +120,31 @@ impl Replacement {
     }
 }
 
+/// Renames a store to `<folder>.old.0`, after renaming those before it to the next number, and removes what is more than
+/// that many. Without a store nothing happens.
+///
+/// # Errors
+/// `Io`.
+pub fn put_aside(folder: &Path, kept: usize) -> Result<()> {
+    Replacement::of(folder).settle()?;
+    if !folder.exists() {
+        return Ok(());
+    }
+    let old = |number: usize| {
+        let mut name = folder.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".old.{number}"));
+        folder.with_file_name(name)
+    };
+    let kept = kept.clamp(1, BACKUPS_MAX);
+    // From the first number that is free, so that nothing is removed while there is room.
+    let free = (0..kept).find(|number| !old(*number).exists()).unwrap_or(kept - 1);
+    remove(&old(free))?;
+    for number in (0..free).rev() {
+        rename(&old(number), &old(number + 1))?;
+    }
+    rename(folder, &old(0))
+}
+
 fn rename(from: &Path, to: &Path) -> Result<()> {
     let failed = |source| Error::io(format!("renaming {} to {}", from.display(), to.display()), source);
     std::fs::rename(from, to).map_err(failed)?;
@@ -160,6 +188,21 @@ mod tests {
             assert_eq!(content(&replacement.current), what);
             assert!(!replacement.new.exists() && !replacement.old.exists());
         }
+    }
+
+    #[test]
+    fn stores_are_put_aside_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let current = folder.path().join("fjall");
+        put_aside(&current, 2).unwrap();
+        for what in ["first", "second", "third"] {
+            store(&current, what);
+            put_aside(&current, 2).unwrap();
+            assert!(!current.exists());
+            assert_eq!(content(&folder.path().join("fjall.old.0")), what);
+        }
+        assert_eq!(content(&folder.path().join("fjall.old.1")), "second");
+        assert!(!folder.path().join("fjall.old.2").exists());
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod ports;
 #[path = "../support/process.rs"]
 mod process;
 mod publish;
+mod raft;
 #[allow(dead_code)] // See above.
 #[path = "../support/ran.rs"]
 mod ran;
@@ -223,14 +224,9 @@ fn init_refuses_bad_values_and_writes_nothing() {
     let environment = "error applying environment variables to configuration: ";
     for (arguments, variables, text) in [
         flag(
-            &["init", "--consensus", "raft"],
-            "error choosing consensus: 'raft' is not available in this version: flag value must be set to 'crdt', or \
-             to 'solo' for a cluster of one peer",
-        ),
-        flag(
             &["init", "--consensus", "zzz"],
             "error choosing consensus: flag value must be set to 'raft' or 'crdt', or to 'solo' for a cluster of one \
-             peer ('raft' is not available in this version)",
+             peer",
         ),
         flag(
             &["init", "--datastore", "zzz"],

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::types::{AddLayout, Added};
 
 /// Memory for what is read and not yet stored, in bytes.
-const IN_FLIGHT_BYTES: usize = 20 * 1024 * 1024;
+const IN_FLIGHT_BYTES: usize = 14 * 1024 * 1024;
 /// A path longer than this is refused. In bytes.
 const PATH_BYTES_MAX: usize = 64 * 1024;
 /// Chunkers that look at every byte get so many at a time.

@@ -42,8 +42,9 @@ const SEGMENT_BYTES_MIN: usize = 1024 * 1024;
 const GATHERED_BYTES: usize = 64 * 1024 * 1024;
 /// Blocks under one lease.
 const SEGMENT_BLOCKS_MAX: usize = 8_192;
-/// Leases of a stream that are being made at a time.
-const HOLDS_AHEAD: usize = 4;
+/// Leases of a stream that are being made at a time. Each waits for this peer's disk and then for the daemon's, and together
+/// they wait once.
+const HOLDS_AHEAD: usize = 6;
 /// Leases of a peer at a time; streams fail when there are more.
 pub const LEASES_MAX: usize = 65_536;
 /// How long blocks of a stream that ended well wait for their root.

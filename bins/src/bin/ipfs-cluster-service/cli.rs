@@ -92,7 +92,7 @@ pub(crate) struct Init {
     #[arg(value_name = "HTTP-SOURCE-URL")]
     pub(crate) source: Option<String>,
 
-    /// How peers agree: crdt, or solo, a cluster of one
+    /// How peers agree: crdt, raft (one order, a leader and a quorum), or solo, a cluster of one
     #[arg(long, default_value = "crdt")]
     pub(crate) consensus: String,
 
@@ -105,7 +105,7 @@ pub(crate) struct Init {
     #[arg(short = 's', long)]
     pub(crate) custom_secret: bool,
 
-    /// Addresses of other peers, separated by commas, for the peerstore
+    /// Addresses of other peers, separated by commas, for the peerstore; with raft they are the first members
     #[arg(long, value_name = "ADDRESSES", default_value = "", hide_default_value = true)]
     pub(crate) peers: String,
 
@@ -194,6 +194,9 @@ pub(crate) enum StateCommand {
     /// Look at what the peers agreed on, as it is stored
     #[command(arg_required_else_help = false)]
     Crdt(Crdt),
+    /// Look at the log of a raft peer, and recover from a quorum that is lost for good
+    #[command(arg_required_else_help = false)]
+    Raft(Raft),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }
@@ -214,6 +217,26 @@ pub(crate) enum CrdtCommand {
     MarkDirty,
     /// Have the next run look for nothing
     MarkClean,
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Raft {
+    #[command(subcommand)]
+    pub(crate) command: Option<RaftCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RaftCommand {
+    /// Print the members, the term and how long the log is
+    Info,
+    /// Make this peer the only member, where more than half of the members will never come back
+    ///
+    /// Do it on one peer only: the one with the greatest term and then the greatest last entry of those that are left
+    /// ("state raft info"). All others, those that come back later too, run "state cleanup" and then "daemon
+    /// --bootstrap" with an address of this one.
+    Recover(Cleanup),
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }

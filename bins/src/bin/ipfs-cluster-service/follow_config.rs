@@ -115,9 +115,12 @@ fn publish(
     interfaces: &[IpAddr],
 ) -> ClusterResult<Published> {
     let ConsensusSection::Crdt(crdt) = &config.consensus else {
+        let kind = match &config.consensus {
+            ConsensusSection::Raft(_) => "a cluster of members (consensus.raft)",
+            _ => "a cluster of one peer (consensus.solo)",
+        };
         return Err(Error::invalid_input(format!(
-            "a cluster of one peer (consensus.solo) cannot be followed: make one that can with \"{PROGRAM} init \
-             --collaborative\""
+            "{kind} cannot be followed: make one that can with \"{PROGRAM} init --collaborative\""
         )));
     };
     let own = config.identity.id();

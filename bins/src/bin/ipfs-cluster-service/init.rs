@@ -12,7 +12,7 @@ use ipfs_cluster::config::{
     Addresses, ClusterSection, ConfigSection, Environment, Identity, Secret, ServiceJson, SoloSection,
     StorageEngine, create_folder, kept::write_default, overlay, peerstore, process_environment,
 };
-use ipfs_cluster::consensus::CrdtSection;
+use ipfs_cluster::consensus::{CrdtSection, RaftSection};
 use ipfs_cluster::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
@@ -132,6 +132,11 @@ fn check_template(options: &Init, consensus: Consensus) -> ClusterResult<()> {
             "--collaborative and --cluster-name are for clusters of many peers: leave out --consensus solo",
         ));
     }
+    if shapes_a_cluster && consensus == Consensus::Raft {
+        return Err(Error::invalid_input(
+            "--collaborative and --cluster-name are for clusters that agree by crdt: leave out --consensus raft",
+        ));
+    }
     Ok(())
 }
 
@@ -188,6 +193,7 @@ impl Sections {
             consensus: match consensus {
                 Consensus::Crdt => ConsensusSection::Crdt(CrdtSection { storage, ..Default::default() }),
                 Consensus::Solo => ConsensusSection::Solo(SoloSection { storage, ..Default::default() }),
+                Consensus::Raft => ConsensusSection::Raft(RaftSection { storage, ..Default::default() }),
             },
             restapi: RestApiSection::strict(),
             ipfshttp: KuboConfig::default(),
@@ -215,21 +221,24 @@ impl Sections {
         }
     }
 
-    /// Trusts the peers that these addresses name, with this one if it is given, and no others.
+    /// Trusts the peers that these addresses name, with this one if it is given, and no others; with Raft these are the
+    /// first members.
     fn trust(&mut self, peers: &[Multiaddr], own: Option<PeerId>) {
-        if let ConsensusSection::Crdt(section) = &mut self.consensus {
-            let mut ids: Vec<String> = peers
-                .iter()
-                .flat_map(Multiaddr::iter)
-                .filter_map(|part| match part {
-                    Protocol::P2p(peer) => Some(peer.to_string()),
-                    _ => None,
-                })
-                .chain(own.map(|own| own.to_string()))
-                .collect();
-            ids.sort_unstable();
-            ids.dedup();
-            section.trusted_peers = ids;
+        let mut ids: Vec<String> = peers
+            .iter()
+            .flat_map(Multiaddr::iter)
+            .filter_map(|part| match part {
+                Protocol::P2p(peer) => Some(peer.to_string()),
+                _ => None,
+            })
+            .chain(own.map(|own| own.to_string()))
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        match &mut self.consensus {
+            ConsensusSection::Crdt(section) => section.trusted_peers = ids,
+            ConsensusSection::Raft(section) => section.init_peerset = ids,
+            ConsensusSection::Solo(_) => {}
         }
     }
 
@@ -254,6 +263,7 @@ impl Sections {
             consensus: match &self.consensus {
                 ConsensusSection::Crdt(section) => ConsensusSection::Crdt(overlaid(section, environment)?),
                 ConsensusSection::Solo(section) => ConsensusSection::Solo(overlaid(section, environment)?),
+                ConsensusSection::Raft(section) => ConsensusSection::Raft(overlaid(section, environment)?),
             },
             restapi: overlaid(&self.restapi, environment)?,
             ipfshttp: overlaid(&self.ipfshttp, environment)?,
@@ -274,6 +284,7 @@ impl Sections {
         match &self.consensus {
             ConsensusSection::Crdt(section) => file.write(section)?,
             ConsensusSection::Solo(section) => file.write(section)?,
+            ConsensusSection::Raft(section) => file.write(section)?,
         }
         file.write(&self.restapi)?;
         file.write(&self.ipfshttp)?;
@@ -293,6 +304,7 @@ impl Sections {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consensus {
     Crdt,
+    Raft,
     Solo,
 }
 
@@ -300,14 +312,9 @@ fn choose_consensus(name: &str) -> ClusterResult<Consensus> {
     match name {
         "crdt" => Ok(Consensus::Crdt),
         "solo" => Ok(Consensus::Solo),
-        "raft" => Err(Error::new(
-            ipfs_cluster::ErrorKind::Unsupported,
-            "'raft' is not available in this version: flag value must be set to 'crdt', or to 'solo' for a cluster of \
-             one peer",
-        )),
+        "raft" => Ok(Consensus::Raft),
         _ => Err(Error::invalid_input(
-            "flag value must be set to 'raft' or 'crdt', or to 'solo' for a cluster of one peer ('raft' is not \
-             available in this version)",
+            "flag value must be set to 'raft' or 'crdt', or to 'solo' for a cluster of one peer",
         )),
     }
 }

@@ -5,6 +5,7 @@ mod crdt;
 mod daemon;
 mod follow_config;
 mod init;
+mod raft;
 mod state;
 mod users;
 
@@ -20,7 +21,7 @@ use ipfs_cluster_bins::process::{self, print};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::{Doing as _, Failure, logging, memory};
 
-use cli::{Cli, Command, CrdtCommand, StateCommand, UsersCommand};
+use cli::{Cli, Command, CrdtCommand, RaftCommand, StateCommand, UsersCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -82,6 +83,12 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Some(StateCommand::Export(options)) => state::export(folder, &options)?,
             Some(StateCommand::Import(options)) => state::import(folder, &options)?,
             Some(StateCommand::Cleanup(options)) => state::cleanup(folder, &options)?,
+            Some(StateCommand::Raft(options)) => match options.command {
+                None => print_help(&["state", "raft"]),
+                Some(RaftCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),
+                Some(RaftCommand::Info) => raft::info(folder)?,
+                Some(RaftCommand::Recover(options)) => raft::recover(folder, &options)?,
+            },
             Some(StateCommand::Crdt(options)) => match options.command {
                 None => print_help(&["state", "crdt"]),
                 Some(CrdtCommand::Unknown(words)) => return Ok(no_such_subcommand(&words)),

@@ -96,7 +96,7 @@ fn load(folder: Folder) -> Result<PeerConfig, Failure> {
     Ok(config)
 }
 
-fn confirmed(question: &str) -> Result<bool, Failure> {
+pub(crate) fn confirmed(question: &str) -> Result<bool, Failure> {
     confirm(question, &mut io::stdin().lock(), &mut io::stdout().lock()).map_err(terminal)
 }
 

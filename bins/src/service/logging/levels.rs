@@ -8,8 +8,14 @@ use ipfs_cluster::{Error, Result};
 const DEFAULT_LEVEL: &str = "info";
 /// Log targets that speak up from another level on, unless they are asked to: every table that an engine opens or
 /// writes is a line otherwise, and a peer that knows nobody yet is no reason to warn.
-const QUIET: [(&str, &str); 4] =
-    [("fjall", "warn"), ("libp2p_kad", "error"), ("libp2p_swarm", "warn"), ("lsm_tree", "warn")];
+/// What matters of openraft the consensus component says itself.
+const QUIET: [(&str, &str); 5] = [
+    ("fjall", "warn"),
+    ("libp2p_kad", "error"),
+    ("libp2p_swarm", "warn"),
+    ("lsm_tree", "warn"),
+    ("openraft", "off"),
+];
 
 /// Log targets for each facility of the reference. What has no counterpart here is accepted and does nothing.
 const FACILITIES: &[(&str, &[&str])] = &[
@@ -167,17 +173,17 @@ mod tests {
     #[test]
     fn levels_of_the_reference_become_directives() {
         for (levels, expected) in [
-            ("", "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn"),
+            ("", "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn,openraft=off"),
             ("debug", "debug"),
             ("all:warn", "warn"),
             ("ERROR,", "error"),
             (
                 "info,cluster:debug,pintracker:debug",
-                "info,fjall=warn,ipfs_cluster::cluster=debug,ipfs_cluster::tracker=debug,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn",
+                "info,fjall=warn,ipfs_cluster::cluster=debug,ipfs_cluster::tracker=debug,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn,openraft=off",
             ),
             (
                 "service:fatal,fjall:info",
-                "info,fjall=info,ipfs_cluster_bins=error,ipfs_cluster_service=error,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn",
+                "info,fjall=info,ipfs_cluster_bins=error,ipfs_cluster_service=error,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn,openraft=off",
             ),
             (
                 "raftlib:debug,badger:debug",
@@ -185,7 +191,7 @@ mod tests {
             ),
             (
                 "my-crate:debug",
-                "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn,my_crate=debug",
+                "info,fjall=warn,libp2p_kad=error,libp2p_swarm=warn,lsm_tree=warn,my_crate=debug,openraft=off",
             ),
         ] {
             assert_eq!(given(levels).unwrap(), expected, "{levels}");

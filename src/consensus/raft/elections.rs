@@ -1,0 +1,223 @@
+//! When this peer wants to lead, and looking after openraft.
+//!
+//! openraft elects at once when its timer runs out, so a peer that comes back from a partition would make the leader step
+//! down. Here a peer asks first whether it would be elected: nobody says yes who hears from a leader, or who has entries
+//! that the asking peer has not. Only with a quorum of yes it makes openraft elect. The times between are drawn from the
+//! seed of the context.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use openraft::{LogIdOptionExt as _, ServerState};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info};
+
+use super::message::{Answer, Question};
+use super::node::{Inner, Standing};
+use super::types::{LogId, Membership, Metrics, Node};
+use crate::error::Error;
+use crate::random::SplitMix64;
+use crate::types::PeerId;
+
+/// Draws how long to wait for a leader: between half of the time and all of it.
+#[derive(Debug)]
+struct Patience {
+    random: SplitMix64,
+    max: Duration,
+}
+
+impl Patience {
+    fn draw(&mut self) -> Duration {
+        let half = self.max / 2;
+        let micros = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).max(1);
+        half + Duration::from_micros(self.random.next() % micros)
+    }
+}
+
+/// Looks after everything until it is dropped.
+pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
+    let own =
+        inner.peer.to_bytes().iter().fold(seed, |seed, byte| SplitMix64::new(seed ^ u64::from(*byte)).next());
+    let mut patience = Patience { random: SplitMix64::new(own), max: inner.config.election_timeout };
+    let mut wait = patience.draw();
+    let mut last_try = Instant::now();
+    let mut joint_since = None;
+    loop {
+        let due = inner.heard_at().max(last_try) + wait;
+        let poll = Instant::now() + inner.config.heartbeat_interval();
+        sleep_until(due.max(Instant::now() + Duration::from_millis(1)).min(poll)).await;
+        if matches!(*inner.standing.borrow(), Standing::Broken(_)) {
+            // There is nothing left to look after.
+            return std::future::pending().await;
+        }
+        let Some(metrics) = inner.metrics() else { continue };
+        if let Err(fatal) = &metrics.running_state {
+            let why = inner.fatal(fatal);
+            inner.recover(why).await;
+            (wait, last_try) = (patience.draw(), Instant::now());
+            continue;
+        }
+        if matches!(*inner.standing.borrow(), Standing::Removed) {
+            continue;
+        }
+        if metrics.state == ServerState::Leader {
+            finish_change(&inner, &metrics, &mut joint_since).await;
+            last_try = Instant::now();
+            continue;
+        }
+        joint_since = None;
+        let membership = metrics.membership_config.membership().clone();
+        if !membership.voter_ids().any(|voter| voter == inner.node()) {
+            continue;
+        }
+        let is_alone = membership.voter_ids().count() == 1;
+        if !is_alone && Instant::now() < inner.heard_at().max(last_try) + wait {
+            continue;
+        }
+        if is_alone || would_be_elected(&inner, &membership).await {
+            // Somebody may have been elected while the others were asked.
+            if !is_alone
+                && inner.heard_at() > last_try.max(due - wait)
+                && inner.heard_at().elapsed() < inner.config.lease()
+            {
+                (wait, last_try) = (patience.draw(), Instant::now());
+                continue;
+            }
+            debug!("asking for votes");
+            if let Some(core) = inner.core()
+                && let Err(fatal) = core.raft.trigger().elect().await
+            {
+                debug!(%fatal, "could not ask for votes");
+            }
+        }
+        (wait, last_try) = (patience.draw(), Instant::now());
+    }
+}
+
+/// Asks every voter, until enough of them say yes or no more will.
+async fn would_be_elected(inner: &Arc<Inner>, membership: &Membership) -> bool {
+    let Some(last) = inner.core().map(|core| core.log.last()) else { return false };
+    let mut yes = BTreeSet::from([inner.node()]);
+    let asked: FuturesUnordered<_> = membership
+        .voter_ids()
+        .filter(|voter| *voter != inner.node())
+        .filter_map(|voter| voter.0)
+        .map(|voter| async move {
+            (voter, inner.ask(&voter, &Question::WouldVote(last), inner.config.lease()).await)
+        })
+        .collect();
+    let mut asked = asked;
+    while let Some((voter, answer)) = asked.next().await {
+        match answer {
+            Ok(Answer::WouldVote(true)) => {
+                yes.insert(Node::of(voter));
+            }
+            Ok(Answer::NotMember(since)) => inner.told_not_member(since.as_ref()),
+            Ok(_) => {}
+            Err(error) => debug!(peer = %voter, %error, "a voter could not be asked"),
+        }
+        if is_quorum(membership, &yes) {
+            return true;
+        }
+    }
+    is_quorum(membership, &yes)
+}
+
+/// Whether these are more than half of the voters, before and after a change of members.
+fn is_quorum(membership: &Membership, yes: &BTreeSet<Node>) -> bool {
+    membership.get_joint_config().iter().all(|voters| voters.intersection(yes).count() > voters.len() / 2)
+}
+
+/// Whether this peer would vote for another one.
+pub(super) fn would_vote(inner: &Inner, candidate: &PeerId, theirs: Option<LogId>) -> bool {
+    let (Some(metrics), Some(core)) = (inner.metrics(), inner.core()) else { return false };
+    let leads = metrics.state == ServerState::Leader && inner.has_quorum(&metrics);
+    let hears = inner.hears(inner.config.lease());
+    let would = decide(leads, hears, theirs, core.log.last());
+    debug!(peer = %candidate, would, "somebody asks whether it would be elected");
+    would
+}
+
+fn decide(leads: bool, hears: bool, theirs: Option<LogId>, ours: Option<LogId>) -> bool {
+    !leads && !hears && theirs >= ours
+}
+
+/// A leader that was elected in the middle of a change of members brings it to its end.
+async fn finish_change(inner: &Arc<Inner>, metrics: &Metrics, since: &mut Option<Instant>) {
+    let membership = metrics.membership_config.membership();
+    let [_, .., goal] = membership.get_joint_config().as_slice() else {
+        *since = None;
+        return;
+    };
+    // Whoever began it may be about to end it.
+    if since.get_or_insert_with(Instant::now).elapsed() < inner.config.election_timeout * 2 {
+        return;
+    }
+    if metrics.last_applied.index() < metrics.membership_config.log_id().index() {
+        return;
+    }
+    info!("ending a change of members that another leader began");
+    if let Ok(raft) = inner.raft() {
+        let changed = raft.change_membership(goal.clone(), false);
+        match tokio::time::timeout(inner.config.network_timeout, changed).await {
+            Ok(Ok(_)) => *since = None,
+            Ok(Err(error)) => debug!(%error, "a change of members was not ended"),
+            Err(_) => debug!("a change of members was not ended in time"),
+        }
+    }
+}
+
+/// Something that openraft answers to a change of members.
+pub(super) fn change_failed(error: impl std::fmt::Display) -> Error {
+    Error::new(crate::ErrorKind::Unavailable, format!("the members were not changed: {error}"))
+        .component(super::COMPONENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+
+    fn id(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new(CommittedLeaderId::new(term, Node::default()), index))
+    }
+
+    #[test]
+    fn only_who_hears_no_leader_and_has_no_more_entries_would_vote() {
+        for (leads, hears, theirs, ours, expected) in [
+            (false, false, None, None, true),
+            (false, false, id(1, 1), id(1, 1), true),
+            (false, false, id(2, 1), id(1, 9), true),
+            (false, false, id(1, 8), id(1, 9), false),
+            (false, false, None, id(0, 0), false),
+            (true, false, id(9, 9), id(1, 1), false),
+            (false, true, id(9, 9), id(1, 1), false),
+        ] {
+            assert_eq!(decide(leads, hears, theirs, ours), expected, "{theirs:?} {ours:?}");
+        }
+    }
+
+    #[test]
+    fn a_quorum_is_one_of_every_configuration() {
+        let nodes: Vec<Node> = (0..4).map(|_| Node::of(PeerId::random())).collect();
+        let set = |numbers: &[usize]| numbers.iter().map(|number| nodes[*number]).collect::<BTreeSet<_>>();
+        let one = Membership::new(vec![set(&[0, 1, 2])], ());
+        assert!(!is_quorum(&one, &set(&[0])) && is_quorum(&one, &set(&[0, 2])));
+        let two = Membership::new(vec![set(&[0, 1, 2]), set(&[3])], ());
+        assert!(!is_quorum(&two, &set(&[0, 1])) && is_quorum(&two, &set(&[0, 1, 3])));
+        let four = Membership::new(vec![set(&[0, 1, 2, 3])], ());
+        assert!(!is_quorum(&four, &set(&[0, 1])) && is_quorum(&four, &set(&[0, 1, 2])));
+    }
+
+    #[test]
+    fn patience_is_between_half_and_all_of_the_time() {
+        let mut patience = Patience { random: SplitMix64::new(7), max: Duration::from_secs(1) };
+        let drawn: BTreeSet<Duration> = (0..100).map(|_| patience.draw()).collect();
+        assert!(drawn.len() > 90, "{drawn:?}");
+        assert!(drawn.iter().all(|wait| (Duration::from_millis(500)..Duration::from_secs(1)).contains(wait)));
+    }
+}

@@ -1,0 +1,174 @@
+//! Messages between peers: a stream carries frames, a frame is its length, a byte that says what it is, and a body.
+//!
+//! A stream is for one question at a time. Who asks keeps a few streams to each peer for the next questions, and drops
+//! one on which a question was not answered, so an answer never meets another question.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
+
+use super::COMPONENT;
+use super::command::PART_BYTES_MAX;
+use super::wire::corrupt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::transport::{PeerStream, PeerTransport, Protocol};
+use crate::types::PeerId;
+
+/// Longest frame, in bytes: one entry, which is a part and what fits beside it.
+pub(super) const FRAME_BYTES_MAX: usize = PART_BYTES_MAX + (16 << 20);
+/// Streams to one peer that wait for the next question.
+const IDLE_STREAMS_MAX: usize = 4;
+/// How long one waits; the other side waits for longer.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+/// Bytes reserved before they have come.
+const RESERVED_BYTES_MAX: usize = 64 * 1024;
+
+/// The protocol of all messages.
+pub(super) fn protocol() -> Protocol {
+    Protocol::new("/ipfs-cluster-rs/raft/1")
+}
+
+fn broken(source: std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the stream broke: {source}"))
+        .component(COMPONENT)
+        .with_source(source)
+}
+
+/// Sends a frame, but for what is buffered below.
+pub(super) async fn write(stream: &mut PeerStream, kind: u8, body: &[u8]) -> Result<()> {
+    let length = u32::try_from(body.len() + 1).ok().filter(|length| *length as usize <= FRAME_BYTES_MAX);
+    let length = length.ok_or_else(|| Error::invalid_input("a message is too large").component(COMPONENT))?;
+    let mut head = [0; 5];
+    head[..4].copy_from_slice(&length.to_be_bytes());
+    head[4] = kind;
+    if body.len() < RESERVED_BYTES_MAX {
+        // In one piece: a packet less.
+        stream.write_all(&[&head[..], body].concat()).await.map_err(broken)?;
+    } else {
+        stream.write_all(&head).await.map_err(broken)?;
+        stream.write_all(body).await.map_err(broken)?;
+    }
+    stream.flush().await.map_err(broken)
+}
+
+/// The length of the next frame; none when the other side has nothing more to say.
+pub(super) async fn read_length(stream: &mut PeerStream) -> Result<Option<usize>> {
+    let mut length = [0; 4];
+    match stream.read_exact(&mut length).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(broken(error)),
+    }
+    match u32::from_be_bytes(length) as usize {
+        length @ 1..=FRAME_BYTES_MAX => Ok(Some(length)),
+        length => Err(corrupt(format!("a message says that it has {length} bytes"))),
+    }
+}
+
+/// The rest of a frame of that length.
+pub(super) async fn read_body(stream: &mut PeerStream, length: usize) -> Result<(u8, Bytes)> {
+    let mut frame = Vec::with_capacity(length.min(RESERVED_BYTES_MAX));
+    stream.take(length as u64).read_to_end(&mut frame).await.map_err(broken)?;
+    if frame.len() != length {
+        return Err(corrupt("a message was cut off"));
+    }
+    let mut frame = Bytes::from(frame);
+    let kind = frame.split_to(1);
+    Ok((kind.first().copied().unwrap_or_default(), frame))
+}
+
+/// The next frame.
+pub(super) async fn read(stream: &mut PeerStream) -> Result<(u8, Bytes)> {
+    let length = read_length(stream).await?;
+    let length =
+        length.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the stream ended").component(COMPONENT))?;
+    read_body(stream, length).await
+}
+
+/// Streams to other peers.
+pub(super) struct Links {
+    transport: Arc<dyn PeerTransport>,
+    idle: Mutex<BTreeMap<PeerId, Vec<(Instant, PeerStream)>>>,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    pub(super) fn new(transport: Arc<dyn PeerTransport>) -> Self {
+        Self { transport, idle: Mutex::default() }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, Vec<(Instant, PeerStream)>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, peer: &PeerId) -> Option<PeerStream> {
+        let mut idle = self.idle();
+        let streams = idle.get_mut(peer)?;
+        let now = Instant::now();
+        streams.retain(|(since, _)| now - *since < IDLE_MAX);
+        streams.pop().map(|(_, stream)| stream)
+    }
+
+    fn put(&self, peer: &PeerId, stream: PeerStream) {
+        let mut idle = self.idle();
+        let streams = idle.entry(*peer).or_default();
+        if streams.len() < IDLE_STREAMS_MAX {
+            streams.push((Instant::now(), stream));
+        }
+    }
+
+    /// Lets go of everything.
+    pub(super) fn close(&self) {
+        self.idle().clear();
+    }
+
+    /// A stream of its own.
+    pub(super) async fn open(&self, peer: &PeerId) -> Result<PeerStream> {
+        self.transport.open(peer, &protocol()).await
+    }
+
+    /// Asks, and gives the answer. Whoever drops this asked all the same. What is asked may arrive twice.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unsupported`, `Timeout`, `Corrupt`.
+    pub(super) async fn ask(
+        &self,
+        peer: &PeerId,
+        kind: u8,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<(u8, Bytes)> {
+        let asked = async {
+            if let Some(mut stream) = self.take(peer) {
+                // It may have been closed meanwhile, which shows only now.
+                if let Ok(answer) = exchange(&mut stream, kind, body).await {
+                    self.put(peer, stream);
+                    return Ok(answer);
+                }
+                self.idle().remove(peer);
+            }
+            let mut stream = self.open(peer).await?;
+            let answer = exchange(&mut stream, kind, body).await?;
+            self.put(peer, stream);
+            Ok(answer)
+        };
+        timeout(patience, asked).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}"))
+                .component(COMPONENT))
+        })
+    }
+}
+
+async fn exchange(stream: &mut PeerStream, kind: u8, body: &[u8]) -> Result<(u8, Bytes)> {
+    write(stream, kind, body).await?;
+    read(stream).await
+}

@@ -1,0 +1,491 @@
+//! The log in a store.
+//!
+//! An entry is one or several records, because a record of a store is bounded: key = index and number of the piece, value
+//! = version, number of pieces, a hash of key and piece, the piece. `last` says which entry is the last one and is
+//! written with it, so that a log that was cut is known from one that ends there.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::records::{self, LAST, LOG, META, PURGED, VOTE};
+use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
+use super::wire::{Reader, Writer, corrupt, read, written};
+use crate::error::{Error, Result};
+use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
+
+/// What is in front of a piece.
+const VERSION: u8 = 1;
+/// Bytes of an entry in one record.
+const PIECE_BYTES_MAX: usize = 4 << 20;
+/// Pieces of one entry.
+const PIECES_MAX: u16 = 4096;
+/// About how many bytes of entries are given at a time. A single entry may have more.
+const READ_BYTES_MAX: usize = 4 << 20;
+/// Entries given at a time.
+const READ_ENTRIES_MAX: u64 = 1024;
+/// About how many bytes of the newest entries are kept in memory, because they are read again at once: to be sent, and
+/// to be applied.
+const CACHE_BYTES_MAX: usize = 16 << 20;
+/// Entries removed in one batch.
+const REMOVED_MAX: u64 = 1024;
+
+/// The log. A handle: clones are the same log.
+#[derive(Clone, Debug)]
+pub(super) struct LogStore {
+    storage: Arc<dyn Storage>,
+    ends: Arc<Mutex<Ends>>,
+    failure: Failure,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    /// The newest entries, without a gap.
+    cache: BTreeMap<u64, Entry>,
+    cached_bytes: usize,
+}
+
+impl Ends {
+    fn keep(&mut self, entry: Entry) {
+        self.cached_bytes += size(&entry);
+        self.cache.insert(entry.log_id.index, entry);
+        while self.cached_bytes > CACHE_BYTES_MAX && self.cache.len() > 1 {
+            if let Some((_, entry)) = self.cache.pop_first() {
+                self.cached_bytes -= size(&entry);
+            }
+        }
+    }
+
+    fn forget(&mut self, is_gone: impl Fn(u64) -> bool) {
+        self.cache.retain(|index, _| !is_gone(*index));
+        self.cached_bytes = self.cache.values().map(size).sum();
+    }
+}
+
+fn size(entry: &Entry) -> usize {
+    256 + match &entry.payload {
+        EntryPayload::Normal(command) => command.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+fn next_of(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
+
+impl LogStore {
+    /// The log of a store, of which both ends are looked at.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged or cut; `Io`, `ShutDown`.
+    pub(super) async fn open(storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
+        let ends = storage::run(storage.clone(), open).await?;
+        Ok(Self { storage, ends: Arc::new(Mutex::new(ends)), failure })
+    }
+
+    /// The newest members that an entry from this index on names, in a store that nobody else has open.
+    ///
+    /// # Errors
+    /// `Corrupt` when the log is damaged or cut; `Io`.
+    pub(super) fn newest_membership(storage: &dyn Storage, from: u64) -> Result<Option<StoredMembership>> {
+        let ends = open(storage)?;
+        let mut newest = None;
+        for index in from.max(next_of(ends.purged))..next_of(ends.last) {
+            let entry = get(storage, index)?;
+            if let EntryPayload::Membership(members) = entry.payload {
+                newest = Some(StoredMembership::new(Some(entry.log_id), members));
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The last entry.
+    pub(super) fn last(&self) -> Option<LogId> {
+        let ends = self.ends();
+        ends.last.or(ends.purged)
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Entries from `start` on and before `end`, as many as are given at a time, and all that are there if `is_whole`.
+    async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
+        loop {
+            let purged = next_of(self.ends().purged);
+            match self.entries_there(start, end, is_whole).await {
+                // Removed while they were read.
+                Err(_) if next_of(self.ends().purged) > purged.max(start) => {}
+                read => return read,
+            }
+        }
+    }
+
+    async fn entries_there(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
+        let (mut start, mut found) = (start, Vec::new());
+        let end = {
+            let ends = self.ends();
+            start = start.max(next_of(ends.purged));
+            let end = end.min(next_of(ends.last));
+            let end = if is_whole { end } else { end.min(start.saturating_add(READ_ENTRIES_MAX)) };
+            if ends.cache.first_key_value().is_some_and(|(first, _)| *first <= start) && start < end {
+                let mut bytes = 0;
+                for entry in ends.cache.range(start..end).map(|(_, entry)| entry) {
+                    bytes += size(entry);
+                    if !is_whole && bytes > READ_BYTES_MAX && !found.is_empty() {
+                        break;
+                    }
+                    found.push(entry.clone());
+                }
+                return Ok(found);
+            }
+            end
+        };
+        if start >= end {
+            return Ok(found);
+        }
+        storage::run(self.storage.clone(), move |storage| {
+            let mut bytes = 0;
+            for index in start..end {
+                let entry = get(storage, index)?;
+                bytes += size(&entry);
+                if !is_whole && bytes > READ_BYTES_MAX && !found.is_empty() {
+                    break;
+                }
+                found.push(entry);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn write(&self, batch: Batch) -> Result<()> {
+        storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Synced)).await
+    }
+
+    async fn put(&self, entries: Vec<Entry>) -> Result<()> {
+        let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
+        let mut batch = Batch::new();
+        entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
+        batch.put(META, LAST, written(|writer| writer.log_id(&last)));
+        self.write(batch).await?;
+        let mut ends = self.ends();
+        ends.last = Some(last);
+        entries.into_iter().for_each(|entry| ends.keep(entry));
+        Ok(())
+    }
+
+    async fn cut(&self, from: u64) -> Result<()> {
+        let (purged, last) = {
+            let ends = self.ends();
+            (ends.purged, ends.last)
+        };
+        let end = next_of(last);
+        if from >= end {
+            return Ok(());
+        }
+        let kept = match from.checked_sub(1) {
+            Some(before) if before >= next_of(purged) => {
+                self.entries(before, from, true).await?.first().map(|entry| entry.log_id)
+            }
+            _ => purged,
+        };
+        storage::run(self.storage.clone(), move |storage| {
+            let mut batch = Batch::new();
+            match &kept {
+                Some(last) => batch.put(META, LAST, written(|writer| writer.log_id(last))),
+                None => batch.delete(META, LAST),
+            }
+            // All at once, with the new end: half of it would be a hole.
+            delete(storage, &mut batch, from, u64::MAX)?;
+            storage.write(batch, Durability::Synced)
+        })
+        .await?;
+        let mut ends = self.ends();
+        ends.last = kept;
+        ends.forget(|index| index >= from);
+        Ok(())
+    }
+
+    async fn drop_until(&self, upto: LogId) -> Result<()> {
+        let (from, last) = {
+            let ends = self.ends();
+            (next_of(ends.purged), ends.last.filter(|last| *last > upto))
+        };
+        let last = last.unwrap_or(upto);
+        storage::run(self.storage.clone(), move |storage| {
+            // First what is to be there; what is below it and was not removed is removed at the next start.
+            let mut batch = Batch::new();
+            batch.put(META, PURGED, written(|writer| writer.log_id(&upto)));
+            batch.put(META, LAST, written(|writer| writer.log_id(&last)));
+            storage.write(batch, Durability::Synced)
+        })
+        .await?;
+        {
+            let mut ends = self.ends();
+            (ends.purged, ends.last) = (Some(upto), Some(last));
+            ends.forget(|index| index <= upto.index);
+        }
+        storage::run(self.storage.clone(), move |storage| remove_below(storage, from, upto.index)).await
+    }
+
+    async fn vote(&self) -> Result<Option<Vote>> {
+        storage::run(self.storage.clone(), |storage| records::get(storage, VOTE, Reader::vote)).await
+    }
+}
+
+fn open(storage: &dyn Storage) -> Result<Ends> {
+    let purged = records::get(storage, PURGED, Reader::log_id)?;
+    let last = records::get(storage, LAST, Reader::log_id)?;
+    if let Some(purged) = &purged {
+        remove_below(storage, 0, purged.index)?;
+    }
+    let snapshot = storage.snapshot()?;
+    let end = |direction| -> Result<Option<u64>> {
+        let page = snapshot.scan(LOG, KeyRange::all(), direction, 1)?;
+        page.entries.first().map(|(key, _)| index_of(key)).transpose()
+    };
+    let (first_there, last_there) = (end(Direction::Forward)?, end(Direction::Backward)?);
+    let there = (next_of(purged) < next_of(last)).then(|| (next_of(purged), next_of(last) - 1));
+    if first_there.zip(last_there) != there {
+        let range = |range: Option<(u64, u64)>| match range {
+            Some((first, last)) => format!("entries {first} to {last}"),
+            None => "no entries".to_owned(),
+        };
+        return Err(damaged(format!(
+            "it should have {}, but has {}",
+            range(there),
+            range(first_there.zip(last_there))
+        )));
+    }
+    if let Some(last) = last.filter(|_| there.is_some())
+        && get(storage, last.index)?.log_id != last
+    {
+        return Err(damaged(format!("entry {} is not the one it should be", last.index)));
+    }
+    Ok(Ends { purged, last, ..Ends::default() })
+}
+
+fn damaged(what: impl std::fmt::Display) -> Error {
+    corrupt(format!(
+        "the log of this peer's raft is damaged: {what}; remove this peer from the cluster, clean its state, and let it \
+         join again"
+    ))
+}
+
+fn key(index: u64, piece: u16) -> Bytes {
+    written(|writer| {
+        writer.long(index);
+        writer.short(piece);
+    })
+}
+
+fn index_of(key: &Bytes) -> Result<u64> {
+    read(key.clone(), |reader| {
+        let index = reader.long()?;
+        reader.short()?;
+        Ok(index)
+    })
+    .map_err(|_| damaged("a key is unreadable"))
+}
+
+fn hash(key: &[u8], piece: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(key);
+    hash.update(piece);
+    hash.digest()
+}
+
+pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
+    let mut writer = Writer::with_capacity(size(entry));
+    writer.entry(entry);
+    let bytes = Bytes::from(writer.0);
+    let pieces = u16::try_from(bytes.len().div_ceil(PIECE_BYTES_MAX)).unwrap_or(u16::MAX);
+    if pieces > PIECES_MAX {
+        return Err(Error::invalid_input("an entry of the log is too large").component(super::COMPONENT));
+    }
+    for (number, piece) in (0..pieces).zip(bytes.chunks(PIECE_BYTES_MAX)) {
+        let key = key(entry.log_id.index, number);
+        let mut writer = Writer::with_capacity(piece.len() + 16);
+        writer.byte(VERSION);
+        writer.short(pieces);
+        writer.long(hash(&key, piece));
+        writer.raw(piece);
+        batch.put(LOG, key, writer.0);
+    }
+    Ok(())
+}
+
+fn get(storage: &dyn Storage, index: u64) -> Result<Entry> {
+    let mut pieces = Vec::new();
+    let mut count = 1;
+    for number in 0..PIECES_MAX {
+        if number >= count {
+            break;
+        }
+        let key = key(index, number);
+        let record = storage.get(LOG, &key)?.ok_or_else(|| damaged(format!("entry {index} is missing")))?;
+        let mut reader = Reader::of(record);
+        let (version, all, sum) = (reader.byte()?, reader.short()?, reader.long()?);
+        if version != VERSION {
+            return Err(damaged(format!("entry {index} has the unknown version {version}")));
+        }
+        let piece = reader.everything();
+        if hash(&key, &piece) != sum {
+            return Err(damaged(format!("entry {index} is not what was written")));
+        }
+        count = all;
+        pieces.push(piece);
+    }
+    let bytes = match pieces.as_slice() {
+        [piece] => piece.clone(),
+        pieces => pieces.concat().into(),
+    };
+    let entry = read(bytes, Reader::entry).map_err(|error| damaged(format!("entry {index}: {error}")))?;
+    if entry.log_id.index == index {
+        Ok(entry)
+    } else {
+        Err(damaged(format!("entry {index} is another one")))
+    }
+}
+
+/// Deletes the records of entries from one index on, up to and including another; at most as many as there are in a
+/// batch. Gives how many.
+fn delete(storage: &dyn Storage, batch: &mut Batch, from: u64, to: u64) -> Result<usize> {
+    let snapshot = storage.snapshot()?;
+    let mut range =
+        KeyRange { start: Bound::Included(key(from, 0)), end: Bound::Included(key(to, u16::MAX)) };
+    let mut deleted = 0;
+    loop {
+        let page = snapshot.scan(LOG, range.clone(), Direction::Forward, REMOVED_MAX as usize)?;
+        let last = page.entries.last().map(|(key, _)| key.clone());
+        deleted += page.entries.len();
+        page.entries.into_iter().for_each(|(key, _)| batch.delete(LOG, key));
+        match last {
+            Some(last) if page.more => range = range.after(last),
+            _ => return Ok(deleted),
+        }
+    }
+}
+
+fn remove_below(storage: &dyn Storage, from: u64, upto: u64) -> Result<()> {
+    let mut from = from;
+    while from <= upto {
+        let to = upto.min(from.saturating_add(REMOVED_MAX));
+        let mut batch = Batch::new();
+        if delete(storage, &mut batch, from, to)? > 0 {
+            storage.write(batch, Durability::Buffered)?;
+        } else {
+            // Nothing there: perhaps nothing up to the end.
+            let range =
+                KeyRange { start: Bound::Included(key(to, 0)), end: Bound::Included(key(upto, u16::MAX)) };
+            if storage.snapshot()?.scan(LOG, range, Direction::Forward, 1)?.entries.is_empty() {
+                return Ok(());
+            }
+        }
+        from = to + 1;
+    }
+    Ok(())
+}
+
+/// Why openraft was told that it cannot go on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failure(Arc<Mutex<Option<Error>>>);
+
+impl Failure {
+    /// The error for openraft, which stops; ours is kept.
+    pub(super) fn tell(
+        &self,
+        error: Error,
+        make: impl FnOnce(AnyError) -> StorageIOError<Node>,
+    ) -> StorageError {
+        let source = make(AnyError::new(&error));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        StorageError::IO { source }
+    }
+
+    /// The first error since this was called last.
+    pub(super) fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.entries(start, end, true)
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::read_logs))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        self.entries(start, end, false)
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::read_logs))
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let ends = self.ends();
+        Ok(LogState { last_purged_log_id: ends.purged, last_log_id: ends.last.or(ends.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let mut batch = Batch::new();
+        batch.put(META, VOTE, written(|writer| writer.vote(vote)));
+        self.write(batch).await.map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        self.vote().await.map_err(|error| self.failure.tell(error, StorageIOError::read_vote))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        self.put(entries).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
+        callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.cut(log_id.index).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.drop_until(log_id).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use openraft::CommittedLeaderId;
+
+use super::super::types::Command;
+use super::*;
+use crate::error::ErrorKind;
+use crate::storage::MemoryStorage;
+
+fn id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(1, Node::default()), index)
+}
+
+fn entry(index: u64, bytes: usize) -> Entry {
+    Entry { log_id: id(index), payload: EntryPayload::Normal(Command(vec![index as u8; bytes].into())) }
+}
+
+fn indexes(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.log_id.index).collect()
+}
+
+async fn log_on(storage: &Arc<dyn Storage>) -> LogStore {
+    LogStore::open(storage.clone(), Failure::default()).await.unwrap()
+}
+
+/// A store with entries 0 to 9.
+async fn ten() -> Arc<dyn Storage> {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    log_on(&storage).await.put((0..10).map(|index| entry(index, 100)).collect()).await.unwrap();
+    storage
+}
+
+#[tokio::test]
+async fn what_was_appended_is_there_after_a_restart_and_large_entries_are_whole() {
+    let storage = ten().await;
+    let log = log_on(&storage).await;
+    log.put(vec![entry(10, 3 * PIECE_BYTES_MAX + 5), entry(11, 0)]).await.unwrap();
+    for log in [log, log_on(&storage).await] {
+        let all = log.entries(0, 100, true).await.unwrap();
+        assert_eq!(indexes(&all), (0..12).collect::<Vec<_>>());
+        assert_eq!(size(&all[10]), 256 + 3 * PIECE_BYTES_MAX + 5);
+        assert_eq!(log.last(), Some(id(11)));
+        // Never nothing, and not everything at once.
+        assert_eq!(indexes(&log.entries(9, 12, false).await.unwrap()), [9]);
+        assert_eq!(indexes(&log.entries(10, 12, false).await.unwrap()), [10]);
+        assert_eq!(indexes(&log.entries(12, 20, false).await.unwrap()), [0; 0]);
+    }
+}
+
+#[tokio::test]
+async fn both_ends_can_be_taken_away() {
+    let storage = ten().await;
+    let log = log_on(&storage).await;
+    log.cut(8).await.unwrap();
+    log.cut(8).await.unwrap();
+    log.drop_until(id(3)).await.unwrap();
+    for log in [log.clone(), log_on(&storage).await] {
+        assert_eq!(indexes(&log.entries(0, 100, true).await.unwrap()), [4, 5, 6, 7]);
+        assert_eq!(log.last(), Some(id(7)));
+    }
+    log.put(vec![entry(8, 1)]).await.unwrap();
+    // Beyond the end, as after a snapshot.
+    log.drop_until(id(20)).await.unwrap();
+    for log in [log.clone(), log_on(&storage).await] {
+        assert_eq!(indexes(&log.entries(0, 100, true).await.unwrap()), [0; 0]);
+        assert_eq!(log.last(), Some(id(20)));
+    }
+    log.put(vec![entry(21, 1)]).await.unwrap();
+    log.cut(21).await.unwrap();
+    assert_eq!(log_on(&storage).await.last(), Some(id(20)));
+}
+
+#[tokio::test]
+async fn a_removal_that_was_interrupted_is_finished_at_the_next_start() {
+    let storage = ten().await;
+    let mut batch = Batch::new();
+    batch.put(META, PURGED, written(|writer| writer.log_id(&id(4))));
+    storage.write(batch, Durability::Synced).unwrap();
+    assert_eq!(indexes(&log_on(&storage).await.entries(0, 100, true).await.unwrap()), [5, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
+async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
+    type Damage = fn(&mut Batch);
+    let cases: [(&str, Damage); 5] = [
+        ("it should have entries 0 to 9", |batch| batch.delete(LOG, key(9, 0))),
+        ("it should have entries 0 to 9", |batch| batch.delete(LOG, key(0, 0))),
+        ("it should have entries 0 to 9", |batch| batch.delete(META, LAST)),
+        ("entry 9 is not what was written", |batch| {
+            batch.put(LOG, key(9, 0), [&[1, 0, 1][..], &[7; 60]].concat())
+        }),
+        ("entry 9 has the unknown version", |batch| batch.put(LOG, key(9, 0), [0; 80].to_vec())),
+    ];
+    for (text, damage) in cases {
+        let storage = ten().await;
+        let mut batch = Batch::new();
+        damage(&mut batch);
+        storage.write(batch, Durability::Synced).unwrap();
+        let error = LogStore::open(storage, Failure::default()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        // Without the end it is known only that there should be none.
+        assert!(
+            error.to_string().contains(text) || error.to_string().contains("should have no entries"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("let it join again"), "{error}");
+    }
+    // What is in the middle is found when it is read.
+    for middle in [None, Some(vec![1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 7])] {
+        let storage = ten().await;
+        let mut batch = Batch::new();
+        match middle {
+            None => batch.delete(LOG, key(5, 0)),
+            Some(record) => batch.put(LOG, key(5, 0), record),
+        }
+        storage.write(batch, Durability::Synced).unwrap();
+        let log = log_on(&storage).await;
+        assert_eq!(log.entries(4, 6, true).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,454 @@
+//! The pinset as the result of the log.
+//!
+//! What an entry does to the pinset, how far the log has been applied, who the members are, and what is remembered of the
+//! parts that were applied go into one batch, so a crash leaves all of an entry or nothing of it, and nothing happens
+//! twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use openraft::storage::RaftStateMachine;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError};
+use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
+use tracing::{info, warn};
+
+use super::command::{self, Operation, Part};
+use super::log::Failure;
+use super::records::{self, APPLIED, MEMBERS, META, SEEN, Seen};
+use super::snapshot::{Staged, Transfers};
+use super::types::{
+    Answers, Entry, LogId, Membership, Node, Outcome, PartOutcome, StorageError, StoredMembership, Types,
+};
+use super::wire::{Reader, corrupt, written};
+use crate::consensus::StateEvent;
+use crate::consensus::events::EventSender;
+use crate::error::{ErrorKind, Result};
+use crate::state::{PAGE_ITEMS_MAX, State, decode_pin_protobuf, encode_pin_protobuf};
+use crate::storage::{self, Batch, Storage};
+use crate::types::{Cid, Pin, PinOperation};
+
+/// How far the log has been applied, and who the members were then.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Applied {
+    pub(super) id: Option<LogId>,
+    pub(super) members: StoredMembership,
+}
+
+impl Applied {
+    /// The index of the first entry that has not been applied.
+    pub(super) fn next(&self) -> u64 {
+        self.id.map_or(0, |id| id.index + 1)
+    }
+}
+
+/// What is remembered of the parts of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct SeenPeer {
+    session: u64,
+    floor: u64,
+    /// Answers of those that were applied and are not below the floor, encoded.
+    done: BTreeMap<u64, Bytes>,
+}
+
+/// What outlives a machine.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) state: Arc<dyn State>,
+    pub(super) events: Arc<EventSender>,
+    pub(super) applied: Arc<watch::Sender<Applied>>,
+    pub(super) transfers: Arc<Transfers>,
+    pub(super) failure: Failure,
+}
+
+/// Applies entries.
+#[derive(Debug)]
+pub(super) struct Machine {
+    at: Surroundings,
+    now: Applied,
+    seen: BTreeMap<Node, SeenPeer>,
+    /// Says when nothing is applied any more.
+    _gone: DropGuard,
+}
+
+impl Machine {
+    /// The machine of a store, with what became of a write that failed made certain.
+    ///
+    /// # Errors
+    /// `Corrupt`, `StorageFull`, `Io`, `ShutDown`.
+    pub(super) async fn open(at: Surroundings, gone: DropGuard) -> Result<Self> {
+        let untold = at.state.settle().await?;
+        let (now, seen) = storage::run(at.storage.clone(), load).await?;
+        at.applied.send_replace(now.clone());
+        at.events.tell_changes(&untold);
+        Ok(Self { at, now, seen, _gone: gone })
+    }
+
+    async fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>> {
+        let mut stage = Stage::new(self);
+        let outcomes: Vec<Planned> = entries.into_iter().map(|entry| stage.entry(entry)).collect();
+        stage.answer(&*self.at.state).await?;
+        let Stage { now, seen, mut batch, operations, answers, .. } = stage;
+        let outcomes = outcomes
+            .into_iter()
+            .map(|planned| Outcome(planned.into_iter().map(|part| part.outcome(&answers)).collect()))
+            .collect();
+        for (part, answers) in &answers {
+            // A part below the floor of a later one is waited for by nobody.
+            if seen.get(&part.0).is_some_and(|seen| seen.session == part.1 && seen.done.contains_key(&part.2))
+            {
+                Seen::Part(part.0, part.2, command::encode_answers(answers)).put(&mut batch);
+            }
+        }
+        put_applied(&mut batch, &now);
+        // Before it happens, so that whoever sees it happened finds it noted.
+        self.at.transfers.touch(operations.iter().map(|operation| operation.operation.cid()));
+        let operations = operations.into_iter().map(|operation| operation.operation).collect();
+        let changes = self.at.state.apply(operations, batch).await?;
+        let mut seen = seen;
+        for (part, answers) in answers {
+            if let Some(done) = seen.get_mut(&part.0).and_then(|seen| seen.done.get_mut(&part.2)) {
+                *done = command::encode_answers(&answers);
+            }
+        }
+        (self.now, self.seen) = (now, seen);
+        self.at.events.tell_changes(&changes);
+        self.at.applied.send_replace(self.now.clone());
+        Ok(outcomes)
+    }
+
+    fn meta(&self) -> Option<SnapshotMeta<Node, openraft::EmptyNode>> {
+        let last = self.now.id?;
+        Some(SnapshotMeta {
+            last_log_id: Some(last),
+            last_membership: self.now.members.clone(),
+            snapshot_id: last.to_string(),
+        })
+    }
+
+    async fn install(
+        &mut self,
+        meta: &SnapshotMeta<Node, openraft::EmptyNode>,
+        staged: Staged,
+    ) -> Result<()> {
+        let Staged { sorter, seen } = staged;
+        let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
+        let now = Applied { id: meta.last_log_id, members: meta.last_membership.clone() };
+        let records =
+            seen.iter().cloned().map(|(key, value)| Seen::decode(key, value)).collect::<Result<Vec<_>>>()?;
+        let mut batch = storage::run(self.at.storage.clone(), |storage| {
+            let mut batch = Batch::new();
+            let old = records::all_seen(&*storage.snapshot()?)?;
+            old.into_iter().for_each(|(key, _)| batch.delete(SEEN, key));
+            Ok(batch)
+        })
+        .await?;
+        records.iter().for_each(|record| record.put(&mut batch));
+        put_applied(&mut batch, &now);
+        let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
+        self.at.transfers.spoil();
+        let pins = pages(self.at.storage.clone(), sorted);
+        let count = self.at.state.replace_with(pins, batch, Arc::new(|_| {})).await?;
+        self.seen = collect(records);
+        self.now = now;
+        info!(pins = count, "took over the pinset of the leader");
+        self.at.events.tell(StateEvent::Resync);
+        self.at.applied.send_replace(self.now.clone());
+        Ok(())
+    }
+}
+
+/// The entries that were received, as pages of pins. A value that is empty is a pin that is gone.
+fn pages(
+    storage: Arc<dyn Storage>,
+    sorted: crate::state::sort::Sorted,
+) -> BoxStream<'static, Result<Vec<Pin>>> {
+    stream::try_unfold(Some(sorted), move |sorted| {
+        let storage = storage.clone();
+        async move {
+            let Some(mut sorted) = sorted else { return Ok(None) };
+            storage::run(storage, move |_| {
+                let mut page = Vec::with_capacity(PAGE_ITEMS_MAX);
+                for entry in sorted.by_ref() {
+                    let (key, value) = entry?;
+                    if !value.is_empty() {
+                        let cid = Cid::try_from(&key[..])
+                            .map_err(|source| corrupt("a key of a snapshot is no cid").with_source(source))?;
+                        page.push(decode_pin_protobuf(&cid, &value)?);
+                    }
+                    if page.len() == PAGE_ITEMS_MAX {
+                        return Ok(Some((page, Some(sorted))));
+                    }
+                }
+                Ok(Some((page, None)))
+            })
+            .await
+        }
+    })
+    .boxed()
+}
+
+fn put_applied(batch: &mut Batch, now: &Applied) {
+    if let Some(id) = &now.id {
+        batch.put(META, APPLIED, written(|writer| writer.log_id(id)));
+    }
+    batch.put(META, MEMBERS, written(|writer| writer.stored_membership(&now.members)));
+}
+
+fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {
+    let snapshot = storage.snapshot()?;
+    let id = records::get_in(&*snapshot, APPLIED, Reader::log_id)?;
+    let members = records::get_in(&*snapshot, MEMBERS, Reader::stored_membership)?.unwrap_or_default();
+    let records = records::all_seen(&*snapshot)?
+        .into_iter()
+        .map(|(key, value)| Seen::decode(key, value))
+        .collect::<Result<Vec<_>>>()?;
+    Ok((Applied { id, members }, collect(records)))
+}
+
+fn collect(records: Vec<Seen>) -> BTreeMap<Node, SeenPeer> {
+    let mut seen = BTreeMap::<Node, SeenPeer>::new();
+    for record in records {
+        match record {
+            Seen::Peer(node, session, floor) => {
+                let peer = seen.entry(node).or_default();
+                (peer.session, peer.floor) = (session, floor);
+            }
+            Seen::Part(node, sequence, answers) => {
+                seen.entry(node).or_default().done.insert(sequence, answers);
+            }
+        }
+    }
+    seen
+}
+
+/// Peer, session and sequence of a part.
+type PartId = (Node, u64, u64);
+
+/// What a part comes to, before it is known what is gone.
+enum PlannedPart {
+    Now(PartId),
+    Before(Bytes),
+    Stale(u64),
+    Unreadable,
+}
+
+type Planned = Vec<PlannedPart>;
+
+impl PlannedPart {
+    fn outcome(self, answers: &BTreeMap<PartId, Answers>) -> PartOutcome {
+        match self {
+            Self::Now(id) => PartOutcome::Applied(answers.get(&id).cloned().unwrap_or_default()),
+            Self::Before(encoded) => match super::wire::read(encoded, command::decode_answers) {
+                Ok(answers) => PartOutcome::Applied(answers),
+                Err(_) => PartOutcome::Unreadable,
+            },
+            Self::Stale(session) => PartOutcome::Stale(session),
+            Self::Unreadable => PartOutcome::Unreadable,
+        }
+    }
+}
+
+/// Entries on their way into one batch.
+struct Stage {
+    now: Applied,
+    seen: BTreeMap<Node, SeenPeer>,
+    batch: Batch,
+    operations: Vec<Operation>,
+    /// The parts that the operations belong to: where each ends.
+    parts: Vec<(PartId, usize)>,
+    answers: BTreeMap<PartId, Answers>,
+}
+
+impl Stage {
+    fn new(machine: &Machine) -> Self {
+        Self {
+            now: machine.now.clone(),
+            seen: machine.seen.clone(),
+            batch: Batch::new(),
+            operations: Vec::new(),
+            parts: Vec::new(),
+            answers: BTreeMap::new(),
+        }
+    }
+
+    fn entry(&mut self, entry: Entry) -> Planned {
+        self.now.id = Some(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Vec::new(),
+            EntryPayload::Membership(members) => {
+                self.forget_others(&members);
+                self.now.members = StoredMembership::new(Some(entry.log_id), members);
+                Vec::new()
+            }
+            EntryPayload::Normal(command) => match command::split(command.0) {
+                Ok(parts) => parts.into_iter().map(|part| self.part(part)).collect(),
+                Err(error) => {
+                    warn!(%error, index = entry.log_id.index, "an entry of the log was left out");
+                    Vec::new()
+                }
+            },
+        }
+    }
+
+    /// Of peers that are no members any more nothing is remembered.
+    fn forget_others(&mut self, members: &Membership) {
+        let batch = &mut self.batch;
+        self.seen.retain(|node, seen| {
+            let stays = members.get_node(node).is_some();
+            if !stays {
+                batch.delete(SEEN, records::seen_key(node));
+                seen.done
+                    .keys()
+                    .for_each(|sequence| batch.delete(SEEN, records::answers_key(node, *sequence)));
+            }
+            stays
+        });
+    }
+
+    fn part(&mut self, part: Bytes) -> PlannedPart {
+        let part = match Part::decode(part) {
+            Ok(part) => part,
+            Err(error) => {
+                warn!(%error, "a part of an entry of the log was left out");
+                return PlannedPart::Unreadable;
+            }
+        };
+        let (node, key) = (Node::of(part.key.origin), part.key);
+        let seen = self.seen.entry(node).or_default();
+        if key.session < seen.session {
+            return PlannedPart::Stale(seen.session);
+        }
+        let batch = &mut self.batch;
+        let mut forget = |sequence: u64| batch.delete(SEEN, records::answers_key(&node, sequence));
+        if key.session > seen.session {
+            std::mem::take(&mut seen.done).into_keys().for_each(&mut forget);
+            (seen.session, seen.floor) = (key.session, key.floor);
+        }
+        if let Some(answers) = seen.done.get(&key.sequence) {
+            return PlannedPart::Before(answers.clone());
+        }
+        if key.sequence < seen.floor {
+            // Nobody waits for it, and it may have been applied.
+            return PlannedPart::Before(command::encode_answers(&Vec::new()));
+        }
+        if key.floor > seen.floor {
+            seen.floor = key.floor;
+            let kept = seen.done.split_off(&key.floor);
+            std::mem::replace(&mut seen.done, kept).into_keys().for_each(&mut forget);
+        }
+        seen.done.insert(key.sequence, command::encode_answers(&Vec::new()));
+        Seen::Peer(node, seen.session, seen.floor).put(&mut self.batch);
+        let id = (node, key.session, key.sequence);
+        self.operations.extend(part.operations);
+        self.parts.push((id, self.operations.len()));
+        self.answers.insert(id, Answers::new());
+        PlannedPart::Now(id)
+    }
+
+    /// Finds out what will be gone, for those who want to know: it has to be written with what makes it go.
+    async fn answer(&mut self, state: &dyn State) -> Result<()> {
+        let mut shown = BTreeMap::<Cid, Option<Pin>>::new();
+        for operation in self.operations.iter().filter(|operation| operation.tells) {
+            let cid = *operation.operation.cid();
+            if let std::collections::btree_map::Entry::Vacant(place) = shown.entry(cid) {
+                place.insert(match state.get(&cid).await {
+                    Ok(pin) => pin,
+                    // It is damaged, but it is there.
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        Some(Pin::new(cid, Default::default()))
+                    }
+                    Err(error) => return Err(error),
+                });
+            }
+        }
+        if shown.is_empty() {
+            return Ok(());
+        }
+        let mut start = 0;
+        for (part, end) in &self.parts {
+            for operation in &self.operations[start..*end] {
+                let Some(now) = shown.get_mut(operation.operation.cid()) else { continue };
+                let applied = match &operation.operation {
+                    PinOperation::Revise(revision) if now.as_ref() == Some(revision.seen()) => {
+                        revision.operation()
+                    }
+                    other => other.clone(),
+                };
+                match applied {
+                    PinOperation::Revise(_) => {}
+                    PinOperation::Pin(pin) => *now = Some(stored(&pin)?),
+                    PinOperation::Unpin(_) => {
+                        let gone = now.take();
+                        if operation.tells {
+                            let gone = gone.map(|pin| encode_pin_protobuf(&pin).into());
+                            self.answers.entry(*part).or_default().push(gone);
+                        }
+                    }
+                }
+            }
+            start = *end;
+        }
+        Ok(())
+    }
+}
+
+/// A pin as the pinset will have it.
+fn stored(pin: &Pin) -> Result<Pin> {
+    decode_pin_protobuf(&pin.cid, &encode_pin_protobuf(pin))
+}
+
+/// Says what a snapshot would be, which costs nothing: its contents are read when they are sent.
+#[derive(Debug)]
+pub(super) struct Builder(Option<SnapshotMeta<Node, openraft::EmptyNode>>);
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        Ok(Snapshot { meta: self.0.clone().unwrap_or_default(), snapshot: Box::default() })
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.now.id, self.now.members.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcome>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().collect();
+        self.apply_all(entries)
+            .await
+            .map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.meta())
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Staged>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<Node, openraft::EmptyNode>,
+        snapshot: Box<Staged>,
+    ) -> Result<(), StorageError> {
+        self.install(meta, *snapshot)
+            .await
+            .map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        Ok(self.meta().map(|meta| Snapshot { meta, snapshot: Box::default() }))
+    }
+}

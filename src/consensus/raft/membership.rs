@@ -1,0 +1,234 @@
+//! Members come and go.
+//!
+//! A peer that is added first only listens, until it has what the others have; then it votes. A peer that is removed is
+//! told so. Both are changed in two steps of which each is agreed on (joint consensus), and a leader that stops in between
+//! leaves the rest to the next one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::error::{ChangeMembershipError, CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt as _};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tracing::{debug, info};
+
+use super::COMPONENT;
+use super::elections::change_failed;
+use super::message::{Answer, Question};
+use super::node::Inner;
+use super::propose::no_quorum;
+use super::types::Node;
+use super::wire::PEERS_MAX;
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::PeerId;
+
+/// How long a new member may take to get what the others have, as long as it gets on.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Whoever asks the leader to add a peer waits for that long.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How often it is looked how far it is.
+const POLL: Duration = Duration::from_millis(50);
+/// Entries that a new member may be behind when it becomes a voter.
+const BEHIND_MAX: u64 = 16;
+/// How often a peer that was removed is told so.
+const TELL_TRIES: usize = 3;
+
+impl Inner {
+    /// Makes a peer a member, through the leader.
+    pub(super) async fn add(&self, peer: &PeerId) -> Result<()> {
+        self.through_leader(&Question::Add(*peer), self.add_as_leader(peer)).await
+    }
+
+    /// Ends a membership, through the leader.
+    pub(super) async fn remove(&self, peer: &PeerId) -> Result<()> {
+        let removed = self.through_leader(&Question::Remove(*peer), self.remove_as_leader(peer)).await;
+        if removed.is_ok() && *peer == self.peer {
+            // What the others agreed on may not reach it any more.
+            self.set_removed();
+        }
+        removed
+    }
+
+    /// Everything that was acknowledged before is shown here when this returns.
+    pub(super) async fn barrier(&self) -> Result<()> {
+        let deadline = Instant::now() + self.config.wait_for_leader_timeout;
+        let mut last = no_quorum();
+        let index = loop {
+            self.check()?;
+            match self.leader() {
+                Some(leader) if leader == self.peer => {
+                    match timeout_at(deadline, self.barrier_as_leader()).await {
+                        Ok(Ok(index)) => break index,
+                        Ok(Err(error)) => last = error,
+                        Err(_) => {}
+                    }
+                }
+                Some(leader) => {
+                    match self.ask(&leader, &Question::Barrier, self.config.network_timeout).await {
+                        Ok(Answer::Barrier(index)) => break index,
+                        Ok(other) => last = other.unexpected(&leader),
+                        Err(error) => last = error,
+                    }
+                }
+                None => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(last.context("this peer does not know whether it shows everything"));
+            }
+            sleep_until((Instant::now() + POLL).min(deadline)).await;
+        };
+        let mut applied = self.applied.subscribe();
+        match timeout_at(deadline, applied.wait_for(|applied| applied.next() >= index)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unavailable, "this peer is too far behind").component(COMPONENT)),
+        }
+    }
+
+    pub(super) async fn barrier_as_leader(&self) -> Result<u64> {
+        let raft = self.raft()?;
+        match timeout(self.config.network_timeout, raft.get_read_log_id()).await {
+            Ok(Ok((read, _))) => Ok(read.next_index()),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) | Err(_) => Err(no_quorum()),
+            Ok(Err(error)) => Err(Error::new(ErrorKind::Unavailable, error.to_string()).component(COMPONENT)),
+        }
+    }
+
+    async fn through_leader(
+        &self,
+        question: &Question,
+        here: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.config.wait_for_leader_timeout;
+        let mut here = Some(here);
+        loop {
+            self.check()?;
+            let error = match self.leader() {
+                Some(leader) if leader == self.peer => match here.take() {
+                    Some(here) => return here.await,
+                    None => no_quorum(),
+                },
+                Some(leader) => match self.ask(&leader, question, CHANGE_TIMEOUT).await {
+                    Ok(Answer::Done) => return Ok(()),
+                    Ok(other @ Answer::Failed(..)) => return Err(other.unexpected(&leader)),
+                    Ok(other) => other.unexpected(&leader),
+                    Err(error) => error,
+                },
+                None => Error::new(ErrorKind::Unavailable, "there is no leader to change the members")
+                    .component(COMPONENT),
+            };
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            sleep_until((Instant::now() + POLL).min(deadline)).await;
+        }
+    }
+
+    pub(super) async fn add_as_leader(&self, peer: &PeerId) -> Result<()> {
+        let node = Node::of(*peer);
+        if self.voters().contains(peer) {
+            return Ok(());
+        }
+        if self.membership().nodes().count() >= PEERS_MAX {
+            let text = format!("a raft cluster has at most {PEERS_MAX} members");
+            return Err(Error::invalid_input(text).component(COMPONENT));
+        }
+        if self.membership().get_node(&node).is_none() {
+            self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await?;
+        }
+        if let Err(error) = self.until_caught_up(node).await {
+            // It must not stay half a member that nobody knows of.
+            let undone = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await;
+            if let Err(error) = undone {
+                debug!(%peer, %error, "a peer that did not join stays in the list of those that may");
+            }
+            return Err(error);
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node])), true).await?;
+        info!(%peer, "a peer became a member of the raft cluster");
+        Ok(())
+    }
+
+    async fn until_caught_up(&self, node: Node) -> Result<()> {
+        let mut progress = None;
+        let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        loop {
+            let metrics = self.metrics().ok_or_else(|| change_failed("raft is being started"))?;
+            let replication =
+                metrics.replication.ok_or_else(|| change_failed("this peer does not lead any more"))?;
+            let matched = replication.get(&node).copied().flatten();
+            if matched.is_some() && matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0) {
+                return Ok(());
+            }
+            let now = (matched, node.0.and_then(|peer| self.transfers.progress(&peer)));
+            if progress != Some(now) {
+                (progress, deadline) = (Some(now), Instant::now() + CATCH_UP_TIMEOUT);
+            }
+            if Instant::now() >= deadline {
+                let text = format!(
+                    "{node} did not get on receiving the log within {CATCH_UP_TIMEOUT:?}: start it so that it joins \
+                     (with --bootstrap), with a clean state, and see that the members can reach it"
+                );
+                return Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    pub(super) async fn remove_as_leader(&self, peer: &PeerId) -> Result<()> {
+        let node = Node::of(*peer);
+        let membership = self.membership();
+        if membership.get_node(&node).is_none() {
+            return Ok(());
+        }
+        let voters = self.voters();
+        if voters.contains(peer) {
+            if voters.len() == 1 {
+                let text = "cannot remove ourselves from a 1-peer cluster";
+                return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
+            }
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node])), false).await?;
+        } else {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), false).await?;
+        }
+        info!(%peer, "a peer is no member of the raft cluster any more");
+        if *peer != self.peer {
+            self.tell_removed(peer).await;
+        }
+        Ok(())
+    }
+
+    /// What is not heard now is heard when it asks for anything.
+    async fn tell_removed(&self, peer: &PeerId) {
+        let Some(since) = self.metrics().and_then(|metrics| *metrics.membership_config.log_id()) else {
+            return;
+        };
+        for _ in 0..TELL_TRIES {
+            match self.ask(peer, &Question::Removed(since), self.config.lease()).await {
+                Ok(_) => return,
+                Err(error) => debug!(%peer, %error, "a peer that was removed could not be told"),
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// One change, once nobody else's is under way.
+    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<()> {
+        let deadline = Instant::now() + self.config.wait_for_leader_timeout;
+        loop {
+            let raft = self.raft()?;
+            let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
+            let error = match changed.await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    error @ ChangeMembershipError::InProgress(_),
+                )))) => change_failed(error),
+                Ok(Err(error)) => return Err(change_failed(error)),
+                Err(_) => no_quorum(),
+            };
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            sleep_until((Instant::now() + POLL).min(deadline)).await;
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! A strict order: a leader, a log that more than half of the members agree on, and a pinset that is its result.
+//!
+//! Raft itself is [openraft](https://docs.rs/openraft)'s; none of it shows outside of this folder. What is here is all
+//! around it: the log (`log`) and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
+//! transport (`frame`, `message`, `network`, `server`), the whole pinset for peers that are far behind (`snapshot`),
+//! elections that do not disturb a leader (`elections`), changes of members (`membership`), and writing: calls become
+//! parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`).
+//!
+//! The reference's Raft speaks another protocol, so none of its peers can be a member.
+
+mod command;
+mod config;
+#[cfg(feature = "testing")]
+pub(crate) mod decoders;
+mod elections;
+mod frame;
+mod log;
+mod machine;
+mod membership;
+mod message;
+mod network;
+mod node;
+mod offline;
+mod propose;
+mod records;
+mod section;
+mod server;
+mod snapshot;
+mod types;
+mod wire;
+mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::command::Operations;
+use self::frame::Links;
+use self::node::{Inner, Parts, Standing};
+use self::records::{FORMAT, FORMAT_KEY, META, SESSION};
+use self::server::Server;
+use self::types::Answers;
+use self::wire::{Reader, written};
+use self::writer::{Work, Writer};
+use super::events::{self, EventSource};
+use super::group::{self, Desk};
+use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::{State, StateReader, decode_pin_protobuf};
+use crate::storage::{self, Batch, Durability, Storage};
+use crate::tasks::Tasks;
+use crate::types::{Cid, PeerId, Pin, PinOperation};
+
+pub use config::RaftConfig;
+pub use offline::{RaftInfo, RaftStore};
+pub use section::RaftSection;
+
+const COMPONENT: &str = "raft consensus";
+
+/// How often it is looked whether this peer is ready.
+const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
+
+/// Consensus by Raft: what is acknowledged is in the log of more than half of the members, on disk, and no two peers ever
+/// disagree on the order of changes.
+///
+/// A write returns when it is on disk on a quorum and visible here, on whichever member it was called. [`Consensus::state`]
+/// is this peer's pinset, which follows the leader's; [`Raft::synchronize`] makes a read that comes after it see
+/// everything that was acknowledged before. Without a quorum writes fail with `Unavailable` after
+/// [`RaftConfig::wait_for_leader_timeout`].
+///
+/// Dropping it without [`Consensus::shutdown`] finishes what was accepted and then stops.
+#[derive(Debug)]
+pub struct Raft {
+    inner: Arc<Inner>,
+    desk: Desk<Work, Answers>,
+    events: EventSource,
+    _stop: DropGuard,
+}
+
+impl Raft {
+    /// Opens the log and pinset of the context's store and begins to speak to the other members. Where nothing is stored,
+    /// it founds a cluster of [`RaftConfig::init_peerset`], or waits to be added to one ([`RaftConfig::join`]).
+    ///
+    /// # Errors
+    /// `InvalidInput` for the configuration; `Conflict` when the store has a pinset that is not of this component, or the
+    /// transport serves one already; `Unsupported` when a newer program wrote it; `Corrupt` when log or pinset are
+    /// damaged; `Io`, `StorageFull`, `ShutDown`.
+    pub async fn open(config: RaftConfig, cx: ConsensusContext) -> Result<Self> {
+        config.validate()?;
+        let tasks = Tasks::here("raft needs a tokio runtime", COMPONENT)?;
+        let ConsensusContext { peer, storage, state, transport, clock, seed, .. } = cx;
+        let now = u64::try_from(clock.now().unix_seconds()).unwrap_or(0).saturating_mul(1_000_000);
+        let session = prepare(&storage, &state, now).await?;
+        let (desk, mut inbox) = group::desk(COMPONENT, writer::QUEUED_CALLS_MAX);
+        let (sender, events) = events::channel(config.max_buffered_events);
+        let (proposals, waiting) = mpsc::channel(propose::WAITING_PARTS_MAX);
+        let salt = written(|writer| {
+            writer.long(seed);
+            writer.long(session);
+        });
+        let inner = Inner::new(Parts {
+            peer,
+            config,
+            storage,
+            state,
+            links: Links::new(transport.clone()),
+            events: sender,
+            proposals,
+            session,
+            salt,
+        });
+        let silent = CancellationToken::new();
+        transport.accept(frame::protocol(), Arc::new(Server::new(&inner, silent.clone())))?;
+        if let Err(error) = inner.start().await {
+            silent.cancel();
+            inner.stop().await;
+            return Err(error);
+        }
+        tasks.spawn(propose::serve(inner.clone(), waiting));
+        tasks.spawn(elections::drive(inner.clone(), seed));
+        let stop = desk.stop_token();
+        let ended = inbox.on_end();
+        let writer = Writer::new(inner.clone(), inbox, stop.clone());
+        let all = inner.clone();
+        tokio::spawn(async move {
+            let result = writer.run().await;
+            silent.cancel();
+            tasks.stop();
+            tasks.ended().await;
+            all.stop().await;
+            ended(result);
+        });
+        Ok(Self { inner, desk, events, _stop: stop.drop_guard() })
+    }
+
+    /// Returns when this peer's pinset shows everything that was acknowledged, by whatever member, before this was called.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no quorum within [`RaftConfig::wait_for_leader_timeout`]; `ShutDown`.
+    pub async fn synchronize(&self) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.barrier().await
+    }
+
+    async fn apply(&self, operations: &[PinOperation], tells: bool) -> Result<Answers> {
+        self.desk.check_open()?;
+        let operations = Operations::encode(operations, tells)?;
+        self.desk.call(Work::Apply(operations, tells)).await
+    }
+}
+
+/// Makes the store one of ours, and begins a session.
+async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -> Result<u64> {
+    let is_empty = state.counts().pins == 0;
+    storage::run(storage.clone(), move |storage| {
+        if !records::is_ours(storage)? && !is_empty {
+            let message =
+                "this store has a pinset that no raft peer wrote: export it, and import it into an empty one";
+            return Err(Error::new(ErrorKind::Conflict, message).component(COMPONENT));
+        }
+        let last = records::get(storage, SESSION, Reader::long)?.unwrap_or(0);
+        let session = now.max(last + 1);
+        let mut batch = Batch::new();
+        batch.put(META, FORMAT_KEY, vec![FORMAT]);
+        batch.put(META, SESSION, written(|writer| writer.long(session)));
+        storage.write(batch, Durability::Synced)?;
+        Ok(session)
+    })
+    .await
+}
+
+#[async_trait]
+impl Consensus for Raft {
+    fn capabilities(&self) -> ConsensusCapabilities {
+        ConsensusCapabilities { leader: true, membership_changes: true, ..Default::default() }
+    }
+
+    async fn ready(&self) -> Result<()> {
+        loop {
+            self.desk.check_open()?;
+            match &*self.inner.standing.borrow() {
+                Standing::Broken(error) => return Err(error.clone()),
+                Standing::Removed => return Err(self.inner.removed()),
+                Standing::Working | Standing::Failing(_) => {}
+            }
+            // Whoever reads now sees what the others saw before.
+            if self.inner.leader().is_some()
+                && self.inner.voters().contains(&self.inner.peer)
+                && self.inner.barrier().await.is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    async fn log_pin(&self, pin: Pin) -> Result<()> {
+        self.apply(&[PinOperation::Pin(Arc::new(pin))], false).await.map(drop)
+    }
+
+    async fn log_unpin(&self, cid: &Cid) -> Result<Option<Arc<Pin>>> {
+        let answers = self.apply(&[PinOperation::Unpin(*cid)], true).await?;
+        let Some(value) = answers.into_iter().next().flatten() else { return Ok(None) };
+        decode_pin_protobuf(cid, &value).map(|pin| Some(Arc::new(pin)))
+    }
+
+    async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()> {
+        group::check_length(&operations).map_err(|error| error.component(COMPONENT))?;
+        self.apply(&operations, false).await.map(drop)
+    }
+
+    fn state(&self) -> Arc<dyn StateReader> {
+        self.inner.state.clone()
+    }
+
+    fn events(&self) -> BoxStream<'static, StateEvent> {
+        self.events.stream()
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerId>> {
+        self.desk.check_open()?;
+        let mut members = self.inner.voters();
+        if matches!(*self.inner.standing.borrow(), Standing::Removed) {
+            members.remove(&self.inner.peer);
+        }
+        Ok(members.into_iter().collect())
+    }
+
+    async fn add_peer(&self, peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.add(peer).await
+    }
+
+    async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.remove(peer).await
+    }
+
+    async fn leader(&self) -> Result<Option<PeerId>> {
+        self.desk.check_open()?;
+        Ok(self.inner.leader())
+    }
+
+    fn is_trusted(&self, peer: &PeerId) -> bool {
+        *peer == self.inner.peer || self.inner.is_member(peer)
+    }
+
+    async fn trust(&self, _peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        Err(unsupported())
+    }
+
+    async fn distrust(&self, _peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        Err(unsupported())
+    }
+
+    async fn clean(&self) -> Result<()> {
+        self.desk.call(Work::Clean).await.map(drop)
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.desk.shutdown().await
+    }
+}
+
+fn unsupported() -> Error {
+    let text = "a raft cluster trusts its members: add or remove a peer instead";
+    Error::new(ErrorKind::Unsupported, text).component(COMPONENT)
+}

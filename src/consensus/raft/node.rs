@@ -1,0 +1,489 @@
+//! What all parts of the component share, and the life of openraft inside it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use multihash_codetable::{Code, MultihashDigest as _};
+use openraft::ServerState;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::frame::Links;
+use super::log::{Failure, LogStore};
+use super::machine::{Applied, Machine, Surroundings};
+use super::message::{Answer, Question};
+use super::network::Network;
+use super::propose::Proposal;
+use super::records::{self, CLEANING, CLUSTER, ClusterId, META};
+use super::snapshot::{Staging, Transfers};
+use super::types::{LogId, Membership, Metrics, Node, Raft};
+use super::{COMPONENT, RaftConfig};
+use crate::consensus::StateEvent;
+use crate::consensus::events::EventSender;
+use crate::consensus::group::Retry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::State;
+use crate::storage::{self, Batch, Durability, Storage};
+use crate::types::PeerId;
+
+/// How long the state machine may take to let go when openraft has stopped.
+const LET_GO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How the component is.
+#[derive(Clone, Debug)]
+pub(super) enum Standing {
+    /// It works, or will.
+    Working,
+    /// The store fails; it is tried again.
+    Failing(Error),
+    /// Nothing will help but a hand.
+    Broken(Error),
+    /// This peer is no member any more.
+    Removed,
+}
+
+/// A running openraft, and the log it writes.
+#[derive(Clone)]
+pub(super) struct Core {
+    pub(super) raft: Raft,
+    pub(super) log: LogStore,
+    /// Cancelled when the machine is gone.
+    gone: CancellationToken,
+}
+
+/// What all parts share.
+pub(super) struct Inner {
+    pub(super) peer: PeerId,
+    pub(super) config: RaftConfig,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) state: Arc<dyn State>,
+    pub(super) links: Links,
+    pub(super) transfers: Arc<Transfers>,
+    pub(super) staging: Staging,
+    pub(super) applied: Arc<watch::Sender<Applied>>,
+    pub(super) standing: watch::Sender<Standing>,
+    pub(super) proposals: mpsc::Sender<Proposal>,
+    /// This start of this peer.
+    pub(super) session: u64,
+    me: Weak<Inner>,
+    core: RwLock<Option<Core>>,
+    /// None once it was shut down, so that readers come to an end.
+    events: Mutex<Option<Arc<EventSender>>>,
+    failure: Failure,
+    cluster: Mutex<Option<ClusterId>>,
+    heard: Mutex<Heard>,
+    transfer: AtomicU64,
+    /// What a new cluster's id is made of.
+    salt: Bytes,
+    /// Held while openraft is started or stopped.
+    turn: tokio::sync::Mutex<bool>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("peer", &self.peer)
+            .field("standing", &*self.standing.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// When a leader spoke to this peer.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// Last, or when raft was started.
+    at: Instant,
+    /// Whether one did since then.
+    is_leader: bool,
+}
+
+/// What [`Inner::new`] is made of.
+pub(super) struct Parts {
+    pub(super) peer: PeerId,
+    pub(super) config: RaftConfig,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) state: Arc<dyn State>,
+    pub(super) links: Links,
+    pub(super) events: EventSender,
+    pub(super) proposals: mpsc::Sender<Proposal>,
+    pub(super) session: u64,
+    pub(super) salt: Bytes,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { peer, config, storage, state, links, events, proposals, session, salt } = parts;
+        Arc::new_cyclic(|me| Self {
+            peer,
+            config,
+            storage,
+            state,
+            links,
+            transfers: Arc::default(),
+            staging: Staging::default(),
+            applied: Arc::new(watch::Sender::new(Applied::default())),
+            standing: watch::Sender::new(Standing::Working),
+            proposals,
+            session,
+            me: me.clone(),
+            core: RwLock::new(None),
+            events: Mutex::new(Some(Arc::new(events))),
+            failure: Failure::default(),
+            cluster: Mutex::new(None),
+            heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
+            transfer: AtomicU64::new(session.wrapping_mul(1000)),
+            salt,
+            turn: tokio::sync::Mutex::new(true),
+        })
+    }
+
+    pub(super) fn node(&self) -> Node {
+        Node::of(self.peer)
+    }
+
+    pub(super) fn core(&self) -> Option<Core> {
+        self.core.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What openraft says of itself.
+    pub(super) fn metrics(&self) -> Option<Metrics> {
+        self.core().map(|core| core.raft.metrics().borrow().clone())
+    }
+
+    /// A running openraft.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn raft(&self) -> Result<Raft> {
+        self.check()?;
+        self.core()
+            .map(|core| core.raft)
+            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT))
+    }
+
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*self.standing.borrow() {
+            Standing::Working => Ok(()),
+            Standing::Failing(error) | Standing::Broken(error) => Err(error.clone()),
+            Standing::Removed => Err(self.removed()),
+        }
+    }
+
+    pub(super) fn removed(&self) -> Error {
+        let text = "this peer was removed from its cluster; clean its state before it joins one again";
+        Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+    }
+
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        *lock(&self.cluster)
+    }
+
+    /// The members as this peer knows them, learners included. Empty while it belongs to no cluster.
+    pub(super) fn membership(&self) -> Membership {
+        match self.metrics() {
+            // At the start it says nothing yet.
+            Some(metrics) if metrics.membership_config.log_id().is_some() => {
+                metrics.membership_config.membership().clone()
+            }
+            _ => self.applied.borrow().members.membership().clone(),
+        }
+    }
+
+    /// Those who vote, or will once members have changed.
+    pub(super) fn voters(&self) -> BTreeSet<PeerId> {
+        let membership = self.membership();
+        membership.get_joint_config().last().into_iter().flatten().filter_map(|node| node.0).collect()
+    }
+
+    pub(super) fn is_member(&self, peer: &PeerId) -> bool {
+        self.membership().get_node(&Node::of(*peer)).is_some()
+    }
+
+    /// The leader, as far as this peer knows: one that spoke to it a while ago, or itself where a quorum listens.
+    pub(super) fn leader(&self) -> Option<PeerId> {
+        let metrics = self.metrics()?;
+        metrics.running_state.as_ref().ok()?;
+        let leader = metrics.current_leader?.0?;
+        let leads = if leader == self.peer {
+            metrics.state == ServerState::Leader && self.has_quorum(&metrics)
+        } else {
+            self.hears(self.config.election_timeout * 2)
+        };
+        leads.then_some(leader)
+    }
+
+    /// Whether a leader has heard from a quorum within the time that nobody else is elected in, and as much again.
+    pub(super) fn has_quorum(&self, metrics: &Metrics) -> bool {
+        if metrics.membership_config.membership().voter_ids().count() <= 1 {
+            return true;
+        }
+        let max = self.config.election_timeout * 2;
+        // Not yet acknowledged: it was elected a moment ago.
+        metrics.millis_since_quorum_ack.is_none_or(|millis| Duration::from_millis(millis) < max)
+    }
+
+    /// A leader spoke to us.
+    pub(super) fn heard(&self) {
+        *lock(&self.heard) = Heard { at: Instant::now(), is_leader: true };
+    }
+
+    /// When a leader spoke to us last, or when this peer began to listen.
+    pub(super) fn heard_at(&self) -> Instant {
+        lock(&self.heard).at
+    }
+
+    /// Whether a leader has spoken to us within this time.
+    pub(super) fn hears(&self, within: Duration) -> bool {
+        let heard = *lock(&self.heard);
+        heard.is_leader && heard.at.elapsed() < within
+    }
+
+    pub(super) fn next_transfer(&self) -> u64 {
+        self.transfer.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Asks a peer.
+    ///
+    /// # Errors
+    /// As [`Links::ask`].
+    pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
+        let (kind, body) = question.encode(self.cluster());
+        let (kind, body) = self.links.ask(peer, kind, &body, patience).await?;
+        Answer::decode(kind, body)
+    }
+
+    /// Somebody said that this peer is no member, by an entry.
+    pub(super) fn told_not_member(&self, since: Option<&LogId>) {
+        let known = self.metrics().and_then(|metrics| *metrics.membership_config.log_id());
+        // Who has not heard yet that we were added knows an older entry than we do.
+        if since.is_some() && since > known.as_ref() {
+            self.set_removed();
+        }
+    }
+
+    pub(super) fn set_removed(&self) {
+        let is_news = self.standing.send_if_modified(|standing| {
+            let is_news = !matches!(standing, Standing::Removed | Standing::Broken(_));
+            if is_news {
+                *standing = Standing::Removed;
+            }
+            is_news
+        });
+        if is_news {
+            info!("this peer was removed from its raft cluster");
+        }
+    }
+
+    /// Writes down which cluster this peer belongs to.
+    pub(super) async fn join(&self, id: ClusterId) -> Result<()> {
+        storage::run(self.storage.clone(), move |storage| {
+            let mut batch = Batch::new();
+            batch.put(META, CLUSTER, id.to_vec());
+            storage.write(batch, Durability::Synced)
+        })
+        .await?;
+        *lock(&self.cluster) = Some(id);
+        Ok(())
+    }
+
+    /// Starts openraft on what is stored, and founds a cluster where nothing is and none is to be joined.
+    pub(super) async fn start(&self) -> Result<()> {
+        let may_start = self.turn.lock().await;
+        if !*may_start {
+            return Err(Error::shut_down(COMPONENT));
+        }
+        self.start_now().await
+    }
+
+    async fn start_now(&self) -> Result<()> {
+        let (is_pristine, cluster) = storage::run(self.storage.clone(), |storage| {
+            if storage.get(META, CLEANING)?.is_some() {
+                records::forget(storage)?;
+            }
+            Ok((records::is_pristine(storage)?, records::cluster(storage)?))
+        })
+        .await?;
+        if storage::run(self.storage.clone(), |storage| Ok(storage.get(META, CLEANING)?.is_some())).await? {
+            self.finish_cleaning().await?;
+        }
+        *lock(&self.cluster) = cluster;
+        let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
+        let surroundings = Surroundings {
+            storage: self.storage.clone(),
+            state: self.state.clone(),
+            events,
+            applied: self.applied.clone(),
+            transfers: self.transfers.clone(),
+            failure: self.failure.clone(),
+        };
+        let gone = CancellationToken::new();
+        let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
+        let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        let network = Network(self.me.clone());
+        let config = Arc::new(self.config.openraft()?);
+        let raft = Raft::new(self.node(), config, network, log.clone(), machine)
+            .await
+            .map_err(|fatal| self.fatal(&fatal))?;
+        *lock(&self.heard) = Heard { at: Instant::now(), is_leader: false };
+        if is_pristine && !self.config.join {
+            let mut members = self.config.init_peerset.clone();
+            members.insert(self.peer);
+            if cluster.is_none() {
+                self.join(self.found(&members)).await?;
+            }
+            let nodes: BTreeSet<Node> = members.into_iter().map(Node::of).collect();
+            if let Err(error) = raft.initialize(nodes).await {
+                // Somebody else may have been faster.
+                debug!(%error, "the cluster was not founded here");
+            }
+        }
+        *self.core.write().unwrap_or_else(PoisonError::into_inner) = Some(Core { raft, log, gone });
+        Ok(())
+    }
+
+    /// The id of a new cluster: the same for all of its first members, and another for every peer that is alone.
+    fn found(&self, members: &BTreeSet<PeerId>) -> ClusterId {
+        let mut bytes = b"ipfs-cluster raft".to_vec();
+        members.iter().for_each(|peer| bytes.extend(peer.to_bytes()));
+        if members.len() == 1 {
+            bytes.extend_from_slice(&self.salt);
+        }
+        let mut id = ClusterId::default();
+        for (to, from) in id.iter_mut().zip(Code::Sha2_256.digest(&bytes).digest()) {
+            *to = *from;
+        }
+        id
+    }
+
+    /// Our error for one of openraft's that it does not go on after.
+    pub(super) fn fatal(&self, fatal: &openraft::error::Fatal<Node>) -> Error {
+        match self.failure.take() {
+            Some(error) => error,
+            None => {
+                Error::new(ErrorKind::Unavailable, format!("raft has stopped: {fatal}")).component(COMPONENT)
+            }
+        }
+    }
+
+    async fn stop_now(&self) {
+        let core = self.core.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Core { raft, gone, .. }) = core else { return };
+        if let Err(error) = raft.shutdown().await {
+            error!(%error, "raft did not stop as it should");
+        }
+        drop(raft);
+        if timeout(LET_GO_TIMEOUT, gone.cancelled()).await.is_err() {
+            warn!("what applies entries has not let go of the pinset after {LET_GO_TIMEOUT:?}");
+        }
+    }
+
+    /// Stops for good. Idempotent.
+    pub(super) async fn stop(&self) {
+        let mut may_start = self.turn.lock().await;
+        *may_start = false;
+        self.stop_now().await;
+        self.links.close();
+        self.staging.clear();
+        lock(&self.events).take();
+    }
+
+    /// Starts again after openraft stopped by itself, until it works, it cannot ever, or everything is stopped.
+    pub(super) async fn recover(&self, why: Error) {
+        let mut retry = Retry::default();
+        let mut why = why;
+        loop {
+            let may_start = self.turn.lock().await;
+            if !*may_start {
+                return;
+            }
+            self.stop_now().await;
+            // Corrupt stays corrupt.
+            if matches!(why.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::InvalidInput) {
+                error!(error = %why, "raft cannot go on");
+                self.standing.send_replace(Standing::Broken(why));
+                return;
+            }
+            warn!(error = %why, "raft stopped and is started again");
+            self.standing.send_replace(Standing::Failing(why));
+            drop(may_start);
+            retry.failed();
+            sleep(retry.wait()).await;
+            let may_start = self.turn.lock().await;
+            if !*may_start {
+                return;
+            }
+            match self.start_now().await {
+                Ok(()) => {
+                    self.standing.send_if_modified(|standing| {
+                        let was_failing = matches!(standing, Standing::Failing(_));
+                        if was_failing {
+                            *standing = Standing::Working;
+                        }
+                        was_failing
+                    });
+                    info!("raft works again");
+                    return;
+                }
+                Err(error) => why = error,
+            }
+        }
+    }
+
+    /// Forgets everything, and begins anew as if nothing had ever been stored.
+    pub(super) async fn clean(&self) -> Result<()> {
+        let may_start = self.turn.lock().await;
+        if !*may_start {
+            return Err(Error::shut_down(COMPONENT));
+        }
+        let others = self.voters().into_iter().any(|peer| peer != self.peer);
+        let is_removed = matches!(*self.standing.borrow(), Standing::Removed);
+        if others && !is_removed && self.is_member(&self.peer) {
+            let text =
+                "a member of a cluster with others cannot forget what it promised them: remove it first";
+            return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
+        }
+        self.stop_now().await;
+        let cleaned = async {
+            storage::run(self.storage.clone(), |storage| {
+                let mut batch = Batch::new();
+                batch.put(META, CLEANING, Bytes::new());
+                storage.write(batch, Durability::Synced)?;
+                records::forget(storage)
+            })
+            .await?;
+            self.finish_cleaning().await
+        }
+        .await;
+        self.transfers.spoil();
+        self.staging.clear();
+        self.applied.send_replace(Applied::default());
+        if let Some(events) = &*lock(&self.events) {
+            events.tell(StateEvent::Resync);
+        }
+        let started = self.start_now().await;
+        cleaned.and(started)
+    }
+
+    /// The rest of a cleaning, when all of ours is forgotten.
+    async fn finish_cleaning(&self) -> Result<()> {
+        self.state.settle().await?;
+        self.state.clear().await?;
+        storage::run(self.storage.clone(), |storage| {
+            let mut batch = Batch::new();
+            batch.delete(META, CLEANING);
+            storage.write(batch, Durability::Synced)
+        })
+        .await
+    }
+}

@@ -1,0 +1,186 @@
+//! Where things are in the store.
+//!
+//! | space | key | value |
+//! |---|---|---|
+//! | `raft-log` | index of the entry, number of the piece | see `log` |
+//! | `raft-meta` | `format` | version of all of this |
+//! | | `cleaning` | there while everything is being forgotten |
+//! | | `cluster` | what tells this cluster from others: 16 bytes |
+//! | | `session` | of the last start |
+//! | | `vote`, `purged`, `last` | of the log |
+//! | | `applied`, `members` | what the pinset is the result of |
+//! | `raft-seen` | 0, peer | session and floor of its parts |
+//! | | 1, peer, sequence | answers of a part that was applied |
+//!
+//! What says how far the pinset is (`applied`, `members` and `raft-seen`) is written with it, in one batch.
+
+use bytes::Bytes;
+
+use super::wire::{Reader, corrupt, read, written};
+use super::{COMPONENT, types::Node};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Batch, Direction, Durability, KeyRange, Snapshot, Space, Storage};
+
+pub(super) const LOG: Space = Space::new("raft-log");
+pub(super) const META: Space = Space::new("raft-meta");
+pub(super) const SEEN: Space = Space::new("raft-seen");
+
+pub(super) const FORMAT_KEY: &[u8] = b"format";
+pub(super) const CLEANING: &[u8] = b"cleaning";
+pub(super) const CLUSTER: &[u8] = b"cluster";
+pub(super) const SESSION: &[u8] = b"session";
+pub(super) const VOTE: &[u8] = b"vote";
+pub(super) const PURGED: &[u8] = b"purged";
+pub(super) const LAST: &[u8] = b"last";
+pub(super) const APPLIED: &[u8] = b"applied";
+pub(super) const MEMBERS: &[u8] = b"members";
+
+/// A change that older programs cannot read raises it.
+pub(super) const FORMAT: u8 = 1;
+
+/// Records of `raft-seen` read at a time.
+const PAGE: usize = 1024;
+
+/// What tells a cluster from others. Its peers alone know it.
+pub(super) type ClusterId = [u8; 16];
+
+/// One of the records of `raft-meta`.
+pub(super) fn get<T>(
+    storage: &dyn Storage,
+    key: &'static [u8],
+    decode: impl FnOnce(&mut Reader) -> Result<T>,
+) -> Result<Option<T>> {
+    let Some(bytes) = storage.get(META, key)? else { return Ok(None) };
+    read(bytes, decode).map(Some).map_err(|error| named(error, key))
+}
+
+/// The same of a frozen view.
+pub(super) fn get_in<T>(
+    snapshot: &dyn Snapshot,
+    key: &'static [u8],
+    decode: impl FnOnce(&mut Reader) -> Result<T>,
+) -> Result<Option<T>> {
+    let Some(bytes) = snapshot.get(META, key)? else { return Ok(None) };
+    read(bytes, decode).map(Some).map_err(|error| named(error, key))
+}
+
+fn named(error: Error, key: &[u8]) -> Error {
+    error
+        .context(format_args!("the record {:?} of this peer's raft is damaged", String::from_utf8_lossy(key)))
+}
+
+/// Whether this store was never part of a cluster.
+pub(super) fn is_pristine(storage: &dyn Storage) -> Result<bool> {
+    Ok([VOTE, LAST, PURGED, APPLIED]
+        .into_iter()
+        .map(|key| storage.get(META, key))
+        .collect::<Result<Vec<_>>>()?
+        .iter()
+        .all(Option::is_none))
+}
+
+/// Whether the store is one of ours; none when nothing says.
+///
+/// # Errors
+/// `Unsupported` when a newer program wrote it; `Corrupt`.
+pub(super) fn is_ours(storage: &dyn Storage) -> Result<bool> {
+    match storage.get(META, FORMAT_KEY)?.as_deref() {
+        None => Ok(false),
+        Some(&[FORMAT]) => Ok(true),
+        Some(&[format]) if format > FORMAT => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the stored raft has format {format}, this program reads up to {FORMAT}; run the newer one"
+            ),
+        )
+        .component(COMPONENT)),
+        Some(_) => Err(corrupt("the format of the stored raft is unreadable")),
+    }
+}
+
+pub(super) fn cluster(storage: &dyn Storage) -> Result<Option<ClusterId>> {
+    get(storage, CLUSTER, |reader| {
+        let bytes = reader.take(16)?;
+        let mut id = ClusterId::default();
+        id.copy_from_slice(&bytes);
+        Ok(id)
+    })
+}
+
+/// Forgets everything but that the store is ours and its sessions.
+pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
+    storage.remove_space(LOG)?;
+    storage.remove_space(SEEN)?;
+    let mut batch = Batch::new();
+    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS] {
+        batch.delete(META, key);
+    }
+    storage.write(batch, Durability::Synced)
+}
+
+/// What is remembered of the parts of one peer.
+pub(super) fn seen_key(node: &Node) -> Bytes {
+    written(|writer| {
+        writer.byte(0);
+        writer.node(node);
+    })
+}
+
+pub(super) fn answers_key(node: &Node, sequence: u64) -> Bytes {
+    written(|writer| {
+        writer.byte(1);
+        writer.node(node);
+        writer.long(sequence);
+    })
+}
+
+/// A record of `raft-seen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Session and floor of a peer.
+    Peer(Node, u64, u64),
+    /// A part of it that was applied, and its answers, encoded.
+    Part(Node, u64, Bytes),
+}
+
+impl Seen {
+    pub(super) fn decode(key: Bytes, value: Bytes) -> Result<Self> {
+        read(key, |reader| match reader.byte()? {
+            0 => {
+                let node = reader.node()?;
+                read(value, |reader| Ok(Self::Peer(node, reader.long()?, reader.long()?)))
+            }
+            1 => Ok(Self::Part(reader.node()?, reader.long()?, value)),
+            _ => Err(corrupt("a record of what was asked for is unreadable")),
+        })
+    }
+
+    pub(super) fn put(&self, batch: &mut Batch) {
+        match self {
+            Self::Peer(node, session, floor) => {
+                let value = written(|writer| {
+                    writer.long(*session);
+                    writer.long(*floor);
+                });
+                batch.put(SEEN, seen_key(node), value);
+            }
+            Self::Part(node, sequence, answers) => {
+                batch.put(SEEN, answers_key(node, *sequence), answers.clone());
+            }
+        }
+    }
+}
+
+/// All records of `raft-seen`: of each peer, at most as many as it may have under way at a time.
+pub(super) fn all_seen(snapshot: &dyn Snapshot) -> Result<Vec<(Bytes, Bytes)>> {
+    let (mut all, mut range) = (Vec::new(), KeyRange::all());
+    loop {
+        let page = snapshot.scan(SEEN, range.clone(), Direction::Forward, PAGE)?;
+        let last = page.entries.last().map(|(key, _)| key.clone());
+        all.extend(page.entries);
+        match last {
+            Some(last) if page.more => range = range.after(last),
+            _ => return Ok(all),
+        }
+    }
+}

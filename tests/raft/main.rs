@@ -1,0 +1,9 @@
+//! Consensus by Raft: the conformance suite, and clusters of several peers in one process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
+mod agreement;
+mod conformance;
+mod linearizable;
+mod members;
+mod world;
