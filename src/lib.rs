@@ -33,7 +33,7 @@
 //!
 //! | contract | what it does | implementations here |
 //! |---|---|---|
-//! | [`consensus::Consensus`] | agrees on the pinset | [`consensus::Solo`], a Merkle-CRDT, Raft |
+//! | [`consensus::Consensus`] | agrees on the pinset | [`consensus::Solo`], a Merkle-CRDT, Raft, etcd |
 //! | [`state::State`], [`state::StateReader`] | keeps the pinset | [`state::StoreState`] over any storage |
 //! | [`storage::Storage`] | ordered keys, atomic durable batches | memory, fjall, redb |
 //! | [`tracker::PinTracker`] | makes the daemon hold what the pinset says | [`tracker::StatelessTracker`] |
@@ -56,8 +56,7 @@
 //!
 //! None are needed for types, contracts, [`Cluster`] and the in-memory parts. `storage-fjall`, `storage-redb`,
 //! `consensus-crdt`, `consensus-raft`, `consensus-etcd`, `connector-kubo`, `transport-libp2p`, `add`, `api-rest`, `client` and
-//! `testing` each switch on the module of
-//! their name; `tls` and `nat` add to the transport.
+//! `testing` each switch on the module of their name; `tls` and `nat` add to the transport.
 
 #![warn(missing_docs)]
 

@@ -464,11 +464,16 @@ fn pages(
             };
             match answer {
                 Ok(answer) => break answer,
-                Err(failure) if failure.reason == Reason::TooLong && place.limit > 1 => place.limit /= 4,
+                // Fewer large entries at a time, also where a line is too slow for many.
+                Err(failure)
+                    if matches!(failure.reason, Reason::TooLong | Reason::Down) && place.limit > 1 =>
+                {
+                    place.limit = (place.limit / 4).max(1);
+                }
                 Err(failure) => return Err(failure.error),
             }
-            place.limit = place.limit.max(1);
         };
+        place.limit = (place.limit * 2).min(PAGE_ITEMS_MAX);
         if answer.more {
             let mut next = answer.kvs.last().map(|last| last.key.0.to_vec()).ok_or_else(|| {
                 refused(Error::new(ErrorKind::Remote, "etcd says that there is more, but gives nothing"))

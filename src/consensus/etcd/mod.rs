@@ -72,6 +72,8 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT_OPERATIONS: usize = 2048;
 /// How often it is tried to remove a peer while others come and go.
 const REMOVE_ATTEMPTS: usize = 5;
+/// Between two of these attempts.
+const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Consensus through an etcd that runs already.
 ///
@@ -86,6 +88,10 @@ const REMOVE_ATTEMPTS: usize = 5;
 ///   makes the copy of this peer anew where others have: the pinset is theirs, too.
 ///
 /// Values below the prefix that cannot be read are passed over, with a line in the log.
+///
+/// Every peer writes a sign of life three times in the time of a lease. Etcd keeps what was before until it is told to
+/// forget it (`--auto-compaction-retention`); a peer that was away for longer than etcd remembers copies the pinset anew.
+/// Tested with etcd 3.6.
 ///
 /// Dropping it without [`Consensus::shutdown`] finishes what was accepted and then stops its tasks.
 #[derive(Debug)]
@@ -166,13 +172,17 @@ impl Etcd {
     }
 
     async fn call(&self, what: What) -> Result<Answer> {
+        self.check_member()?;
+        self.send(what).await
+    }
+
+    async fn send(&self, what: What) -> Result<Answer> {
         let operations = match &what {
             What::Write(writes) => writes.len(),
             What::Other { .. } => 0,
         };
         let times = u32::try_from(1 + operations / TIMEOUT_OPERATIONS).unwrap_or(u32::MAX);
         let deadline = Instant::now() + self.shared.request_timeout.saturating_mul(times);
-        self.check_member()?;
         match timeout_at(deadline + LATE_MAX, self.desk.call(Work { what, deadline })).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::new(
@@ -246,7 +256,20 @@ impl Etcd {
         if peer != own {
             ops.push(Op::put(keys.removed(peer), Vec::new()));
         }
-        Ok(self.call(What::Other { compare, ops }).await?.is_met)
+        Ok(self.send(What::Other { compare, ops }).await?.is_met)
+    }
+
+    async fn remove(&self, peer: &PeerId) -> Result<()> {
+        for _ in 0..REMOVE_ATTEMPTS {
+            if self.try_remove(peer).await? {
+                return Ok(());
+            }
+            // Who was to stay behind is gone: the watch says so soon.
+            debug!(component = COMPONENT, %peer, "others come and go; trying again to remove it");
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+        let text = "members come and go while one is to be removed; try again";
+        Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))
     }
 
     /// Asks for a new copy.
@@ -329,19 +352,16 @@ impl Consensus for Etcd {
     /// membership: it is back when it is started again.
     async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
         self.check_member()?;
-        for _ in 0..REMOVE_ATTEMPTS {
-            if self.try_remove(peer).await? {
-                if *peer == self.shared.peer {
-                    self.shared.left.store(true, Ordering::Release);
-                }
-                return Ok(());
-            }
-            // Who was to stay behind is gone: the watch says so soon.
-            debug!(component = COMPONENT, %peer, "others come and go; trying again to remove it");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        let is_own = *peer == self.shared.peer;
+        if is_own {
+            // Before it is done: a sign of life after it would undo it.
+            self.shared.left.store(true, Ordering::Release);
         }
-        let text = "members come and go while one is to be removed; try again";
-        Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))
+        let removed = self.remove(peer).await;
+        if is_own && removed.is_err() {
+            self.shared.left.store(false, Ordering::Release);
+        }
+        removed
     }
 
     async fn leader(&self) -> Result<Option<PeerId>> {
