@@ -299,7 +299,10 @@ mod tests {
     /// What etcd would do.
     fn run(op: &Op, key: &[u8], value: Option<Bytes>) -> Option<Bytes> {
         match op {
-            Op::Put(put) => Some(put.value.0.clone()),
+            Op::Put(put) => {
+                assert_eq!(put.key.0, key);
+                Some(put.value.0.clone())
+            }
             Op::Delete(_) => None,
             Op::Range(_) => value,
             Op::Txn(txn) => {
