@@ -129,6 +129,11 @@ impl Life {
         }
     }
 
+    /// Whether it is ready.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(*self.readiness.borrow(), Readiness::Ready)
+    }
+
     /// Returns when the peer is ready.
     pub(super) async fn ready(&self) -> Result<()> {
         let mut readiness = self.readiness.subscribe();

@@ -390,7 +390,9 @@ async fn watch_peers(inner: Arc<Inner>) {
     }
     let mut was_member = false;
     loop {
-        // First at once: a peer that is removed soon after its start was a member, too.
+        // First at once: a peer that is removed soon after its start was a member, too. So was one that is ready, even if
+        // it came and went since it was looked last.
+        was_member |= inner.life.is_ready();
         let members = inner.consensus.peers().await;
         match &members {
             Ok(members) if members.contains(&inner.peer) => was_member = true,
