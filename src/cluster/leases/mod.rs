@@ -10,6 +10,7 @@
 
 mod cover;
 mod manage;
+mod notes;
 mod records;
 mod roots;
 #[cfg(all(test, feature = "testing"))]
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::cover::{Step, Together};
+use self::notes::Notes;
 use self::roots::{Found, Roots};
 use super::Inner;
 use crate::error::{Error, ErrorKind, Result};
@@ -112,6 +114,7 @@ impl Stream {
 #[derive(Debug)]
 pub(super) struct Leases {
     storage: Arc<dyn Storage>,
+    notes: Notes,
     streams: Mutex<BTreeMap<StreamKey, Stream>>,
 }
 
@@ -123,7 +126,7 @@ impl Leases {
             let leases = streams.values().map(|stream| stream.leases.len()).sum::<usize>();
             info!(streams = streams.len(), leases, "found leases on blocks of earlier adds");
         }
-        Ok(Self { storage, streams: Mutex::new(streams) })
+        Ok(Self { storage, notes: Notes::default(), streams: Mutex::new(streams) })
     }
 
     fn streams(&self) -> MutexGuard<'_, BTreeMap<StreamKey, Stream>> {
@@ -350,8 +353,7 @@ impl Inner {
         if let Some(stream) = self.leases.streams().get_mut(&key) {
             stream.leases.push(held.clone());
         }
-        let write = move |storage: &dyn Storage| records::put_lease(storage, key, &held);
-        storage::run(Arc::clone(&self.leases.storage), write).await?;
+        self.leases.notes.put(&self.leases.storage, key, held).await?;
         self.ipfs.hold(lease).await?;
         Ok(segment)
     }

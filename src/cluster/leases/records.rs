@@ -28,14 +28,16 @@ fn key(stream: StreamKey, number: u32) -> Bytes {
     Bytes::from([&stream.0[..], &number.to_be_bytes()].concat())
 }
 
-/// Notes a lease before it is made.
-pub(super) fn put_lease(storage: &dyn Storage, stream: StreamKey, lease: &Held) -> Result<()> {
-    let mut value = vec![FORMAT];
-    value.extend(lease.blocks.to_be_bytes());
-    value.extend(lease.bytes.to_be_bytes());
-    value.extend(lease.cid.to_bytes());
+/// Notes leases before they are made.
+pub(super) fn put_leases(storage: &dyn Storage, leases: &[(StreamKey, Held)]) -> Result<()> {
     let mut batch = Batch::new();
-    batch.put(LEASES, key(stream, lease.number), value);
+    for (stream, lease) in leases {
+        let mut value = vec![FORMAT];
+        value.extend(lease.blocks.to_be_bytes());
+        value.extend(lease.bytes.to_be_bytes());
+        value.extend(lease.cid.to_bytes());
+        batch.put(LEASES, key(*stream, lease.number), value);
+    }
     storage.write(batch, Durability::Synced)
 }
 
@@ -174,9 +176,9 @@ mod tests {
             [1, 2].map(|number| StreamKey::new(Timestamp::from_unix_seconds(1_700_000_000), number));
         let roots = [Block::raw("a").cid, Cid::new_v0(*Block::raw("b").cid.hash()).unwrap()];
         let ended = Timestamp::from_unix_seconds(1_700_000_100);
-        put_lease(&storage, streams[0], &held(0, "first")).unwrap();
-        put_lease(&storage, streams[0], &held(2, "third")).unwrap();
-        put_lease(&storage, streams[1], &held(0, "other")).unwrap();
+        let leases =
+            [(streams[0], held(0, "first")), (streams[0], held(2, "third")), (streams[1], held(0, "other"))];
+        put_leases(&storage, &leases).unwrap();
         for missing in [vec![], vec![1, 7 << 100]] {
             put_end(&storage, streams[0], ended, &Found { roots: roots.to_vec(), missing: missing.clone() })
                 .unwrap();
@@ -213,7 +215,7 @@ mod tests {
         }
         batch.put(LEASES, &b"short"[..], &b"x"[..]);
         storage.write(batch, Durability::Synced).unwrap();
-        put_lease(&storage, stream, &held(5, "good")).unwrap();
+        put_leases(&storage, &[(stream, held(5, "good"))]).unwrap();
         let loaded = load(&storage).unwrap();
         assert_eq!(loaded[&stream].leases, [held(5, "good")]);
         assert!(matches!(loaded[&stream].state, State::Failed));
