@@ -43,7 +43,7 @@ const SEGMENT_BYTES_MIN: usize = 1024 * 1024;
 /// Bytes that the segments being gathered have together, as long as no more streams run than this has of the smallest.
 const GATHERED_BYTES: usize = 64 * 1024 * 1024;
 /// Blocks under one lease.
-const SEGMENT_BLOCKS_MAX: usize = 4_096;
+const SEGMENT_BLOCKS_MAX: usize = 1_536;
 /// Leases of a stream that are being made at a time. Each waits for this peer's disk and then for the daemon's, and together
 /// they wait once.
 const HOLDS_AHEAD: usize = 6;
