@@ -330,6 +330,7 @@ impl Inner {
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
         let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        log.check_reaches(self.applied.borrow().id)?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
