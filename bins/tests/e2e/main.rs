@@ -4,15 +4,18 @@
 //! skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod cluster;
 mod crash;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod kubo;
+mod load;
 mod many;
 mod pinning;
 #[path = "../support/ports.rs"]
 mod ports;
 mod programs;
+mod raft;
 mod service;
 #[path = "../support/wait.rs"]
 mod wait;

@@ -183,6 +183,11 @@ impl Peer {
         peer
     }
 
+    /// Has it join through another one from its next start on.
+    pub(crate) fn bootstrap(&mut self, through: &Self) {
+        self.arguments = vec!["--bootstrap".to_owned(), through.multiaddr()];
+    }
+
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
         let mut arguments = vec!["daemon"];

@@ -20,6 +20,7 @@ mod membership;
 mod message;
 mod network;
 mod node;
+mod notices;
 mod offline;
 mod propose;
 mod records;
@@ -121,6 +122,7 @@ impl Raft {
         }
         tasks.spawn(propose::serve(inner.clone(), waiting));
         tasks.spawn(elections::drive(inner.clone(), seed));
+        tasks.spawn(notices::tell(inner.clone()));
         let stop = desk.stop_token();
         let ended = inbox.on_end();
         let writer = Writer::new(inner.clone(), inbox, stop.clone());
