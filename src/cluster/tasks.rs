@@ -123,11 +123,14 @@ async fn rest() {
 }
 
 async fn ready(inner: Arc<Inner>) {
-    for component in [inner.consensus.ready().await, inner.ipfs.ready().await] {
-        if let Err(error) = component {
-            inner.life.stop(StopReason::NotReady(error));
-            return;
-        }
+    let are_ready = async {
+        // Nobody waits for the daemon of a peer that will never agree with others.
+        inner.consensus.ready().await?;
+        inner.ipfs.ready().await
+    };
+    if let Err(error) = are_ready.await {
+        inner.life.stop(StopReason::NotReady(error));
+        return;
     }
     info!(peer = %inner.peer, "** IPFS Cluster is READY **");
     inner.life.readiness.send_replace(Readiness::Ready);

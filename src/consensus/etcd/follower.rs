@@ -3,6 +3,7 @@
 //! A watch says what changed since the revision that the copy is at; both go to disk in one batch. Where etcd's history
 //! does not reach back so far, or etcd is another one, the copy is replaced by what etcd has, page by page.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::COMPONENT;
 use super::batch;
 use super::gateway::{Failure, Lines, Reason, refused};
 use super::keys::{Key, Keys, decode_pin};
+use super::meet;
 use super::pending::Pending;
 use super::shared::{Applied, ROSTER_PEERS_MAX, Roster, Shared};
 use super::wire::{Int, KeyValue, Op, OpAnswer, RangeAsked, Txn, WatchAnswer, WatchAsked, WatchCreate};
@@ -27,7 +29,7 @@ use crate::consensus::group::{Retry, until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{PAGE_ITEMS_MAX, State};
 use crate::storage::{self, Batch, Space, Storage};
-use crate::types::{Pin, PinOperation};
+use crate::types::{Multiaddr, PeerId, Pin, PinOperation};
 
 /// Where the place of the copy is written down.
 const META: Space = Space::new("etcd");
@@ -256,9 +258,9 @@ impl Follower {
         if answer.created {
             return Ok(());
         }
-        let skipped = pending.take(&self.shared.keys, answer, |key, is_there, revision| {
+        let skipped = pending.take(&self.shared.keys, answer, |key, value, revision| {
             self.shared.roster.send_if_modified(|roster| {
-                roster.as_mut().is_some_and(|roster| change(roster, key, is_there, revision))
+                roster.as_mut().is_some_and(|roster| change(roster, key, value, revision))
             });
         });
         if let Some((count, error)) = skipped {
@@ -369,6 +371,7 @@ impl Follower {
         // Interrupted from here on, it is done again.
         self.mark = Mark { cluster, revision: 0 };
         self.try_apply(Vec::new(), self.mark).await?;
+        let before = self.state.counts();
         let pages = pages(Arc::clone(&shared), revision, self.stop.clone());
         let replaced = self.state.replace(pages, Arc::new(|_| {})).await;
         let pins = match replaced {
@@ -378,7 +381,9 @@ impl Follower {
             Err(error) if error.component_name() == Some(COMPONENT) => return Err(End::Again(error)),
             Err(error) => return Err(End::Again(self.failed(error))),
         };
-        self.events.tell(StateEvent::Resync);
+        if self.state.counts() != before {
+            self.events.tell(StateEvent::Resync);
+        }
         let mark = Mark { cluster, revision };
         self.try_apply(Vec::new(), mark).await?;
         self.mark = mark;
@@ -396,12 +401,15 @@ fn next_now(lines: &mut Lines) -> Option<Result<WatchAnswer, Failure>> {
 /// Who is there, and which etcd says so.
 async fn read_roster(shared: &Shared) -> Result<(Roster, i64), Failure> {
     let keys = &shared.keys;
-    let ranges = [keys.peers(), keys.members(), keys.removals()];
-    let success = ranges.into_iter().map(|range| Op::names(range, ROSTER_PEERS_MAX)).collect();
+    let success = vec![
+        Op::entries(keys.peers(), ROSTER_PEERS_MAX),
+        Op::names(keys.members(), ROSTER_PEERS_MAX),
+        Op::names(keys.removals(), ROSTER_PEERS_MAX),
+    ];
     let answer = shared.gateway.txn(&Txn { success, ..Txn::default() }, shared.deadline()).await?;
     let mut roster = Roster { revision: answer.header.revision.0, ..Roster::default() };
     for found in answer.responses.iter().flat_map(OpAnswer::kvs) {
-        enter(&mut roster, &keys.parse(&found.key.0), true);
+        enter(&mut roster, &keys.parse(&found.key.0), Some(&found.value.0));
     }
     Ok((roster, answer.header.cluster_id.0))
 }
@@ -414,22 +422,31 @@ async fn read_batch(shared: &Shared) -> Result<(Option<Bytes>, i64), Failure> {
 }
 
 /// Follows a change, if it came after the roster was read.
-fn change(roster: &mut Roster, key: &Key, is_there: bool, revision: i64) -> bool {
-    revision > roster.revision && enter(roster, key, is_there)
+fn change(roster: &mut Roster, key: &Key, value: Option<&[u8]>, revision: i64) -> bool {
+    revision > roster.revision && enter(roster, key, value)
 }
 
-fn enter(roster: &mut Roster, key: &Key, is_there: bool) -> bool {
+fn enter(roster: &mut Roster, key: &Key, value: Option<&[u8]>) -> bool {
     let (list, peer) = match key {
-        Key::Peer(peer) => (&mut roster.peers, peer),
+        Key::Peer(peer) => return enter_living(&mut roster.peers, peer, value),
         Key::Member(peer) => (&mut roster.members, peer),
         Key::Removed(peer) => (&mut roster.removed, peer),
         Key::Pin(_) | Key::Batch | Key::Internal | Key::Unknown => return false,
     };
-    match is_there {
-        true if list.len() >= ROSTER_PEERS_MAX => false,
-        true => list.insert(*peer),
-        false => list.remove(peer),
+    match value {
+        Some(_) if list.len() >= ROSTER_PEERS_MAX => false,
+        Some(_) => list.insert(*peer),
+        None => list.remove(peer),
     }
+}
+
+fn enter_living(living: &mut BTreeMap<PeerId, Vec<Multiaddr>>, peer: &PeerId, value: Option<&[u8]>) -> bool {
+    let Some(value) = value else { return living.remove(peer).is_some() };
+    if living.len() >= ROSTER_PEERS_MAX && !living.contains_key(peer) {
+        return false;
+    }
+    let addresses = meet::decode(value);
+    living.insert(*peer, addresses.clone()) != Some(addresses)
 }
 
 /// The pins that etcd had at a revision.
@@ -543,13 +560,17 @@ mod tests {
     fn a_roster_follows_what_came_after_it_was_read() {
         let peer = crate::types::PeerId::random();
         let mut roster = Roster { revision: 10, ..Roster::default() };
-        assert!(!change(&mut roster, &Key::Peer(peer), true, 10));
-        assert!(change(&mut roster, &Key::Peer(peer), true, 11) && roster.peers.contains(&peer));
-        assert!(change(&mut roster, &Key::Removed(peer), true, 12) && roster.removed.contains(&peer));
-        assert!(change(&mut roster, &Key::Peer(peer), false, 13) && roster.peers.is_empty());
-        assert!(!change(&mut roster, &Key::Batch, true, 14));
+        assert!(!change(&mut roster, &Key::Peer(peer), Some(b""), 10));
+        assert!(change(&mut roster, &Key::Peer(peer), Some(b""), 11) && roster.peers.contains_key(&peer));
+        // A sign of life that says nothing new is no change.
+        assert!(!change(&mut roster, &Key::Peer(peer), Some(b""), 12));
+        let address = br#"["/ip4/127.0.0.1/tcp/1"]"#;
+        assert!(change(&mut roster, &Key::Peer(peer), Some(address), 12) && roster.peers[&peer].len() == 1);
+        assert!(change(&mut roster, &Key::Removed(peer), Some(b""), 12) && roster.removed.contains(&peer));
+        assert!(change(&mut roster, &Key::Peer(peer), None, 13) && roster.peers.is_empty());
+        assert!(!change(&mut roster, &Key::Batch, Some(b""), 14));
         for _ in 0..2 * ROSTER_PEERS_MAX {
-            change(&mut roster, &Key::Member(crate::types::PeerId::random()), true, 15);
+            change(&mut roster, &Key::Member(crate::types::PeerId::random()), Some(b""), 15);
         }
         assert_eq!(roster.members.len(), ROSTER_PEERS_MAX);
     }

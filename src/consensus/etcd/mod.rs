@@ -16,7 +16,7 @@
 //!   many transactions one.
 //! - `follower` applies what the watch says (`pending` decides how much at a time), or copies everything where etcd's
 //!   history does not reach back.
-//! - `session` keeps this peer a member: peers are those whose lease lives.
+//! - `session` keeps this peer a member: peers are those whose lease lives. `meet` connects to them.
 //!
 //! When etcd has no quorum, operations fail with `Unavailable` at their deadline, the copy goes on being read, and it all
 //! goes on by itself when etcd does.
@@ -27,6 +27,7 @@ mod follower;
 mod gateway;
 mod keys;
 mod lane;
+mod meet;
 mod pending;
 mod plan;
 mod session;
@@ -50,11 +51,12 @@ use super::group::{self, Desk, Retry};
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{State, StateReader};
+use crate::storage::Storage;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
 use follower::{Follower, Mark, Reload};
 use gateway::Gateway;
-use keys::Keys;
+use keys::{Keys, fingerprint};
 use plan::Write;
 use shared::{Applied, Roster, Shared, Standing, removed};
 use wire::{Compare, Op};
@@ -83,6 +85,9 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// - **Members** are those whose lease in etcd lives, and this peer. A peer that is started joins; one that stops or does
 ///   not answer for [`EtcdConfig::lease_ttl`] is gone until it is back. [`Consensus::remove_peer`] keeps a peer out until
 ///   [`Consensus::add_peer`] lets it in again; a peer that removes itself only leaves.
+/// - **The way to each other**: a sign of life says where a peer can be reached, and those that live connect to each other
+///   ([`EtcdConfig::find_peers`]). They need the same secret; etcd has a hash of it, so that two clusters that were given the
+///   same prefix by mistake do not become one ([`EtcdConfig::secret`]).
 /// - **Trust**: every peer that has joined and was not removed. Whoever may write to etcd decides.
 /// - **[`Consensus::clean`]** empties the pinset in etcd where no other peer has ever joined (and was not removed), and
 ///   makes the copy of this peer anew where others have: the pinset is theirs, too.
@@ -125,6 +130,9 @@ impl Etcd {
         let mark = mark.unwrap_or_default();
         let shared = Arc::new(Shared {
             peer: cx.peer,
+            transport: config.find_peers.then(|| Arc::clone(&cx.transport)),
+            cluster: fingerprint(&config.secret),
+            waits_to_be_added: config.join,
             gateway,
             keys,
             limits: config.limits(),
@@ -142,7 +150,7 @@ impl Etcd {
         let (sender, events) = events::channel(config.max_buffered_events);
         let (reloads, reloads_asked) = mpsc::channel(1);
         let ended = inbox.on_end();
-        let (stop_session, stop_follower) = (CancellationToken::new(), CancellationToken::new());
+        let [stop_session, stop_follower, stop_meeting] = [(); 3].map(|()| CancellationToken::new());
         let follower = Follower {
             shared: shared.clone(),
             state: cx.state.clone(),
@@ -158,6 +166,7 @@ impl Etcd {
             let writing = async {
                 let result = writer::run(&of_tasks, inbox).await;
                 stop_session.cancel();
+                stop_meeting.cancel();
                 result
             };
             let living = async {
@@ -165,10 +174,25 @@ impl Etcd {
                 // The last: the writer's calls wait for what it shows.
                 stop_follower.cancel();
             };
-            let (result, (), ()) = tokio::join!(writing, living, follower.run());
+            let meeting = async {
+                if let Some(transport) = &of_tasks.transport {
+                    meet::run(&of_tasks, &**transport, &stop_meeting).await;
+                }
+            };
+            let (result, (), (), ()) = tokio::join!(writing, living, follower.run(), meeting);
             ended(result);
         });
         Ok(Self { shared, state: cx.state, desk, events, reloads })
+    }
+
+    /// Up to which revision of etcd a store that nobody uses has a copy of the pinset below the prefix; none where it has
+    /// none, or one that is not complete.
+    ///
+    /// # Errors
+    /// Of the storage; `Corrupt`, `Unsupported` for what a later version wrote.
+    pub async fn copied(config: &EtcdConfig, storage: Arc<dyn Storage>) -> Result<Option<i64>> {
+        let mark = Mark::load(storage, &Keys::below(&config.prefix)).await?;
+        Ok(mark.map(|mark| mark.revision).filter(|revision| *revision > 0))
     }
 
     async fn call(&self, what: What) -> Result<Answer> {
@@ -207,6 +231,9 @@ impl Etcd {
             let text = "this peer has left the cluster; start it again to come back";
             return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
         }
+        if let Standing::Refused(error) = &*self.shared.standing.borrow() {
+            return Err(error.clone());
+        }
         let roster = self.shared.roster.borrow();
         match roster.as_ref().is_some_and(|roster| roster.removed.contains(&self.shared.peer)) {
             true => Err(removed(&self.shared.peer)),
@@ -243,7 +270,7 @@ impl Etcd {
     async fn try_remove(&self, peer: &PeerId) -> Result<bool> {
         let (own, keys) = (&self.shared.peer, &self.shared.keys);
         let behind = if peer == own {
-            self.roster().await?.peers.into_iter().find(|other| other != own)
+            self.roster().await?.peers.into_keys().find(|other| other != own)
         } else {
             Some(*own)
         };
@@ -333,9 +360,9 @@ impl Consensus for Etcd {
             roster.peers.remove(&own);
         } else {
             // A lease that ran out while etcd was away ends no membership.
-            roster.peers.insert(own);
+            roster.peers.entry(own).or_default();
         }
-        Ok(roster.peers.into_iter().collect())
+        Ok(roster.peers.into_keys().collect())
     }
 
     /// Lets a peer that was removed in again, and trusts it from now on. It is a member while it runs.
@@ -384,7 +411,7 @@ impl Consensus for Etcd {
     async fn clean(&self) -> Result<()> {
         self.check_member()?;
         let roster = self.roster().await?;
-        let is_alone = roster.members.iter().chain(&roster.peers).all(|peer| *peer == self.shared.peer);
+        let is_alone = roster.members.iter().chain(roster.peers.keys()).all(|peer| *peer == self.shared.peer);
         if !is_alone {
             return self.reload().await;
         }

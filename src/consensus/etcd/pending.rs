@@ -39,13 +39,13 @@ impl Pending {
         self.operations.len()
     }
 
-    /// Takes what a watch said, and tells of every change that is none of the pinset. Returns how many things could not
+    /// Takes what a watch said, and tells of every change that is none of the pinset: the value, or that it is gone. Returns how many things could not
     /// be read, and the first error.
     pub(super) fn take(
         &mut self,
         keys: &Keys,
         answer: WatchAnswer,
-        mut other: impl FnMut(&Key, bool, i64),
+        mut other: impl FnMut(&Key, Option<&[u8]>, i64),
     ) -> Option<(usize, Error)> {
         let mut skipped: Option<(usize, Error)> = None;
         let mut last = None;
@@ -65,7 +65,7 @@ impl Pending {
                 Key::Unknown if !is_there => Ok(None),
                 Key::Unknown => Err(unreadable(&event.kv.key.0)),
                 key @ (Key::Member(_) | Key::Peer(_) | Key::Removed(_)) => {
-                    other(&key, is_there, revision);
+                    other(&key, is_there.then_some(&event.kv.value.0[..]), revision);
                     Ok(None)
                 }
             };
@@ -216,10 +216,13 @@ mod tests {
         let mut pending = Pending::after(3);
         let peer = PeerId::random();
         let mut told = Vec::new();
-        let events = vec![event(EventKind::Put, keys.peer(&peer), Vec::new(), 4)];
-        pending
-            .take(&keys, answer(events, false), |key, is_there, at| told.push((key.clone(), is_there, at)));
-        assert_eq!(told, [(Key::Peer(peer), true, 4)]);
+        let gone = event(EventKind::Delete, keys.peer(&peer), Vec::new(), 4);
+        let events = vec![event(EventKind::Put, keys.peer(&peer), b"x".to_vec(), 4), gone];
+        pending.take(&keys, answer(events, false), |key, value, at| {
+            told.push((key.clone(), value.map(<[u8]>::to_vec), at))
+        });
+        let key = Key::Peer(peer);
+        assert_eq!(told, [(key.clone(), Some(b"x".to_vec()), 4), (key, None, 4)]);
         assert_eq!(applied(&mut pending), Some((0, 4)));
         let header = Header { revision: Int(9), ..Header::default() };
         take(&mut pending, &keys, WatchAnswer { header, ..WatchAnswer::default() });
