@@ -78,10 +78,6 @@ struct Kubo {
 }
 
 impl Kubo {
-    fn start() -> Option<Self> {
-        Self::start_with(false)
-    }
-
     /// Whether it keeps references to files.
     fn start_with(filestore: bool) -> Option<Self> {
         let Some(program) = std::env::var_os("IPFS_CLUSTER_TEST_KUBO").map(PathBuf::from) else {
@@ -164,11 +160,10 @@ async fn within<T>(what: impl Future<Output = Result<T>>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it did not happen").unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_killed_in_the_middle_is_replaced_and_every_replica_is_complete() {
-    let pieces = std::env::var(PIECES_VARIABLE).map_or(PIECES, |pieces| pieces.parse().unwrap());
-    let Some(daemons) = (0..3).map(|_| Kubo::start()).collect::<Option<Vec<Kubo>>>() else { return };
-    let mut daemons = daemons;
+/// Peers with a daemon each, which know all metrics; with `filestore` the first keeps references.
+async fn peers(count: usize, filestore: bool) -> Option<(TestCluster, Vec<Kubo>)> {
+    let daemons =
+        (0..count).map(|index| Kubo::start_with(filestore && index == 0)).collect::<Option<Vec<_>>>()?;
     let mut connectors = Vec::new();
     for daemon in &daemons {
         connectors.push(daemon.connector().await);
@@ -179,7 +174,7 @@ async fn a_daemon_that_is_killed_in_the_middle_is_replaced_and_every_replica_is_
         }
     }
     let cluster = TestCluster::with_config(TestClusterConfig {
-        peers: 3,
+        peers: count,
         assemble: Arc::new(move |index, builder| {
             builder.ipfs(connectors[index].clone()).consensus_with(|cx| Crdt::open(CrdtConfig::default(), cx))
         }),
@@ -187,9 +182,15 @@ async fn a_daemon_that_is_killed_in_the_middle_is_replaced_and_every_replica_is_
     })
     .await
     .unwrap();
-    let all_known = async |peers: &TestCluster| peers.peer(0).metrics("freespace").len() == 3;
+    let all_known = async |peers: &TestCluster| peers.peer(0).metrics("freespace").len() == count;
     within(cluster.wait_until("all metrics are known", all_known)).await;
+    Some((cluster, daemons))
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_in_the_middle_is_replaced_and_every_replica_is_complete() {
+    let pieces = std::env::var(PIECES_VARIABLE).map_or(PIECES, |pieces| pieces.parse().unwrap());
+    let Some((cluster, mut daemons)) = peers(3, false).await else { return };
     let wanted: [PeerId; 2] = [cluster.id(1), cluster.id(2)];
     let pin = PinOptions {
         replication_factor_min: 2,

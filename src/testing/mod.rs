@@ -88,7 +88,7 @@ pub use faulty_storage::{FaultyStorage, StorageCall};
 
 use std::future::Future;
 
-use crate::types::PeerId;
+use crate::types::{Block, Cid, PeerId, car_header, car_section_head};
 
 /// A peer id for each number, in the order of the numbers, the same in every run. It looks like any other, but nobody
 /// has its key.
@@ -102,6 +102,18 @@ pub fn peer(number: u64) -> PeerId {
     bytes[..6].copy_from_slice(&[0x00, 36, 0x08, 0x01, 0x12, 32]);
     bytes[38 - size_of::<u64>()..].copy_from_slice(&number.to_be_bytes());
     PeerId::from_bytes(&bytes).expect("a multihash that fits")
+}
+
+/// A CAR of blocks with one root, and where its header and each section end.
+pub fn car(root: Cid, blocks: &[Block]) -> (Vec<u8>, Vec<usize>) {
+    let mut bytes = car_header(&[root]);
+    let mut ends = vec![bytes.len()];
+    for block in blocks {
+        bytes.extend(car_section_head(&block.cid, block.data.len()));
+        bytes.extend_from_slice(&block.data);
+        ends.push(bytes.len());
+    }
+    (bytes, ends)
 }
 
 /// Runs one case of a suite on a runtime of its own, as the conformance macros do.

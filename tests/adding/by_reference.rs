@@ -10,33 +10,6 @@ use ipfs_cluster::types::{AddFormat, AddLayout, AddOptions, Cid};
 
 use super::*;
 
-/// Peers with a daemon each, of which the first keeps references.
-pub(super) async fn peers(count: usize, filestore: bool) -> Option<(TestCluster, Vec<Kubo>)> {
-    let daemons =
-        (0..count).map(|index| Kubo::start_with(filestore && index == 0)).collect::<Option<Vec<_>>>()?;
-    let mut connectors = Vec::new();
-    for daemon in &daemons {
-        connectors.push(daemon.connector().await);
-    }
-    for (index, daemon) in daemons.iter().enumerate() {
-        for other in &daemons[..index] {
-            daemon.ipfs(&["swarm", "connect", &other.swarm_address()]);
-        }
-    }
-    let cluster = TestCluster::with_config(TestClusterConfig {
-        peers: count,
-        assemble: Arc::new(move |index, builder| {
-            builder.ipfs(connectors[index].clone()).consensus_with(|cx| Crdt::open(CrdtConfig::default(), cx))
-        }),
-        ..TestClusterConfig::default()
-    })
-    .await
-    .unwrap();
-    let all_known = async |peers: &TestCluster| peers.peer(0).metrics("freespace").len() == count;
-    within(cluster.wait_until("all metrics are known", all_known)).await;
-    Some((cluster, daemons))
-}
-
 fn by_reference(copies: i32) -> AddOptions {
     let pin = PinOptions {
         replication_factor_min: copies,

@@ -2,7 +2,7 @@
 
 use ipfs_cluster::adder::content::InMemory;
 
-use super::by_reference::peers;
+use super::peers;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,8 @@
 //! A real etcd of one member, or more.
 
-use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use base64::Engine as _;
@@ -14,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use crate::go_program::find_or_build;
 use crate::peer::{FACT_POLL, FACT_TIMEOUT};
 use crate::ports::free_port;
 
@@ -24,35 +24,7 @@ const PACKAGE: &str = "go.etcd.io/etcd/server/v3";
 /// The program, built if need be; none where there is no Go, which is said aloud and is a failure in CI.
 fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM.get_or_init(find_or_build).as_deref()
-}
-
-fn find_or_build() -> Option<PathBuf> {
-    if let Some(built) = env::var_os(PATH_VARIABLE) {
-        return Some(PathBuf::from(built));
-    }
-    let go_answers = Command::new("go").arg("version").output().is_ok_and(|output| output.status.success());
-    if !go_answers {
-        assert!(env::var_os("CI").is_none(), "no Go on PATH, and in CI nothing is skipped");
-        // Past the test harness, which swallows what a passing test prints.
-        let text = format!("skipped: no Go on PATH to build tools/etcd with, and no {PATH_VARIABLE}\n");
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-        return None;
-    }
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/etcd");
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("etcd");
-    let partial = built.with_extension(process::id().to_string());
-    let status = Command::new("go")
-        .current_dir(module)
-        .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o"])
-        .args([&partial, Path::new(PACKAGE)])
-        .env("CGO_ENABLED", "0")
-        .env("GOWORK", "off")
-        .status()
-        .unwrap();
-    assert!(status.success(), "tools/etcd cannot be built");
-    fs::rename(&partial, &built).unwrap();
-    Some(built)
+    PROGRAM.get_or_init(|| find_or_build(PATH_VARIABLE, "tools/etcd", PACKAGE, "etcd")).as_deref()
 }
 
 /// A member; it ends when this is dropped.

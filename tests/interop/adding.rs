@@ -12,8 +12,7 @@ use ipfs_cluster::adder::{AddEvent, Content, Entry};
 use ipfs_cluster::cluster::Scope;
 use ipfs_cluster::ipfs_connector::sample_file_with_chunks;
 use ipfs_cluster::types::{
-    AddFormat, AddOptions, Block, Cid, PinOptions, PinType, Resume, ResumeKey, TrackerStatus, car_header,
-    car_section_head,
+    AddFormat, AddOptions, Block, Cid, PinOptions, PinType, Resume, ResumeKey, TrackerStatus,
 };
 use serde_json::{Value, json};
 
@@ -161,15 +160,8 @@ async fn an_upload_that_breaks_off_goes_on_onto_a_go_peer() {
     let (go, ours) = members(program, "we go on", true).await;
     let (root, mut all) = sample_file_with_chunks(content(5, 3_000_000), 250_000);
     all.rotate_right(1);
-    let mut car = car_header(&[root]);
-    let mut middle = 0;
-    for (number, block) in all.iter().enumerate() {
-        car.extend(car_section_head(&block.cid, block.data.len()));
-        car.extend_from_slice(&block.data);
-        if number == 6 {
-            middle = car.len();
-        }
-    }
+    let (car, ends) = ipfs_cluster::testing::car(root, &all);
+    let middle = ends[7];
     let car = Bytes::from(car);
     let key: ResumeKey = "onto-go".parse().unwrap();
     let add = async |from: usize, to: usize| {

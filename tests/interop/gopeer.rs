@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-use std::{env, fs, process};
+use std::{env, fs};
 
 use ipfs_cluster::types::{Cid, Metric, Multiaddr, PeerId, Pin, PinOptions};
 use serde::Deserialize;
@@ -20,8 +20,11 @@ use tokio::process::{Child, ChildStdin};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::go_program::find_or_build;
+
 /// Names a program that was built already.
 const PATH_VARIABLE: &str = "IPFS_CLUSTER_TEST_GOPEER";
+const MODULE: &str = "tests/interop/gopeer";
 /// Nothing that a test waits for takes so long on a machine that works.
 pub(crate) const FACT_TIMEOUT: Duration = Duration::from_secs(120);
 const FACT_POLL: Duration = Duration::from_millis(50);
@@ -45,37 +48,7 @@ pub(crate) const CLUSTER_NAME: &str = "interop";
 /// The program, built if need be; none where there is no Go, which is said aloud and is a failure in CI.
 pub(crate) fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM.get_or_init(find_or_build).as_deref()
-}
-
-fn find_or_build() -> Option<PathBuf> {
-    if let Some(built) = env::var_os(PATH_VARIABLE) {
-        return Some(PathBuf::from(built));
-    }
-    let go_answers = Command::new("go").arg("version").output().is_ok_and(|output| output.status.success());
-    if !go_answers {
-        assert!(env::var_os("CI").is_none(), "no Go on PATH, and in CI nothing is skipped");
-        // Past the test harness, which swallows what a passing test prints.
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            b"skipped: no Go on PATH to build tests/interop/gopeer with\n",
-        );
-        return None;
-    }
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/gopeer");
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gopeer");
-    let partial = built.with_extension(process::id().to_string());
-    let status = Command::new("go")
-        .current_dir(module)
-        .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o"])
-        .args([&partial, Path::new(".")])
-        .env("CGO_ENABLED", "0")
-        .env("GOWORK", "off")
-        .status()
-        .unwrap();
-    assert!(status.success(), "tests/interop/gopeer cannot be built");
-    fs::rename(&partial, &built).unwrap();
-    Some(built)
+    PROGRAM.get_or_init(|| find_or_build(PATH_VARIABLE, MODULE, ".", "gopeer")).as_deref()
 }
 
 /// Waits until there is an answer; `what` names it if it never comes.

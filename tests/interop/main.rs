@@ -12,6 +12,8 @@ mod adding;
 mod blocks;
 mod cluster;
 mod crdt;
+#[path = "../support/go_program.rs"]
+mod go_program;
 mod gopeer;
 mod hosts;
 mod metrics;

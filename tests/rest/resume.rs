@@ -3,7 +3,7 @@
 use ipfs_cluster::api::rest::{RestApi, RestConfig};
 use ipfs_cluster::ipfs_connector::{IpfsConnector as _, sample_file_with_chunks};
 use ipfs_cluster::testing::TestCluster;
-use ipfs_cluster::types::{Block, Cid, PinMode, car_header, car_section_head};
+use ipfs_cluster::types::{Block, Cid, PinMode};
 use serde_json::Value;
 
 use super::add::{part, request};
@@ -26,13 +26,7 @@ fn car(chunks: u32) -> Car {
         .collect::<Vec<_>>();
     let (root, mut blocks) = sample_file_with_chunks(bytes, CHUNK_BYTES);
     blocks.rotate_right(1);
-    let mut bytes = car_header(&[root]);
-    let mut ends = vec![bytes.len()];
-    for block in &blocks {
-        bytes.extend(car_section_head(&block.cid, block.data.len()));
-        bytes.extend_from_slice(&block.data);
-        ends.push(bytes.len());
-    }
+    let (bytes, ends) = ipfs_cluster::testing::car(root, &blocks);
     Car { root, blocks, bytes, ends }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::roots::key;
+use super::cids::{Key, key};
 use super::{State, Stream, StreamKey};
 use crate::types::Cid;
 
@@ -16,8 +16,8 @@ pub(super) struct Together(BTreeMap<StreamKey, Member>);
 
 #[derive(Debug)]
 struct Member {
-    roots: Vec<(u128, Cid)>,
-    missing: BTreeSet<u128>,
+    roots: Vec<(Key, Cid)>,
+    missing: BTreeSet<Key>,
 }
 
 /// What is known now.
@@ -49,7 +49,7 @@ impl Together {
                 continue;
             }
             let roots: Vec<_> = roots.iter().map(|root| (key(root), *root)).collect();
-            let missing: BTreeSet<u128> = missing.iter().copied().collect();
+            let missing: BTreeSet<Key> = missing.iter().copied().collect();
             let covers = |other: &&StreamKey| {
                 member(other).is_some_and(|(_, missing)| {
                     roots.iter().any(|(root, _)| missing.binary_search(root).is_ok())
@@ -121,7 +121,7 @@ mod tests {
     fn streams(all: &[(&str, &str)]) -> BTreeMap<StreamKey, Stream> {
         let stream = |(roots, missing): &(&str, &str)| {
             let mut stream = Stream::new(Timestamp::UNIX_EPOCH, State::Waiting { roots: cids(roots).into() });
-            let mut keys: Vec<u128> = cids(missing).iter().map(key).collect();
+            let mut keys: Vec<Key> = cids(missing).iter().map(key).collect();
             keys.sort_unstable();
             stream.missing = keys.into();
             stream

@@ -8,6 +8,7 @@
 //! [`LEASE_TTL`] at the latest. An upload that breaks off and goes on later is several streams that end well, which are
 //! released together (`cover`), and none of them while its rest may be on its way.
 
+mod cids;
 mod cover;
 mod manage;
 mod notes;
@@ -84,7 +85,7 @@ struct Stream {
     numbers: u32,
     state: State,
     /// What its blocks link to and it does not have, sorted; empty where that is too much.
-    missing: Arc<[u128]>,
+    missing: Arc<[cids::Key]>,
     /// When the last block came, where it is waited for roots.
     ended: Timestamp,
     /// The daemon was told.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tracing::warn;
 
+use super::cids::Key;
 use super::roots::Found;
 use super::{Held, LEASES_MAX, State, Stream, StreamKey};
 use crate::error::Result;
@@ -134,7 +135,7 @@ fn read_found(mut value: &[u8]) -> Option<Found> {
     while let Some((length, rest)) = value.split_first() {
         if *length == 0 {
             let (keys, rest) = rest.as_chunks::<16>();
-            let missing: Vec<u128> = keys.iter().map(|key| u128::from_be_bytes(*key)).collect();
+            let missing: Vec<Key> = keys.iter().map(|key| Key::from_be_bytes(*key)).collect();
             return (rest.is_empty() && missing.is_sorted()).then_some(Found { roots, missing });
         }
         let (cid, rest) = rest.split_at_checked(usize::from(*length))?;

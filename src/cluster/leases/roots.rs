@@ -1,7 +1,8 @@
 //! Which of the blocks of a stream are its roots: those that no other block of it links to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use super::cids::{Cids, Key, key};
 use crate::ipfs_connector::dag;
 use crate::types::{Block, Cid};
 
@@ -19,9 +20,9 @@ const MISSING_MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(super) struct Roots {
     /// Came, and nothing links to them so far.
-    unlinked: HashMap<u128, Cid>,
+    unlinked: Cids,
     /// Are linked to and did not come so far.
-    expected: HashSet<u128>,
+    expected: HashSet<Key>,
     last: Option<Cid>,
     /// There was too much to remember.
     gave_up: bool,
@@ -33,14 +34,13 @@ impl Roots {
         if self.gave_up {
             return;
         }
-        let key = key(&block.cid);
-        if !self.expected.remove(&key) {
-            self.unlinked.insert(key, block.cid);
+        if !self.expected.remove(&key(&block.cid)) {
+            self.unlinked.insert(&block.cid);
         }
         // What cannot be read has no links that are known, and is a root unless something links to it.
         for link in dag::links(&block.cid, &block.data).unwrap_or_default() {
-            let key = self::key(&link.cid);
-            if self.unlinked.remove(&key).is_none() {
+            let key = key(&link.cid);
+            if !self.unlinked.remove(key) {
                 self.expected.insert(key);
             }
         }
@@ -54,12 +54,10 @@ impl Roots {
         if self.unlinked.is_empty() {
             return Found { roots: self.last.into_iter().collect(), missing: Vec::new() };
         }
-        let mut roots: Vec<_> = self.unlinked.iter().collect();
-        roots.sort_unstable_by_key(|(key, _)| **key);
         let is_few = self.expected.len() <= MISSING_MAX;
         let mut missing: Vec<_> = if is_few { self.expected.iter().copied().collect() } else { Vec::new() };
         missing.sort_unstable();
-        Found { roots: roots.into_iter().take(ROOTS_MAX).map(|(_, cid)| *cid).collect(), missing }
+        Found { roots: self.unlinked.first(ROOTS_MAX), missing }
     }
 }
 
@@ -68,16 +66,7 @@ impl Roots {
 pub(super) struct Found {
     pub(super) roots: Vec<Cid>,
     /// What is linked to and did not come, sorted. Empty where that is too much to be remembered.
-    pub(super) missing: Vec<u128>,
-}
-
-/// The beginning of the digest: enough to tell blocks apart, whatever the version and codec of their CID.
-pub(super) fn key(cid: &Cid) -> u128 {
-    let mut bytes = [0; 16];
-    let digest = cid.hash().digest();
-    let length = digest.len().min(bytes.len());
-    bytes[..length].copy_from_slice(&digest[..length]);
-    u128::from_be_bytes(bytes)
+    pub(super) missing: Vec<Key>,
 }
 
 #[cfg(test)]
@@ -116,7 +105,7 @@ mod tests {
     #[test]
     fn what_is_linked_to_and_did_not_come_is_missing() {
         let (root, blocks) = sample_file_with_chunks([[1; 1_000], [2; 1_000], [3; 1_000]].concat(), 1_000);
-        let leaves: BTreeSet<u128> = blocks[..3].iter().map(|leaf| key(&leaf.cid)).collect();
+        let leaves: BTreeSet<Key> = blocks[..3].iter().map(|leaf| key(&leaf.cid)).collect();
         let mut roots = Roots::default();
         roots.see(&blocks[3]);
         let found = roots.found();

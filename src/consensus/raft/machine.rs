@@ -242,7 +242,7 @@ type Planned = Vec<PlannedPart>;
 impl PlannedPart {
     fn outcome(self, answers: &BTreeMap<PartId, Answers>) -> PartOutcome {
         match self {
-            Self::Now(id) => PartOutcome::Applied(answers.get(&id).cloned().unwrap_or_default()),
+            Self::Now(id) => answers.get(&id).cloned().map_or(PartOutcome::Unreadable, PartOutcome::Applied),
             Self::Before(encoded) => match super::wire::read(encoded, command::decode_answers) {
                 Ok(answers) => PartOutcome::Applied(answers),
                 Err(_) => PartOutcome::Unreadable,

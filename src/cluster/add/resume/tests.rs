@@ -18,7 +18,7 @@ use crate::ipfs_connector::IpfsConnector as _;
 use crate::testing::TestCluster;
 use crate::testing::faulty_ipfs::IpfsCall;
 use crate::testing::random::Random;
-use crate::types::{Added, Block, Cid, PinMode, car_header, car_section_head};
+use crate::types::{Added, Block, Cid, PinMode};
 
 const PIECE_BYTES: usize = 60_000;
 
@@ -72,13 +72,7 @@ fn car(chunks: usize, root_first: bool) -> Car {
     if root_first {
         blocks.rotate_right(1);
     }
-    let mut bytes = car_header(&[root]);
-    let mut ends = vec![bytes.len()];
-    for block in &blocks {
-        bytes.extend(car_section_head(&block.cid, block.data.len()));
-        bytes.extend_from_slice(&block.data);
-        ends.push(bytes.len());
-    }
+    let (bytes, ends) = crate::testing::car(root, &blocks);
     Car { root, blocks, bytes: bytes.into(), ends }
 }
 
