@@ -16,12 +16,31 @@ pub enum Planted {
     LastArrivalWins,
     /// A peer that pins elsewhere what a dead one held does not look whether a user changed the pin meanwhile.
     RevisionIsBlind,
+    /// A raft peer answers for a vote that is not on its disk yet.
+    VoteNotSynced,
+    /// A raft peer answers for entries of the log that are not on its disk yet.
+    EntriesNotSynced,
+    /// What a raft peer asked for again, because it got no answer, is applied again.
+    RetryAppliedTwice,
+    /// A raft peer that leads answers reads without asking whether it still does.
+    StaleLeaderAnswers,
+    /// A raft peer that takes over a pinset does not take over which requests are in it.
+    SnapshotForgetsRequests,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::LateRemovalUntracks, Self::LogNotReplayed, Self::LastArrivalWins, Self::RevisionIsBlind];
+    pub const ALL: [Self; 9] = [
+        Self::LateRemovalUntracks,
+        Self::LogNotReplayed,
+        Self::LastArrivalWins,
+        Self::RevisionIsBlind,
+        Self::VoteNotSynced,
+        Self::EntriesNotSynced,
+        Self::RetryAppliedTwice,
+        Self::StaleLeaderAnswers,
+        Self::SnapshotForgetsRequests,
+    ];
 
     /// Its name, for a command line.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +49,11 @@ impl Planted {
             Self::LogNotReplayed => "log-not-replayed",
             Self::LastArrivalWins => "last-arrival-wins",
             Self::RevisionIsBlind => "revision-is-blind",
+            Self::VoteNotSynced => "vote-not-synced",
+            Self::EntriesNotSynced => "entries-not-synced",
+            Self::RetryAppliedTwice => "retry-applied-twice",
+            Self::StaleLeaderAnswers => "stale-leader-answers",
+            Self::SnapshotForgetsRequests => "snapshot-forgets-requests",
         }
     }
 }
