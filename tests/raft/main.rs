@@ -4,6 +4,7 @@
 
 mod agreement;
 mod conformance;
+mod durability;
 mod linearizable;
 mod members;
 mod shutdown;
