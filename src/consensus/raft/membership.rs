@@ -40,6 +40,20 @@ impl Inner {
         self.through_leader(&Question::Add(*peer), self.add_as_leader(peer)).await
     }
 
+    /// Whether a peer agrees by this protocol at all.
+    pub(super) async fn check_speaks_raft(&self, peer: &PeerId) -> Result<()> {
+        self.links.check(peer, self.config.network_timeout).await.map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => {
+                let text = format!(
+                    "{peer} and this peer cannot be members of one raft cluster: it agrees in another way, or is a Go peer, \
+                     whose raft is another protocol"
+                );
+                Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+            }
+            _ => error,
+        })
+    }
+
     /// Ends a membership, through the leader.
     pub(super) async fn remove(&self, peer: &PeerId) -> Result<()> {
         let removed = self.through_leader(&Question::Remove(*peer), self.remove_as_leader(peer)).await;
@@ -127,6 +141,12 @@ impl Inner {
         let node = Node::of(*peer);
         if self.voters().contains(peer) {
             return Ok(());
+        }
+        // It counts for the quorum from the moment that it is added. One that is not there yet may come.
+        if let Err(error) = self.check_speaks_raft(peer).await
+            && error.kind() == ErrorKind::Conflict
+        {
+            return Err(error);
         }
         if self.membership().nodes().count() >= PEERS_MAX {
             let text = format!("a raft cluster has at most {PEERS_MAX} members");
