@@ -261,7 +261,7 @@ async fn until_written(
                     Err(_) => last = last.or_else(|| Some(no_quorum())),
                 }
                 let pause = Instant::now() + inner.config.commit_retry_delay;
-                sleep_until(pause.min(deadline)).await;
+                inner.until_another_leads(&leader, pause.min(deadline)).await;
             }
             None => {
                 if let Standing::Broken(error) = &*inner.standing.borrow() {
