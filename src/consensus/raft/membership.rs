@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::COMPONENT;
 use super::elections::change_failed;
 use super::message::{Answer, Question};
-use super::node::Inner;
+use super::node::{Inner, Standing};
 use super::propose::no_quorum;
 use super::types::Node;
 use super::wire::PEERS_MAX;
@@ -40,6 +40,24 @@ impl Inner {
         self.through_leader(&Question::Add(*peer), self.add_as_leader(peer)).await
     }
 
+    /// Whether this peer could be a member of the cluster of another one.
+    pub(super) async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.check_speaks_raft(peer).await?;
+        if self.cluster().is_none() {
+            return Ok(());
+        }
+        // A question without consequences: who is of another cluster does not answer any.
+        match self.ask(peer, &Question::WouldVote(None), self.config.network_timeout).await {
+            Ok(Answer::Failed(ErrorKind::Conflict, _)) => {
+                let text = format!(
+                    "this peer belongs to another raft cluster than {peer}: clean its state before it joins that one"
+                );
+                Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT))
+            }
+            answer => answer.map(drop),
+        }
+    }
+
     /// Whether a peer agrees by this protocol at all.
     pub(super) async fn check_speaks_raft(&self, peer: &PeerId) -> Result<()> {
         self.links.check(peer, self.config.network_timeout).await.map_err(|error| match error.kind() {
@@ -58,11 +76,18 @@ impl Inner {
     pub(super) async fn remove(&self, peer: &PeerId) -> Result<()> {
         self.make_way(peer).await;
         let removed = self.through_leader(&Question::Remove(*peer), self.remove_as_leader(peer)).await;
-        if removed.is_ok() && *peer == self.peer {
-            // What the others agreed on may not reach it any more.
-            self.set_removed();
+        if *peer != self.peer {
+            return removed;
         }
-        removed
+        let members = self.voters();
+        // It may see that it is gone, and stop, before anybody answers.
+        let is_gone = !members.is_empty() && !members.contains(peer);
+        if removed.is_err() && !is_gone && !matches!(*self.standing.borrow(), Standing::Removed) {
+            return removed;
+        }
+        // What the others agreed on may not reach it any more.
+        self.set_removed();
+        Ok(())
     }
 
     /// Everything that was acknowledged before is shown here when this returns.

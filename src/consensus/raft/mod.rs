@@ -235,7 +235,7 @@ impl Consensus for Raft {
 
     async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
-        self.inner.check_speaks_raft(peer).await
+        self.inner.check_joinable(peer).await
     }
 
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
