@@ -233,6 +233,11 @@ impl Consensus for Raft {
         Ok(members.into_iter().collect())
     }
 
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.check_joinable(peer).await
+    }
+
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
         self.desk.check_open()?;
         self.inner.add(peer).await
