@@ -37,8 +37,13 @@ impl Consensus<'_> {
         through: Option<&Peer>,
         more: &[(&str, &str)],
     ) -> Peer {
-        let own =
-            [("CLUSTER_PEERNAME", name), ("CLUSTER_SECRET", SECRET), ("CLUSTER_DISABLEREPINNING", "false")];
+        let own = [
+            ("CLUSTER_PEERNAME", name),
+            ("CLUSTER_SECRET", SECRET),
+            ("CLUSTER_DISABLEREPINNING", "false"),
+            // Thousands of requests would hide everything else.
+            ("IPFS_CLUSTER_LOG_LEVEL", "info,restapilog:error"),
+        ];
         let all = own.iter().chain(&IN_SECONDS).chain(self.environment).chain(more);
         let environment: Vec<_> = all.copied().collect();
         let mut peer = Peer::init(ipfs, &["--consensus", self.name], &environment);

@@ -20,7 +20,7 @@ const KINDS: [(Kind, u64, u64); 4] =
 const LONG_VARIABLE: &str = "IPFS_CLUSTER_TEST_LONG";
 const LONG_KILLS: u64 = 200;
 /// Kills for each power cut in the long run: these take longer.
-const LONG_KILLS_A_CUT: u64 = 4;
+pub(crate) const LONG_KILLS_A_CUT: u64 = 4;
 /// Answers before a daemon ends, so that a round is about something on a slow machine as well.
 const ANSWERED_MIN: u64 = 50;
 /// The CIDs that a peer lists.

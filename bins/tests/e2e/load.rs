@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ipfs_cluster::testing::random::Random;
-use ipfs_cluster::types::Block;
+use ipfs_cluster::types::Cid;
 
 use crate::wait::{PATIENCE, wait_until};
 
@@ -31,8 +31,12 @@ enum Known {
     Either,
 }
 
-fn cid(client: u64, n: u64) -> String {
-    Block::raw(format!("load {client} {n}").into_bytes()).cid.to_string()
+/// Content that is its own hash, so that every daemon has it.
+pub(crate) fn cid(client: u64, n: u64) -> String {
+    let content = format!("load {client} {n}");
+    // Version 1, raw, the identity of so many bytes.
+    let head = [0x01, 0x55, 0x00, u8::try_from(content.len()).unwrap()];
+    Cid::try_from([&head[..], content.as_bytes()].concat()).unwrap().to_string()
 }
 
 /// What was answered. Shared by all clients.

@@ -16,6 +16,7 @@ mod pinning;
 mod ports;
 mod programs;
 mod raft;
+mod raft_kills;
 mod service;
 #[path = "../support/wait.rs"]
 mod wait;

@@ -43,12 +43,13 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) kubo: Kubo,
     number: usize,
+    // Before its folder, which has its log.
+    daemon: Daemon,
     folder: TempDir,
     go: PathBuf,
     api: String,
     bootstrap: Option<String>,
     environment: Vec<(&'static str, String)>,
-    daemon: Daemon,
 }
 
 impl Peer {

@@ -19,6 +19,7 @@ use super::node::Inner;
 use super::propose::no_quorum;
 use super::types::Node;
 use super::wire::PEERS_MAX;
+use super::writer::no_leader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
 
@@ -113,8 +114,7 @@ impl Inner {
                     Ok(other) => other.unexpected(&leader),
                     Err(error) => error,
                 },
-                None => Error::new(ErrorKind::Unavailable, "there is no leader to change the members")
-                    .component(COMPONENT),
+                None => no_leader(self).context("the members were not changed"),
             };
             if Instant::now() >= deadline {
                 return Err(error);

@@ -276,6 +276,8 @@ async fn until_written(
         if Instant::now() >= deadline {
             let error = match inner.check() {
                 Err(error) => error,
+                // What went wrong while there was one is of no use to anybody now.
+                Ok(()) if inner.leader().is_none() => no_leader(inner),
                 Ok(()) => last.unwrap_or_else(|| no_leader(inner)),
             };
             return Err(unknown(&error));
@@ -283,14 +285,14 @@ async fn until_written(
     }
 }
 
-fn no_leader(inner: &Inner) -> Error {
+pub(super) fn no_leader(inner: &Inner) -> Error {
     let voters = inner.voters();
     let text = if voters.is_empty() {
         "this peer belongs to no raft cluster yet: have a member add it".to_owned()
     } else {
         format!(
             "there is no leader: more than half of the {} members have to run and reach each other; if they never will \
-             again, follow the recovery from a permanent loss of the quorum",
+             again, see \"ipfs-cluster-service state raft recover --help\"",
             voters.len()
         )
     };
