@@ -188,6 +188,15 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`, `ShutDown`.
     async fn peers(&self) -> Result<Vec<PeerId>>;
 
+    /// Whether this peer could be a member together with another one. Asked before that one is asked to add this peer:
+    /// whoever is added and cannot take part may cost the others their quorum.
+    ///
+    /// # Errors
+    /// `Conflict` when it could not, and why; `Unavailable`, `Timeout` when that is not known now; `ShutDown`.
+    async fn check_joinable(&self, _peer: &PeerId) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes a peer a member; one that is already is Ok.
     ///
     /// # Errors
@@ -264,6 +273,9 @@ impl<T: Consensus + ?Sized> Consensus for Arc<T> {
     }
     async fn peers(&self) -> Result<Vec<PeerId>> {
         (**self).peers().await
+    }
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        (**self).check_joinable(peer).await
     }
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
         (**self).add_peer(peer).await

@@ -227,17 +227,3 @@ fn the_same_seed_gives_the_same_history() {
     };
     assert_eq!(history(5), history(5));
 }
-
-#[tokio::test(start_paused = true)]
-async fn an_orderly_stop_of_the_leader_is_hardly_noticed() {
-    let mut world = World::start(6, 3).await;
-    world.raft(1).log_pin(pin(1)).await.unwrap();
-    let leader = world.leader().await;
-    let disk = world.stop(leader).await;
-    let other = *world.members.keys().next().unwrap();
-    let before = Instant::now();
-    world.raft(other).log_pin(pin(2)).await.unwrap();
-    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
-    world.open(leader, disk, world.config.clone()).await;
-    assert_eq!(world.agreed().await.len(), 2);
-}

@@ -6,4 +6,5 @@ mod agreement;
 mod conformance;
 mod linearizable;
 mod members;
+mod shutdown;
 mod world;

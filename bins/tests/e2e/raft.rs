@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{RAFT, Shared, allocations, living};
+use crate::cluster::{CRDT, RAFT, SECRET, Shared, allocations, living};
 use crate::crash::pinset as cids;
 use crate::kubo::Kubo;
 use crate::load::{Account, assert_nothing_lost, cid};
@@ -389,4 +389,57 @@ fn the_pinset_is_saved_and_brought_back() {
     assert!(!current.exists() && peers[1].path().join("fjall.old.1").exists());
     std::fs::rename(kept, current).unwrap();
     assert_eq!(exported(&peers[1]), now);
+}
+
+#[test]
+fn who_cannot_be_a_member_is_refused_and_told_why() {
+    const DEADLINE: (&str, &str) = ("CLUSTER_RAFT_WAITFORLEADERTIMEOUT", "2s");
+    const REFUSED: &str = "cannot be members of one raft cluster";
+    let daemon = Shared::start();
+    let members = daemon.members::<2>(RAFT, &[]);
+
+    // One that agrees in another way, and one that would be a member together with it.
+    let mut stranger = daemon.member(CRDT, "stranger", Some(&members[0]), &[]);
+    stranger.resume();
+    wait_until("a peer with another consensus is told", || stranger.log().contains(REFUSED));
+    let mut lost = daemon.member(RAFT, "lost", Some(&stranger), &[DEADLINE]);
+    lost.resume();
+    wait_until("a peer that asks one with another consensus is told", || lost.log().contains(REFUSED));
+    assert!(!lost.log().contains("joined a cluster"));
+    let said = lost.ctl(&["pin", "add", "--no-status", &cid(0, 0)]);
+    assert!(
+        said.code == 2 && said.out.contains("belongs to no raft cluster yet: start it with --bootstrap"),
+        "{said:?}"
+    );
+    lost.stop();
+    // One with another secret.
+    let other = SECRET.replace('6', "7");
+    let mut outside = daemon.member(RAFT, "outside", Some(&members[0]), &[("CLUSTER_SECRET", &other)]);
+    outside.resume();
+    wait_until("a peer with another secret is told", || {
+        outside.log().lines().any(|line| line.contains("bootstrap to ") && line.contains("secret"))
+    });
+
+    // Nobody was disturbed.
+    for peer in &members {
+        assert_eq!(peer.json(&["peers", "ls"]).len(), 2);
+        peer.ctl(&["pin", "add", "--no-status", &cid(0, 1)]).ok();
+    }
+
+    // Who was told to join itself has nobody to wait for.
+    let own = lost.multiaddr();
+    lost.arguments = vec!["--bootstrap".to_owned(), own];
+    lost.resume();
+    wait_until_all_list_all([&lost]);
+    wait_until("it is a cluster of its own", || {
+        lost.ctl(&["pin", "add", "--no-status", &cid(0, 0)]).code == 0
+    });
+    // And is not another one's because of that.
+    lost.stop();
+    lost.bootstrap(&members[0]);
+    lost.resume();
+    wait_until("who belongs to another cluster is told", || {
+        lost.log().contains("belongs to another raft cluster")
+    });
+    assert_eq!(members[0].json(&["peers", "ls"]).len(), 2);
 }

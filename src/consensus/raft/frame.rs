@@ -136,6 +136,15 @@ impl Links {
         self.transport.open(peer, &protocol()).await
     }
 
+    /// Looks whether there is somebody who could be asked.
+    ///
+    /// # Errors
+    /// `Unsupported` when the peer knows nothing of this protocol; `Unavailable`, `Timeout`.
+    pub(super) async fn check(&self, peer: &PeerId, patience: Duration) -> Result<()> {
+        let opened = timeout(patience, self.open(peer)).await.unwrap_or_else(|_| Err(silent(peer, patience)));
+        opened.map(|stream| self.put(peer, stream))
+    }
+
     /// Asks, and gives the answer. Whoever drops this asked all the same. What is asked may arrive twice.
     ///
     /// # Errors
@@ -161,11 +170,12 @@ impl Links {
             self.put(peer, stream);
             Ok(answer)
         };
-        timeout(patience, asked).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}"))
-                .component(COMPONENT))
-        })
+        timeout(patience, asked).await.unwrap_or_else(|_| Err(silent(peer, patience)))
     }
+}
+
+fn silent(peer: &PeerId, patience: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}")).component(COMPONENT)
 }
 
 async fn exchange(stream: &mut PeerStream, kind: u8, body: &[u8]) -> Result<(u8, Bytes)> {

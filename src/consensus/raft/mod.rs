@@ -3,7 +3,7 @@
 //! Raft itself is [openraft](https://docs.rs/openraft)'s; none of it shows outside of this folder. What is here is all
 //! around it: the log (`log`) and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
 //! transport (`frame`, `message`, `network`, `server`), the whole pinset for peers that are far behind (`snapshot`),
-//! elections that do not disturb a leader (`elections`), changes of members (`membership`), and writing: calls become
+//! elections that do not disturb a leader (`elections`), a leader that makes way (`handover`), changes of members (`membership`), and writing: calls become
 //! parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`).
 //!
 //! The reference's Raft speaks another protocol, so none of its peers can be a member.
@@ -14,6 +14,7 @@ mod config;
 pub(crate) mod decoders;
 mod elections;
 mod frame;
+mod handover;
 mod log;
 mod machine;
 mod membership;
@@ -129,6 +130,7 @@ impl Raft {
         let all = inner.clone();
         tokio::spawn(async move {
             let result = writer.run().await;
+            all.hand_over().await;
             silent.cancel();
             tasks.stop();
             tasks.ended().await;
@@ -229,6 +231,11 @@ impl Consensus for Raft {
             members.remove(&self.inner.peer);
         }
         Ok(members.into_iter().collect())
+    }
+
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.check_joinable(peer).await
     }
 
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::frame::Links;
+use super::handover::MakingWay;
 use super::log::{Failure, LogStore};
 use super::machine::{Applied, Machine, Surroundings};
 use super::message::{Answer, Question};
@@ -77,6 +78,7 @@ pub(super) struct Inner {
     failure: Failure,
     cluster: Mutex<Option<ClusterId>>,
     heard: Mutex<Heard>,
+    pub(super) making_way: MakingWay,
     transfer: AtomicU64,
     /// What a new cluster's id is made of.
     salt: Bytes,
@@ -140,6 +142,7 @@ impl Inner {
             failure: Failure::default(),
             cluster: Mutex::new(None),
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
+            making_way: MakingWay::default(),
             transfer: AtomicU64::new(session.wrapping_mul(1000)),
             salt,
             turn: tokio::sync::Mutex::new(true),

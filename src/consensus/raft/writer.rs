@@ -261,7 +261,7 @@ async fn until_written(
                     Err(_) => last = last.or_else(|| Some(no_quorum())),
                 }
                 let pause = Instant::now() + inner.config.commit_retry_delay;
-                sleep_until(pause.min(deadline)).await;
+                inner.until_another_leads(&leader, pause.min(deadline)).await;
             }
             None => {
                 if let Standing::Broken(error) = &*inner.standing.borrow() {
@@ -288,7 +288,8 @@ async fn until_written(
 pub(super) fn no_leader(inner: &Inner) -> Error {
     let voters = inner.voters();
     let text = if voters.is_empty() {
-        "this peer belongs to no raft cluster yet: have a member add it".to_owned()
+        "this peer belongs to no raft cluster yet: start it with --bootstrap and the address of a member"
+            .to_owned()
     } else {
         format!(
             "there is no leader: more than half of the {} members have to run and reach each other; if they never will \
