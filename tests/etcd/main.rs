@@ -16,6 +16,8 @@ mod proxy;
 mod server;
 mod values;
 
+#[path = "../support/etcd.rs"]
+mod etcd_server;
 #[path = "../support/go_program.rs"]
 mod go_program;
 #[path = "../../bins/tests/support/ports.rs"]

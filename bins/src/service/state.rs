@@ -22,7 +22,7 @@ use tracing::info;
 
 use super::config::{ConsensusSection, PeerConfig};
 use super::etcd;
-use super::storage::{self, Replacement};
+use super::storage::{self, Replacement, Staging};
 
 /// Pins between two lines that tell how far an import is.
 const PROGRESS_PINS: u64 = 1_000_000;
@@ -89,12 +89,12 @@ pub async fn import(
     match &config.consensus {
         ConsensusSection::Etcd(section) => {
             // All of it is read before anything is changed.
-            let (replacement, storage) = Replacement::begin(config)?;
+            let (staging, storage) = Staging::begin(config)?;
             let pins = lines::parse_lines(from, changes);
             let imported =
                 import_to_etcd(config, section, Arc::clone(&storage), pins, Arc::new(progress)).await;
             storage.close()?;
-            replacement.abandon()?;
+            staging.remove()?;
             imported
         }
         ConsensusSection::Solo(_) => {

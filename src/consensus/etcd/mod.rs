@@ -144,6 +144,7 @@ impl Etcd {
             standing: watch::Sender::new(Standing::Starting),
             stalled: Notify::new(),
             lapsed: Notify::new(),
+            is_leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
         let (desk, mut inbox) = group::desk(COMPONENT, QUEUED_CALLS_MAX);
@@ -382,11 +383,12 @@ impl Consensus for Etcd {
         let is_own = *peer == self.shared.peer;
         if is_own {
             // Before it is done: a sign of life after it would undo it.
-            self.shared.left.store(true, Ordering::Release);
+            self.shared.is_leaving.store(true, Ordering::Release);
         }
         let removed = self.remove(peer).await;
-        if is_own && removed.is_err() {
-            self.shared.left.store(false, Ordering::Release);
+        if is_own {
+            self.shared.left.store(removed.is_ok(), Ordering::Release);
+            self.shared.is_leaving.store(removed.is_ok(), Ordering::Release);
         }
         removed
     }

@@ -90,7 +90,7 @@ fn is_waiting(shared: &Shared, error: &Error) -> bool {
 }
 
 async fn beat(shared: &Shared, lane: &mut Lane) -> Result<()> {
-    if shared.has_left() {
+    if shared.is_leaving() {
         return Ok(());
     }
     let lease = keep_alive(shared).await.map_err(Failure::into_error)?;

@@ -45,7 +45,9 @@ pub(super) struct Shared {
     pub(super) stalled: Notify,
     /// The lease is gone.
     pub(super) lapsed: Notify,
-    /// This peer ended its membership itself.
+    /// This peer is about to end its membership itself: it gives no sign of life.
+    pub(super) is_leaving: AtomicBool,
+    /// And has ended it.
     pub(super) left: AtomicBool,
 }
 
@@ -85,6 +87,10 @@ pub(super) enum Standing {
 impl Shared {
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.request_timeout
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
     }
 
     pub(super) fn has_left(&self) -> bool {
