@@ -4,6 +4,8 @@
 
 mod agreement;
 mod conformance;
+mod damage;
+mod disks;
 mod linearizable;
 mod members;
 mod shutdown;
