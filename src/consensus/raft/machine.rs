@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::command::{self, Operation, Part};
 use super::log::Failure;
-use super::records::{self, APPLIED, MEMBERS, META, SEEN, Seen};
+use super::records::{self, APPLIED, MEMBERS, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
 use super::types::{
     Answers, Entry, LogId, Membership, Node, Outcome, PartOutcome, StorageError, StoredMembership, Types,
@@ -199,9 +199,9 @@ fn pages(
 
 fn put_applied(batch: &mut Batch, now: &Applied) {
     if let Some(id) = &now.id {
-        batch.put(META, APPLIED, written(|writer| writer.log_id(id)));
+        records::put(batch, APPLIED, &written(|writer| writer.log_id(id)));
     }
-    batch.put(META, MEMBERS, written(|writer| writer.stored_membership(&now.members)));
+    records::put(batch, MEMBERS, &written(|writer| writer.stored_membership(&now.members)));
 }
 
 fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {

@@ -169,7 +169,7 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
         let session = now.max(last + 1);
         let mut batch = Batch::new();
         batch.put(META, FORMAT_KEY, vec![FORMAT]);
-        batch.put(META, SESSION, written(|writer| writer.long(session)));
+        records::put(&mut batch, SESSION, &written(|writer| writer.long(session)));
         storage.write(batch, Durability::Synced)?;
         Ok(session)
     })

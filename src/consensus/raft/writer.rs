@@ -237,6 +237,7 @@ async fn until_applied(
         Ok(Ok(_)) => Ok(outcome),
         _ => {
             let text = "it is written for good, but this peer is too far behind to show it";
+            inner.check().map_err(|error| error.context(text))?;
             Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))
         }
     }
