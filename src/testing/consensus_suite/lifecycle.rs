@@ -53,8 +53,17 @@ pub async fn a_dropped_call_harms_nobody(fixture: impl Fixture) {
     }
     consensus.log_pin(pin(100)).await.unwrap();
     let state = consensus.state();
-    let all = listed(&*state).await;
-    assert_eq!(state.counts().pins, all.len() as u64);
+    // What was dropped may happen after what was not.
+    let settled = async {
+        loop {
+            let all = listed(&*state).await;
+            if state.counts().pins == all.len() as u64 {
+                return all;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let all = timeout(FACT_TIMEOUT, settled).await.expect("counts are those of the list in time");
     assert!(all.contains(&pin(100)));
 }
 
