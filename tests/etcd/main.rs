@@ -8,6 +8,7 @@
 mod batches;
 mod cluster;
 mod conformance;
+mod disasters;
 mod ensemble;
 mod faults;
 mod members;

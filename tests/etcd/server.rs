@@ -25,6 +25,11 @@ impl Server {
         }
     }
 
+    /// Asks it something once; the text of what it says instead of an answer.
+    pub(crate) async fn try_ask(&self, path: &str, question: Value) -> Result<Value, String> {
+        post(&format!("{}{path}", self.url()), &question).await.map_err(|error| error.to_string())
+    }
+
     pub(crate) async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.ask("/v3/kv/put", json!({"key": base64(key), "value": base64(value)})).await;
     }

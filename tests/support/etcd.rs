@@ -103,7 +103,7 @@ impl Server {
         let child = Command::new(program().unwrap())
             .args(["--name", &self.name])
             .arg("--data-dir")
-            .arg(self.folder.path().join("data"))
+            .arg(self.data())
             .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &self.cluster])
@@ -115,6 +115,18 @@ impl Server {
             .spawn()
             .unwrap();
         *self.child.lock().unwrap() = Some(child);
+    }
+
+    /// Sends its process a signal: `STOP` has it stand still until `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let child = self.child.lock().unwrap();
+        let id = child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+    }
+
+    /// Where its data is.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     /// As by `kill -9`.

@@ -79,6 +79,10 @@ impl Keys {
         format!("{}lanes/{lease:x}/{number}", self.prefix).into_bytes()
     }
 
+    pub(super) fn is_lane(&self, key: &[u8]) -> bool {
+        key.strip_prefix(self.prefix.as_bytes()).is_some_and(|rest| rest.starts_with(b"lanes/"))
+    }
+
     pub(super) fn batch(&self) -> Vec<u8> {
         format!("{}batch", self.prefix).into_bytes()
     }
@@ -206,6 +210,7 @@ mod tests {
             assert!(folder.contains(&key));
             assert_eq!(keys.parse(&key), expected);
         }
+        assert!(keys.is_lane(&keys.lane(1, 1)) && !keys.is_lane(&keys.batch()));
         assert!(!keys.parts("x").contains(&keys.part("y", 0)));
     }
 

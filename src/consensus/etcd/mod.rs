@@ -27,6 +27,7 @@ mod follower;
 mod gateway;
 mod keys;
 mod lane;
+mod mark;
 mod meet;
 mod pending;
 mod plan;
@@ -54,9 +55,10 @@ use crate::state::{State, StateReader};
 use crate::storage::Storage;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
-use follower::{Follower, Mark, Reload};
+use follower::{Follower, Reload};
 use gateway::Gateway;
 use keys::{Keys, fingerprint};
+use mark::Mark;
 use plan::Write;
 use shared::{Applied, Roster, Shared, Standing, removed};
 use wire::{Compare, Op};
@@ -80,7 +82,9 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Consensus through an etcd that runs already.
 ///
 /// - **Pinset**: [`Consensus::log_many`] is all or nothing for every peer, also where it is more than one transaction of
-///   etcd holds: it then takes as long as a hundred operations at a time take, and nobody else writes meanwhile.
+///   etcd holds: it then takes as long as a hundred operations at a time take, and nobody else writes meanwhile. One of more
+///   than about 90 MiB (half of [`EtcdConfig::max_request_bytes`] times [`EtcdConfig::max_txn_operations`]) is refused, with
+///   `InvalidInput` and nothing written: to be logged in smaller ones.
 ///   [`PinOperation::Revise`] compares with what etcd has, in the transaction itself.
 /// - **Members** are those whose lease in etcd lives, and this peer. A peer that is started joins; one that stops or does
 ///   not answer for [`EtcdConfig::lease_ttl`] is gone until it is back. [`Consensus::remove_peer`] keeps a peer out until
@@ -95,7 +99,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Values below the prefix that cannot be read are passed over, with a line in the log.
 ///
 /// Every peer writes a sign of life three times in the time of a lease. Etcd keeps what was before until it is told to
-/// forget it (`--auto-compaction-retention`); a peer that was away for longer than etcd remembers copies the pinset anew.
+/// forget it (`--auto-compaction-retention`); a peer that was away for longer than etcd remembers copies the pinset anew,
+/// and so does every peer when etcd was brought back to what it was before, from a backup.
 /// Tested with etcd 3.6.
 ///
 /// Dropping it without [`Consensus::shutdown`] finishes what was accepted and then stops its tasks.

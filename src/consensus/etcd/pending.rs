@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::follower::{read_pin, unreadable};
 use super::keys::{Key, Keys};
-use super::wire::{EventKind, WatchAnswer};
+use super::mark::Witness;
+use super::wire::{EventKind, KeyValue, WatchAnswer};
 use crate::consensus::OPERATIONS_MAX;
 use crate::consensus::group;
 use crate::error::Error;
@@ -27,20 +28,37 @@ pub(super) struct Pending {
     applied: i64,
     /// A batch is being written.
     is_batch: bool,
+    /// The last write of a lane.
+    lane: Option<Witness>,
+    /// The last one that was complete.
+    witness: Option<Witness>,
 }
 
 impl Pending {
     /// After everything up to this revision was applied.
     pub(super) fn after(revision: i64) -> Self {
-        Self { operations: Vec::new(), bytes: 0, complete: revision, applied: revision, is_batch: false }
+        Self {
+            operations: Vec::new(),
+            bytes: 0,
+            complete: revision,
+            applied: revision,
+            is_batch: false,
+            lane: None,
+            witness: None,
+        }
+    }
+
+    /// With what was seen before.
+    pub(super) fn seen(self, witness: Option<Witness>) -> Self {
+        Self { witness, ..self }
     }
 
     pub(super) fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Takes what a watch said, and tells of every change that is none of the pinset: the value, or that it is gone. Returns how many things could not
-    /// be read, and the first error.
+    /// Takes what a watch said, and tells of every change that is none of the pinset: the value, or that it is gone.
+    /// Returns how many things could not be read, and the first error.
     pub(super) fn take(
         &mut self,
         keys: &Keys,
@@ -53,6 +71,9 @@ impl Pending {
             let revision = event.kv.mod_revision.0;
             last = Some(revision);
             let is_there = event.kind == EventKind::Put;
+            if keys.is_lane(&event.kv.key.0) {
+                self.see_lane(is_there, &event.kv);
+            }
             let read = match keys.parse(&event.kv.key.0) {
                 Key::Pin(cid) if !is_there => Ok(Some(PinOperation::Unpin(cid))),
                 Key::Pin(_) => read_pin(keys, &event.kv).map(|pin| Some(PinOperation::Pin(Arc::new(pin)))),
@@ -88,7 +109,28 @@ impl Pending {
             None => self.complete,
         };
         self.complete = self.complete.max(complete);
+        if let Some(lane) = &self.lane
+            && lane.revision <= self.complete
+        {
+            self.witness = self.lane.take();
+        }
         skipped
+    }
+
+    fn see_lane(&mut self, is_there: bool, lane: &KeyValue) {
+        if is_there {
+            self.lane = Witness::of(lane);
+            return;
+        }
+        // What is gone cannot be looked at again.
+        let is_other = |witness: &Witness| witness.key != lane.key.0;
+        self.lane = self.lane.take().filter(is_other);
+        self.witness = self.witness.take().filter(is_other);
+    }
+
+    /// What to look for when this is gone on with; none where nothing was seen that serves.
+    pub(super) fn witness(&self) -> Option<Witness> {
+        self.witness.clone()
     }
 
     /// Whether nothing is there of a revision that is not complete.
@@ -124,7 +166,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::super::keys::encode_pin;
-    use super::super::wire::{Event, Header, Int, KeyValue};
+    use super::super::wire::{Event, Header, Int};
     use super::*;
     use crate::types::{Cid, PeerId, Pin, PinOptions, parse_cid};
 
@@ -208,6 +250,26 @@ mod tests {
         let events = wrong.into_iter().chain([put(&keys, 5)]).collect();
         assert_eq!(take(&mut pending, &keys, answer(events, false)), 3);
         assert_eq!(applied(&mut pending), Some((1, 5)));
+    }
+
+    #[test]
+    fn the_last_write_of_a_lane_is_kept_once_it_is_complete_and_forgotten_when_it_is_gone() {
+        let keys = Keys::below("/c");
+        let lane = |kind, number, revision| event(kind, keys.lane(7, number), b"3".to_vec(), revision);
+        let mut pending = Pending::after(3);
+        let at = |pending: &Pending| pending.witness().map(|witness| witness.revision);
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Put, 1, 4), put(&keys, 5)], true));
+        assert_eq!(at(&pending), Some(4));
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Put, 1, 5)], true));
+        assert_eq!(at(&pending), Some(4));
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Put, 2, 6)], false));
+        assert_eq!(at(&pending), Some(6));
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Delete, 1, 7)], false));
+        assert_eq!(at(&pending), Some(6));
+        let seen = pending.witness();
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Delete, 2, 8)], false));
+        assert_eq!(at(&pending), None);
+        assert_eq!(at(&Pending::after(6).seen(seen)), Some(6));
     }
 
     #[test]

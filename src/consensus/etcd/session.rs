@@ -73,8 +73,10 @@ pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
 
 /// What keeps a peer from ever starting is told to who waits for that.
 fn note(shared: &Shared, error: Error) {
-    let is_final =
-        !error.is_temporary() && error.kind() != ErrorKind::Internal && !is_waiting(shared, &error);
+    // Somebody will make room.
+    let may_pass =
+        error.is_temporary() || matches!(error.kind(), ErrorKind::Internal | ErrorKind::StorageFull);
+    let is_final = !may_pass && !is_waiting(shared, &error);
     shared.standing.send_if_modified(|standing| {
         let is_starting = !matches!(standing, Standing::Joined);
         if is_starting && is_final {
