@@ -137,6 +137,9 @@ fn run_many(agreement: Agreement, usual: u64) {
     for report in failures.iter().take(FAILURES_SHOWN) {
         println!("{report}");
     }
+    for report in failures.iter().skip(FAILURES_SHOWN) {
+        println!("seed {}: {:?}", report.plan.seed, report.violations);
+    }
     assert!(seeds.is_empty(), "{} of {ran} seeds went wrong: {seeds:?}", seeds.len());
 }
 

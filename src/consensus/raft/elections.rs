@@ -15,6 +15,7 @@ use openraft::{LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
+use super::machine;
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::types::{LogId, Membership, Metrics, Node};
@@ -53,7 +54,10 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             // There is nothing left to look after.
             return std::future::pending().await;
         }
-        let Some(metrics) = inner.metrics() else { continue };
+        let Some(metrics) = inner.metrics() else {
+            last_try = Instant::now();
+            continue;
+        };
         if let Err(fatal) = &metrics.running_state {
             let why = inner.fatal(fatal);
             inner.recover(why).await;
@@ -61,6 +65,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             continue;
         }
         if matches!(*inner.standing.borrow(), Standing::Removed) {
+            last_try = Instant::now();
             continue;
         }
         if metrics.state == ServerState::Leader {
@@ -70,7 +75,12 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         }
         joint_since = None;
         let membership = metrics.membership_config.membership().clone();
-        if !membership.voter_ids().any(|voter| voter == inner.node()) {
+        if !machine::is_voter(&inner.node(), &membership) {
+            // Just after a start openraft says nothing of it yet.
+            if is_removed(&inner.membership(), inner.node(), inner.applied.borrow().has_voted) {
+                inner.set_removed();
+            }
+            last_try = Instant::now();
             continue;
         }
         let is_alone = membership.voter_ids().count() == 1;
@@ -95,6 +105,13 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         }
         (wait, last_try) = (patience.draw(), Instant::now());
     }
+}
+
+/// Whether a peer was removed, rather than is yet to become a voter. Members that are named alone, not together with those
+/// before them, stay so: more than half of both agreed on the change.
+fn is_removed(membership: &Membership, node: Node, has_voted: bool) -> bool {
+    let [voters] = membership.get_joint_config().as_slice() else { return false };
+    has_voted && !voters.is_empty() && !voters.contains(&node)
 }
 
 /// Asks every voter, until enough of them say yes or no more will.
@@ -211,6 +228,22 @@ mod tests {
         assert!(!is_quorum(&two, &set(&[0, 1])) && is_quorum(&two, &set(&[0, 1, 3])));
         let four = Membership::new(vec![set(&[0, 1, 2, 3])], ());
         assert!(!is_quorum(&four, &set(&[0, 1])) && is_quorum(&four, &set(&[0, 1, 2])));
+    }
+
+    #[test]
+    fn only_who_voted_and_is_named_by_nobody_was_removed() {
+        let nodes: Vec<Node> = (0..3).map(|_| Node::of(PeerId::random())).collect();
+        let set = |numbers: &[usize]| numbers.iter().map(|number| nodes[*number]).collect::<BTreeSet<_>>();
+        for (configurations, has_voted, expected, why) in [
+            (vec![set(&[1, 2])], true, true, "removed"),
+            (vec![set(&[1, 2])], false, false, "yet to join"),
+            (vec![set(&[0, 1, 2])], true, false, "a member"),
+            (vec![set(&[0, 1]), set(&[1])], true, false, "not agreed on"),
+            (vec![set(&[])], true, false, "nothing is known"),
+            (vec![], true, false, "nothing is known"),
+        ] {
+            assert_eq!(is_removed(&Membership::new(configurations, ()), nodes[0], has_voted), expected, "{why}");
+        }
     }
 
     #[test]

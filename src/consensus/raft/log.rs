@@ -19,6 +19,8 @@ use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vo
 use super::wire::{Reader, Writer, corrupt, read, written};
 use crate::error::{Error, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 
 /// What is in front of a piece.
 const VERSION: u8 = 1;
@@ -167,8 +169,8 @@ impl LogStore {
         .await
     }
 
-    async fn write(&self, batch: Batch) -> Result<()> {
-        storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Synced)).await
+    async fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
+        storage::run(self.storage.clone(), move |storage| storage.write(batch, durability)).await
     }
 
     async fn put(&self, entries: Vec<Entry>) -> Result<()> {
@@ -176,7 +178,10 @@ impl LogStore {
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
         batch.put(META, LAST, written(|writer| writer.log_id(&last)));
-        self.write(batch).await?;
+        let durability = Durability::Synced;
+        #[cfg(feature = "testing")]
+        let durability = if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
+        self.write(batch, durability).await?;
         let mut ends = self.ends();
         ends.last = Some(last);
         entries.into_iter().for_each(|entry| ends.keep(entry));
@@ -460,7 +465,10 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let mut batch = Batch::new();
         batch.put(META, VOTE, written(|writer| writer.vote(vote)));
-        self.write(batch).await.map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
+        let durability = Durability::Synced;
+        #[cfg(feature = "testing")]
+        let durability = if is_planted(Planted::VoteNotSynced) { Durability::Buffered } else { durability };
+        self.write(batch, durability).await.map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {

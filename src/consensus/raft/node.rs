@@ -206,6 +206,11 @@ impl Inner {
         membership.get_joint_config().last().into_iter().flatten().filter_map(|node| node.0).collect()
     }
 
+    /// Those who vote now. Who is about to leave is one of them until more than half of all agreed.
+    pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
+        self.membership().voter_ids().filter_map(|node| node.0).collect()
+    }
+
     pub(super) fn is_member(&self, peer: &PeerId) -> bool {
         self.membership().get_node(&Node::of(*peer)).is_some()
     }
@@ -259,7 +264,7 @@ impl Inner {
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
         let (kind, body) = question.encode(self.cluster());
-        let (kind, body) = self.links.ask(peer, kind, &body, patience).await?;
+        let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
         Answer::decode(kind, body)
     }
 
@@ -320,9 +325,12 @@ impl Inner {
         *lock(&self.cluster) = cluster;
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
+            node: self.node(),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events,
+            // With room for what comes at the same time.
+            events_max: self.config.max_buffered_events / 2,
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),

@@ -24,9 +24,15 @@ pub(super) struct Members {
     removing: BTreeSet<usize>,
     /// Peers that were removed, as somebody was told, and that nobody added since.
     removed: BTreeSet<usize>,
+    /// Peers that founded the cluster or were added to it, as somebody was told.
+    joined: BTreeSet<usize>,
 }
 
 impl Members {
+    pub(super) fn founded_by(founders: impl Iterator<Item = usize>) -> Self {
+        Self { joined: founders.collect(), ..Self::default() }
+    }
+
     pub(super) fn may_be_gone(&self, peer: usize) -> bool {
         self.removing.contains(&peer)
     }
@@ -46,6 +52,7 @@ pub(super) fn wrong_answer(error: Option<&Error>, took: Duration, patience: Dura
     let error = error?;
     match error.kind() {
         ErrorKind::Unavailable
+        | ErrorKind::Remote
         | ErrorKind::ShutDown
         | ErrorKind::StorageFull
         | ErrorKind::Io
@@ -74,9 +81,24 @@ impl Run<'_> {
         self.calls.spawn(async move {
             let answer = cluster.add_peer(&id).await;
             let mut history = lock(&history);
+            // A peer that is asked to add itself only says who it is.
+            if answer.is_ok() && peer != through {
+                history.members.joined.insert(peer);
+            }
             let told = answer.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
             history.note(&format!("    adding peer {peer} through peer {through}: {told}"));
         });
+    }
+
+    /// A peer that stopped by itself is started again, as by a supervisor.
+    pub(super) async fn reap(&mut self, peer: usize) {
+        let Some(cluster) = self.peers.get(peer).cloned() else { return };
+        if cluster.stopped().now_or_never().is_some()
+            && let Some(reason) = self.peers.stop(peer).await
+        {
+            let reason = reason.to_string();
+            self.check_reason(peer, &reason);
+        }
     }
 
     fn wipe(&mut self, peer: usize) {
@@ -84,6 +106,7 @@ impl Run<'_> {
         let members = &mut lock(&self.history).members;
         members.removing.remove(&peer);
         members.removed.remove(&peer);
+        members.joined.remove(&peer);
     }
 
     /// Lets a member remove a peer.
@@ -132,7 +155,7 @@ impl Run<'_> {
         };
         for peer in (0..self.peers.len()).filter(|peer| !members.contains(peer)) {
             if let Some(cluster) = self.peers.get(peer).cloned()
-                && lock(&self.history).members.may_be_gone(peer)
+                && lock(&self.history).members.joined.contains(&peer)
                 && tokio::time::timeout(NOTICE_TIMEOUT, cluster.stopped()).await.is_err()
             {
                 self.violations.push(format!("peer {peer} did not notice that it was removed"));
