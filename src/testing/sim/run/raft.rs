@@ -8,6 +8,8 @@ use crate::testing::sim::linear::{self, Call, Happened, Verdict};
 const SLACK: Duration = Duration::from_secs(1);
 /// How long a quorum may take to work when everything works.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How often it is looked whether members still change.
+const SETTLE_ROUNDS: usize = 20;
 /// How long a peer that was removed may take to notice when everything works.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How often a peer is added when everything works.
@@ -144,9 +146,28 @@ impl Run<'_> {
         None
     }
 
+    /// The same once no change is under way that was begun and not ended.
+    async fn settled_members(&self) -> Option<BTreeSet<usize>> {
+        let is_changing = |step: &Step| matches!(step.what, What::Join { .. } | What::Remove { .. });
+        let mut members = self.members().await?;
+        if !self.plan.steps.iter().any(is_changing) {
+            return Some(members);
+        }
+        let pause = self.plan.raft.map_or(QUIET_POLL, |raft| raft.heartbeat * 5);
+        for _ in 0..SETTLE_ROUNDS {
+            tokio::time::sleep(pause).await;
+            let now = self.members().await?;
+            if now == members {
+                break;
+            }
+            members = now;
+        }
+        Some(members)
+    }
+
     /// Makes members of all: who was removed has to notice, and joins again.
     pub(super) async fn gather_members(&mut self) {
-        let Some(members) = self.members().await else {
+        let Some(members) = self.settled_members().await else {
             return self.violations.push(format!("no quorum within {MEMBERS_TIMEOUT:?} after healing"));
         };
         lock(&self.history).note(&format!("members are {members:?}"));
