@@ -14,9 +14,9 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::records::{self, LAST, LOG, META, PURGED, VOTE};
+use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
-use super::wire::{Reader, Writer, corrupt, read, written};
+use super::wire::{Reader, Writer, read, written};
 use crate::error::{Error, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
 #[cfg(feature = "testing")]
@@ -177,7 +177,7 @@ impl LogStore {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
-        batch.put(META, LAST, written(|writer| writer.log_id(&last)));
+        records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
         let durability = if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
@@ -206,7 +206,7 @@ impl LogStore {
         storage::run(self.storage.clone(), move |storage| {
             let mut batch = Batch::new();
             match &kept {
-                Some(last) => batch.put(META, LAST, written(|writer| writer.log_id(last))),
+                Some(last) => records::put(&mut batch, LAST, &written(|writer| writer.log_id(last))),
                 None => batch.delete(META, LAST),
             }
             // All at once, with the new end: half of it would be a hole.
@@ -229,8 +229,8 @@ impl LogStore {
         storage::run(self.storage.clone(), move |storage| {
             // First what is to be there; what is below it and was not removed is removed at the next start.
             let mut batch = Batch::new();
-            batch.put(META, PURGED, written(|writer| writer.log_id(&upto)));
-            batch.put(META, LAST, written(|writer| writer.log_id(&last)));
+            records::put(&mut batch, PURGED, &written(|writer| writer.log_id(&upto)));
+            records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
             storage.write(batch, Durability::Synced)
         })
         .await?;
@@ -279,11 +279,17 @@ fn open(storage: &dyn Storage) -> Result<Ends> {
     Ok(Ends { purged, last, ..Ends::default() })
 }
 
+/// Reads all entries that the pinset does not have yet.
+///
+/// # Errors
+/// `Corrupt` when one of them is damaged or missing; `Io`.
+pub(super) fn check_unapplied(storage: &dyn Storage) -> Result<()> {
+    let after = |key| records::get(storage, key, Reader::log_id).map(next_of);
+    (after(APPLIED)?.max(after(PURGED)?)..after(LAST)?).try_for_each(|index| get(storage, index).map(drop))
+}
+
 fn damaged(what: impl std::fmt::Display) -> Error {
-    corrupt(format!(
-        "the log of this peer's raft is damaged: {what}; remove this peer from the cluster, clean its state, and let it \
-         join again"
-    ))
+    records::damaged(format!("of the log, {what}"))
 }
 
 fn key(index: u64, piece: u16) -> Bytes {
@@ -464,7 +470,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let mut batch = Batch::new();
-        batch.put(META, VOTE, written(|writer| writer.vote(vote)));
+        records::put(&mut batch, VOTE, &written(|writer| writer.vote(vote)));
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
         let durability = if is_planted(Planted::VoteNotSynced) { Durability::Buffered } else { durability };

@@ -227,9 +227,9 @@ fn lock(difference: &Mutex<Option<Difference>>) -> MutexGuard<'_, Option<Differe
 
 fn put_applied(batch: &mut Batch, now: &Applied) {
     if let Some(id) = &now.id {
-        batch.put(META, APPLIED, written(|writer| writer.log_id(id)));
+        records::put(batch, APPLIED, &written(|writer| writer.log_id(id)));
     }
-    batch.put(META, MEMBERS, written(|writer| writer.stored_membership(&now.members)));
+    records::put(batch, MEMBERS, &written(|writer| writer.stored_membership(&now.members)));
     if now.has_voted {
         batch.put(META, HAS_VOTED, Bytes::new());
     }

@@ -43,6 +43,7 @@ impl Inner {
 
     /// Ends a membership, through the leader.
     pub(super) async fn remove(&self, peer: &PeerId) -> Result<()> {
+        self.make_way(peer).await;
         let removed = self.through_leader(&Question::Remove(*peer), self.remove_as_leader(peer)).await;
         if removed.is_ok() && *peer == self.peer {
             // What the others agreed on may not reach it any more.

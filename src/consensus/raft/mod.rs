@@ -3,7 +3,7 @@
 //! Raft itself is [openraft](https://docs.rs/openraft)'s; none of it shows outside of this folder. What is here is all
 //! around it: the log (`log`) and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
 //! transport (`frame`, `message`, `network`, `server`), the whole pinset for peers that are far behind (`snapshot`),
-//! elections that do not disturb a leader (`elections`), changes of members (`membership`), and writing: calls become
+//! elections that do not disturb a leader (`elections`), a leader that makes way (`handover`), changes of members (`membership`), and writing: calls become
 //! parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`).
 //!
 //! The reference's Raft speaks another protocol, so none of its peers can be a member.
@@ -15,6 +15,7 @@ pub(crate) mod decoders;
 mod difference;
 mod elections;
 mod frame;
+mod handover;
 mod log;
 mod machine;
 mod membership;
@@ -130,6 +131,7 @@ impl Raft {
         let all = inner.clone();
         tokio::spawn(async move {
             let result = writer.run().await;
+            all.hand_over().await;
             silent.cancel();
             tasks.stop();
             tasks.ended().await;
@@ -171,7 +173,7 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
         let session = now.max(last + 1);
         let mut batch = Batch::new();
         batch.put(META, FORMAT_KEY, vec![FORMAT]);
-        batch.put(META, SESSION, written(|writer| writer.long(session)));
+        records::put(&mut batch, SESSION, &written(|writer| writer.long(session)));
         storage.write(batch, Durability::Synced)?;
         Ok(session)
     })

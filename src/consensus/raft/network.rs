@@ -171,7 +171,8 @@ impl RaftNetwork<Types> for Target {
         rpc: VoteRequest<Node>,
         option: RPCOption,
     ) -> Result<VoteResponse<Node>, Failed> {
-        match self.ask(Question::Vote(rpc), option.hard_ttl()).await {
+        let handed = self.inner.upgrade().and_then(|inner| inner.handed_for(&rpc.vote));
+        match self.ask(Question::Vote(rpc, handed), option.hard_ttl()).await {
             Ok(Answer::Vote(vote, is_granted, last)) => Ok(VoteResponse::new(vote, last, is_granted)),
             Ok(other) => {
                 if let (Answer::NotMember(since), Some(inner)) = (&other, self.inner.upgrade()) {

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::frame::Links;
-use super::log::{Failure, LogStore};
+use super::handover::MakingWay;
+use super::log::{self, Failure, LogStore};
 use super::machine::{Applied, Machine, Surroundings};
 use super::message::{Answer, Question};
 use super::network::Network;
 use super::propose::Proposal;
-use super::records::{self, CLEANING, CLUSTER, ClusterId, META};
+use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
 use super::types::{LogId, Membership, Metrics, Node, Raft};
 use super::{COMPONENT, RaftConfig};
@@ -33,6 +34,9 @@ use crate::types::PeerId;
 
 /// How long the state machine may take to let go when openraft has stopped.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it takes at most until it is looked whether a store that failed works again.
+const RECOVER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How the component is.
 #[derive(Clone, Debug)]
@@ -77,6 +81,7 @@ pub(super) struct Inner {
     failure: Failure,
     cluster: Mutex<Option<ClusterId>>,
     heard: Mutex<Heard>,
+    pub(super) making_way: MakingWay,
     transfer: AtomicU64,
     /// What a new cluster's id is made of.
     salt: Bytes,
@@ -140,6 +145,7 @@ impl Inner {
             failure: Failure::default(),
             cluster: Mutex::new(None),
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
+            making_way: MakingWay::default(),
             transfer: AtomicU64::new(session.wrapping_mul(1000)),
             salt,
             turn: tokio::sync::Mutex::new(true),
@@ -294,7 +300,7 @@ impl Inner {
     pub(super) async fn join(&self, id: ClusterId) -> Result<()> {
         storage::run(self.storage.clone(), move |storage| {
             let mut batch = Batch::new();
-            batch.put(META, CLUSTER, id.to_vec());
+            records::put(&mut batch, CLUSTER, &id);
             storage.write(batch, Durability::Synced)
         })
         .await?;
@@ -338,6 +344,11 @@ impl Inner {
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
         let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        storage::run(self.storage.clone(), |storage| {
+            records::check(storage)?;
+            log::check_unapplied(storage)
+        })
+        .await?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
@@ -406,6 +417,16 @@ impl Inner {
         lock(&self.events).take();
     }
 
+    /// Writes something, which fails as long as nothing can be written.
+    async fn probe(&self) -> Result<()> {
+        storage::run(self.storage.clone(), |storage| {
+            let mut batch = Batch::new();
+            batch.put(META, FORMAT_KEY, vec![FORMAT]);
+            storage.write(batch, Durability::Synced)
+        })
+        .await
+    }
+
     /// Starts again after openraft stopped by itself, until it works, it cannot ever, or everything is stopped.
     pub(super) async fn recover(&self, why: Error) {
         let mut retry = Retry::default();
@@ -423,15 +444,23 @@ impl Inner {
                 return;
             }
             warn!(error = %why, "raft stopped and is started again");
-            self.standing.send_replace(Standing::Failing(why));
+            let what = match why.kind() {
+                ErrorKind::StorageFull => "raft waits until there is space on this peer's disk",
+                _ => "raft waits until this peer's store works",
+            };
+            self.standing.send_replace(Standing::Failing(why.context(what)));
             drop(may_start);
             retry.failed();
-            sleep(retry.wait()).await;
+            sleep(retry.wait().min(RECOVER_WAIT_MAX)).await;
             let may_start = self.turn.lock().await;
             if !*may_start {
                 return;
             }
-            match self.start_now().await {
+            let started = match self.probe().await {
+                Ok(()) => self.start_now().await,
+                Err(error) => Err(error),
+            };
+            match started {
                 Ok(()) => {
                     self.standing.send_if_modified(|standing| {
                         let was_failing = matches!(standing, Standing::Failing(_));

@@ -131,7 +131,10 @@ async fn write_entry(inner: &Inner, parts: &[Bytes]) -> Result<(u64, Vec<PartOut
     {
         let metrics = raft.metrics();
         let metrics = metrics.borrow();
-        if metrics.state != ServerState::Leader || metrics.current_leader != Some(inner.node()) {
+        if metrics.state != ServerState::Leader
+            || metrics.current_leader != Some(inner.node())
+            || inner.is_handing_over()
+        {
             return Err(Refusal::NotLeader);
         }
         // Nothing gathers in the log while nobody can agree to it.

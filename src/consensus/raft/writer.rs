@@ -237,6 +237,7 @@ async fn until_applied(
         Ok(Ok(_)) => Ok(outcome),
         _ => {
             let text = "it is written for good, but this peer is too far behind to show it";
+            inner.check().map_err(|error| error.context(text))?;
             Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))
         }
     }
@@ -261,7 +262,7 @@ async fn until_written(
                     Err(_) => last = last.or_else(|| Some(no_quorum())),
                 }
                 let pause = Instant::now() + inner.config.commit_retry_delay;
-                sleep_until(pause.min(deadline)).await;
+                inner.until_another_leads(&leader, pause.min(deadline)).await;
             }
             None => {
                 if let Standing::Broken(error) = &*inner.standing.borrow() {

@@ -72,7 +72,7 @@ async fn both_ends_can_be_taken_away() {
 async fn a_removal_that_was_interrupted_is_finished_at_the_next_start() {
     let storage = ten().await;
     let mut batch = Batch::new();
-    batch.put(META, PURGED, written(|writer| writer.log_id(&id(4))));
+    records::put(&mut batch, PURGED, &written(|writer| writer.log_id(&id(4))));
     storage.write(batch, Durability::Synced).unwrap();
     assert_eq!(indexes(&log_on(&storage).await.entries(0, 100, true).await.unwrap()), [5, 6, 7, 8, 9]);
 }
