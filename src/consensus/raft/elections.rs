@@ -45,6 +45,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
     let mut patience = Patience { random: SplitMix64::new(own), max: inner.config.election_timeout };
     let mut wait = patience.draw();
     let mut last_try = Instant::now();
+    let mut last_asked = last_try;
     let mut joint_since = None;
     loop {
         let due = inner.heard_at().max(last_try) + wait;
@@ -76,9 +77,14 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         joint_since = None;
         let membership = metrics.membership_config.membership().clone();
         if !machine::is_voter(&inner.node(), &membership) {
-            // Just after a start openraft says nothing of it yet.
-            if is_removed(&inner.membership(), inner.node(), inner.applied.borrow().has_voted) {
+            if inner.applied.borrow().has_voted
+                && is_time_to_ask(&inner, last_asked)
+                && say_not_member(&inner, &membership).await
+            {
                 inner.set_removed();
+            }
+            if is_time_to_ask(&inner, last_asked) {
+                last_asked = Instant::now();
             }
             last_try = Instant::now();
             continue;
@@ -107,11 +113,33 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
     }
 }
 
-/// Whether a peer was removed, rather than is yet to become a voter. Members that are named alone, not together with those
-/// before them, stay so: more than half of both agreed on the change.
-fn is_removed(membership: &Membership, node: Node, has_voted: bool) -> bool {
-    let [voters] = membership.get_joint_config().as_slice() else { return false };
-    has_voted && !voters.is_empty() && !voters.contains(&node)
+/// Whether a peer that does not vote has not heard from a leader for so long that it may have been removed.
+fn is_time_to_ask(inner: &Inner, last: Instant) -> bool {
+    let silence = inner.config.election_timeout * 2;
+    inner.heard_at().max(last).elapsed() >= silence
+}
+
+/// Whether most of those that this peer knows as members say that it is none. One that is about to be added, and replays a
+/// log in which it was removed once, is known to one of any such majority.
+async fn say_not_member(inner: &Arc<Inner>, membership: &Membership) -> bool {
+    let last = inner.core().and_then(|core| core.log.last());
+    let question = Question::WouldVote(last);
+    let mut asked: FuturesUnordered<_> = membership
+        .voter_ids()
+        .filter(|voter| *voter != inner.node())
+        .filter_map(|voter| voter.0)
+        .map(|voter| {
+            let question = &question;
+            async move { (voter, inner.ask(&voter, question, inner.config.lease()).await) }
+        })
+        .collect();
+    let mut no = BTreeSet::new();
+    while let Some((voter, answer)) = asked.next().await {
+        if matches!(answer, Ok(Answer::NotMember(_))) {
+            no.insert(Node::of(voter));
+        }
+    }
+    !membership.get_joint_config().is_empty() && is_quorum(membership, &no)
 }
 
 /// Asks every voter, until enough of them say yes or no more will.
@@ -228,22 +256,6 @@ mod tests {
         assert!(!is_quorum(&two, &set(&[0, 1])) && is_quorum(&two, &set(&[0, 1, 3])));
         let four = Membership::new(vec![set(&[0, 1, 2, 3])], ());
         assert!(!is_quorum(&four, &set(&[0, 1])) && is_quorum(&four, &set(&[0, 1, 2])));
-    }
-
-    #[test]
-    fn only_who_voted_and_is_named_by_nobody_was_removed() {
-        let nodes: Vec<Node> = (0..3).map(|_| Node::of(PeerId::random())).collect();
-        let set = |numbers: &[usize]| numbers.iter().map(|number| nodes[*number]).collect::<BTreeSet<_>>();
-        for (configurations, has_voted, expected, why) in [
-            (vec![set(&[1, 2])], true, true, "removed"),
-            (vec![set(&[1, 2])], false, false, "yet to join"),
-            (vec![set(&[0, 1, 2])], true, false, "a member"),
-            (vec![set(&[0, 1]), set(&[1])], true, false, "not agreed on"),
-            (vec![set(&[])], true, false, "nothing is known"),
-            (vec![], true, false, "nothing is known"),
-        ] {
-            assert_eq!(is_removed(&Membership::new(configurations, ()), nodes[0], has_voted), expected, "{why}");
-        }
     }
 
     #[test]

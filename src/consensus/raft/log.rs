@@ -227,7 +227,9 @@ impl LogStore {
         };
         let last = last.unwrap_or(upto);
         storage::run(self.storage.clone(), move |storage| {
-            // First what is to be there; what is below it and was not removed is removed at the next start.
+            // First what is to be there; what is below it and was not removed is removed at the next start. Synced, and not
+            // for its own sake alone: with it, everything that was applied so far is on disk. Only then may entries go that
+            // it would have to be applied from again.
             let mut batch = Batch::new();
             records::put(&mut batch, PURGED, &written(|writer| writer.log_id(&upto)));
             records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));

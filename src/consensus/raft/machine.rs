@@ -3,6 +3,11 @@
 //! What an entry does to the pinset, how far the log has been applied, who the members are, and what is remembered of the
 //! parts that were applied go into one batch, so a crash leaves all of an entry or nothing of it, and nothing happens
 //! twice.
+//!
+//! That batch is not synced. What it is the result of is in the log, on disk, on a quorum; what a power cut takes back here
+//! is applied again, because how far the pinset is goes back with it. It goes back to the last write to the store that was
+//! synced at least, since that covers all before it: the next append to the log is one, and so is what says that the log
+//! begins later from now on. So an entry is never removed before the pinset that has it is on disk (see `log`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +34,7 @@ use crate::consensus::StateEvent;
 use crate::consensus::events::EventSender;
 use crate::error::{ErrorKind, Result};
 use crate::state::{PAGE_ITEMS_MAX, State, decode_pin_protobuf, encode_pin_protobuf};
-use crate::storage::{self, Batch, Storage};
+use crate::storage::{self, Batch, Durability, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, Pin, PinOperation};
@@ -118,7 +123,7 @@ impl Machine {
         // Before it happens, so that whoever sees it happened finds it noted.
         self.at.transfers.touch(operations.iter().map(|operation| operation.operation.cid()));
         let operations = operations.into_iter().map(|operation| operation.operation).collect();
-        let changes = self.at.state.apply(operations, batch).await?;
+        let changes = self.at.state.apply_with(operations, batch, Durability::Buffered).await?;
         let mut seen = seen;
         for (part, answers) in answers {
             if let Some(done) = seen.get_mut(&part.0).and_then(|seen| seen.done.get_mut(&part.2)) {

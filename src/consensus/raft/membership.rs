@@ -139,6 +139,10 @@ impl Inner {
             let text = format!("a raft cluster has at most {PEERS_MAX} members");
             return Err(Error::invalid_input(text).component(COMPONENT));
         }
+        if self.membership().get_node(&node).is_some() {
+            // It was to be added before, and may have lost since what it got then: openraft would not notice.
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await?;
+        }
         if self.membership().get_node(&node).is_none() {
             self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await?;
         }

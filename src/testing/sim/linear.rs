@@ -105,10 +105,20 @@ pub fn check(history: &[Happened]) -> Verdict {
         let left = || calls.iter().enumerate().filter(|(index, _)| !done.has(*index));
         // Whatever is next began before everything else that is left had ended.
         let first_end = left().filter_map(|(_, happened)| happened.ended).min().unwrap_or(u64::MAX);
+        let mut unpins = 0;
         for (index, happened) in left() {
-            if happened.began < first_end
-                && let Some(value) = step(happened.call, value)
-            {
+            if happened.began >= first_end {
+                continue;
+            }
+            if happened.ended.is_none() {
+                // One that changes nothing may as well not have happened, and of several that do the same one is enough.
+                unpins += usize::from(happened.call == Call::Unpin(None));
+                let is_idle = step(happened.call, value) == Some(value);
+                if is_idle || (happened.call == Call::Unpin(None) && unpins > 1) {
+                    continue;
+                }
+            }
+            if let Some(value) = step(happened.call, value) {
                 open.push((done.with(index), value, ended + usize::from(happened.ended.is_some())));
             }
         }

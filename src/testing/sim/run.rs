@@ -270,7 +270,7 @@ impl Run<'_> {
     fn check_reason(&mut self, peer: usize, reason: &str) {
         lock(&self.history).note(&format!("peer {peer} stopped: {reason}"));
         #[cfg(feature = "consensus-raft")]
-        if reason.contains("removed from") && lock(&self.history).members.may_be_gone(peer) {
+        if reason.contains(raft::REMOVED) && lock(&self.history).members.may_be_gone(peer) {
             return;
         }
         if reason != "shutdown was requested" {

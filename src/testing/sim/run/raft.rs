@@ -16,6 +16,8 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const ADD_TRIES: usize = 5;
 /// Of the component, and not of the CRDT.
 const LOG: Space = Space::new("raft-log");
+/// What a peer says that stops because it is no member any more.
+pub(super) const REMOVED: &str = "removed from";
 const SEEN: Space = Space::new("raft-seen");
 const META: Space = Space::new("raft-meta");
 
@@ -26,6 +28,8 @@ pub(super) struct Members {
     removing: BTreeSet<usize>,
     /// Peers that were removed, as somebody was told, and that nobody added since.
     removed: BTreeSet<usize>,
+    /// Peers that somebody wanted to remove at any time: one that joins again may replay that.
+    ever_removing: BTreeSet<usize>,
     /// Peers that founded the cluster or were added to it, as somebody was told.
     joined: BTreeSet<usize>,
 }
@@ -36,7 +40,7 @@ impl Members {
     }
 
     pub(super) fn may_be_gone(&self, peer: usize) -> bool {
-        self.removing.contains(&peer)
+        self.ever_removing.contains(&peer)
     }
 }
 
@@ -69,8 +73,9 @@ pub(super) fn wrong_answer(error: Option<&Error>, took: Duration, patience: Dura
 impl Run<'_> {
     /// Lets a member add a peer, which starts with an empty disk if it was removed before.
     pub(super) async fn join(&mut self, peer: usize, through: usize) {
+        let found_out = self.reap(peer).await;
         let is_removed = lock(&self.history).members.removed.contains(&peer);
-        if is_removed {
+        if is_removed || found_out {
             if let Some(reason) = self.peers.stop(peer).await {
                 let reason = reason.to_string();
                 self.check_reason(peer, &reason);
@@ -93,14 +98,17 @@ impl Run<'_> {
     }
 
     /// A peer that stopped by itself is started again, as by a supervisor.
-    pub(super) async fn reap(&mut self, peer: usize) {
-        let Some(cluster) = self.peers.get(peer).cloned() else { return };
+    /// Gives whether it found out that it was removed.
+    pub(super) async fn reap(&mut self, peer: usize) -> bool {
+        let Some(cluster) = self.peers.get(peer).cloned() else { return false };
         if cluster.stopped().now_or_never().is_some()
             && let Some(reason) = self.peers.stop(peer).await
         {
             let reason = reason.to_string();
             self.check_reason(peer, &reason);
+            return reason.contains(REMOVED);
         }
+        false
     }
 
     fn wipe(&mut self, peer: usize) {
@@ -114,7 +122,11 @@ impl Run<'_> {
     /// Lets a member remove a peer.
     pub(super) fn remove(&mut self, peer: usize, through: usize) {
         let Some(cluster) = self.peers.get(through).cloned() else { return };
-        lock(&self.history).members.removing.insert(peer);
+        {
+            let members = &mut lock(&self.history).members;
+            members.removing.insert(peer);
+            members.ever_removing.insert(peer);
+        }
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
         self.calls.spawn(async move {
             let answer = cluster.remove_peer(&id).await;
