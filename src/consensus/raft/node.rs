@@ -357,7 +357,7 @@ impl Inner {
         };
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
         storage::run(self.storage.clone(), |storage| {
             records::check(storage)?;
             log::check_unapplied(storage)

@@ -73,20 +73,30 @@ impl Set {
 
 /// Wing and Gong's search, with what was seen left out. In the beginning the pin is not there.
 pub fn check(history: &[Happened]) -> Verdict {
-    let matters: BTreeSet<u64> = history
+    let seen: BTreeSet<u64> = history
         .iter()
         .filter_map(|happened| match happened.call {
             Call::Read(value) | Call::Unpin(Some(value)) => value,
-            Call::Expire(name) => Some(name),
             _ => None,
         })
         .collect();
-    // A write that may have happened and that nobody saw can as well not have happened.
-    let is_told = |happened: &&Happened| match (happened.call, happened.ended) {
-        (Call::Pin(name), None) => matters.contains(&name),
-        _ => true,
-    };
-    let mut calls: Vec<Happened> = history.iter().filter(is_told).copied().collect();
+    // A write that may have happened and that nobody saw can as well not have happened; and where it expires, as well have
+    // been a removal.
+    let unseen: BTreeSet<u64> = history
+        .iter()
+        .filter_map(|happened| match (happened.call, happened.ended) {
+            (Call::Pin(name), None) if !seen.contains(&name) => Some(name),
+            _ => None,
+        })
+        .collect();
+    let told = history.iter().filter_map(|happened| match happened.call {
+        Call::Pin(name) if unseen.contains(&name) => None,
+        Call::Expire(name) if unseen.contains(&name) => {
+            Some(Happened { call: Call::Unpin(None), ..*happened })
+        }
+        _ => Some(*happened),
+    });
+    let mut calls: Vec<Happened> = told.collect();
     // The last one is looked at first: of those that are certain, the one that ended first.
     calls.sort_by_key(|happened| std::cmp::Reverse(happened.ended.unwrap_or(u64::MAX)));
     let certain = calls.iter().filter(|happened| happened.ended.is_some()).count();

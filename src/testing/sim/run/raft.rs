@@ -59,6 +59,7 @@ pub(super) fn wrong_answer(error: Option<&Error>, took: Duration, patience: Dura
     match error.kind() {
         ErrorKind::Unavailable
         | ErrorKind::Remote
+        | ErrorKind::Unauthorized
         | ErrorKind::ShutDown
         | ErrorKind::StorageFull
         | ErrorKind::Io
