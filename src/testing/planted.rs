@@ -26,11 +26,15 @@ pub enum Planted {
     StaleLeaderAnswers,
     /// A raft peer that takes over a pinset does not take over which requests are in it.
     SnapshotForgetsRequests,
+    /// A raft peer removes entries of its log that its pinset does not have yet.
+    PurgedBeforeApplied,
+    /// A raft peer that led leads on when it is started again, as if it knew what it acknowledged.
+    LeaderStaysLeader,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::LateRemovalUntracks,
         Self::LogNotReplayed,
         Self::LastArrivalWins,
@@ -40,6 +44,8 @@ impl Planted {
         Self::RetryAppliedTwice,
         Self::StaleLeaderAnswers,
         Self::SnapshotForgetsRequests,
+        Self::PurgedBeforeApplied,
+        Self::LeaderStaysLeader,
     ];
 
     /// Its name, for a command line.
@@ -54,6 +60,8 @@ impl Planted {
             Self::RetryAppliedTwice => "retry-applied-twice",
             Self::StaleLeaderAnswers => "stale-leader-answers",
             Self::SnapshotForgetsRequests => "snapshot-forgets-requests",
+            Self::PurgedBeforeApplied => "purged-before-applied",
+            Self::LeaderStaysLeader => "leader-stays-leader",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The simulator over many seeds, spread over the cores.
 //!
 //! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`, on `SIM_THREADS`), `SIM_SEED=…` one, with everything it did, then the shortest
-//! part of it that goes wrong; `SIM_LOG=debug` lets the peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
+//! part of it that goes wrong; `SIM_LOG=debug` lets its peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
 //! `SIM_KIND=raft` does so with peers that agree by Raft, instead of by the CRDT.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
@@ -96,15 +96,17 @@ fn run_many(agreement: Agreement, usual: u64) {
         if !is_asked_for(Agreement::Crdt) {
             return;
         }
-        if let Ok(filter) = std::env::var("SIM_LOG") {
-            tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
-        }
         let report = sim::run_seed(agreement, seed, planted());
         println!("{report}");
-        if !report.is_good() {
-            let shortest = sim::minimise(&report.plan, planted());
-            panic!("seed {seed} went wrong; the shortest part of it that does:\n{shortest}");
+        let shortest = if report.is_good() { report } else { sim::minimise(&report.plan, planted()) };
+        if let Ok(filter) = std::env::var("SIM_LOG") {
+            tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+            sim::run_plan(&shortest.plan, planted());
         }
+        assert!(
+            shortest.is_good(),
+            "seed {seed} went wrong; the shortest part of it that does:\n{shortest}"
+        );
         return;
     }
     let asked = number("SIM_SEEDS");
@@ -136,6 +138,9 @@ fn run_many(agreement: Agreement, usual: u64) {
     let seeds: Vec<u64> = failures.iter().map(|report| report.plan.seed).collect();
     for report in failures.iter().take(FAILURES_SHOWN) {
         println!("{report}");
+    }
+    for report in failures.iter().skip(FAILURES_SHOWN) {
+        println!("seed {}: {:?}", report.plan.seed, report.violations);
     }
     assert!(seeds.is_empty(), "{} of {ran} seeds went wrong: {seeds:?}", seeds.len());
 }

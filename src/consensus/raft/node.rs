@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::frame::Links;
 use super::handover::MakingWay;
 use super::log::{self, Failure, LogStore};
-use super::machine::{Applied, Machine, Surroundings};
+use super::machine::{self, Applied, Machine, Surroundings};
 use super::message::{Answer, Question};
 use super::network::Network;
 use super::propose::Proposal;
@@ -80,6 +80,8 @@ pub(super) struct Inner {
     events: Mutex<Option<Arc<EventSender>>>,
     failure: Failure,
     cluster: Mutex<Option<ClusterId>>,
+    /// The members as openraft named them last: while it is started again it does not.
+    known: Mutex<Option<Membership>>,
     heard: Mutex<Heard>,
     pub(super) making_way: MakingWay,
     transfer: AtomicU64,
@@ -144,6 +146,7 @@ impl Inner {
             events: Mutex::new(Some(Arc::new(events))),
             failure: Failure::default(),
             cluster: Mutex::new(None),
+            known: Mutex::new(None),
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             making_way: MakingWay::default(),
             transfer: AtomicU64::new(session.wrapping_mul(1000)),
@@ -200,9 +203,14 @@ impl Inner {
         match self.metrics() {
             // At the start it says nothing yet.
             Some(metrics) if metrics.membership_config.log_id().is_some() => {
-                metrics.membership_config.membership().clone()
+                let members = metrics.membership_config.membership().clone();
+                *lock(&self.known) = Some(members.clone());
+                members
             }
-            _ => self.applied.borrow().members.membership().clone(),
+            _ => {
+                let known = lock(&self.known).clone();
+                known.unwrap_or_else(|| self.applied.borrow().members.membership().clone())
+            }
         }
     }
 
@@ -210,6 +218,17 @@ impl Inner {
     pub(super) fn voters(&self) -> BTreeSet<PeerId> {
         let membership = self.membership();
         membership.get_joint_config().last().into_iter().flatten().filter_map(|node| node.0).collect()
+    }
+
+    /// Those who vote now. Who is about to leave is one of them until more than half of all agreed, and this peer until it
+    /// knows that they did: they may need it for that.
+    pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
+        let mut voters: BTreeSet<PeerId> =
+            self.membership().voter_ids().filter_map(|node| node.0).collect();
+        if machine::is_voter(&self.node(), self.applied.borrow().members.membership()) {
+            voters.insert(self.peer);
+        }
+        voters
     }
 
     pub(super) fn is_member(&self, peer: &PeerId) -> bool {
@@ -265,7 +284,7 @@ impl Inner {
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
         let (kind, body) = question.encode(self.cluster());
-        let (kind, body) = self.links.ask(peer, kind, &body, patience).await?;
+        let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
         Answer::decode(kind, body)
     }
 
@@ -326,16 +345,19 @@ impl Inner {
         *lock(&self.cluster) = cluster;
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
+            node: self.node(),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events,
+            // With room for what comes at the same time.
+            events_max: self.config.max_buffered_events / 2,
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
         };
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
         storage::run(self.storage.clone(), |storage| {
             records::check(storage)?;
             log::check_unapplied(storage)
@@ -497,6 +519,7 @@ impl Inner {
         self.transfers.spoil();
         self.staging.clear();
         self.applied.send_replace(Applied::default());
+        *lock(&self.known) = None;
         if let Some(events) = &*lock(&self.events) {
             events.tell(StateEvent::Resync);
         }

@@ -9,6 +9,7 @@
 //! | | `session` | of the last start |
 //! | | `vote`, `purged`, `last` | of the log |
 //! | | `applied`, `members` | what the pinset is the result of |
+//! | | `has-voted` | there once this peer was a member that votes |
 //! | `raft-seen` | 0, peer | session and floor of its parts |
 //! | | 1, peer, sequence | answers of a part that was applied |
 //!
@@ -38,6 +39,7 @@ pub(super) const PURGED: &[u8] = b"purged";
 pub(super) const LAST: &[u8] = b"last";
 pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERS: &[u8] = b"members";
+pub(super) const HAS_VOTED: &[u8] = b"has-voted";
 
 /// A change that older programs cannot read raises it.
 pub(super) const FORMAT: u8 = 1;
@@ -173,7 +175,7 @@ pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
     let mut batch = Batch::new();
-    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS] {
+    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, HAS_VOTED] {
         batch.delete(META, key);
     }
     storage.write(batch, Durability::Synced)

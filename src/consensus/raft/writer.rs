@@ -301,9 +301,26 @@ pub(super) fn no_leader(inner: &Inner) -> Error {
     Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
 }
 
+/// Why a call that waited behind others was not answered in time.
+pub(super) fn not_served(inner: &Inner) -> Error {
+    let error = match (inner.check(), inner.leader()) {
+        (Err(error), _) => error,
+        (Ok(()), None) => no_leader(inner),
+        (Ok(()), Some(_)) => no_quorum(),
+    };
+    unknown(&error)
+}
+
 /// Says that nobody knows whether it will happen.
 fn unknown(error: &Error) -> Error {
-    error.clone().context("the write was not acknowledged in time")
+    let error = match error.kind() {
+        // That of one attempt: what the caller has to know is that the cluster does not work.
+        ErrorKind::Timeout => {
+            Error::new(ErrorKind::Unavailable, error.to_string()).component(COMPONENT).with_source(error.clone())
+        }
+        _ => error.clone(),
+    };
+    error.context("the write was not acknowledged in time")
 }
 
 /// Whether trying again cannot help.

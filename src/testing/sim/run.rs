@@ -25,7 +25,7 @@ use crate::ipfs_connector::IpfsConnector as _;
 use crate::state::{StateQuery, StateReader as _, StoreState};
 use crate::storage::{Direction, KeyRange, Space, Storage as _};
 use crate::testing::cluster::{DaemonManners, DiskTrouble, TestCluster};
-use crate::types::{Cid, Pin, PinMode, PinOptions, TrackerStatus};
+use crate::types::{Cid, Pin, PinMode, PinOptions, Timestamp, TrackerStatus};
 
 /// How long an operation may take after everything was healed.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -97,7 +97,7 @@ pub(super) async fn carry_out(plan: &Plan) -> Outcome {
         log: Vec::new(),
         wrong: Vec::new(),
         #[cfg(feature = "consensus-raft")]
-        members: raft::Members::default(),
+        members: raft::Members::founded_by((0..plan.peers).filter(|peer| plan.late != Some(*peer))),
     }));
     let peers = match TestCluster::with_config(peers::config(plan)).await {
         Ok(peers) => peers,
@@ -177,7 +177,7 @@ impl Run<'_> {
                     replication_factor_min: min,
                     replication_factor_max: max,
                     mode: if direct { PinMode::Direct } else { PinMode::Recursive },
-                    expire_at: expires_in.map(|time| self.peers.clock(peer).now() + time),
+                    expire_at: expires_in.map(|time| self.time_of(peer) + time),
                     ..PinOptions::default()
                 };
                 self.call(peer, cid, Kind::Pin, options);
@@ -241,6 +241,12 @@ impl Run<'_> {
         }
     }
 
+    /// By the clock of who asks a peer: where clocks are hours away from each other, the right time.
+    fn time_of(&self, peer: usize) -> Timestamp {
+        let clock = self.peers.clock(peer);
+        if self.is_by_raft { clock.right() } else { clock.now() }
+    }
+
     fn crash(&mut self, peer: usize, keep_some: bool) {
         if keep_some { self.peers.crash_keeping_some(peer) } else { self.peers.crash(peer) }
     }
@@ -266,7 +272,7 @@ impl Run<'_> {
     fn check_reason(&mut self, peer: usize, reason: &str) {
         lock(&self.history).note(&format!("peer {peer} stopped: {reason}"));
         #[cfg(feature = "consensus-raft")]
-        if reason.contains("removed from") && lock(&self.history).members.may_be_gone(peer) {
+        if reason.contains(raft::REMOVED) && lock(&self.history).members.may_be_gone(peer) {
             return;
         }
         if reason != "shutdown was requested" {
@@ -275,6 +281,8 @@ impl Run<'_> {
     }
 
     async fn start(&mut self, peer: usize) {
+        #[cfg(feature = "consensus-raft")]
+        self.reap(peer).await;
         if self.peers.get(peer).is_none() {
             self.restarted.insert(peer);
         }

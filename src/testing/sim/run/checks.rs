@@ -128,8 +128,8 @@ impl Run<'_> {
         let now = (0..self.peers.len()).map(|peer| self.peers.clock(peer).now());
         let skew = if self.is_by_raft { peers::JUMP_MAX } else { peers::SKEW_MAX };
         let all = Circumstances {
-            latest_now: now.clone().max().unwrap_or(crate::types::Timestamp::UNIX_EPOCH) + skew,
-            expired_before: now.min().unwrap_or(crate::types::Timestamp::UNIX_EPOCH),
+            latest_now: now.clone().max().unwrap_or(Timestamp::UNIX_EPOCH) + skew,
+            expired_before: now.min().unwrap_or(Timestamp::UNIX_EPOCH),
             rewrites: Vec::new(),
             there_is_rewrite: false,
         };

@@ -8,12 +8,16 @@ use crate::testing::sim::linear::{self, Call, Happened, Verdict};
 const SLACK: Duration = Duration::from_secs(1);
 /// How long a quorum may take to work when everything works.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How often it is looked whether members still change.
+const SETTLE_ROUNDS: usize = 20;
 /// How long a peer that was removed may take to notice when everything works.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How often a peer is added when everything works.
 const ADD_TRIES: usize = 5;
 /// Of the component, and not of the CRDT.
 const LOG: Space = Space::new("raft-log");
+/// What a peer says that stops because it is no member any more.
+pub(super) const REMOVED: &str = "removed from";
 const SEEN: Space = Space::new("raft-seen");
 const META: Space = Space::new("raft-meta");
 
@@ -24,11 +28,19 @@ pub(super) struct Members {
     removing: BTreeSet<usize>,
     /// Peers that were removed, as somebody was told, and that nobody added since.
     removed: BTreeSet<usize>,
+    /// Peers that somebody wanted to remove at any time: one that joins again may replay that.
+    ever_removing: BTreeSet<usize>,
+    /// Peers that founded the cluster or were added to it, as somebody was told.
+    joined: BTreeSet<usize>,
 }
 
 impl Members {
+    pub(super) fn founded_by(founders: impl Iterator<Item = usize>) -> Self {
+        Self { joined: founders.collect(), ..Self::default() }
+    }
+
     pub(super) fn may_be_gone(&self, peer: usize) -> bool {
-        self.removing.contains(&peer)
+        self.ever_removing.contains(&peer)
     }
 }
 
@@ -46,6 +58,8 @@ pub(super) fn wrong_answer(error: Option<&Error>, took: Duration, patience: Dura
     let error = error?;
     match error.kind() {
         ErrorKind::Unavailable
+        | ErrorKind::Remote
+        | ErrorKind::Unauthorized
         | ErrorKind::ShutDown
         | ErrorKind::StorageFull
         | ErrorKind::Io
@@ -60,8 +74,9 @@ pub(super) fn wrong_answer(error: Option<&Error>, took: Duration, patience: Dura
 impl Run<'_> {
     /// Lets a member add a peer, which starts with an empty disk if it was removed before.
     pub(super) async fn join(&mut self, peer: usize, through: usize) {
+        let found_out = self.reap(peer).await;
         let is_removed = lock(&self.history).members.removed.contains(&peer);
-        if is_removed {
+        if is_removed || found_out {
             if let Some(reason) = self.peers.stop(peer).await {
                 let reason = reason.to_string();
                 self.check_reason(peer, &reason);
@@ -74,9 +89,27 @@ impl Run<'_> {
         self.calls.spawn(async move {
             let answer = cluster.add_peer(&id).await;
             let mut history = lock(&history);
+            // A peer that is asked to add itself only says who it is.
+            if answer.is_ok() && peer != through {
+                history.members.joined.insert(peer);
+            }
             let told = answer.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
             history.note(&format!("    adding peer {peer} through peer {through}: {told}"));
         });
+    }
+
+    /// A peer that stopped by itself is started again, as by a supervisor.
+    /// Gives whether it found out that it was removed.
+    pub(super) async fn reap(&mut self, peer: usize) -> bool {
+        let Some(cluster) = self.peers.get(peer).cloned() else { return false };
+        if cluster.stopped().now_or_never().is_some()
+            && let Some(reason) = self.peers.stop(peer).await
+        {
+            let reason = reason.to_string();
+            self.check_reason(peer, &reason);
+            return reason.contains(REMOVED);
+        }
+        false
     }
 
     fn wipe(&mut self, peer: usize) {
@@ -84,12 +117,17 @@ impl Run<'_> {
         let members = &mut lock(&self.history).members;
         members.removing.remove(&peer);
         members.removed.remove(&peer);
+        members.joined.remove(&peer);
     }
 
     /// Lets a member remove a peer.
     pub(super) fn remove(&mut self, peer: usize, through: usize) {
         let Some(cluster) = self.peers.get(through).cloned() else { return };
-        lock(&self.history).members.removing.insert(peer);
+        {
+            let members = &mut lock(&self.history).members;
+            members.removing.insert(peer);
+            members.ever_removing.insert(peer);
+        }
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
         self.calls.spawn(async move {
             let answer = cluster.remove_peer(&id).await;
@@ -121,9 +159,28 @@ impl Run<'_> {
         None
     }
 
+    /// The same once no change is under way that was begun and not ended.
+    async fn settled_members(&self) -> Option<BTreeSet<usize>> {
+        let is_changing = |step: &Step| matches!(step.what, What::Join { .. } | What::Remove { .. });
+        let mut members = self.members().await?;
+        if !self.plan.steps.iter().any(is_changing) {
+            return Some(members);
+        }
+        let pause = self.plan.raft.map_or(QUIET_POLL, |raft| raft.heartbeat * 5);
+        for _ in 0..SETTLE_ROUNDS {
+            tokio::time::sleep(pause).await;
+            let now = self.members().await?;
+            if now == members {
+                break;
+            }
+            members = now;
+        }
+        Some(members)
+    }
+
     /// Makes members of all: who was removed has to notice, and joins again.
     pub(super) async fn gather_members(&mut self) {
-        let Some(members) = self.members().await else {
+        let Some(members) = self.settled_members().await else {
             return self.violations.push(format!("no quorum within {MEMBERS_TIMEOUT:?} after healing"));
         };
         lock(&self.history).note(&format!("members are {members:?}"));
@@ -132,7 +189,7 @@ impl Run<'_> {
         };
         for peer in (0..self.peers.len()).filter(|peer| !members.contains(peer)) {
             if let Some(cluster) = self.peers.get(peer).cloned()
-                && lock(&self.history).members.may_be_gone(peer)
+                && lock(&self.history).members.joined.contains(&peer)
                 && tokio::time::timeout(NOTICE_TIMEOUT, cluster.stopped()).await.is_err()
             {
                 self.violations.push(format!("peer {peer} did not notice that it was removed"));
