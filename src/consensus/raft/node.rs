@@ -363,6 +363,7 @@ impl Inner {
             log::check_unapplied(storage)
         })
         .await?;
+        log.check_reaches(self.applied.borrow().id)?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
