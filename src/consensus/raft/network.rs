@@ -13,9 +13,9 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
 use tracing::{debug, info};
 
+use super::frame::Asked;
 use super::message::{Answer, Appended, Question};
 use super::node::Inner;
-use super::frame::Asked;
 use super::snapshot::Sender;
 use super::types::{LogId, Node, Types, Vote};
 use super::{COMPONENT, frame};

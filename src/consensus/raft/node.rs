@@ -223,8 +223,7 @@ impl Inner {
     /// Those who vote now. Who is about to leave is one of them until more than half of all agreed, and this peer until it
     /// knows that they did: they may need it for that.
     pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
-        let mut voters: BTreeSet<PeerId> =
-            self.membership().voter_ids().filter_map(|node| node.0).collect();
+        let mut voters: BTreeSet<PeerId> = self.membership().voter_ids().filter_map(|node| node.0).collect();
         if machine::is_voter(&self.node(), self.applied.borrow().members.membership()) {
             voters.insert(self.peer);
         }

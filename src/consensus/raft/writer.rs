@@ -329,9 +329,9 @@ pub(super) fn not_served(inner: &Inner) -> Error {
 fn unknown(error: &Error) -> Error {
     let error = match error.kind() {
         // That of one attempt: what the caller has to know is that the cluster does not work.
-        ErrorKind::Timeout => {
-            Error::new(ErrorKind::Unavailable, error.to_string()).component(COMPONENT).with_source(error.clone())
-        }
+        ErrorKind::Timeout => Error::new(ErrorKind::Unavailable, error.to_string())
+            .component(COMPONENT)
+            .with_source(error.clone()),
         _ => error.clone(),
     };
     error.context("the write was not acknowledged in time")
