@@ -6,7 +6,7 @@ use ipfs_cluster::cluster::StopReason;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::config::PeerConfig;
+use super::config::{ConsensusSection, PeerConfig};
 use super::running::{RunOptions, Running, STARTING, outcome};
 use super::signals::Signals;
 use super::{Doing as _, Failure, state};
@@ -33,7 +33,9 @@ pub async fn run(config: PeerConfig, options: RunOptions) -> Result<(), Failure>
     announce.abort();
     let is_removed = matches!(cluster.stopped().await, StopReason::Removed);
     drop(cluster);
-    let put_aside = if is_removed { forget(&left_behind).await } else { Ok(()) };
+    // Who is a member is in etcd, and so is the pinset: the copy does no harm.
+    let is_in_etcd = matches!(left_behind.consensus, ConsensusSection::Etcd(_));
+    let put_aside = if is_removed && !is_in_etcd { forget(&left_behind).await } else { Ok(()) };
     stopped.and(reason).and(put_aside)
 }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::config::{ConsensusSection, PeerConfig};
-use super::{Doing as _, Failure, ports, storage};
+use super::{Doing as _, Failure, etcd, ports, storage};
 
 /// What is being done while a peer comes up, in the reference's words.
 pub const STARTING: &str = "starting cluster";
@@ -188,7 +188,7 @@ pub fn check(config: &PeerConfig) -> Result<()> {
 
 fn unserved(config: &PeerConfig, options: &RunOptions) -> Vec<&'static str> {
     let alone = matches!(config.consensus, ConsensusSection::Solo(_));
-    let by_membership = matches!(config.consensus, ConsensusSection::Raft(_));
+    let by_membership = matches!(config.consensus, ConsensusSection::Raft(_) | ConsensusSection::Etcd(_));
     [
         (alone && !options.bootstrap.is_empty(), "--bootstrap"),
         (alone && options.leave, "--leave"),
@@ -366,6 +366,12 @@ fn builder(
             raft.join = !options.bootstrap.is_empty();
             raft.spool_folder = config.folder.path().to_owned();
             builder.raft(raft).pubsub_monitor(config.monitor.clone())
+        }
+        ConsensusSection::Etcd(section) => {
+            let mut settings = etcd::settings(config, section)?;
+            // A peer that was removed asks those to be let in again.
+            settings.join = !options.bootstrap.is_empty();
+            builder.etcd(settings).pubsub_monitor(config.monitor.clone())
         }
     };
     if let Some(host) = host {

@@ -8,6 +8,12 @@ mod cluster;
 mod crash;
 #[path = "../support/daemon.rs"]
 mod daemon;
+mod etcd;
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../../../tests/support/etcd.rs"]
+mod etcd_server;
+#[path = "../../../tests/support/go_program.rs"]
+mod go_program;
 mod kubo;
 mod load;
 mod many;

@@ -153,14 +153,14 @@ fn each_peer_is_killed_under_load_the_leader_first_and_nothing_acknowledged_is_l
 }
 
 /// Those that run but one.
-fn all_but(peers: &[Peer], number: usize) -> impl Iterator<Item = &Peer> + Clone {
+pub(crate) fn all_but(peers: &[Peer], number: usize) -> impl Iterator<Item = &Peer> + Clone {
     let id = peers[number].id();
     living(peers).filter(move |peer| peer.id() != id)
 }
 
 /// Waits until everybody says that these pins are at two peers that live, and the daemons of just these hold them.
 #[track_caller]
-fn wait_until_placed(peers: &[Peer], kubos: &[Kubo], placed: &[String]) {
+pub(crate) fn wait_until_placed(peers: &[Peer], kubos: &[Kubo], placed: &[String]) {
     for peer in living(peers) {
         wait_until_seen(&format!("{} says that each is at two of those that live", peer.name()), || {
             let pins = pinset(peer);

@@ -8,7 +8,7 @@ use openraft::{CommittedLeaderId, EntryPayload};
 
 use super::COMPONENT;
 use super::log::{self, LogStore};
-use super::records::{self, APPLIED, CLUSTER, ClusterId, LAST, MEMBERS, META, PURGED, VOTE};
+use super::records::{self, APPLIED, CLUSTER, ClusterId, LAST, MEMBERS, PURGED, VOTE};
 use super::types::{Entry, LogId, Membership, Node, StoredMembership, Vote};
 use super::wire::{Reader, written};
 use crate::error::{Error, ErrorKind, Result};
@@ -100,10 +100,10 @@ impl RaftStore {
         let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
         let mut batch = Batch::new();
         log::put(&mut batch, &entry)?;
-        batch.put(META, LAST, written(|writer| writer.log_id(&log_id)));
-        batch.put(META, VOTE, written(|writer| writer.vote(&Vote::new(term, node))));
+        records::put(&mut batch, LAST, &written(|writer| writer.log_id(&log_id)));
+        records::put(&mut batch, VOTE, &written(|writer| writer.vote(&Vote::new(term, node))));
         // Another cluster from now on: those that are lost must not come back into this one.
-        batch.put(META, CLUSTER, self.new_cluster(&log_id)?.to_vec());
+        records::put(&mut batch, CLUSTER, &self.new_cluster(&log_id)?);
         storage.write(batch, Durability::Synced)
     }
 

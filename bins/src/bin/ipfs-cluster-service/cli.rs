@@ -92,7 +92,8 @@ pub(crate) struct Init {
     #[arg(value_name = "HTTP-SOURCE-URL")]
     pub(crate) source: Option<String>,
 
-    /// How peers agree: crdt, raft (one order, a leader and a quorum), or solo, a cluster of one
+    /// How peers agree: crdt, raft (one order, a leader and a quorum), etcd (through one that runs already, at
+    /// CLUSTER_ETCD_ENDPOINTS), or solo, a cluster of one
     #[arg(long, default_value = "crdt")]
     pub(crate) consensus: String,
 
@@ -113,7 +114,8 @@ pub(crate) struct Init {
     #[arg(long)]
     pub(crate) collaborative: bool,
 
-    /// What tells the cluster from others [default: ipfs-cluster, or a name of its own with --collaborative]
+    /// What tells the cluster from others, by crdt or in one etcd [default: ipfs-cluster, or a name of its own with
+    /// --collaborative]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) cluster_name: String,
 
@@ -185,11 +187,11 @@ pub(crate) struct State {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
-    /// Write the pinset, one pin in JSON on each line
+    /// Write the pinset, one pin in JSON on each line; with etcd as this peer saw it last
     Export(Export),
-    /// Replace the pinset by what "export" wrote
+    /// Replace the pinset by what "export" wrote; with etcd that of all peers, which follow at once
     Import(Import),
-    /// Remove the pinset and everything else that the peers agreed on
+    /// Remove the pinset and everything else that the peers agreed on; with etcd this peer's copy of it
     Cleanup(Cleanup),
     /// Look at what the peers agreed on, as it is stored
     #[command(arg_required_else_help = false)]
