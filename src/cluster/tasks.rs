@@ -34,7 +34,7 @@ use super::Inner;
 use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
 use crate::consensus::StateEvent;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::monitor::MonitorEvent;
@@ -123,12 +123,21 @@ async fn rest() {
 }
 
 async fn ready(inner: Arc<Inner>) {
-    let are_ready = async {
-        // Nobody waits for the daemon of a peer that will never agree with others.
-        inner.consensus.ready().await?;
-        inner.ipfs.ready().await
-    };
-    if let Err(error) = are_ready.await {
+    // One after the other: the daemon may come late, and somebody who will never agree with anybody need not wait for it.
+    let mut outcome = inner.consensus.ready().await;
+    if let Err(error) = &outcome
+        && error.kind() == ErrorKind::Conflict
+        && inner.consensus.capabilities().membership_changes
+    {
+        // It was removed while it was away, and is told so now.
+        info!(%error, "this peer is no longer a member");
+        inner.life.stop(StopReason::Removed);
+        return;
+    }
+    if outcome.is_ok() {
+        outcome = inner.ipfs.ready().await;
+    }
+    if let Err(error) = outcome {
         inner.life.stop(StopReason::NotReady(error));
         return;
     }

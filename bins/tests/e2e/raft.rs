@@ -218,7 +218,7 @@ fn peers_come_and_go_under_load_and_their_pins_move() {
         wait_until_all_list_all(&peers);
         account.wait_for(WRITES);
 
-        // One that follows, asked of another one, and then the leader, asked of itself.
+        // One that follows and is dead, and then the leader, asked of itself.
         for is_leader in [false, true] {
             let leads = leader(&peers);
             let goes = if is_leader { leads } else { (0..3).find(|number| *number != leads).unwrap() };
@@ -226,9 +226,19 @@ fn peers_come_and_go_under_load_and_their_pins_move() {
             account.write_through(&apis(all_but(&peers, goes)));
             account.wait_for(WRITES);
             let id = peers[goes].id();
-            peers[asked].ctl(&["peers", "rm", &id]).ok();
-            assert_eq!(peers[goes].ended(), 0, "{}", peers[goes].log());
-            let log = peers[goes].log();
+            let log = if is_leader {
+                peers[asked].ctl(&["peers", "rm", &id]).ok();
+                assert_eq!(peers[goes].ended(), 0, "{}", peers[goes].log());
+                peers[goes].log()
+            } else {
+                peers[goes].kill();
+                account.wait_for(WRITES);
+                peers[asked].ctl(&["peers", "rm", &id]).ok();
+                // It is told when it comes back.
+                let said = peers[goes].service(&["daemon"]);
+                assert_eq!(said.code, 0, "{}", said.err);
+                said.err
+            };
             assert!(log.contains("this peer is no longer a member"), "{log}");
             assert!(log.contains("the state of this peer was put aside"), "{log}");
             assert!(peers[goes].path().join("fjall.old.0").exists());
@@ -249,7 +259,21 @@ fn peers_come_and_go_under_load_and_their_pins_move() {
     let (known, open) = account.count();
     eprintln!("{known} pins and unpins checked, {open} were open, {refused} were refused: {texts:?}");
 
-    // Both come back, as new members.
+    // One more leaves by itself when it is stopped.
+    let rest: Vec<_> = (0..peers.len()).filter(|number| peers[*number].is_running()).collect();
+    let (stays, leaves) = (rest[0], rest[1]);
+    peers[leaves].stop();
+    peers[leaves].arguments = vec!["--leave".to_owned()];
+    peers[leaves].resume();
+    wait_until_all_list_all(living(&peers).collect::<Vec<_>>());
+    assert_eq!(peers[leaves].stop(), 0);
+    assert!(
+        peers[leaves].path().join("fjall.old.0").exists() && !peers[leaves].path().join("fjall").exists()
+    );
+    wait_until("one is left", || peers[stays].json(&["peers", "ls"]).len() == 1);
+    account.while_writing(&apis(living(&peers)), 2, || account.wait_for(WRITES));
+
+    // All come back, as new members.
     let through = living(&peers).next().unwrap().multiaddr();
     for peer in peers.iter_mut().filter(|peer| !peer.is_running()) {
         peer.arguments = vec!["--bootstrap".to_owned(), through.clone()];

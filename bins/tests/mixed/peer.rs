@@ -74,6 +74,18 @@ impl Peer {
         from: Option<&Self>,
         more: &[(&'static str, &str)],
     ) -> Option<Self> {
+        Self::init_as("crdt", kind, number, go, from, more)
+    }
+
+    /// As [`init`](Self::init), with another consensus.
+    pub(crate) fn init_as(
+        consensus: &str,
+        kind: Kind,
+        number: usize,
+        go: PathBuf,
+        from: Option<&Self>,
+        more: &[(&'static str, &str)],
+    ) -> Option<Self> {
         let kubo = Kubo::start()?;
         let multiaddr = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}");
         let api = multiaddr(free_address().port());
@@ -103,9 +115,19 @@ impl Peer {
             bootstrap: from.map(Self::address),
             environment,
         };
-        let said = peer.service(&["init"]);
+        let said = peer.service(&["init", "--consensus", consensus]);
         assert_eq!(said.code, 0, "{said:?}");
         Some(peer)
+    }
+
+    /// Joins through this one from its next start on, or through nobody.
+    pub(crate) fn bootstrap(&mut self, from: Option<String>) {
+        self.bootstrap = from;
+    }
+
+    /// Where its files are.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Trusts these peers from its next start on, and no others.

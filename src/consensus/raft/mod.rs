@@ -162,7 +162,8 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
     storage::run(storage.clone(), move |storage| {
         if !records::is_ours(storage)? && !is_empty {
             let message =
-                "this store has a pinset that no raft peer wrote: export it, and import it into an empty one";
+                "this store has a pinset that no raft peer wrote: take it along by \"state export -f pins.json\" and \"state import \
+                 pins.json\"";
             return Err(Error::new(ErrorKind::Conflict, message).component(COMPONENT));
         }
         let last = records::get(storage, SESSION, Reader::long)?.unwrap_or(0);
