@@ -21,7 +21,7 @@ pub(crate) fn find_or_build(variable: &str, module: &str, package: &str, name: &
     // Tests of the programs lie one folder deeper.
     let package_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let is_root = |folder: &&Path| folder.join(module).is_dir();
-    let root = package_folder.ancestors().take(2).find(is_root).expect("the module is in the repository");
+    let root = package_folder.ancestors().take(2).find(is_root).unwrap();
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let partial = built.with_extension(process::id().to_string());
     let status = Command::new("go")
