@@ -17,6 +17,7 @@ mod proxy;
 mod server;
 mod values;
 
+#[allow(dead_code)] // Shared with other tests, which use more of it.
 #[path = "../support/etcd.rs"]
 mod etcd_server;
 #[path = "../support/go_program.rs"]

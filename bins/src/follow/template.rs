@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn bad_configurations_are_refused_with_what_is_wrong() {
         type Change = fn(&mut Value);
-        let table: [(Change, &str); 13] = [
+        let table: [(Change, &str); 14] = [
             (|file| file["cluster"] = Value::Null, "it has no section cluster"),
             (|file| file["consensus"] = json!({}), "it has no section consensus.crdt"),
             (|file| file["consensus"] = json!({"raft": {}}), "consensus.raft, which has no followers"),
