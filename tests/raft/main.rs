@@ -4,7 +4,10 @@
 
 mod agreement;
 mod conformance;
+mod damage;
+mod disks;
 mod durability;
 mod linearizable;
 mod members;
+mod shutdown;
 mod world;

@@ -142,7 +142,8 @@ pub(crate) fn question_samples() -> Vec<Vec<u8>> {
     let Some(peer) = peer(2) else { return Vec::new() };
     [
         Question::Append(append),
-        Question::Vote(VoteRequest::new(vote, Some(log_id(9)))),
+        Question::Vote(VoteRequest::new(vote, Some(log_id(9))), Some(vote)),
+        Question::HandOver(vote, log_id(9)),
         Question::WouldVote(None),
         Question::Propose(sample_part().unwrap_or_default()),
         Question::Barrier,

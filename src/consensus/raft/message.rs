@@ -20,8 +20,8 @@ const TEXT_BYTES_MAX: usize = 4096;
 pub(super) enum Question {
     /// Of the leader: take these entries, and know that it leads.
     Append(AppendEntriesRequest<Types>),
-    /// Of a candidate.
-    Vote(VoteRequest<Node>),
+    /// Of a candidate; and the vote of the leader that made way for it, if one did.
+    Vote(VoteRequest<Node>, Option<Vote>),
     /// Of a peer that hears from no leader: whether there would be a vote for it.
     WouldVote(Option<LogId>),
     /// Of any member to the leader: write this part.
@@ -37,6 +37,8 @@ pub(super) enum Question {
     /// Of the leader: what follows on this stream is a snapshot. Vote, number of the transfer, and what the receiver will
     /// have at least.
     Snapshot(Vote, u64, LogId),
+    /// Of the leader, whose vote and last entry these are: be the next one.
+    HandOver(Vote, LogId),
 }
 
 const APPEND: u8 = 1;
@@ -48,6 +50,7 @@ const ADD: u8 = 6;
 const REMOVE: u8 = 7;
 const REMOVED: u8 = 8;
 const SNAPSHOT: u8 = 9;
+const HAND_OVER: u8 = 10;
 
 impl Question {
     /// The frame of a question. Who does not belong to a cluster yet says that it belongs to cluster 0.
@@ -63,9 +66,10 @@ impl Question {
                 request.entries.iter().for_each(|entry| writer.entry(entry));
                 APPEND
             }
-            Self::Vote(request) => {
+            Self::Vote(request, handed) => {
                 writer.vote(&request.vote);
                 writer.option(request.last_log_id.as_ref(), Writer::log_id);
+                writer.option(handed.as_ref(), Writer::vote);
                 VOTE
             }
             Self::WouldVote(last) => {
@@ -95,6 +99,11 @@ impl Question {
                 writer.log_id(last);
                 SNAPSHOT
             }
+            Self::HandOver(vote, last) => {
+                writer.vote(vote);
+                writer.log_id(last);
+                HAND_OVER
+            }
         };
         (kind, writer.0.into())
     }
@@ -114,10 +123,10 @@ impl Question {
                     leader_commit: reader.option(Reader::log_id)?,
                     entries: entries(reader)?,
                 }),
-                VOTE => Self::Vote(VoteRequest {
-                    vote: reader.vote()?,
-                    last_log_id: reader.option(Reader::log_id)?,
-                }),
+                VOTE => Self::Vote(
+                    VoteRequest { vote: reader.vote()?, last_log_id: reader.option(Reader::log_id)? },
+                    reader.option(Reader::vote)?,
+                ),
                 WOULD_VOTE => Self::WouldVote(reader.option(Reader::log_id)?),
                 PROPOSE => Self::Propose(reader.everything()),
                 BARRIER => Self::Barrier,
@@ -125,6 +134,7 @@ impl Question {
                 REMOVE => Self::Remove(reader.peer()?),
                 REMOVED => Self::Removed(reader.log_id()?),
                 SNAPSHOT => Self::Snapshot(reader.vote()?, reader.long()?, reader.log_id()?),
+                HAND_OVER => Self::HandOver(reader.vote()?, reader.log_id()?),
                 kind => return Err(corrupt(format!("a question of the unknown kind {kind}"))),
             };
             Ok(((cluster != ClusterId::default()).then_some(cluster), question))

@@ -139,7 +139,10 @@ async fn write_entry(inner: &Inner, parts: &[Bytes]) -> Result<(u64, Vec<PartOut
     {
         let metrics = raft.metrics();
         let metrics = metrics.borrow();
-        if metrics.state != ServerState::Leader || metrics.current_leader != Some(inner.node()) {
+        if metrics.state != ServerState::Leader
+            || metrics.current_leader != Some(inner.node())
+            || inner.is_handing_over()
+        {
             return Err(Refusal::NotLeader);
         }
         // Nothing gathers in the log while nobody can agree to it.
@@ -165,8 +168,8 @@ async fn write_entry(inner: &Inner, parts: &[Bytes]) -> Result<(u64, Vec<PartOut
 }
 
 pub(super) fn no_quorum() -> Error {
-    let text = "no quorum: this leader does not hear from most members; start them, or follow the recovery from a \
-                permanent loss of the quorum";
+    let text = "no quorum: this leader does not hear from most members; start them, or if they are lost for good see \
+                \"ipfs-cluster-service state raft recover --help\"";
     Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
 }
 

@@ -229,7 +229,16 @@ impl Inner {
                 }
                 Answer::Append(appended)
             }
-            Question::Vote(request) => raft.vote(request).await.map_err(|error| self.openraft(error))?.into(),
+            Question::Vote(request, handed) => {
+                if let Some(handed) = handed {
+                    self.let_go_of(&raft, handed, request.vote).await?;
+                }
+                raft.vote(request).await.map_err(|error| self.openraft(error))?.into()
+            }
+            Question::HandOver(vote, last) => {
+                self.take_over(from, vote, last).await?;
+                Answer::Done
+            }
             Question::WouldVote(theirs) => Answer::WouldVote(elections::would_vote(self, from, theirs)),
             Question::Propose(bytes) => {
                 let operations = self.check_part(from, &bytes)?;
@@ -246,7 +255,10 @@ impl Inner {
                 Answer::Barrier(self.barrier_as_leader().await?)
             }
             Question::Add(peer) => self.as_leader(self.add_as_leader(&peer)).await?,
-            Question::Remove(peer) => self.as_leader(self.remove_as_leader(&peer)).await?,
+            Question::Remove(peer) => {
+                self.make_way(&peer).await;
+                self.as_leader(self.remove_as_leader(&peer)).await?
+            }
             Question::Removed(since) => {
                 self.told_not_member(Some(&since));
                 Answer::Done

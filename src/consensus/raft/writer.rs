@@ -251,6 +251,7 @@ async fn until_applied(
         Ok(Ok(_)) => Ok(outcome),
         _ => {
             let text = "it is written for good, but this peer is too far behind to show it";
+            inner.check().map_err(|error| error.context(text))?;
             Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))
         }
     }
@@ -275,7 +276,7 @@ async fn until_written(
                     Err(_) => last = last.or_else(|| Some(no_quorum())),
                 }
                 let pause = Instant::now() + inner.config.commit_retry_delay;
-                sleep_until(pause.min(deadline)).await;
+                inner.until_another_leads(&leader, pause.min(deadline)).await;
             }
             None => {
                 if let Standing::Broken(error) = &*inner.standing.borrow() {
@@ -290,6 +291,8 @@ async fn until_written(
         if Instant::now() >= deadline {
             let error = match inner.check() {
                 Err(error) => error,
+                // What went wrong while there was one is of no use to anybody now.
+                Ok(()) if inner.leader().is_none() => no_leader(inner),
                 Ok(()) => last.unwrap_or_else(|| no_leader(inner)),
             };
             return Err(unknown(&error));
@@ -297,23 +300,41 @@ async fn until_written(
     }
 }
 
-fn no_leader(inner: &Inner) -> Error {
+pub(super) fn no_leader(inner: &Inner) -> Error {
     let voters = inner.voters();
     let text = if voters.is_empty() {
-        "this peer belongs to no raft cluster yet: have a member add it".to_owned()
+        "this peer belongs to no raft cluster yet: start it with --bootstrap and the address of a member"
+            .to_owned()
     } else {
         format!(
             "there is no leader: more than half of the {} members have to run and reach each other; if they never will \
-             again, follow the recovery from a permanent loss of the quorum",
+             again, see \"ipfs-cluster-service state raft recover --help\"",
             voters.len()
         )
     };
     Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
 }
 
+/// Why a call that waited behind others was not answered in time.
+pub(super) fn not_served(inner: &Inner) -> Error {
+    let error = match (inner.check(), inner.leader()) {
+        (Err(error), _) => error,
+        (Ok(()), None) => no_leader(inner),
+        (Ok(()), Some(_)) => no_quorum(),
+    };
+    unknown(&error)
+}
+
 /// Says that nobody knows whether it will happen.
 fn unknown(error: &Error) -> Error {
-    error.clone().context("the write was not acknowledged in time")
+    let error = match error.kind() {
+        // That of one attempt: what the caller has to know is that the cluster does not work.
+        ErrorKind::Timeout => Error::new(ErrorKind::Unavailable, error.to_string())
+            .component(COMPONENT)
+            .with_source(error.clone()),
+        _ => error.clone(),
+    };
+    error.context("the write was not acknowledged in time")
 }
 
 /// Whether trying again cannot help.
