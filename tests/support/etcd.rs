@@ -120,7 +120,7 @@ impl Server {
     /// Sends its process a signal: `STOP` has it stand still until `CONT`.
     pub(crate) fn signal(&self, name: &str) {
         let child = self.child.lock().unwrap();
-        let id = child.as_ref().expect("it runs").id().to_string();
+        let id = child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
