@@ -33,8 +33,8 @@ use tracing::{debug, info, warn};
 use super::Inner;
 use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
-use crate::consensus::StateEvent;
-use crate::error::{Error, ErrorKind, Result};
+use crate::consensus::{NoLongerMember, StateEvent};
+use crate::error::{Error, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::monitor::MonitorEvent;
@@ -126,8 +126,7 @@ async fn ready(inner: Arc<Inner>) {
     // One after the other: the daemon may come late, and somebody who will never agree with anybody need not wait for it.
     let mut outcome = inner.consensus.ready().await;
     if let Err(error) = &outcome
-        && error.kind() == ErrorKind::Conflict
-        && inner.consensus.capabilities().membership_changes
+        && error.downcast_source::<NoLongerMember>().is_some()
     {
         // It was removed while it was away, and is told so now.
         info!(%error, "this peer is no longer a member");

@@ -21,7 +21,8 @@
 //! Capabilities are what is *true*, not what is intended: a call that one does not have is `Unsupported`, at once, and with
 //! a text that says what to do instead. The cluster acts by them: with `membership_changes` a peer that is no longer a
 //! member stops, `POST /peers` adds one, and `DELETE /peers/{peer}` moves its pins away and removes it; with `trust` alone
-//! whoever lives is a member, and nobody has to be added. [`Consensus::is_trusted`] is asked for every call of another peer,
+//! whoever lives is a member, and nobody has to be added. [`Consensus::check_joinable`] is asked before a peer asks another one
+//! to add it. [`Consensus::is_trusted`] is asked for every call of another peer,
 //! whatever the capabilities.
 //!
 //! # Writing your own
@@ -189,6 +190,12 @@ pub struct ConsensusCapabilities {
     pub trust: bool,
 }
 
+/// This peer was removed while it was away, or left before: with its stop (`StopReason::Removed`)
+/// what it has stored can be put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this peer is no longer a member of its cluster")]
+pub struct NoLongerMember;
+
 /// A change of the pinset on this peer. A hint: who misses one compares the state with what it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateEvent {
@@ -209,7 +216,8 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// Returns when operations can be logged and the state can be read.
     ///
     /// # Errors
-    /// Why that will never be; `ShutDown`.
+    /// `Conflict` with a [`NoLongerMember`] as source when this peer was a member and is none any more, and what is stored here
+    /// is of no more use: it stops then, as one that was removed. Otherwise why it will never be ready; `ShutDown`.
     async fn ready(&self) -> Result<()>;
 
     /// Adds or replaces an entry. Ok means that it survives a crash of this peer and is visible in

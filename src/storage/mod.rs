@@ -7,6 +7,7 @@
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -151,7 +152,8 @@ impl Batch {
 /// What must be true when a write returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Visible to every reader; lost in a power cut, perhaps in a crash.
+    /// Visible to every reader; a power cut, perhaps a crash, may take it back: as a whole, and only with every batch
+    /// written after it.
     Buffered,
     /// On disk, with everything written before it.
     Synced,
@@ -285,6 +287,12 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Whether calls may wait for a disk. False only where they never do.
     fn blocks(&self) -> bool;
 
+    /// How much time of tokio's clock [`run`] lets pass before work on a store that never blocks: how a test has a slow disk
+    /// in simulated time. None everywhere else.
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Makes everything durable and lets go of the files, so that another process can open them. Later calls
     /// are `ShutDown`; a second close is Ok. Snapshots still held keep working where the engine can.
     ///
@@ -320,6 +328,10 @@ where
     F: FnOnce(&dyn Storage) -> Result<T> + Send + 'static,
 {
     if !storage.blocks() {
+        let latency = storage.latency();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         return work(&*storage);
     }
     tokio::task::spawn_blocking(move || work(&*storage)).await.unwrap_or_else(|source| {
@@ -423,6 +435,9 @@ impl<T: Storage + ?Sized> Storage for Arc<T> {
     }
     fn blocks(&self) -> bool {
         (**self).blocks()
+    }
+    fn latency(&self) -> Duration {
+        (**self).latency()
     }
     fn close(&self) -> Result<()> {
         (**self).close()

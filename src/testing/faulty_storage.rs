@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -37,6 +38,7 @@ pub struct FaultyStorage {
 struct Faults {
     calls: BTreeMap<StorageCall, u64>,
     failing: BTreeMap<StorageCall, Failing>,
+    latency: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -71,9 +73,17 @@ impl FaultyStorage {
         faults.failing.insert(call, Failing { from, error, is_done });
     }
 
+    /// Lets every piece of work that goes through [`storage::run`](crate::storage::run) take this much longer, in the time of
+    /// tokio's clock, until [`FaultyStorage::heal`]. The store inside must be one that never blocks.
+    pub fn slow(&self, latency: Duration) {
+        self.faults().latency = latency;
+    }
+
     /// Everything works again.
     pub fn heal(&self) {
-        self.faults().failing.clear();
+        let mut faults = self.faults();
+        faults.failing.clear();
+        faults.latency = Duration::ZERO;
     }
 
     /// How many calls of a kind there were, those that failed included.
@@ -143,6 +153,10 @@ impl Storage for FaultyStorage {
 
     fn blocks(&self) -> bool {
         self.inner.blocks()
+    }
+
+    fn latency(&self) -> Duration {
+        self.faults().latency.max(self.inner.latency())
     }
 
     fn close(&self) -> Result<()> {

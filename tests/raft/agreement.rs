@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use ipfs_cluster::ErrorKind;
-use ipfs_cluster::consensus::{Consensus, RaftStore};
+use ipfs_cluster::consensus::Consensus;
 use ipfs_cluster::testing::peer;
 use ipfs_cluster::testing::state_suite::{cid, pin};
 use tokio::time::Instant;
@@ -111,16 +111,12 @@ async fn a_peer_that_returns_does_not_disturb_the_leader() {
     assert_eq!(world.agreed().await.len(), 60);
 }
 
-fn term(world: &World, number: u64) -> u64 {
-    RaftStore::open(world.members[&number].storage.clone()).unwrap().info().unwrap().term
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_only_the_leader_cannot_reach_starts_no_election() {
     let world = World::start(14, 3).await;
     world.raft(1).log_pin(pin(0)).await.unwrap();
     let leader = world.leader().await;
-    let (before, away) = (term(&world, leader), world.follower().await);
+    let (before, away) = (world.term(leader), world.follower().await);
     world.net.partition(peer(leader), peer(away));
     for number in 1..20 {
         world.raft(leader).log_pin(pin(number)).await.unwrap();
@@ -130,7 +126,7 @@ async fn a_peer_that_only_the_leader_cannot_reach_starts_no_election() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(world.agreed().await.len(), 20);
     for number in 1..=3 {
-        assert_eq!(term(&world, number), before, "somebody was elected");
+        assert_eq!(world.term(number), before, "somebody was elected");
     }
 }
 

@@ -4,6 +4,9 @@
 
 mod agreement;
 mod conformance;
+mod damage;
+mod disks;
+mod durability;
 mod linearizable;
 mod members;
 mod shutdown;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipfs_cluster::ErrorKind;
-use ipfs_cluster::consensus::{Consensus, RaftStore};
+use ipfs_cluster::consensus::Consensus;
 use ipfs_cluster::testing::peer;
 use ipfs_cluster::testing::state_suite::{cid, pin};
 use tokio::task::JoinHandle;
@@ -54,10 +54,6 @@ impl Client {
     }
 }
 
-fn term(world: &World, number: u64) -> u64 {
-    RaftStore::open(world.members[&number].storage.clone()).unwrap().info().unwrap().term
-}
-
 async fn assert_all_there(world: &World, written: &[u64]) {
     let there: BTreeSet<_> = world.agreed().await.into_iter().map(|pin| pin.cid).collect();
     for number in written {
@@ -95,7 +91,7 @@ async fn clients_hardly_notice_that_a_leader_stops() {
         let mut world = World::start(seed, peers).await;
         world.raft(1).log_pin(pin(1)).await.unwrap();
         let leader = world.leader().await;
-        let before = term(&world, leader);
+        let before = world.term(leader);
         let clients = others(&world, leader);
         let mut disk = None;
         let (written, longest) =
@@ -105,7 +101,7 @@ async fn clients_hardly_notice_that_a_leader_stops() {
         assert!(longest < GAP_MAX, "{peers} peers, seed {seed}: {longest:?}");
         world.open(leader, disk.unwrap(), world.config.clone()).await;
         assert_all_there(&world, &written).await;
-        assert_eq!(term(&world, leader), before + 1, "seed {seed}: one election was enough");
+        assert_eq!(world.term(leader), before + 1, "seed {seed}: one election was enough");
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use ipfs_cluster::clock::TokioClock;
-use ipfs_cluster::consensus::{Consensus, ConsensusContext, Raft, RaftConfig};
+use ipfs_cluster::consensus::{Consensus, ConsensusContext, Raft, RaftConfig, RaftStore};
 use ipfs_cluster::state::{StateQuery, StateReader, StoreState};
 use ipfs_cluster::storage::Storage;
-use ipfs_cluster::testing::{CrashStorage, peer};
+use ipfs_cluster::testing::{CrashStorage, FaultyStorage, peer};
 use ipfs_cluster::transport::{MemoryNetwork, PeerTransport};
 use ipfs_cluster::types::{PeerId, Pin, Timestamp};
 
@@ -19,6 +19,8 @@ pub(crate) const FACT_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) struct Member {
     pub(crate) raft: Arc<Raft>,
     pub(crate) storage: Arc<CrashStorage>,
+    /// What is between the peer and its storage.
+    pub(crate) faults: Arc<FaultyStorage>,
     transport: Arc<dyn PeerTransport>,
 }
 
@@ -54,7 +56,8 @@ impl World {
         config: RaftConfig,
     ) -> ipfs_cluster::Result<()> {
         let transport: Arc<dyn PeerTransport> = Arc::new(self.net.join(peer(number)).unwrap());
-        let store: Arc<dyn Storage> = storage.clone();
+        let faults = Arc::new(FaultyStorage::new(storage.clone()));
+        let store: Arc<dyn Storage> = faults.clone();
         let state = Arc::new(StoreState::open(store.clone()).await?);
         let clock = TokioClock::starting_at(Timestamp::from_unix_seconds(1_700_000_000));
         let mut cx = ConsensusContext::new(peer(number), store, state, transport.clone(), Arc::new(clock));
@@ -66,7 +69,7 @@ impl World {
                 return Err(error);
             }
         };
-        self.members.insert(number, Member { raft, storage, transport });
+        self.members.insert(number, Member { raft, storage, faults, transport });
         Ok(())
     }
 
@@ -83,6 +86,15 @@ impl World {
 
     pub(crate) fn raft(&self, number: u64) -> &Arc<Raft> {
         &self.members[&number].raft
+    }
+
+    pub(crate) fn faults(&self, number: u64) -> &FaultyStorage {
+        &self.members[&number].faults
+    }
+
+    /// The term that a peer has on disk.
+    pub(crate) fn term(&self, number: u64) -> u64 {
+        RaftStore::open(self.members[&number].storage.clone()).unwrap().info().unwrap().term
     }
 
     /// The power goes under a peer; gives what is left on its disk.

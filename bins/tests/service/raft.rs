@@ -99,7 +99,13 @@ fn peers_join_agree_and_leave() {
     let mut three = three;
     assert_eq!(three.running.stop(), 0);
     let info = homes[2].run(&["state", "raft", "info"]);
-    assert!(info.stdout.contains("Term: ") && info.stdout.matches("12D3").count() == 3, "{}", info.stdout);
+    assert!(
+        info.stdout.contains("Term: ")
+            && info.stdout.contains(" of term ")
+            && info.stdout.matches("12D3").count() == 3,
+        "{}",
+        info.stdout
+    );
     let recovered = homes[2].run(&["state", "raft", "recover", "-f"]);
     assert_eq!(recovered.code, 0, "{}", recovered.stderr);
     let mut three = Peer::start(&homes[2], &ipfs, None).ready();

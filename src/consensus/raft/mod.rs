@@ -12,6 +12,7 @@ mod command;
 mod config;
 #[cfg(feature = "testing")]
 pub(crate) mod decoders;
+mod difference;
 mod elections;
 mod frame;
 mod handover;
@@ -62,6 +63,8 @@ pub use section::RaftSection;
 
 const COMPONENT: &str = "raft consensus";
 
+/// How much longer than others a call may take that waited behind them.
+const QUEUE_GRACE: std::time::Duration = std::time::Duration::from_millis(250);
 /// How often it is looked whether this peer is ready.
 const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 
@@ -152,7 +155,10 @@ impl Raft {
     async fn apply(&self, operations: &[PinOperation], tells: bool) -> Result<Answers> {
         self.desk.check_open()?;
         let operations = Operations::encode(operations, tells)?;
-        self.desk.call(Work::Apply(operations, tells)).await
+        // Those that are served have their own limit; this is for who waits behind them.
+        let patience = self.inner.config.wait_for_leader_timeout + QUEUE_GRACE;
+        let applied = tokio::time::timeout(patience, self.desk.call(Work::Apply(operations, tells)));
+        applied.await.unwrap_or_else(|_| Err(writer::not_served(&self.inner)))
     }
 }
 
@@ -170,7 +176,7 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
         let session = now.max(last + 1);
         let mut batch = Batch::new();
         batch.put(META, FORMAT_KEY, vec![FORMAT]);
-        batch.put(META, SESSION, written(|writer| writer.long(session)));
+        records::put(&mut batch, SESSION, &written(|writer| writer.long(session)));
         storage.write(batch, Durability::Synced)?;
         Ok(session)
     })
@@ -193,7 +199,7 @@ impl Consensus for Raft {
             }
             // Whoever reads now sees what the others saw before.
             if self.inner.leader().is_some()
-                && self.inner.voters().contains(&self.inner.peer)
+                && self.inner.current_voters().contains(&self.inner.peer)
                 && self.inner.barrier().await.is_ok()
             {
                 return Ok(());
@@ -227,7 +233,7 @@ impl Consensus for Raft {
 
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.desk.check_open()?;
-        let mut members = self.inner.voters();
+        let mut members = self.inner.current_voters();
         if matches!(*self.inner.standing.borrow(), Standing::Removed) {
             members.remove(&self.inner.peer);
         }

@@ -13,10 +13,11 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
 use tracing::{debug, info};
 
+use super::frame::Asked;
 use super::message::{Answer, Appended, Question};
 use super::node::Inner;
 use super::snapshot::Sender;
-use super::types::{Node, Types, Vote};
+use super::types::{LogId, Node, Types, Vote};
 use super::{COMPONENT, frame};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
@@ -30,13 +31,36 @@ pub(super) struct Network(pub(super) Weak<Inner>);
 pub(super) struct Target {
     inner: Weak<Inner>,
     to: Node,
+    under_way: Option<UnderWay>,
+}
+
+/// Entries that were sent and not answered yet. openraft gives up after a quarter of the time after which a leader is missed,
+/// which a distant peer, or many entries on a slow line, take easily; it then asks for the same again.
+#[derive(Debug)]
+struct UnderWay {
+    vote: Vote,
+    from: Option<LogId>,
+    upto: Option<LogId>,
+    answer: Asked,
+}
+
+impl UnderWay {
+    /// Whether its answer says something about these, too.
+    fn covers(&self, rpc: &AppendEntriesRequest<Types>) -> bool {
+        (self.vote, self.from) == (rpc.vote, rpc.prev_log_id) && self.upto <= upto(rpc)
+    }
+}
+
+/// The last entry that there is when these are.
+fn upto(rpc: &AppendEntriesRequest<Types>) -> Option<LogId> {
+    rpc.entries.last().map_or(rpc.prev_log_id, |entry| Some(entry.log_id))
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: Node, _node: &EmptyNode) -> Target {
-        Target { inner: self.0.clone(), to: target }
+        Target { inner: self.0.clone(), to: target, under_way: None }
     }
 }
 
@@ -60,6 +84,25 @@ impl Target {
     async fn ask(&self, question: Question, patience: Duration) -> Result<Answer> {
         let (inner, to) = self.inner()?;
         inner.ask(&to, &question, patience).await
+    }
+
+    /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
+    async fn append(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
+        let (inner, to) = self.inner()?;
+        if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
+            let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
+            let (kind, body) = Question::Append(rpc).encode(inner.cluster());
+            let answer = inner.links.start(&to, kind, body, inner.config.network_timeout);
+            self.under_way = Some(UnderWay { vote, from, upto, answer });
+        }
+        drop(inner);
+        let Some(under_way) = &mut self.under_way else { return Err(Error::shut_down(COMPONENT)) };
+        // Whoever waits may give up; the next one finds it here.
+        let arrived = (&mut under_way.answer).await;
+        let upto = under_way.upto;
+        self.under_way = None;
+        let (kind, body) = arrived.map_err(|_| Error::shut_down(COMPONENT))??;
+        Ok((Answer::decode(kind, body)?, upto))
     }
 
     fn unexpected(&self, answer: Answer) -> Error {
@@ -106,16 +149,19 @@ impl RaftNetwork<Types> for Target {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Node>, Failed> {
-        let vote = rpc.vote;
-        match self.ask(Question::Append(rpc), option.hard_ttl()).await {
-            Ok(Answer::Append(Appended::HigherVote(theirs))) if theirs <= vote => {
+        let (vote, all) = (rpc.vote, upto(&rpc));
+        match self.append(rpc).await {
+            Ok((Answer::Append(Appended::HigherVote(theirs)), _)) if theirs <= vote => {
                 let text = "a peer refused entries for a vote that is none";
                 Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
             }
-            Ok(Answer::Append(appended)) => Ok(appended.into()),
-            Ok(other) => Err(failed(&self.unexpected(other))),
+            Ok((Answer::Append(Appended::Success), upto)) if upto < all => {
+                Ok(AppendEntriesResponse::PartialSuccess(upto))
+            }
+            Ok((Answer::Append(appended), _)) => Ok(appended.into()),
+            Ok((other, _)) => Err(failed(&self.unexpected(other))),
             Err(error) => Err(failed(&error)),
         }
     }

@@ -15,18 +15,18 @@ use tracing::{debug, error, info, warn};
 
 use super::frame::Links;
 use super::handover::MakingWay;
-use super::log::{Failure, LogStore};
-use super::machine::{Applied, Machine, Surroundings};
+use super::log::{self, Failure, LogStore};
+use super::machine::{self, Applied, Machine, Surroundings};
 use super::message::{Answer, Question};
 use super::network::Network;
 use super::propose::Proposal;
-use super::records::{self, CLEANING, CLUSTER, ClusterId, META};
+use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
 use super::types::{LogId, Membership, Metrics, Node, Raft};
 use super::{COMPONENT, RaftConfig};
-use crate::consensus::StateEvent;
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
+use crate::consensus::{NoLongerMember, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::storage::{self, Batch, Durability, Storage};
@@ -34,6 +34,9 @@ use crate::types::PeerId;
 
 /// How long the state machine may take to let go when openraft has stopped.
 const LET_GO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it takes at most until it is looked whether a store that failed works again.
+const RECOVER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How the component is.
 #[derive(Clone, Debug)]
@@ -77,6 +80,8 @@ pub(super) struct Inner {
     events: Mutex<Option<Arc<EventSender>>>,
     failure: Failure,
     cluster: Mutex<Option<ClusterId>>,
+    /// The members as openraft named them last: while it is started again it does not.
+    known: Mutex<Option<Membership>>,
     heard: Mutex<Heard>,
     pub(super) making_way: MakingWay,
     transfer: AtomicU64,
@@ -141,6 +146,7 @@ impl Inner {
             events: Mutex::new(Some(Arc::new(events))),
             failure: Failure::default(),
             cluster: Mutex::new(None),
+            known: Mutex::new(None),
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             making_way: MakingWay::default(),
             transfer: AtomicU64::new(session.wrapping_mul(1000)),
@@ -185,7 +191,7 @@ impl Inner {
 
     pub(super) fn removed(&self) -> Error {
         let text = "this peer was removed from its cluster; clean its state before it joins one again";
-        Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+        Error::new(ErrorKind::Conflict, text).component(COMPONENT).with_source(NoLongerMember)
     }
 
     pub(super) fn cluster(&self) -> Option<ClusterId> {
@@ -197,9 +203,14 @@ impl Inner {
         match self.metrics() {
             // At the start it says nothing yet.
             Some(metrics) if metrics.membership_config.log_id().is_some() => {
-                metrics.membership_config.membership().clone()
+                let members = metrics.membership_config.membership().clone();
+                *lock(&self.known) = Some(members.clone());
+                members
             }
-            _ => self.applied.borrow().members.membership().clone(),
+            _ => {
+                let known = lock(&self.known).clone();
+                known.unwrap_or_else(|| self.applied.borrow().members.membership().clone())
+            }
         }
     }
 
@@ -207,6 +218,16 @@ impl Inner {
     pub(super) fn voters(&self) -> BTreeSet<PeerId> {
         let membership = self.membership();
         membership.get_joint_config().last().into_iter().flatten().filter_map(|node| node.0).collect()
+    }
+
+    /// Those who vote now. Who is about to leave is one of them until more than half of all agreed, and this peer until it
+    /// knows that they did: they may need it for that.
+    pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
+        let mut voters: BTreeSet<PeerId> = self.membership().voter_ids().filter_map(|node| node.0).collect();
+        if machine::is_voter(&self.node(), self.applied.borrow().members.membership()) {
+            voters.insert(self.peer);
+        }
+        voters
     }
 
     pub(super) fn is_member(&self, peer: &PeerId) -> bool {
@@ -262,7 +283,7 @@ impl Inner {
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
         let (kind, body) = question.encode(self.cluster());
-        let (kind, body) = self.links.ask(peer, kind, &body, patience).await?;
+        let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
         Answer::decode(kind, body)
     }
 
@@ -292,7 +313,7 @@ impl Inner {
     pub(super) async fn join(&self, id: ClusterId) -> Result<()> {
         storage::run(self.storage.clone(), move |storage| {
             let mut batch = Batch::new();
-            batch.put(META, CLUSTER, id.to_vec());
+            records::put(&mut batch, CLUSTER, &id);
             storage.write(batch, Durability::Synced)
         })
         .await?;
@@ -323,16 +344,25 @@ impl Inner {
         *lock(&self.cluster) = cluster;
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
+            node: self.node(),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events,
+            // With room for what comes at the same time.
+            events_max: self.config.max_buffered_events / 2,
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
         };
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
+        storage::run(self.storage.clone(), |storage| {
+            records::check(storage)?;
+            log::check_unapplied(storage)
+        })
+        .await?;
+        log.check_reaches(self.applied.borrow().id)?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
@@ -401,6 +431,16 @@ impl Inner {
         lock(&self.events).take();
     }
 
+    /// Writes something, which fails as long as nothing can be written.
+    async fn probe(&self) -> Result<()> {
+        storage::run(self.storage.clone(), |storage| {
+            let mut batch = Batch::new();
+            batch.put(META, FORMAT_KEY, vec![FORMAT]);
+            storage.write(batch, Durability::Synced)
+        })
+        .await
+    }
+
     /// Starts again after openraft stopped by itself, until it works, it cannot ever, or everything is stopped.
     pub(super) async fn recover(&self, why: Error) {
         let mut retry = Retry::default();
@@ -418,15 +458,23 @@ impl Inner {
                 return;
             }
             warn!(error = %why, "raft stopped and is started again");
-            self.standing.send_replace(Standing::Failing(why));
+            let what = match why.kind() {
+                ErrorKind::StorageFull => "raft waits until there is space on this peer's disk",
+                _ => "raft waits until this peer's store works",
+            };
+            self.standing.send_replace(Standing::Failing(why.context(what)));
             drop(may_start);
             retry.failed();
-            sleep(retry.wait()).await;
+            sleep(retry.wait().min(RECOVER_WAIT_MAX)).await;
             let may_start = self.turn.lock().await;
             if !*may_start {
                 return;
             }
-            match self.start_now().await {
+            let started = match self.probe().await {
+                Ok(()) => self.start_now().await,
+                Err(error) => Err(error),
+            };
+            match started {
                 Ok(()) => {
                     self.standing.send_if_modified(|standing| {
                         let was_failing = matches!(standing, Standing::Failing(_));
@@ -471,6 +519,7 @@ impl Inner {
         self.transfers.spoil();
         self.staging.clear();
         self.applied.send_replace(Applied::default());
+        *lock(&self.known) = None;
         if let Some(events) = &*lock(&self.events) {
             events.tell(StateEvent::Resync);
         }

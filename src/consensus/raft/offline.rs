@@ -8,7 +8,7 @@ use openraft::{CommittedLeaderId, EntryPayload};
 
 use super::COMPONENT;
 use super::log::{self, LogStore};
-use super::records::{self, APPLIED, CLUSTER, ClusterId, LAST, MEMBERS, META, PURGED, VOTE};
+use super::records::{self, APPLIED, CLUSTER, ClusterId, LAST, MEMBERS, PURGED, VOTE};
 use super::types::{Entry, LogId, Membership, Node, StoredMembership, Vote};
 use super::wire::{Reader, written};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,8 @@ pub struct RaftInfo {
     pub term: u64,
     /// The index of the last entry.
     pub last_index: Option<u64>,
+    /// The term of the last entry, which may be less than that of the last vote.
+    pub last_term: Option<u64>,
     /// The index of the last entry that the pinset is the result of.
     pub applied_index: Option<u64>,
 }
@@ -50,10 +52,13 @@ impl RaftStore {
     pub fn info(&self) -> Result<RaftInfo> {
         let storage = &*self.0;
         let members = self.members()?;
+        let last = records::get(storage, LAST, Reader::log_id)?;
+        let last = last.max(records::get(storage, PURGED, Reader::log_id)?);
         Ok(RaftInfo {
             members: voters(members.membership()).into_iter().collect(),
             term: records::get(storage, VOTE, Reader::vote)?.map_or(0, |vote| vote.leader_id.term),
-            last_index: records::get(storage, LAST, Reader::log_id)?.map(|id| id.index),
+            last_index: last.map(|id| id.index),
+            last_term: last.map(|id| id.leader_id.term),
             applied_index: records::get(storage, APPLIED, Reader::log_id)?.map(|id| id.index),
         })
     }
@@ -62,9 +67,10 @@ impl RaftStore {
     /// good. On disk when it returns.
     ///
     /// Everything in this peer's log counts as agreed on, so nothing is lost that any quorum with this peer acknowledged;
-    /// what only lost members had is gone. Do it on one peer only, the one with the greatest [`RaftInfo::last_index`] of
-    /// those that are left (of the greatest term, if the terms differ). All others, also those that come back later, clean
-    /// their state and join anew: this peer does not know them any more.
+    /// what only lost members had is gone. Do it on one peer only, of those that are left the one with the greatest
+    /// [`RaftInfo::last_term`], and among those with the same the one with the greatest [`RaftInfo::last_index`]: it has
+    /// everything that a quorum ever had. What it voted last says nothing of that. All others, also those that come back
+    /// later, clean their state and join anew: this peer does not know them any more.
     ///
     /// # Errors
     /// `NotFound` when the store belongs to no cluster; `Conflict` when `keep` is no member; `Corrupt`, `Io`,
@@ -94,10 +100,10 @@ impl RaftStore {
         let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
         let mut batch = Batch::new();
         log::put(&mut batch, &entry)?;
-        batch.put(META, LAST, written(|writer| writer.log_id(&log_id)));
-        batch.put(META, VOTE, written(|writer| writer.vote(&Vote::new(term, node))));
+        records::put(&mut batch, LAST, &written(|writer| writer.log_id(&log_id)));
+        records::put(&mut batch, VOTE, &written(|writer| writer.vote(&Vote::new(term, node))));
         // Another cluster from now on: those that are lost must not come back into this one.
-        batch.put(META, CLUSTER, self.new_cluster(&log_id)?.to_vec());
+        records::put(&mut batch, CLUSTER, &self.new_cluster(&log_id)?);
         storage.write(batch, Durability::Synced)
     }
 

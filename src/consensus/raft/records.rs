@@ -9,12 +9,17 @@
 //! | | `session` | of the last start |
 //! | | `vote`, `purged`, `last` | of the log |
 //! | | `applied`, `members` | what the pinset is the result of |
+//! | | `has-voted` | there once this peer was a member that votes |
 //! | `raft-seen` | 0, peer | session and floor of its parts |
 //! | | 1, peer, sequence | answers of a part that was applied |
 //!
 //! What says how far the pinset is (`applied`, `members` and `raft-seen`) is written with it, in one batch.
+//!
+//! After every value but those of `format` and `cleaning` there is a hash of key and value, because a vote or a mark that
+//! was damaged a little still reads as one.
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::wire::{Reader, corrupt, read, written};
 use super::{COMPONENT, types::Node};
@@ -34,6 +39,7 @@ pub(super) const PURGED: &[u8] = b"purged";
 pub(super) const LAST: &[u8] = b"last";
 pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERS: &[u8] = b"members";
+pub(super) const HAS_VOTED: &[u8] = b"has-voted";
 
 /// A change that older programs cannot read raises it.
 pub(super) const FORMAT: u8 = 1;
@@ -44,14 +50,47 @@ const PAGE: usize = 1024;
 /// What tells a cluster from others. Its peers alone know it.
 pub(super) type ClusterId = [u8; 16];
 
+/// Bytes of the hash after a value.
+const HASH_BYTES: usize = 8;
+
+/// What a record of ours that is damaged means, and the way out.
+pub(super) fn damaged(what: impl std::fmt::Display) -> Error {
+    corrupt(format!(
+        "the stored raft of this peer is damaged: {what}; remove this peer from the cluster, clean its state, and let it \
+         join again (a peer that is alone: clean its state and import an export)"
+    ))
+}
+
+fn hash(key: &[u8], value: &[u8]) -> [u8; HASH_BYTES] {
+    let mut hash = Xxh3::new();
+    hash.update(key);
+    hash.update(value);
+    hash.digest().to_be_bytes()
+}
+
+/// A value with its hash.
+fn seal(key: &[u8], value: &[u8]) -> Bytes {
+    [value, &hash(key, value)].concat().into()
+}
+
+/// The value of a record with its hash; none where they do not belong together.
+fn unseal(key: &[u8], sealed: Bytes) -> Option<Bytes> {
+    let (value, sum) = sealed.split_last_chunk::<HASH_BYTES>()?;
+    (*sum == hash(key, value)).then(|| sealed.slice(..value.len()))
+}
+
+/// Writes one of the records of `raft-meta`.
+pub(super) fn put(batch: &mut Batch, key: &'static [u8], value: &[u8]) {
+    batch.put(META, key, seal(key, value));
+}
+
 /// One of the records of `raft-meta`.
 pub(super) fn get<T>(
     storage: &dyn Storage,
     key: &'static [u8],
     decode: impl FnOnce(&mut Reader) -> Result<T>,
 ) -> Result<Option<T>> {
-    let Some(bytes) = storage.get(META, key)? else { return Ok(None) };
-    read(bytes, decode).map(Some).map_err(|error| named(error, key))
+    storage.get(META, key)?.map(|bytes| decoded(key, bytes, decode)).transpose()
 }
 
 /// The same of a frozen view.
@@ -60,13 +99,37 @@ pub(super) fn get_in<T>(
     key: &'static [u8],
     decode: impl FnOnce(&mut Reader) -> Result<T>,
 ) -> Result<Option<T>> {
-    let Some(bytes) = snapshot.get(META, key)? else { return Ok(None) };
-    read(bytes, decode).map(Some).map_err(|error| named(error, key))
+    snapshot.get(META, key)?.map(|bytes| decoded(key, bytes, decode)).transpose()
 }
 
-fn named(error: Error, key: &[u8]) -> Error {
-    error
-        .context(format_args!("the record {:?} of this peer's raft is damaged", String::from_utf8_lossy(key)))
+fn decoded<T>(key: &'static [u8], bytes: Bytes, decode: impl FnOnce(&mut Reader) -> Result<T>) -> Result<T> {
+    let name = String::from_utf8_lossy(key);
+    let value = unseal(key, bytes).ok_or_else(|| damaged(format!("{name:?} is not what was written")))?;
+    read(value, decode).map_err(|error| damaged(format!("{name:?}: {error}")))
+}
+
+/// Looks whether what is there belongs together.
+///
+/// # Errors
+/// `Corrupt` where something is missing that must be there; `Io`.
+pub(super) fn check(storage: &dyn Storage) -> Result<()> {
+    let purged = get(storage, PURGED, Reader::log_id)?;
+    let last = get(storage, LAST, Reader::log_id)?;
+    let applied = get(storage, APPLIED, Reader::log_id)?;
+    let members = get(storage, MEMBERS, Reader::stored_membership)?;
+    let missing = |what: &str| Err(damaged(format!("{what} is missing")));
+    // Who founds a cluster has its first entry before it votes.
+    let index = last.max(purged).max(applied).map(|id| id.index);
+    if index.is_some_and(|index| index > 0) && get(storage, VOTE, Reader::vote)?.is_none() {
+        return missing("the vote");
+    }
+    if index.is_some() && cluster(storage)?.is_none() {
+        return missing("which cluster it belongs to");
+    }
+    if applied.is_some() != members.is_some() || applied < purged {
+        return missing("how far the pinset is");
+    }
+    Ok(())
 }
 
 /// Whether this store was never part of a cluster.
@@ -94,13 +157,13 @@ pub(super) fn is_ours(storage: &dyn Storage) -> Result<bool> {
             ),
         )
         .component(COMPONENT)),
-        Some(_) => Err(corrupt("the format of the stored raft is unreadable")),
+        Some(_) => Err(damaged("its format is unreadable")),
     }
 }
 
 pub(super) fn cluster(storage: &dyn Storage) -> Result<Option<ClusterId>> {
     get(storage, CLUSTER, |reader| {
-        let bytes = reader.take(16)?;
+        let bytes = reader.take(size_of::<ClusterId>())?;
         let mut id = ClusterId::default();
         id.copy_from_slice(&bytes);
         Ok(id)
@@ -112,7 +175,7 @@ pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
     let mut batch = Batch::new();
-    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS] {
+    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, HAS_VOTED] {
         batch.delete(META, key);
     }
     storage.write(batch, Durability::Synced)
@@ -145,6 +208,8 @@ pub(super) enum Seen {
 
 impl Seen {
     pub(super) fn decode(key: Bytes, value: Bytes) -> Result<Self> {
+        let value = unseal(&key, value)
+            .ok_or_else(|| damaged("a record of what was asked for is not what was written"))?;
         read(key, |reader| match reader.byte()? {
             0 => {
                 let node = reader.node()?;
@@ -162,10 +227,12 @@ impl Seen {
                     writer.long(*session);
                     writer.long(*floor);
                 });
-                batch.put(SEEN, seen_key(node), value);
+                let key = seen_key(node);
+                batch.put(SEEN, key.clone(), seal(&key, &value));
             }
             Self::Part(node, sequence, answers) => {
-                batch.put(SEEN, answers_key(node, *sequence), answers.clone());
+                let key = answers_key(node, *sequence);
+                batch.put(SEEN, key.clone(), seal(&key, answers));
             }
         }
     }

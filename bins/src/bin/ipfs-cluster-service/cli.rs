@@ -235,8 +235,8 @@ pub(crate) enum RaftCommand {
     Info,
     /// Make this peer the only member, where more than half of the members will never come back
     ///
-    /// Do it on one peer only: the one with the greatest term and then the greatest last entry of those that are left
-    /// ("state raft info"). All others, those that come back later too, run "state cleanup" and then "daemon
+    /// Do it on one peer only: of those that are left the one whose last entry is of the greatest term, and if these are the
+    /// same, has the greatest number ("state raft info"). All others, those that come back later too, run "state cleanup" and then "daemon
     /// --bootstrap" with an address of this one.
     Recover(Cleanup),
     #[command(external_subcommand)]

@@ -1,0 +1,175 @@
+//! Stores that were damaged or cut: a peer says so and what to do, and never shows or spreads what is wrong.
+
+use std::sync::Arc;
+
+use ipfs_cluster::ErrorKind;
+use ipfs_cluster::consensus::{Consensus, RaftConfig, RaftStore};
+use ipfs_cluster::storage::{Batch, Direction, Durability, KeyRange, Space, Storage};
+use ipfs_cluster::testing::state_suite::{cid, pin};
+use ipfs_cluster::testing::{CrashStorage, peer};
+
+use crate::world::{World, pins};
+
+const OURS: [&str; 3] = ["raft-log", "raft-meta", "raft-seen"];
+const PINSET: [&str; 5] = ["pins", "pins-by-name", "pins-by-meta", "pins-by-created", "state-meta"];
+
+/// Space, key and value.
+type Record = (Space, bytes::Bytes, bytes::Bytes);
+
+fn records(storage: &dyn Storage, spaces: &[&'static str]) -> Vec<Record> {
+    let view = storage.snapshot().unwrap();
+    let mut all = Vec::new();
+    for space in spaces.iter().map(|name| Space::new(name)) {
+        let page = view.scan(space, KeyRange::all(), Direction::Forward, 10_000).unwrap();
+        assert!(!page.more);
+        all.extend(page.entries.into_iter().map(|(key, value)| (space, key, value)));
+    }
+    all
+}
+
+fn write(storage: &dyn Storage, change: impl FnOnce(&mut Batch)) {
+    let mut batch = Batch::new();
+    change(&mut batch);
+    storage.write(batch, Durability::Synced).unwrap();
+}
+
+/// A store with the same in it.
+fn copy(storage: &dyn Storage) -> Arc<CrashStorage> {
+    let copy = CrashStorage::new();
+    write(&copy, |batch| {
+        for (space, key, value) in records(storage, &[&OURS[..], &PINSET[..]].concat()) {
+            batch.put(space, key, value);
+        }
+    });
+    Arc::new(copy)
+}
+
+/// Three peers, of which one was stopped in the middle of it all, and its store. All have removed entries of their logs.
+async fn one_of_three_away(seed: u64) -> (World, u64, Arc<CrashStorage>) {
+    let mut config = RaftConfig::default();
+    config.init_peerset = (1..=3).map(peer).collect();
+    config.trailing_logs = 8;
+    config.snapshot_threshold = 16;
+    let mut world = World::start_with(seed, 3, config).await;
+    for number in 0..40 {
+        world.raft(number % 3 + 1).log_pin(pin(number)).await.unwrap();
+        world.raft(number % 3 + 1).log_unpin(&cid(number / 2)).await.unwrap();
+    }
+    let away = world.follower().await;
+    let disk = world.kill(away);
+    let there = *world.members.keys().next().unwrap();
+    world.raft(there).log_pin(pin(1_000)).await.unwrap();
+    (world, away, disk)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_record_is_damaged_or_missing_a_peer_says_so_or_is_whole() {
+    let (mut world, away, disk) = one_of_three_away(1).await;
+    let all = records(&*disk, &OURS);
+    assert!(all.len() > 15, "{}", all.len());
+    let (mut refused, mut whole) = (Vec::new(), Vec::new());
+    for (space, key, value) in &all {
+        let name = format!("{space} {}", key.escape_ascii());
+        let middle = value.len() / 2;
+        let damages: Vec<Option<Vec<u8>>> = [0, middle, value.len().saturating_sub(1)]
+            .into_iter()
+            .filter(|at| *at < value.len())
+            .map(|at| {
+                let mut value = value.to_vec();
+                value[at] ^= 0x10;
+                Some(value)
+            })
+            .chain([None, Some(value[..middle].to_vec())])
+            .collect();
+        for damage in damages {
+            let disk = copy(&*disk);
+            let is_gone = damage.is_none();
+            write(&*disk, |batch| match damage {
+                Some(value) => batch.put(*space, key.clone(), value),
+                None => batch.delete(*space, key.clone()),
+            });
+            // What an operator asks for says it, too, or does not look at it.
+            if let Err(error) = RaftStore::open(disk.clone()).and_then(|store| store.info()) {
+                assert!(
+                    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported),
+                    "{name}: {error}"
+                );
+            }
+            match world.try_open(away, disk, world.config.clone()).await {
+                Err(error) => {
+                    let kind = error.kind();
+                    assert!(
+                        matches!(kind, ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Conflict),
+                        "{name}: {error}"
+                    );
+                    if kind == ErrorKind::Corrupt {
+                        assert!(error.to_string().contains("let it join again"), "{name}: {error}");
+                    }
+                    refused.push(name.clone());
+                }
+                Ok(()) => {
+                    let there = world.agreed().await;
+                    assert!(pins(&*world.raft(away).state()).await == there, "{name}, gone: {is_gone}");
+                    whole.push(name.clone());
+                    // It must not be older than it was the next time.
+                    (world, ..) = one_of_three_away(1).await;
+                }
+            }
+        }
+    }
+    for vital in ["applied", "cluster", "last", "members", "purged", "vote"] {
+        let name = format!("raft-meta {vital}");
+        assert!(refused.contains(&name) && !whole.contains(&name), "{name}");
+    }
+    assert_eq!(world.agreed().await.len(), 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_cut_is_refused() {
+    let (mut world, away, disk) = one_of_three_away(2).await;
+    let log = records(&*disk, &OURS[..1]);
+    for gone in [0..1, 0..3, 3..5, log.len() - 3..log.len(), 0..log.len()] {
+        let disk = copy(&*disk);
+        write(&*disk, |batch| {
+            log[gone.clone()].iter().for_each(|(space, key, _)| batch.delete(*space, key.clone()));
+        });
+        match world.try_open(away, disk, world.config.clone()).await {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                assert!(error.to_string().contains("let it join again"), "{error}");
+            }
+            Ok(()) => {
+                // It is in the pinset already; whoever reads it for others finds out.
+                assert_eq!(gone, 3..5);
+                let there = world.agreed().await;
+                assert!(pins(&*world.raft(away).state()).await == there, "another pinset");
+                (world, ..) = one_of_three_away(2).await;
+            }
+        }
+    }
+    // Older than what was removed from the log, or from another time.
+    for (from, to) in [("purged", "applied"), ("applied", "purged"), ("last", "purged"), ("purged", "vote")] {
+        let disk = copy(&*disk);
+        let value = disk.get(Space::new("raft-meta"), from.as_bytes()).unwrap().unwrap();
+        write(&*disk, |batch| batch.put(Space::new("raft-meta"), to.as_bytes(), value));
+        let error = world.try_open(away, disk, world.config.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{from} as {to}: {error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_store_is_damaged_is_removed_cleaned_and_joins_again() {
+    let (mut world, away, disk) = one_of_three_away(3).await;
+    write(&*disk, |batch| batch.delete(Space::new("raft-meta"), &b"vote"[..]));
+    let error = world.try_open(away, disk, world.config.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    let there = *world.members.keys().next().unwrap();
+    world.raft(there).remove_peer(&peer(away)).await.unwrap();
+    world.open_to_join(away).await;
+    world.raft(there).add_peer(&peer(away)).await.unwrap();
+    world.raft(away).ready().await.unwrap();
+    world.raft(away).log_pin(pin(2_000)).await.unwrap();
+    let there = world.agreed().await;
+    assert_eq!(there.len(), 22);
+    assert!(pins(&*world.raft(away).state()).await == there, "another pinset");
+}
