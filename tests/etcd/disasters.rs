@@ -175,6 +175,8 @@ async fn a_member_that_stands_still_is_passed_over() {
     let Some(servers) = Server::start_all::<3>(&[]) else { return };
     let mut config = config("", "/test");
     config.endpoints = servers.iter().map(Server::url).collect();
+    // Who does not write finds out by its own signs of life that what it follows stands still.
+    config.lease_ttl = Duration::from_secs(3);
     let one = Peer::ready(1, config.clone()).await;
     let other = Peer::ready(2, config).await;
     for (number, server) in (0u64..).zip(&servers) {
