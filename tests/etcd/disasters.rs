@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use ipfs_cluster::consensus::Consensus as _;
 use ipfs_cluster::error::ErrorKind;
-use ipfs_cluster::state::StateReader as _;
 use ipfs_cluster::testing::peer;
 use ipfs_cluster::testing::state_suite::{Model, assert_same, cid, pin};
 use ipfs_cluster::types::PinOperation;
@@ -115,14 +114,21 @@ async fn an_etcd_that_is_compacted_and_defragmented_under_load_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_that_runs_out_is_replaced() {
+async fn a_token_that_runs_out_is_replaced_and_who_may_write_below_the_prefix_may_enough() {
     let server = server_or_skip!(&["--auth-token", "simple", "--auth-token-ttl", "1"]);
     let root = json!({"name": "root", "password": "secret"});
     server.ask("/v3/auth/user/add", root).await;
     server.ask("/v3/auth/user/grant", json!({"user": "root", "role": "root"})).await;
+    let prefix = unique_prefix();
+    server.ask("/v3/auth/role/add", json!({"name": "peer"})).await;
+    let below = |end: &str| crate::server::base64(format!("{prefix}{end}"));
+    let permission = json!({"permType": "READWRITE", "key": below("/"), "range_end": below("0")});
+    server.ask("/v3/auth/role/grant", json!({"name": "peer", "perm": permission})).await;
+    server.ask("/v3/auth/user/add", json!({"name": "me", "password": "secret"})).await;
+    server.ask("/v3/auth/user/grant", json!({"user": "me", "role": "peer"})).await;
     server.ask("/v3/auth/enable", json!({})).await;
-    let mut config = config(&server.url(), &unique_prefix());
-    config.username = "root".to_owned();
+    let mut config = config(&server.url(), &prefix);
+    config.username = "me".to_owned();
     config.password.0 = "secret".to_owned();
     let one = Peer::ready(1, config.clone()).await;
     let other = Peer::ready(2, config).await;
@@ -135,8 +141,11 @@ async fn a_token_that_runs_out_is_replaced() {
     server.kill();
     server.run();
     until("it knows us again", async || one.etcd.log_pin(pin(3)).await.is_ok()).await;
+    one.etcd.log_many((10..1_000).map(put).collect()).await.unwrap();
     until_same(&one, &other).await;
-    assert_same(&*other.etcd.state(), &Model::of((0..4).map(pin))).await;
+    assert_same(&*other.etcd.state(), &Model::of((0..4).chain(10..1_000).map(pin))).await;
+    other.etcd.shutdown().await.unwrap();
+    until("it is gone, not only its lease", async || one.etcd.peers().await.unwrap() == [peer(1)]).await;
 }
 
 #[tokio::test]
