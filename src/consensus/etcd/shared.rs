@@ -12,6 +12,7 @@ use super::COMPONENT;
 use super::gateway::Gateway;
 use super::keys::Keys;
 use super::plan::Limits;
+use crate::consensus::NoLongerMember;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::PeerTransport;
 use crate::types::{Multiaddr, PeerId};
@@ -138,4 +139,5 @@ pub(super) fn removed(peer: &PeerId) -> Error {
              peer, or add {peer} on that one (POST /peers)"),
     )
     .component(COMPONENT)
+    .with_source(NoLongerMember)
 }
