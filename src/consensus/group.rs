@@ -49,6 +49,12 @@ pub(super) struct Call<W, A> {
 pub(super) struct Reply<A>(oneshot::Sender<Result<A>>);
 
 impl<A> Reply<A> {
+    /// Whether nobody waits for the answer any more.
+    #[cfg(feature = "consensus-raft")]
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Answers.
     pub(super) fn send(self, answer: Result<A>) {
         // A caller that was dropped does not want to know.

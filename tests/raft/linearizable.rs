@@ -1,7 +1,7 @@
 //! Histories of several clients over peers that crash and are cut off: each looks as if every call had happened at one
 //! moment between its beginning and its end.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use futures::future::join_all;
 use ipfs_cluster::consensus::{Consensus, Raft};
 use ipfs_cluster::testing::peer;
 use ipfs_cluster::testing::random::Random;
+use ipfs_cluster::testing::sim::linear::{self, Call, Happened, Verdict};
 use ipfs_cluster::testing::state_suite::{cid, pin};
 
 use crate::agreement::seeds;
@@ -17,69 +18,6 @@ use crate::world::{FACT_TIMEOUT, World};
 const CLIENTS: u64 = 4;
 const PINS: u64 = 3;
 const CALLS: u64 = 12;
-
-/// The name that a pin has; none when it is not there.
-type Value = Option<u64>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
-    /// The pin has this name from now on; what that gives says nothing.
-    Pin(u64),
-    /// It is gone. What it was, if that is known.
-    Unpin(Option<Value>),
-    /// It was this.
-    Read(Value),
-}
-
-/// One call of one pin.
-#[derive(Clone, Copy, Debug)]
-struct Happened {
-    call: Call,
-    began: u64,
-    /// None where nobody knows whether it happened: then it may at any time, or never.
-    ended: Option<u64>,
-}
-
-/// What a call makes of a value, if it could have happened then.
-fn step(call: Call, value: Value) -> Option<Value> {
-    match call {
-        Call::Pin(name) => Some(Some(name)),
-        Call::Unpin(Some(was)) if was != value => None,
-        Call::Unpin(_) => Some(None),
-        Call::Read(was) => (was == value).then_some(value),
-    }
-}
-
-/// Wing and Gong's search, with what was seen left out.
-fn is_linearizable(history: &[Happened]) -> bool {
-    assert!(history.len() <= 128);
-    let all: u128 = history
-        .iter()
-        .enumerate()
-        .filter(|(_, happened)| happened.ended.is_some())
-        .fold(0, |all, (index, _)| all | 1 << index);
-    let mut seen = HashSet::new();
-    let mut open = vec![(0u128, None)];
-    while let Some((done, value)) = open.pop() {
-        if done & all == all {
-            return true;
-        }
-        if !seen.insert((done, value)) {
-            continue;
-        }
-        let left = || history.iter().enumerate().filter(|(index, _)| done & 1 << index == 0);
-        // Whatever is next began before everything else that is left had ended.
-        let first_end = left().filter_map(|(_, happened)| happened.ended).min().unwrap_or(u64::MAX);
-        for (index, happened) in left() {
-            if happened.began < first_end
-                && let Some(value) = step(happened.call, value)
-            {
-                open.push((done | 1 << index, value));
-            }
-        }
-    }
-    false
-}
 
 fn below(random: &mut Random, bound: u64) -> u64 {
     random.below(usize::try_from(bound).unwrap()) as u64
@@ -174,39 +112,10 @@ async fn histories_are_linearizable_whatever_fails() {
             of_pins.entry(key).or_default().push(happened);
         }
         for (key, history) in of_pins {
-            assert!(is_linearizable(&history), "seed {seed}, pin {key}: {history:#?}");
+            let verdict = linear::check(&history);
+            assert_eq!(verdict, Verdict::Linearizable, "seed {seed}, pin {key}: {history:#?}");
             checked += 1;
         }
     }
     assert!(checked > 0 && done > 100, "{done} calls in {checked} histories");
-}
-
-#[test]
-fn the_check_finds_what_is_wrong() {
-    let happened = |call, began, ended| Happened { call, began, ended };
-    let good = [
-        happened(Call::Pin(1), 1, Some(4)),
-        happened(Call::Read(None), 2, Some(3)),
-        happened(Call::Read(Some(1)), 5, Some(6)),
-        happened(Call::Pin(2), 7, None),
-        happened(Call::Read(Some(1)), 8, Some(9)),
-        happened(Call::Unpin(Some(Some(2))), 10, Some(11)),
-        happened(Call::Read(None), 12, Some(13)),
-    ];
-    assert!(is_linearizable(&good));
-    // A stale read, a write that was lost, one that happened twice.
-    let stale = [happened(Call::Pin(1), 1, Some(2)), happened(Call::Read(None), 3, Some(4))];
-    let lost = [
-        happened(Call::Pin(1), 1, Some(2)),
-        happened(Call::Pin(2), 3, Some(4)),
-        happened(Call::Read(Some(1)), 5, Some(6)),
-    ];
-    let twice = [
-        happened(Call::Pin(1), 1, Some(2)),
-        happened(Call::Unpin(Some(Some(1))), 3, Some(4)),
-        happened(Call::Read(Some(1)), 5, Some(6)),
-    ];
-    for bad in [&stale[..], &lost, &twice] {
-        assert!(!is_linearizable(bad));
-    }
 }

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
 use super::wire::{Reader, Writer, read, written};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
@@ -153,6 +153,12 @@ impl LogStore {
         let (mut start, mut found) = (start, Vec::new());
         let end = {
             let ends = self.ends();
+            if !is_whole && start < next_of(ends.purged) {
+                // They are about to be sent, and openraft would send what is left behind a gap, which others would store. The
+                // leader begins anew instead, and sends the whole pinset.
+                let text = format!("entry {start} of the log was removed before it was sent to another peer");
+                return Err(Error::new(ErrorKind::Unavailable, text).component(super::COMPONENT));
+            }
             start = start.max(next_of(ends.purged));
             let end = end.min(next_of(ends.last));
             let end = if is_whole { end } else { end.min(start.saturating_add(READ_ENTRIES_MAX)) };

@@ -137,6 +137,10 @@ impl Writer {
     }
 
     async fn serve(&mut self, call: Call<Work, Answers>) {
+        if call.reply.is_abandoned() {
+            // Its caller was told that it was not acknowledged, or does not want to know: what has not begun does not begin.
+            return;
+        }
         match call.work {
             Work::Apply(operations, tells) => {
                 let (operations, waiters) = self.gather(operations, tells, call.reply);
@@ -169,6 +173,9 @@ impl Writer {
         let mut waiters = vec![Waiter { tells: told(&first, tells), reply }];
         let mut all = first;
         while let Some(call) = self.inbox.take_now() {
+            if call.reply.is_abandoned() {
+                continue;
+            }
             let Work::Apply(more, _) = &call.work else {
                 self.inbox.put_back(call);
                 break;

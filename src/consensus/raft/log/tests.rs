@@ -2,7 +2,6 @@ use openraft::CommittedLeaderId;
 
 use super::super::types::Command;
 use super::*;
-use crate::error::ErrorKind;
 use crate::storage::MemoryStorage;
 use crate::types::PeerId;
 
@@ -65,6 +64,9 @@ async fn both_ends_can_be_taken_away() {
         assert_eq!(indexes(&log.entries(0, 100, true).await.unwrap()), [4, 5, 6, 7]);
         assert_eq!(log.last(), Some(id(7)));
     }
+    // What is sent must not have a gap before it; what is read for all else may begin later.
+    let error = log.entries(3, 6, false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     log.put(vec![entry(8, 1)]).await.unwrap();
     // Beyond the end, as after a snapshot.
     set_applied(&*storage, 20);
