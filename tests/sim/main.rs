@@ -103,10 +103,7 @@ fn run_many(agreement: Agreement, usual: u64) {
             tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
             sim::run_plan(&shortest.plan, planted());
         }
-        assert!(
-            shortest.is_good(),
-            "seed {seed} went wrong; the shortest part of it that does:\n{shortest}"
-        );
+        assert!(shortest.is_good(), "seed {seed} went wrong; the shortest part of it that does:\n{shortest}");
         return;
     }
     let asked = number("SIM_SEEDS");

@@ -192,7 +192,8 @@ impl LogStore {
         records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
-        let durability = if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
+        let durability =
+            if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
         self.write(batch, durability).await?;
         let mut ends = self.ends();
         ends.last = Some(last);
@@ -530,7 +531,9 @@ impl RaftLogStorage<Types> for LogStore {
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
         let durability = if is_planted(Planted::VoteNotSynced) { Durability::Buffered } else { durability };
-        self.write(batch, durability).await.map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
+        self.write(batch, durability)
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {

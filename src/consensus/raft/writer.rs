@@ -239,10 +239,9 @@ async fn until_applied(
     deadline: Instant,
 ) -> Result<PartOutcome> {
     let (index, outcome) = until_written(inner, part, operations, deadline).await?;
-    let mut applied = inner.applied.subscribe();
-    match timeout_at(deadline, applied.wait_for(|applied| applied.next() > index)).await {
-        Ok(Ok(_)) => Ok(outcome),
-        _ => {
+    match timeout_at(deadline, inner.applied.until(index + 1)).await {
+        Ok(()) => Ok(outcome),
+        Err(_) => {
             let text = "it is written for good, but this peer is too far behind to show it";
             inner.check().map_err(|error| error.context(text))?;
             Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))
@@ -319,9 +318,9 @@ pub(super) fn not_served(inner: &Inner) -> Error {
 fn unknown(error: &Error) -> Error {
     let error = match error.kind() {
         // That of one attempt: what the caller has to know is that the cluster does not work.
-        ErrorKind::Timeout => {
-            Error::new(ErrorKind::Unavailable, error.to_string()).component(COMPONENT).with_source(error.clone())
-        }
+        ErrorKind::Timeout => Error::new(ErrorKind::Unavailable, error.to_string())
+            .component(COMPONENT)
+            .with_source(error.clone()),
         _ => error.clone(),
     };
     error.context("the write was not acknowledged in time")

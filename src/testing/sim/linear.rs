@@ -157,8 +157,11 @@ mod tests {
         ];
         assert_eq!(check(&good), Verdict::Linearizable);
         assert_eq!(check(&[]), Verdict::Linearizable);
-        let expired =
-            [happened(Call::Pin(1), 1, 2), happened(Call::Expire(1), 1, None), happened(Call::Read(None), 3, 4)];
+        let expired = [
+            happened(Call::Pin(1), 1, 2),
+            happened(Call::Expire(1), 1, None),
+            happened(Call::Read(None), 3, 4),
+        ];
         assert_eq!(check(&expired), Verdict::Linearizable);
         let instead = [
             happened(Call::Pin(1), 1, 2),
@@ -172,11 +175,8 @@ mod tests {
     #[test]
     fn what_could_not_have_happened_is_found() {
         let stale = [happened(Call::Pin(1), 1, 2), happened(Call::Read(None), 3, 4)];
-        let lost = [
-            happened(Call::Pin(1), 1, 2),
-            happened(Call::Pin(2), 3, 4),
-            happened(Call::Read(Some(1)), 5, 6),
-        ];
+        let lost =
+            [happened(Call::Pin(1), 1, 2), happened(Call::Pin(2), 3, 4), happened(Call::Read(Some(1)), 5, 6)];
         let twice = [
             happened(Call::Pin(1), 1, 2),
             happened(Call::Unpin(Some(Some(1))), 3, 4),

@@ -252,7 +252,9 @@ impl Run<'_> {
     }
 
     fn isolate(&self, peer: usize) {
-        (0..self.peers.len()).filter(|other| *other != peer).for_each(|other| self.peers.partition(peer, other));
+        (0..self.peers.len())
+            .filter(|other| *other != peer)
+            .for_each(|other| self.peers.partition(peer, other));
     }
 
     /// Notes what the peer that joined later has when those that were cut off turn up.
@@ -466,9 +468,7 @@ impl Run<'_> {
             acknowledged: history
                 .operations
                 .iter()
-                .filter(|operation| {
-                    !matches!(operation.answer, Answer::Refused | Answer::Unknown)
-                })
+                .filter(|operation| !matches!(operation.answer, Answer::Refused | Answer::Unknown))
                 .count() as u64,
             simulated,
         };
@@ -507,7 +507,9 @@ fn is_refused_downgrade(wanted: Option<PinMode>, held: &[PinMode]) -> bool {
 /// Kinds by which a caller knows that nothing happened.
 fn is_refusal(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::ReadOnly | ErrorKind::NotEnoughPeers => true,
+        ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::ReadOnly | ErrorKind::NotEnoughPeers => {
+            true
+        }
         // A peer that finds out that it was removed may have asked for something before.
         ErrorKind::Conflict => error.component_name() != Some("raft consensus"),
         _ => false,

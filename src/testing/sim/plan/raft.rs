@@ -133,7 +133,11 @@ impl Plan {
                     down.remove(random.below(down.len()));
                 }
                 for peer in &down {
-                    add(&mut steps, short(random), What::Crash { peer: *peer, keep_some: random.percent(50) });
+                    add(
+                        &mut steps,
+                        short(random),
+                        What::Crash { peer: *peer, keep_some: random.percent(50) },
+                    );
                 }
                 let left: Vec<usize> = all.iter().copied().filter(|peer| !down.contains(peer)).collect();
                 writes(&mut steps, random, &left, 3);
@@ -226,7 +230,8 @@ impl Weights {
         let peer = up.choose(random, plan.peers, kind != 13);
         let (cid, keep_some) = (random.below(plan.cids), random.percent(50));
         let through = up.choose(random, plan.peers, true);
-        let another = if plan.peers > 1 { (peer + random.between(1, plan.peers - 1)) % plan.peers } else { 0 };
+        let another =
+            if plan.peers > 1 { (peer + random.between(1, plan.peers - 1)) % plan.peers } else { 0 };
         match kind {
             9 | 12 => up.peers[peer] = false,
             11 => up.peers.fill(false),

@@ -289,7 +289,9 @@ fn happened(tag: Tag, operation: &Operation) -> Vec<Happened> {
             let expiry = Happened { ended: None, ..one(Call::Expire(name(tag))) };
             [one(Call::Pin(name(tag)))].into_iter().chain(may_expire.then_some(expiry)).collect()
         }
-        (Kind::Unpin, Answer::Unpinned { removed }) => vec![one(Call::Unpin(removed.map(|tag| Some(name(tag)))))],
+        (Kind::Unpin, Answer::Unpinned { removed }) => {
+            vec![one(Call::Unpin(removed.map(|tag| Some(name(tag)))))]
+        }
         (Kind::Unpin, _) => vec![one(Call::Unpin(None))],
         (Kind::Read, Answer::Was { value }) => vec![one(Call::Read(value.map(name)))],
         (Kind::Read, _) => Vec::new(),
