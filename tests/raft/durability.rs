@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipfs_cluster::clock::TokioClock;
 use ipfs_cluster::consensus::{Consensus, ConsensusContext, Raft, RaftConfig, RaftInfo, RaftStore};
-use ipfs_cluster::error::Result;
+use ipfs_cluster::error::{ErrorKind, Result};
 use ipfs_cluster::state::StoreState;
 use ipfs_cluster::storage::{
     Batch, Direction, Durability, KeyRange, MemoryStorage, Snapshot, Space, Storage,
@@ -100,6 +100,25 @@ async fn a_pinset_that_came_as_a_whole_is_on_disk_at_once() {
 
 const LOG: Space = Space::new("raft-log");
 const META: Space = Space::new("raft-meta");
+
+/// A store of which somebody took a part away is refused, with the way out, instead of waiting for entries for ever.
+#[tokio::test(start_paused = true)]
+async fn a_pinset_that_the_log_does_not_reach_back_to_is_refused() {
+    let mut config = RaftConfig::default();
+    (config.trailing_logs, config.snapshot_threshold) = (0, 1);
+    let mut world = World::start_with(24, 1, config).await;
+    for number in 0..20 {
+        world.raft(1).log_pin(pin(number)).await.unwrap();
+    }
+    let disk = world.stop(1).await;
+    assert!(disk.get(META, b"purged").unwrap().is_some(), "the log was never shortened");
+    let mut batch = Batch::new();
+    batch.delete(META, "applied");
+    disk.write(batch, Durability::Synced).unwrap();
+    let error = world.try_open(1, disk, world.config.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("join again"), "{error}");
+}
 
 /// The index of the first entry that is in a log.
 fn first_index(storage: &dyn Storage) -> Option<u64> {

@@ -175,6 +175,15 @@ impl Links {
         self.0.transport.open(peer, &protocol()).await
     }
 
+    /// Looks whether there is somebody who could be asked.
+    ///
+    /// # Errors
+    /// `Unsupported` when the peer knows nothing of this protocol; `Unavailable`, `Timeout`.
+    pub(super) async fn check(&self, peer: &PeerId, patience: Duration) -> Result<()> {
+        let opened = timeout(patience, self.open(peer)).await.unwrap_or_else(|_| Err(silent(peer, patience)));
+        opened.map(|stream| self.0.put(peer, stream))
+    }
+
     /// Asks, and gives the answer. Whoever drops this asked all the same. What is asked may arrive twice.
     ///
     /// # Errors
@@ -187,10 +196,7 @@ impl Links {
         patience: Duration,
     ) -> Result<(u8, Bytes)> {
         let answer = self.start(peer, kind, body, patience.max(LATE_MAX));
-        timeout(patience, arrived(answer)).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}"))
-                .component(COMPONENT))
-        })
+        timeout(patience, arrived(answer)).await.unwrap_or_else(|_| Err(silent(peer, patience)))
     }
 
     /// Asks, whether somebody waits for the answer or not: a stream that was opened too late for this question is there
@@ -204,10 +210,9 @@ impl Links {
                     let text = "too many questions wait for the answers of other peers";
                     return Err(Error::new(ErrorKind::QueueFull, text).component(COMPONENT));
                 };
-                timeout(patience, shared.ask(&peer, kind, &body)).await.unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}"))
-                        .component(COMPONENT))
-                })
+                timeout(patience, shared.ask(&peer, kind, &body))
+                    .await
+                    .unwrap_or_else(|_| Err(silent(&peer, patience)))
             };
             tokio::select! {
                 biased;
@@ -228,6 +233,10 @@ impl Links {
 /// As [`Links::ask`]; `ShutDown`.
 pub(super) async fn arrived(answer: Asked) -> Result<(u8, Bytes)> {
     answer.await.unwrap_or_else(|_| Err(Error::shut_down(COMPONENT)))
+}
+
+fn silent(peer: &PeerId, patience: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}")).component(COMPONENT)
 }
 
 async fn exchange(stream: &mut PeerStream, kind: u8, body: &[u8]) -> Result<(u8, Bytes)> {

@@ -121,6 +121,18 @@ impl LogStore {
         ends.last.or(ends.purged)
     }
 
+    /// Makes sure that no entry is gone which a pinset up to here would need.
+    ///
+    /// # Errors
+    /// `Corrupt` with the way out.
+    pub(super) fn check_reaches(&self, applied: Option<LogId>) -> Result<()> {
+        let (begins, wanted) = (next_of(self.ends().purged), next_of(applied));
+        if begins <= wanted {
+            return Ok(());
+        }
+        Err(damaged(format!("it begins with entry {begins}, but the pinset needs entry {wanted} next")))
+    }
+
     fn ends(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -22,6 +22,7 @@ mod membership;
 mod message;
 mod network;
 mod node;
+mod notices;
 mod offline;
 mod propose;
 mod records;
@@ -125,6 +126,7 @@ impl Raft {
         }
         tasks.spawn(propose::serve(inner.clone(), waiting));
         tasks.spawn(elections::drive(inner.clone(), seed));
+        tasks.spawn(notices::tell(inner.clone()));
         let stop = desk.stop_token();
         let ended = inbox.on_end();
         let writer = Writer::new(inner.clone(), inbox, stop.clone());
@@ -166,7 +168,8 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
     storage::run(storage.clone(), move |storage| {
         if !records::is_ours(storage)? && !is_empty {
             let message =
-                "this store has a pinset that no raft peer wrote: export it, and import it into an empty one";
+                "this store has a pinset that no raft peer wrote: take it along by \"state export -f pins.json\" and \"state import \
+                 pins.json\"";
             return Err(Error::new(ErrorKind::Conflict, message).component(COMPONENT));
         }
         let last = records::get(storage, SESSION, Reader::long)?.unwrap_or(0);
@@ -235,6 +238,11 @@ impl Consensus for Raft {
             members.remove(&self.inner.peer);
         }
         Ok(members.into_iter().collect())
+    }
+
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.check_joinable(peer).await
     }
 
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {

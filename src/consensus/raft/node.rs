@@ -24,9 +24,9 @@ use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, MET
 use super::snapshot::{Staging, Transfers};
 use super::types::{LogId, Membership, Metrics, Node, Raft};
 use super::{COMPONENT, RaftConfig};
-use crate::consensus::StateEvent;
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
+use crate::consensus::{NoLongerMember, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::storage::{self, Batch, Durability, Storage};
@@ -191,7 +191,7 @@ impl Inner {
 
     pub(super) fn removed(&self) -> Error {
         let text = "this peer was removed from its cluster; clean its state before it joins one again";
-        Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+        Error::new(ErrorKind::Conflict, text).component(COMPONENT).with_source(NoLongerMember)
     }
 
     pub(super) fn cluster(&self) -> Option<ClusterId> {
@@ -362,6 +362,7 @@ impl Inner {
             log::check_unapplied(storage)
         })
         .await?;
+        log.check_reaches(self.applied.borrow().id)?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)

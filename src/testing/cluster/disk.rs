@@ -1,6 +1,7 @@
 //! The disk of a peer of a [`TestCluster`](super::TestCluster): it outlives the peer, gets full, and fails to write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -152,6 +153,10 @@ impl Storage for OnDisk {
 
     fn blocks(&self) -> bool {
         self.store.blocks()
+    }
+
+    fn latency(&self) -> Duration {
+        self.store.latency()
     }
 
     fn close(&self) -> Result<()> {
