@@ -10,14 +10,14 @@
 //! begins later from now on. So an entry is never removed before the pinset that has it is on disk (see `log`).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
 
@@ -56,6 +56,36 @@ impl Applied {
     }
 }
 
+/// How far it is now, for those who wait until it is further. They are woken in the order in which they came; those of a
+/// `watch` channel are in any.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    now: RwLock<Applied>,
+    news: Notify,
+}
+
+impl Progress {
+    pub(super) fn borrow(&self) -> RwLockReadGuard<'_, Applied> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, now: Applied) {
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = now;
+        self.news.notify_waiters();
+    }
+
+    /// Returns once the first entry that has not been applied is this one or a later one.
+    pub(super) async fn until(&self, next: u64) {
+        loop {
+            let news = self.news.notified();
+            if self.borrow().next() >= next {
+                return;
+            }
+            news.await;
+        }
+    }
+}
+
 /// What is remembered of the parts of one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct SeenPeer {
@@ -74,7 +104,7 @@ pub(super) struct Surroundings {
     pub(super) events: Arc<EventSender>,
     /// Most changes that are told one by one when they come all at once.
     pub(super) events_max: usize,
-    pub(super) applied: Arc<watch::Sender<Applied>>,
+    pub(super) applied: Arc<Progress>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
 }
@@ -98,7 +128,7 @@ impl Machine {
         let untold = at.state.settle().await?;
         let (mut now, seen) = storage::run(at.storage.clone(), load).await?;
         now.has_voted |= is_voter(&at.node, now.members.membership());
-        at.applied.send_replace(now.clone());
+        at.applied.set(now.clone());
         at.events.tell_changes(&untold);
         Ok(Self { at, now, seen, _gone: gone })
     }
@@ -132,7 +162,7 @@ impl Machine {
         }
         (self.now, self.seen) = (now, seen);
         self.at.events.tell_changes(&changes);
-        self.at.applied.send_replace(self.now.clone());
+        self.at.applied.set(self.now.clone());
         Ok(outcomes)
     }
 
@@ -182,7 +212,7 @@ impl Machine {
         for event in changes.unwrap_or_else(|| vec![StateEvent::Resync]) {
             self.at.events.tell(event);
         }
-        self.at.applied.send_replace(self.now.clone());
+        self.at.applied.set(self.now.clone());
         Ok(())
     }
 }

@@ -120,10 +120,9 @@ impl Inner {
             }
             sleep_until((Instant::now() + POLL).min(deadline)).await;
         };
-        let mut applied = self.applied.subscribe();
-        match timeout_at(deadline, applied.wait_for(|applied| applied.next() >= index)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::new(ErrorKind::Unavailable, "this peer is too far behind").component(COMPONENT)),
+        match timeout_at(deadline, self.applied.until(index)).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Error::new(ErrorKind::Unavailable, "this peer is too far behind").component(COMPONENT)),
         }
     }
 

@@ -3,14 +3,13 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use openraft::error::{
-    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::frame::Asked;
@@ -21,6 +20,9 @@ use super::types::{LogId, Node, Types, Vote};
 use super::{COMPONENT, frame};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
+
+/// How long nothing is tried again where nobody says how long.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Makes what openraft speaks to a peer through.
 #[derive(Clone, Debug)]
@@ -68,12 +70,9 @@ impl RaftNetworkFactory<Types> for Network {
 
 type Failed = RPCError<Node, EmptyNode, RaftError<Node>>;
 
+/// What openraft is told, which then tries again at once.
 fn failed(error: &Error) -> Failed {
-    match error.kind() {
-        ErrorKind::Timeout => RPCError::Network(NetworkError::new(error)),
-        // Trying again at once would not help, and there may be no end to it.
-        _ => RPCError::Unreachable(Unreachable::new(error)),
-    }
+    RPCError::Network(NetworkError::new(error))
 }
 
 impl Target {
@@ -105,6 +104,13 @@ impl Target {
         self.under_way = None;
         let (kind, body) = arrived.map_err(|_| Error::shut_down(COMPONENT))??;
         Ok((Answer::decode(kind, body)?, upto))
+    }
+
+    /// Waits before it is tried again: at once would not help, and there may be no end to it. openraft's own way of waiting
+    /// chooses at random when something else happens at the same moment, so that runs of one seed would differ.
+    async fn pause(&self) {
+        let interval = self.inner.upgrade().map(|inner| inner.config.heartbeat_interval());
+        sleep(interval.unwrap_or(PAUSE)).await;
     }
 
     fn unexpected(&self, answer: Answer) -> Error {
@@ -163,8 +169,15 @@ impl RaftNetwork<Types> for Target {
                 Ok(AppendEntriesResponse::PartialSuccess(upto))
             }
             Ok((Answer::Append(appended), _)) => Ok(appended.into()),
-            Ok((other, _)) => Err(failed(&self.unexpected(other))),
-            Err(error) => Err(failed(&error)),
+            Ok((other, _)) => {
+                self.pause().await;
+                Err(failed(&self.unexpected(other)))
+            }
+            Err(error) => {
+                debug!(peer = %self.to, %error, "entries were not taken");
+                self.pause().await;
+                Err(failed(&error))
+            }
         }
     }
 
@@ -200,17 +213,14 @@ impl RaftNetwork<Types> for Target {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(error) => {
                     debug!(peer = %self.to, %error, "a snapshot was not taken");
-                    Err(StreamingError::Unreachable(Unreachable::new(&error)))
+                    self.pause().await;
+                    Err(StreamingError::Network(NetworkError::new(&error)))
                 }
             },
         }
     }
 
     fn backoff(&self) -> Backoff {
-        let interval = self
-            .inner
-            .upgrade()
-            .map_or(Duration::from_millis(500), |inner| inner.config.heartbeat_interval());
-        Backoff::new(std::iter::repeat(interval))
+        Backoff::new(std::iter::repeat(PAUSE))
     }
 }

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::frame::Links;
 use super::handover::MakingWay;
 use super::log::{self, Failure, LogStore};
-use super::machine::{self, Applied, Machine, Surroundings};
+use super::machine::{self, Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Question};
 use super::network::Network;
 use super::propose::Proposal;
@@ -69,7 +69,7 @@ pub(super) struct Inner {
     pub(super) links: Links,
     pub(super) transfers: Arc<Transfers>,
     pub(super) staging: Staging,
-    pub(super) applied: Arc<watch::Sender<Applied>>,
+    pub(super) applied: Arc<Progress>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) proposals: mpsc::Sender<Proposal>,
     /// This start of this peer.
@@ -137,7 +137,7 @@ impl Inner {
             links,
             transfers: Arc::default(),
             staging: Staging::default(),
-            applied: Arc::new(watch::Sender::new(Applied::default())),
+            applied: Arc::default(),
             standing: watch::Sender::new(Standing::Working),
             proposals,
             session,
@@ -518,7 +518,7 @@ impl Inner {
         .await;
         self.transfers.spoil();
         self.staging.clear();
-        self.applied.send_replace(Applied::default());
+        self.applied.set(Applied::default());
         *lock(&self.known) = None;
         if let Some(events) = &*lock(&self.events) {
             events.tell(StateEvent::Resync);

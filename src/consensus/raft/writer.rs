@@ -253,10 +253,9 @@ async fn until_applied(
     deadline: Instant,
 ) -> Result<PartOutcome> {
     let (index, outcome) = until_written(inner, part, operations, deadline).await?;
-    let mut applied = inner.applied.subscribe();
-    match timeout_at(deadline, applied.wait_for(|applied| applied.next() > index)).await {
-        Ok(Ok(_)) => Ok(outcome),
-        _ => {
+    match timeout_at(deadline, inner.applied.until(index + 1)).await {
+        Ok(()) => Ok(outcome),
+        Err(_) => {
             let text = "it is written for good, but this peer is too far behind to show it";
             inner.check().map_err(|error| error.context(text))?;
             Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT))

@@ -33,7 +33,7 @@ impl Stand {
             state: self.state.clone(),
             events: Arc::new(events),
             events_max: 16,
-            applied: Arc::new(watch::Sender::new(Applied::default())),
+            applied: Arc::default(),
             transfers: Arc::default(),
             failure: Failure::default(),
         };
