@@ -216,8 +216,8 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// Returns when operations can be logged and the state can be read.
     ///
     /// # Errors
-    /// `Conflict` with a [`NoLongerMember`] as source when this peer was a member and is none any more, and what is stored here
-    /// is of no more use: it stops then, as one that was removed. Otherwise why it will never be ready; `ShutDown`.
+    /// Why that will never be, with a [`NoLongerMember`] as source when the membership has ended and what is stored here is of
+    /// no more use; `ShutDown`.
     async fn ready(&self) -> Result<()>;
 
     /// Adds or replaces an entry. Ok means that it survives a crash of this peer and is visible in

@@ -55,6 +55,17 @@ fn step(call: Call, value: Value) -> Option<Value> {
     }
 }
 
+impl Call {
+    /// Whether it goes otherwise where the pin is something else than this.
+    fn tells_of(self, value: Value) -> bool {
+        match self {
+            Self::Pin(_) | Self::Unpin(None) => false,
+            Self::Unpin(Some(was)) | Self::Read(was) => was == value,
+            Self::Expire(name) => value == Some(name),
+        }
+    }
+}
+
 /// Calls that happened, of a history.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Set(Vec<u64>);
@@ -115,21 +126,17 @@ pub fn check(history: &[Happened]) -> Verdict {
         let left = || calls.iter().enumerate().filter(|(index, _)| !done.has(*index));
         // Whatever is next began before everything else that is left had ended.
         let first_end = left().filter_map(|(_, happened)| happened.ended).min().unwrap_or(u64::MAX);
-        let mut unpins = 0;
-        for (index, happened) in left() {
-            if happened.began >= first_end {
+        let next: Vec<_> = left().filter(|(_, happened)| happened.began < first_end).collect();
+        for (index, happened) in &next {
+            // One that may not have happened has happened only where what follows at once tells.
+            let tells = |result| next.iter().any(|(_, other)| other.call.tells_of(result));
+            if happened.ended.is_none()
+                && step(happened.call, value).is_none_or(|result| result == value || !tells(result))
+            {
                 continue;
             }
-            if happened.ended.is_none() {
-                // One that changes nothing may as well not have happened, and of several that do the same one is enough.
-                unpins += usize::from(happened.call == Call::Unpin(None));
-                let is_idle = step(happened.call, value) == Some(value);
-                if is_idle || (happened.call == Call::Unpin(None) && unpins > 1) {
-                    continue;
-                }
-            }
             if let Some(value) = step(happened.call, value) {
-                open.push((done.with(index), value, ended + usize::from(happened.ended.is_some())));
+                open.push((done.with(*index), value, ended + usize::from(happened.ended.is_some())));
             }
         }
     }
