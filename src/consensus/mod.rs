@@ -20,7 +20,7 @@
 //!
 //! Capabilities are what is *true*, not what is intended: a call that one does not have is `Unsupported`, at once, and with
 //! a text that says what to do instead. The cluster acts by them: with `membership_changes` a peer that is no longer a
-//! member stops, `POST /peers` adds one, and `DELETE /peers/{peer}` moves its pins away and removes it; with `trust` alone
+//! member stops (also one that is told so by [`NoLongerMember`] when it starts), `POST /peers` adds one, and `DELETE /peers/{peer}` moves its pins away and removes it; with `trust` alone
 //! whoever lives is a member, and nobody has to be added. [`Consensus::check_joinable`] is asked before a peer asks another one
 //! to add it. [`Consensus::is_trusted`] is asked for every call of another peer,
 //! whatever the capabilities.

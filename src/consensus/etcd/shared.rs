@@ -133,11 +133,9 @@ impl Shared {
 
 /// What a peer that was removed is told.
 pub(super) fn removed(peer: &PeerId) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        format!("this peer was removed from the cluster; to let it in again start it with --bootstrap and the address of another \
-             peer, or add {peer} on that one (POST /peers)"),
-    )
-    .component(COMPONENT)
-    .with_source(NoLongerMember)
+    let text = format!(
+        "this peer was removed from the cluster; to let it in again start it with --bootstrap and the address of another \
+         peer, or add {peer} on that one (POST /peers)"
+    );
+    Error::new(ErrorKind::Conflict, text).component(COMPONENT).with_source(NoLongerMember)
 }

@@ -122,7 +122,9 @@ impl Inner {
         };
         match timeout_at(deadline, self.applied.until(index)).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, "this peer is too far behind").component(COMPONENT)),
+            Err(_) => {
+                Err(Error::new(ErrorKind::Unavailable, "this peer is too far behind").component(COMPONENT))
+            }
         }
     }
 
