@@ -413,8 +413,11 @@ impl Stage {
         if is_planted(Planted::RetryAppliedTwice) {
             seen.done.remove(&key.sequence);
         }
+        let id = (node, key.session, key.sequence);
         if let Some(answers) = seen.done.get(&key.sequence) {
-            return PlannedPart::Before(answers.clone());
+            // One that is applied at the same time has no answers yet.
+            let is_staged = self.answers.contains_key(&id);
+            return if is_staged { PlannedPart::Now(id) } else { PlannedPart::Before(answers.clone()) };
         }
         if key.sequence < seen.floor {
             // Nobody waits for it, and it may have been applied.
@@ -427,7 +430,6 @@ impl Stage {
         }
         seen.done.insert(key.sequence, command::encode_answers(&Vec::new()));
         Seen::Peer(node, seen.session, seen.floor).put(&mut self.batch);
-        let id = (node, key.session, key.sequence);
         self.operations.extend(part.operations);
         self.parts.push((id, self.operations.len()));
         self.answers.insert(id, Answers::new());

@@ -107,7 +107,8 @@ impl Inner {
                     }
                 }
                 Some(leader) => {
-                    match self.ask(&leader, &Question::Barrier, self.config.network_timeout).await {
+                    let patience = self.config.network_timeout.min(deadline - Instant::now());
+                    match self.ask(&leader, &Question::Barrier, patience).await {
                         Ok(Answer::Barrier(index)) => break index,
                         Ok(other) => last = other.unexpected(&leader),
                         Err(error) => last = error,

@@ -46,17 +46,27 @@ impl Stand {
         Entry { log_id, payload }
     }
 
+    /// An entry of what one peer asked for.
+    fn entry_of(
+        &mut self,
+        peer: usize,
+        (session, sequence, floor): (u64, u64, u64),
+        operation: PinOperation,
+    ) -> Entry {
+        let key = Key { origin: self.peers[peer], session, sequence, floor };
+        let part = Operations::encode(&[operation], true).unwrap().into_part(key);
+        self.entry(EntryPayload::Normal(Command(command::join(&[part]))))
+    }
+
     /// Applies what one peer asked for.
     async fn ask(
         &mut self,
         machine: &mut Machine,
         peer: usize,
-        (session, sequence, floor): (u64, u64, u64),
+        key: (u64, u64, u64),
         operation: PinOperation,
     ) -> PartOutcome {
-        let key = Key { origin: self.peers[peer], session, sequence, floor };
-        let part = Operations::encode(&[operation], true).unwrap().into_part(key);
-        let entry = self.entry(EntryPayload::Normal(Command(command::join(&[part]))));
+        let entry = self.entry_of(peer, key, operation);
         let mut outcomes = machine.apply_all(vec![entry]).await.unwrap();
         outcomes.remove(0).0.remove(0)
     }
@@ -90,6 +100,18 @@ async fn a_part_that_comes_again_changes_nothing_and_has_the_same_answer() {
     // Under another key it is another wish.
     assert_eq!(stand.ask(&mut machine, 0, (7, 2, 2), pin(1)).await, applied(Vec::new()));
     assert!(stand.state.get(&cid(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_part_that_comes_again_at_the_same_time_has_the_same_answer() {
+    let mut stand = Stand::new().await;
+    let mut machine = stand.machine().await;
+    stand.ask(&mut machine, 0, (7, 1, 1), pin(1)).await;
+    // A leader that had no answer for it stopped, and the next one has both in its log.
+    let entries = [(); 2].map(|()| stand.entry_of(1, (3, 1, 1), PinOperation::Unpin(cid(1))));
+    let outcomes = machine.apply_all(entries.into()).await.unwrap();
+    assert!(matches!(&outcomes[0].0[0], PartOutcome::Applied(answers) if answers[0].is_some()));
+    assert_eq!(outcomes[0].0, outcomes[1].0);
 }
 
 #[tokio::test]

@@ -92,6 +92,9 @@ impl Run<'_> {
             // A peer that is asked to add itself only says who it is.
             if answer.is_ok() && peer != through {
                 history.members.joined.insert(peer);
+            } else {
+                // It may be in the list of those that only listen, where others know it and it waits.
+                history.members.joined.remove(&peer);
             }
             let told = answer.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
             history.note(&format!("    adding peer {peer} through peer {through}: {told}"));
