@@ -17,6 +17,7 @@ use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
 
 use super::command::{self, Operation, Part};
+use super::lineage::Known;
 use super::log::Failure;
 use super::records::{self, APPLIED, MEMBERS, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
@@ -63,6 +64,8 @@ pub(super) struct Surroundings {
     pub(super) applied: Arc<watch::Sender<Applied>>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
+    pub(super) known: Arc<Known>,
+    pub(super) me: Node,
 }
 
 /// Applies entries.
@@ -148,6 +151,8 @@ impl Machine {
         })
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
+        let at = now.members.log_id().map_or(0, |id| id.index);
+        self.at.known.members_replaced(&self.at.me, now.members.membership(), at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
@@ -255,6 +260,7 @@ impl PlannedPart {
 
 /// Entries on their way into one batch.
 struct Stage {
+    at: Surroundings,
     now: Applied,
     seen: BTreeMap<Node, SeenPeer>,
     batch: Batch,
@@ -267,6 +273,7 @@ struct Stage {
 impl Stage {
     fn new(machine: &Machine) -> Self {
         Self {
+            at: machine.at.clone(),
             now: machine.now.clone(),
             seen: machine.seen.clone(),
             batch: Batch::new(),
@@ -282,6 +289,7 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
+                self.at.known.members_changed(&self.at.me, &members, entry.log_id.index, &mut self.batch);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()
             }

@@ -11,12 +11,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::message::{Answer, Appended, Question};
 use super::node::Inner;
 use super::snapshot::Sender;
-use super::types::{Node, Types, Vote};
+use super::types::{LogId, Node, Types, Vote};
 use super::{COMPONENT, frame};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
@@ -62,6 +62,11 @@ impl Target {
         inner.ask(&to, &question, patience).await
     }
 
+    /// Up to where this peer's log is known to be the other one's, too.
+    fn matched(&self) -> Option<LogId> {
+        self.inner.upgrade()?.metrics()?.replication?.get(&self.to).copied().flatten()
+    }
+
     fn unexpected(&self, answer: Answer) -> Error {
         match self.to.0 {
             Some(to) => answer.unexpected(&to),
@@ -81,7 +86,7 @@ impl Target {
             number: inner.next_transfer(),
         };
         let ask = |number| {
-            let (kind, body) = Question::Snapshot(vote, number, last).encode(inner.cluster());
+            let (kind, body) = Question::Snapshot(vote, number, last).encode(&inner.head(&to));
             let (inner, patience) = (inner.clone(), inner.config.network_timeout);
             async move {
                 let opened = async {
@@ -95,7 +100,8 @@ impl Target {
                 })
             }
         };
-        match sender.send(ask).await? {
+        let (start, answer) = sender.send(ask).await?;
+        match inner.heard_answer(&to, start, answer).await? {
             Answer::Installed(vote) => Ok(vote),
             other => Err(self.unexpected(other)),
         }
@@ -108,8 +114,17 @@ impl RaftNetwork<Types> for Target {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Node>, Failed> {
-        let vote = rpc.vote;
+        let (vote, before) = (rpc.vote, rpc.prev_log_id);
         match self.ask(Question::Append(rpc), option.hard_ttl()).await {
+            // openraft takes it for granted that nobody loses what it has acknowledged.
+            Ok(Answer::Append(Appended::Conflict)) if before.is_some() && before <= self.matched() => {
+                let text = format!(
+                    "{} lost entries that it had acknowledged: remove it, clean its state, and let it join again",
+                    self.to
+                );
+                warn!("{text}");
+                Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
+            }
             Ok(Answer::Append(Appended::HigherVote(theirs))) if theirs <= vote => {
                 let text = "a peer refused entries for a vote that is none";
                 Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::COMPONENT;
 use super::command::{PIN_BYTES_MAX, WINDOW};
 use super::frame;
+use super::lineage::Start;
 use super::message::Answer;
 use super::records::{self, APPLIED, MEMBERS, Seen};
 use super::types::{LogId, Node, StoredMembership};
@@ -196,7 +197,7 @@ pub(super) struct Sender<'a> {
 
 impl Sender<'_> {
     /// Sends everything. `ask` opens the stream and asks on it, about the transfer of that number. Gives the answer.
-    pub(super) async fn send<F>(self, ask: impl FnOnce(u64) -> F) -> Result<Answer>
+    pub(super) async fn send<F>(self, ask: impl FnOnce(u64) -> F) -> Result<(Start, Answer)>
     where
         F: Future<Output = Result<PeerStream>>,
     {

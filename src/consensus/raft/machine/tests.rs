@@ -34,6 +34,8 @@ impl Stand {
             applied: Arc::new(watch::Sender::new(Applied::default())),
             transfers: Arc::default(),
             failure: Failure::default(),
+            known: Arc::default(),
+            me: Node::default(),
         };
         Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
     }
