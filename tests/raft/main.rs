@@ -10,5 +10,6 @@ mod identity;
 mod linearizable;
 mod members;
 mod shutdown;
+mod snapshots;
 mod store;
 mod world;

@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) config: RaftConfig,
     /// What the clocks of peers show at their next start.
     pub(crate) clocks: BTreeMap<u64, Timestamp>,
+    /// Whether peers that are opened take their stores for disks.
+    pub(crate) is_blocking: bool,
     clock: TokioClock,
     seed: u64,
     starts: u64,
@@ -47,8 +49,16 @@ impl World {
         let net = MemoryNetwork::new(seed);
         net.set_delay(Duration::from_millis(1));
         let clock = TokioClock::starting_at(Timestamp::from_unix_seconds(1_700_000_000));
-        let mut world =
-            Self { net, members: BTreeMap::new(), config, clocks: BTreeMap::new(), clock, seed, starts: 0 };
+        let mut world = Self {
+            net,
+            members: BTreeMap::new(),
+            config,
+            clocks: BTreeMap::new(),
+            is_blocking: false,
+            clock,
+            seed,
+            starts: 0,
+        };
         for number in 1..=peers {
             world.open(number, Arc::new(CrashStorage::new()), world.config.clone()).await;
         }
@@ -63,6 +73,9 @@ impl World {
     ) -> ipfs_cluster::Result<()> {
         let transport: Arc<dyn PeerTransport> = Arc::new(self.net.join(peer(number)).unwrap());
         let faults = Arc::new(FaultyStorage::new(storage.clone()));
+        if self.is_blocking {
+            faults.pretend_to_block();
+        }
         let store: Arc<dyn Storage> = faults.clone();
         let state = Arc::new(StoreState::open(store.clone()).await?);
         let clock = self.clocks.get(&number).map_or(self.clock, |now| TokioClock::starting_at(*now));

@@ -93,6 +93,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             inner.halt().await;
             return std::future::pending().await;
         }
+        inner.staging.expire();
         let Some(metrics) = inner.metrics() else { continue };
         if let Err(fatal) = &metrics.running_state {
             let why = inner.fatal(fatal);

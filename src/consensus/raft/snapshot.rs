@@ -390,6 +390,14 @@ impl Staging {
             .then_some(received)
     }
 
+    /// Forgets what nobody went on with.
+    pub(super) fn expire(&self) {
+        let mut slot = self.slot();
+        if slot.as_ref().is_some_and(|received| received.at.elapsed() >= RESUME_MAX) {
+            slot.take();
+        }
+    }
+
     /// Forgets what is there.
     pub(super) fn clear(&self) {
         self.slot().take();
