@@ -9,6 +9,7 @@ mod disks;
 mod identity;
 mod linearizable;
 mod members;
+mod removed;
 mod shutdown;
 mod snapshots;
 mod store;
