@@ -154,6 +154,10 @@ impl Storage for OnDisk {
         self.store.blocks()
     }
 
+    fn latency(&self) -> std::time::Duration {
+        self.store.latency()
+    }
+
     fn close(&self) -> Result<()> {
         self.store.close()
     }
