@@ -35,7 +35,12 @@ async fn whatever_record_is_damaged_or_missing_a_peer_says_so_or_is_whole() {
     let all = records(&*disk, &OURS);
     assert!(all.len() > 15, "{}", all.len());
     let (mut refused, mut whole) = (Vec::new(), Vec::new());
-    for (space, key, value) in &all {
+    // Of the log both ends, and some in the middle.
+    let entries = all.iter().filter(|(space, ..)| *space == Space::new("raft-log")).count();
+    for (index, (space, key, value)) in all.iter().enumerate() {
+        if (2..entries - 2).contains(&index) && index % 4 != 0 {
+            continue;
+        }
         let name = format!("{space} {}", key.escape_ascii());
         let middle = value.len() / 2;
         let damages: Vec<Option<Vec<u8>>> = [0, middle, value.len().saturating_sub(1)]
