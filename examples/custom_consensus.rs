@@ -71,6 +71,9 @@ impl<C: Consensus, W: std::io::Write + std::fmt::Debug + Send + 'static> Consens
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.inner.peers().await
     }
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.inner.check_joinable(peer).await
+    }
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
         self.inner.add_peer(peer).await
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipfs_cluster::Result;
 use ipfs_cluster::cluster::{Cluster, ClusterConfig, Until, presets};
 use ipfs_cluster::config::{Identity, Secret};
-use ipfs_cluster::consensus::{Etcd, EtcdConfig};
+use ipfs_cluster::consensus::EtcdConfig;
 use ipfs_cluster::ipfs_connector::{MemoryIpfs, MemoryIpfsConfig, MemorySwarm};
 use ipfs_cluster::monitor::MonitorConfig;
 use ipfs_cluster::storage::MemoryStorage;
@@ -22,7 +22,7 @@ use ipfs_cluster::types::PinOptions;
 
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Peers reach each other as in any cluster; only what they agree on goes through etcd.
+/// Peers find each other through etcd and agree there; all else goes between them as in any cluster.
 async fn peer(
     number: u16,
     etcd: &EtcdConfig,
@@ -36,10 +36,9 @@ async fn peer(
         swarm: swarm.clone(),
         ..MemoryIpfsConfig::default()
     });
-    let etcd = etcd.clone();
     let cluster = Cluster::builder()
         .preset(presets::Solo)
-        .consensus_with(move |cx| Etcd::open(etcd, cx))
+        .etcd(etcd.clone())
         .pubsub_monitor(MonitorConfig::default())
         .config(ClusterConfig {
             peername: format!("peer-{number}"),
@@ -67,11 +66,6 @@ async fn main() -> Result<()> {
     let (first, first_ipfs) = peer(1, &etcd, &secret, &swarm).await?;
     let (second, second_ipfs) = peer(2, &etcd, &secret, &swarm).await?;
     let (third, third_ipfs) = peer(3, &etcd, &secret, &swarm).await?;
-    for (peer, others) in [(&second, vec![&first]), (&third, vec![&first, &second])] {
-        for other in others {
-            peer.join(&other.id().await.addresses.unwrap_or_default()).await?;
-        }
-    }
     first_ipfs.connect(&second_ipfs);
     first_ipfs.connect(&third_ipfs);
     while first.metrics("freespace").len() < 3 {

@@ -201,7 +201,12 @@ impl Peer {
 
     /// Bytes in each space of the store, and in its journal; the daemon must not run.
     pub(crate) fn disk_by_space(&self) -> Result<Vec<(String, u64)>> {
-        let store = FjallStorage::open(self.folder.join("fjall"), FjallConfig::default())?;
+        self.disk_by_space_of("fjall")
+    }
+
+    /// The same of the store in a folder of that name.
+    pub(crate) fn disk_by_space_of(&self, folder: &str) -> Result<Vec<(String, u64)>> {
+        let store = FjallStorage::open(self.folder.join(folder), FjallConfig::default())?;
         let mut spaces: Vec<(String, u64)> = store.bytes_by_space()?.into_iter().collect();
         let known: u64 = spaces.iter().map(|(_, bytes)| bytes).sum();
         spaces.retain(|(_, bytes)| *bytes > 0);
@@ -220,6 +225,11 @@ impl Daemon {
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         memory(self.pid()?, "VmRSS:")
+    }
+
+    /// The most memory that was ever resident, in bytes.
+    pub(crate) fn peak_bytes(&self) -> Result<u64> {
+        memory(self.pid()?, "VmHWM:")
     }
 
     /// Has the kernel note from now on how much memory is resident at most.

@@ -60,10 +60,15 @@ pub(crate) async fn post_pins(api: SocketAddr, clients: u64, first: u64, stop: S
 
 /// The same, where a refusal is counted.
 pub(crate) async fn post_and_count(api: SocketAddr, clients: u64, first: u64, stop: Stop) -> Result<Posted> {
+    post_to(&[api], clients, first, stop).await
+}
+
+/// The same to several peers, as many clients at each.
+pub(crate) async fn post_to(apis: &[SocketAddr], clients: u64, first: u64, stop: Stop) -> Result<Posted> {
     let next = Arc::new(AtomicU64::new(first));
     let started = Instant::now();
     let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..clients {
+    for api in apis.iter().cycle().take(clients as usize).copied() {
         let next = Arc::clone(&next);
         workers.spawn(async move {
             let mut connection = Connection::open(api).await?;

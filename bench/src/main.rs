@@ -10,6 +10,7 @@ mod follow;
 mod http;
 mod load;
 mod many;
+mod raft;
 mod report;
 mod scenarios;
 mod walk;
@@ -78,8 +79,8 @@ struct Arguments {
     /// How our peers agree where there is only one: `solo` or `crdt`. Several always agree by CRDT.
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
-    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`, `add`; `walk` needs
-    /// the reference.
+    /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`, `raft` (or one of
+    /// `raft-writes`, `raft-failover`, `raft-snapshot`), `add`; `walk` needs the reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// With basic authentication, and the log in a file.
@@ -212,6 +213,21 @@ async fn measure(subject: &Subject, ctl: Option<&Path>, arguments: &Arguments) -
         };
         eprintln!("{}: a follower of {pins} pins …", subject.name);
         rows.extend(follow::follow(&setup, follower, pins).await.context("a follower")?);
+    }
+    let agreeing = Subject { init: &["init", "--consensus", "raft"], ..subject.clone() };
+    let setup = Setup { subject: &agreeing, ..setup };
+    if wanted("raft") || wanted("raft-writes") {
+        eprintln!("{}: three peers on Raft …", subject.name);
+        rows.extend(raft::writes(&setup, arguments.seconds).await.context("writes on Raft")?);
+    }
+    if wanted("raft") || wanted("raft-failover") {
+        eprintln!("{}: the end of a leader …", subject.name);
+        rows.extend(raft::failover(&setup).await.context("the end of a leader")?);
+    }
+    if wanted("raft") || wanted("raft-snapshot") {
+        let pins = if subject.reference { arguments.go_join_pins } else { arguments.pins };
+        eprintln!("{}: a snapshot of {pins} pins …", subject.name);
+        rows.extend(raft::snapshot(&setup, pins).await.context("a snapshot")?);
     }
     Ok(rows)
 }

@@ -182,7 +182,7 @@ pub(crate) async fn wait_for_metrics(api: SocketAddr, peers: usize) -> Result<()
 
 /// Returns once these peers have equal pinsets, of so many pins. Ours say so themselves, by count and sum, which costs
 /// them nothing; of the reference whole listings are counted, again and again.
-async fn wait_until_equal(setup: &Setup<'_>, apis: &[SocketAddr], pins: u64) -> Result<()> {
+pub(crate) async fn wait_until_equal(setup: &Setup<'_>, apis: &[SocketAddr], pins: u64) -> Result<()> {
     let (Some(first), false) = (apis.first(), setup.subject.reference) else {
         return wait_for_lines(apis, "/allocations", pins).await;
     };

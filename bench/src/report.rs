@@ -65,7 +65,9 @@ pub(crate) fn table(ours: &[Row], reference: Option<&[Row]>) -> String {
                     Better::Higher => row.value / other.value,
                     Better::Lower => other.value / row.value,
                 };
-                (other.text(), format!("{ratio:.1}"))
+                // Nothing is no times better than nothing, and no number of times better than something.
+                let ratio = if ratio.is_finite() { format!("{ratio:.1}") } else { "–".to_owned() };
+                (other.text(), ratio)
             }
         };
         lines.push(format!("| {} | {} | {theirs} | {ratio} |", row.what, row.text()));

@@ -4,12 +4,18 @@
 //! stores on disk in a temporary folder, IPFS daemons in memory), loads sample content and walks through pinning as an
 //! operator meets it: replicas, content that is missing, a peer that dies and comes back. With `-- --serve` the peers
 //! stay up, with the REST API of the first on 127.0.0.1:9094 (or `--serve ADDRESS`), for `ipfs-cluster-ctl`. With
-//! `-- --consensus solo` there is one peer, a cluster of its own; with `-- --consensus raft` the three agree by Raft.
+//! `-- --consensus solo` there is one peer, a cluster of its own; with `-- --consensus raft` the three agree by Raft, and
+//! with `-- --consensus etcd` through an etcd: the one at `--etcd http://host:2379`, or one that is started for it when the
+//! program is on PATH or named by `IPFS_CLUSTER_TEST_ETCD`.
+
+#[path = "quickstart/etcd.rs"]
+mod etcd;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use etcd::Etcd;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ipfs_cluster::allocator::BalancedAllocator;
@@ -44,24 +50,41 @@ const SERVE_DEFAULT: &str = "/ip4/127.0.0.1/tcp/9094";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut serve, mut size, mut by_raft) = (None, PEERS, false);
+    let (mut serve, mut consensus, mut etcd_url) = (None, Name::Crdt, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--serve" => serve = Some(arguments.next().unwrap_or_else(|| SERVE_DEFAULT.to_owned())),
             "--consensus" => match arguments.next().as_deref() {
-                Some(name @ ("crdt" | "raft")) => (size, by_raft) = (PEERS, name == "raft"),
-                Some("solo") => (size, by_raft) = (1, false),
-                other => bail!("--consensus {}: this version has crdt, raft and solo", other.unwrap_or("")),
+                Some("crdt") => consensus = Name::Crdt,
+                Some("raft") => consensus = Name::Raft,
+                Some("etcd") => consensus = Name::Etcd,
+                Some("solo") => consensus = Name::Solo,
+                other => {
+                    bail!("--consensus {}: this version has crdt, raft, etcd and solo", other.unwrap_or(""))
+                }
             },
-            other => {
-                bail!("unknown argument {other:?}; known: --serve [MULTIADDRESS], --consensus crdt|raft|solo")
+            "--etcd" => {
+                etcd_url = Some(arguments.next().context("--etcd needs an address: http://host:2379")?);
+                consensus = Name::Etcd;
             }
+            other => bail!(
+                "unknown argument {other:?}; known: --serve [MULTIADDRESS], --consensus crdt|raft|etcd|solo, --etcd URL"
+            ),
         }
     }
 
     let folder = tempfile::tempdir().context("making a temporary folder")?;
-    let mut peers = Peers::start(size, by_raft, folder.path().to_owned()).await?;
+    let kind = match consensus {
+        Name::Etcd => Kind::Etcd(Etcd::at_or_start(etcd_url, folder.path())?),
+        Name::Raft => Kind::Raft,
+        Name::Crdt | Name::Solo => Kind::Crdt,
+    };
+    if let Kind::Etcd(etcd) = &kind {
+        println!("The peers agree through the etcd at {}.", etcd.url());
+    }
+    let size = if consensus == Name::Solo { 1 } else { PEERS };
+    let mut peers = Peers::start(size, kind, folder.path().to_owned()).await?;
     if size > 1 {
         println!("{size} peers are up, over libp2p on this machine, each beside an IPFS daemon in memory:\n");
         peers.show("peers ls").await?;
@@ -233,6 +256,22 @@ async fn serve_until_interrupted(peers: Peers, address: &str, cid: Cid) -> Resul
     Ok(())
 }
 
+/// What was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Crdt,
+    Raft,
+    Etcd,
+    Solo,
+}
+
+/// How several peers agree.
+enum Kind {
+    Crdt,
+    Raft,
+    Etcd(Etcd),
+}
+
 /// A peer with its daemon.
 struct Peer {
     number: u16,
@@ -248,15 +287,14 @@ struct Peer {
 struct Peers {
     secret: Secret,
     swarm: MemorySwarm,
-    /// Whether they agree by Raft, and not by CRDT.
-    by_raft: bool,
+    kind: Kind,
     peers: Vec<Peer>,
 }
 
 impl Peers {
-    async fn start(size: u16, by_raft: bool, folder: PathBuf) -> Result<Self> {
+    async fn start(size: u16, kind: Kind, folder: PathBuf) -> Result<Self> {
         let mut all =
-            Self { secret: Secret::generate(), swarm: MemorySwarm::default(), by_raft, peers: Vec::new() };
+            Self { secret: Secret::generate(), swarm: MemorySwarm::default(), kind, peers: Vec::new() };
         for number in 1..=size {
             let name = if size == 1 { "quickstart".to_owned() } else { format!("peer-{number}") };
             let (folder, identity) = (folder.join(&name), Identity::generate());
@@ -314,15 +352,24 @@ impl Peers {
             ..ClusterConfig::default()
         };
         let builder = Cluster::builder().config(config);
-        let builder = if self.by_raft {
-            let mut raft = RaftConfig::default();
-            // The first founds the cluster, the others are added; later the store says who the members are.
-            raft.join = self.up().next().is_some();
-            builder.raft(raft)
-        } else {
-            let mut crdt = CrdtConfig::default();
-            crdt.rebroadcast_interval = REBROADCAST_INTERVAL;
-            builder.crdt(crdt)
+        let builder = match &self.kind {
+            Kind::Raft => {
+                let mut raft = RaftConfig::default();
+                // The first founds the cluster, the others are added; later the store says who the members are.
+                raft.join = self.up().next().is_some();
+                builder.raft(raft)
+            }
+            Kind::Crdt => {
+                let mut crdt = CrdtConfig::default();
+                crdt.rebroadcast_interval = REBROADCAST_INTERVAL;
+                builder.crdt(crdt)
+            }
+            Kind::Etcd(etcd) => {
+                let first = self.peers.first().map_or(identity.id(), |peer| peer.identity.id());
+                let mut config = etcd.config(&first);
+                config.secret = self.secret.clone();
+                builder.etcd(config)
+            }
         };
         let cluster = builder
             .pubsub_monitor(MonitorConfig { check_interval: CHECK_INTERVAL })

@@ -24,6 +24,8 @@ use crate::clock::{SystemClock, WallClock};
 use crate::consensus::{Alive, Consensus, ConsensusContext, Solo, SoloConfig};
 #[cfg(feature = "consensus-crdt")]
 use crate::consensus::{Crdt, CrdtConfig};
+#[cfg(feature = "consensus-etcd")]
+use crate::consensus::{Etcd, EtcdConfig};
 #[cfg(feature = "consensus-raft")]
 use crate::consensus::{Raft, RaftConfig};
 use crate::error::{Error, Result};
@@ -181,6 +183,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn raft(self, config: RaftConfig) -> Self {
         self.consensus_with(move |cx| Raft::open(config, cx))
+    }
+
+    /// Peers that agree through an etcd that runs already.
+    #[cfg(feature = "consensus-etcd")]
+    #[must_use]
+    pub fn etcd(self, config: EtcdConfig) -> Self {
+        self.consensus_with(move |cx| Etcd::open(config, cx))
     }
 
     /// A finished tracker.

@@ -31,7 +31,7 @@ pub enum StopReason {
     Requested,
     /// It never became ready.
     NotReady(Error),
-    /// It is no longer a member of the cluster.
+    /// It is no longer a member of the cluster: somebody removed it, or it left when it was asked to stop.
     Removed,
     /// A background task ended or panicked.
     TaskFailed(&'static str),
@@ -184,10 +184,12 @@ pub(super) async fn supervise(inner: Arc<Inner>, tasks: Vec<Task>) {
             }
         }
     }
-    let reason = life.reason();
+    let mut reason = life.reason();
     info!(%reason, "stopping the peer");
     drain(&mut running, &names).await;
-    stop_components(&inner).await;
+    if stop_components(&inner).await && matches!(reason, StopReason::Requested) {
+        reason = StopReason::Removed;
+    }
     info!("the peer has stopped");
     life.stopped.send_replace(Some(reason));
 }
@@ -205,10 +207,12 @@ async fn drain(running: &mut JoinSet<()>, names: &BTreeMap<tokio::task::Id, &'st
     }
 }
 
-/// Stops every component, each within a deadline; one that fails is logged and the rest still stop.
-async fn stop_components(inner: &Inner) {
+/// Stops every component, each within a deadline; one that fails is logged and the rest still stop. Says whether the peer
+/// left its cluster.
+async fn stop_components(inner: &Inner) -> bool {
+    let mut has_left = false;
     if inner.config.leave_on_shutdown {
-        step("membership", leave(inner)).await;
+        step("membership", async { leave(inner).await.map(|left| has_left = left) }).await;
     }
     step("tracker", inner.tracker.shutdown()).await;
     step("consensus", inner.consensus.shutdown()).await;
@@ -216,16 +220,17 @@ async fn stop_components(inner: &Inner) {
     step("connector", inner.ipfs.shutdown()).await;
     step("transport", inner.transport.shutdown()).await;
     step("storage", close(inner)).await;
+    has_left
 }
 
 /// Ends the membership where that is done by a call. Elsewhere a peer is a member while it lives, and there is nothing to
-/// do; the reference then wipes its data, which is no reason to do so here.
-async fn leave(inner: &Inner) -> Result<()> {
+/// do; the reference then wipes its data, which is no reason to do so here. Says whether it did anything.
+async fn leave(inner: &Inner) -> Result<bool> {
     if !inner.consensus.capabilities().membership_changes {
         debug!("nothing to leave: peers are members while they live");
-        return Ok(());
+        return Ok(false);
     }
-    inner.consensus.remove_peer(&inner.peer).await
+    inner.consensus.remove_peer(&inner.peer).await.map(|()| true)
 }
 
 async fn close(inner: &Inner) -> Result<()> {

@@ -306,6 +306,7 @@ impl Inner {
         if peer == self.peer {
             return Ok(None);
         }
+        self.consensus.check_joinable(&peer).await?;
         self.client.peer_add(&peer, &self.peer).await?;
         // It lives, as we just saw; what it says of itself comes with its next ping.
         let is_known = self.monitor.latest_for("ping", &peer);

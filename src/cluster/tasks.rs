@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 use super::Inner;
 use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
-use crate::consensus::StateEvent;
+use crate::consensus::{NoLongerMember, StateEvent};
 use crate::error::{Error, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
@@ -123,11 +123,22 @@ async fn rest() {
 }
 
 async fn ready(inner: Arc<Inner>) {
-    for component in [inner.consensus.ready().await, inner.ipfs.ready().await] {
-        if let Err(error) = component {
-            inner.life.stop(StopReason::NotReady(error));
-            return;
-        }
+    // One after the other: the daemon may come late, and somebody who will never agree with anybody need not wait for it.
+    let mut outcome = inner.consensus.ready().await;
+    if let Err(error) = &outcome
+        && error.downcast_source::<NoLongerMember>().is_some()
+    {
+        // It was removed while it was away, and is told so now.
+        info!(%error, "this peer is no longer a member");
+        inner.life.stop(StopReason::Removed);
+        return;
+    }
+    if outcome.is_ok() {
+        outcome = inner.ipfs.ready().await;
+    }
+    if let Err(error) = outcome {
+        inner.life.stop(StopReason::NotReady(error));
+        return;
     }
     info!(peer = %inner.peer, "** IPFS Cluster is READY **");
     inner.life.readiness.send_replace(Readiness::Ready);

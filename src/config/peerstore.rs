@@ -1,18 +1,23 @@
 //! The `peerstore` file: one address for each line, most important first.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use multiaddr::Protocol;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::file::{self, MODE_SHARED};
 use crate::error::{ErrorKind, Result};
-use crate::types::{Multiaddr, parse_multiaddr};
+use crate::types::{Multiaddr, PeerId, parse_multiaddr};
 
 /// Largest file that is read: more than 10,000 addresses.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// How often [`keep`] looks whether there is something to save.
+/// How often [`keep`] saves what is known of peers that the file has already.
 pub const SAVE_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// How often [`keep`] looks whether there is a peer that the file lacks, which is saved at once.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Most lines that are complained of; of the rest the number is said.
 const PROBLEMS_MAX: usize = 100;
 
@@ -66,33 +71,49 @@ pub fn save(path: &Path, addresses: &[Multiaddr]) -> Result<()> {
     file::write_atomically(path, text.as_bytes(), MODE_SHARED)
 }
 
-/// Keeps the file up to date, so that a peer that is killed finds the others again: looks every [`SAVE_INTERVAL`] at
-/// what is known, and replaces the file when that is another list than the file had, or was saved last. A list without
-/// addresses is not saved: whoever knows nobody for a while has use for those it knew. What cannot be saved is logged
-/// and tried again. Ends when `stop` does, and not before what is being written then is on disk: whoever saves after
+/// Keeps the file up to date, so that a peer that is killed finds the others again. It looks every [`LOOK_INTERVAL`] at
+/// what is known, and replaces the file when there is a peer that it lacks, or every [`SAVE_INTERVAL`] when the list is
+/// another one than the file had, or was saved last. A list without addresses is not saved: whoever knows nobody for a
+/// while has use for those it knew. What cannot be saved is logged and tried again. Ends when `stop` does, and not before what is being written then is on disk: whoever saves after
 /// that is the last. Cancel-safe in that the file is always whole; one that is dropped may still replace it once.
 pub async fn keep(path: &Path, known: impl Fn() -> Vec<Multiaddr>, stop: impl Future<Output = ()>) {
     tokio::pin!(stop);
     // One that cannot be read was complained of at the start, and is replaced.
     let mut saved = load(path).map(|peerstore| peerstore.addresses).unwrap_or_default();
+    let mut due = Instant::now() + SAVE_INTERVAL;
+    let mut is_failing = false;
     loop {
         tokio::select! {
             biased;
             () = &mut stop => return,
-            () = tokio::time::sleep(SAVE_INTERVAL) => {}
+            () = tokio::time::sleep(if is_failing { SAVE_INTERVAL } else { LOOK_INTERVAL }) => {}
         }
         let now = known();
-        if now.is_empty() || now == saved {
+        if now.is_empty() || now == saved || Instant::now() < due && peers(&now).is_subset(&peers(&saved)) {
             continue;
         }
+        due = Instant::now() + SAVE_INTERVAL;
         let (path_to_save, addresses) = (path.to_owned(), now.clone());
         let saving = tokio::task::spawn_blocking(move || save(&path_to_save, &addresses));
-        match saving.await {
-            Ok(Ok(())) => saved = now,
-            Ok(Err(error)) => warn!(%error, "could not save the peerstore; trying again later"),
-            Err(error) => warn!(%error, "could not save the peerstore; trying again later"),
+        let failure = match saving.await {
+            Ok(Ok(())) => {
+                saved = now;
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        is_failing = failure.is_some();
+        if let Some(error) = failure {
+            warn!(%error, "could not save the peerstore; trying again later");
         }
     }
+}
+
+/// Whom these addresses name.
+fn peers(addresses: &[Multiaddr]) -> BTreeSet<PeerId> {
+    let parts = addresses.iter().flat_map(Multiaddr::iter);
+    parts.filter_map(|part| if let Protocol::P2p(peer) = part { Some(peer) } else { None }).collect()
 }
 
 #[cfg(test)]
@@ -132,12 +153,18 @@ mod tests {
             std::fs::write(&path, "# by hand\n").unwrap();
             pass().await;
             assert_eq!(text(), "# by hand\n");
+            // Somebody new may be all that this peer has when it comes back.
             *known.lock().unwrap() = list(&[SECOND, FIRST]);
-            pass().await;
+            tokio::time::sleep(LOOK_INTERVAL * 2).await;
             assert_eq!(text(), format!("{SECOND}\n{FIRST}\n"));
+            *known.lock().unwrap() = list(&[FIRST, SECOND]);
+            tokio::time::sleep(LOOK_INTERVAL * 2).await;
+            assert_eq!(text(), format!("{SECOND}\n{FIRST}\n"));
+            pass().await;
+            assert_eq!(text(), format!("{FIRST}\n{SECOND}\n"));
             known.lock().unwrap().clear();
             pass().await;
-            assert_eq!(text(), format!("{SECOND}\n{FIRST}\n"));
+            assert_eq!(text(), format!("{FIRST}\n{SECOND}\n"));
             // A folder that is gone for a while is no reason to give up.
             let aside = folder.path().with_extension("aside");
             std::fs::rename(folder.path(), &aside).unwrap();
@@ -167,11 +194,11 @@ mod tests {
         };
         keep(&path, known, stop.cancelled()).await;
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{SECOND}\n"));
-        assert_eq!(begun.elapsed(), SAVE_INTERVAL);
+        assert_eq!(begun.elapsed(), LOOK_INTERVAL);
 
         save(&path, &[FIRST.parse().unwrap()]).unwrap();
         keep(&path, || panic!("nothing more is to be saved"), stop.cancelled()).await;
-        assert_eq!(begun.elapsed(), SAVE_INTERVAL);
+        assert_eq!(begun.elapsed(), LOOK_INTERVAL);
     }
 
     #[test]

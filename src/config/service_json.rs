@@ -200,13 +200,14 @@ impl ServiceJson {
         paths
     }
 
-    /// The one consensus component of the file: `solo`, `crdt` or `raft`.
+    /// The one consensus component of the file: `solo`, `crdt`, `raft` or `etcd`.
     ///
     /// # Errors
     /// `InvalidInput` with the reference's text if there is none or more than one.
     pub fn consensus(&self) -> Result<&'static str> {
-        let mut present =
-            ["solo", "crdt", "raft"].into_iter().filter(|name| self.contains(&format!("consensus.{name}")));
+        let mut present = ["solo", "crdt", "raft", "etcd"]
+            .into_iter()
+            .filter(|name| self.contains(&format!("consensus.{name}")));
         let found = present.next();
         check(present.next().is_none(), NO_CONSENSUS)?;
         found.ok_or_else(|| wrong(NO_CONSENSUS))

@@ -1,4 +1,70 @@
 //! Agreeing on the pinset.
+//!
+//! [`Consensus`] is the contract; [`Solo`], a Merkle-CRDT, Raft and etcd are four answers to it that differ in kind. The
+//! rest of a peer asks the contract and nothing else, so a fifth is written the same way.
+//!
+//! # What differs, and who asks
+//!
+//! | | [`Solo`] | CRDT | Raft | etcd |
+//! |---|---|---|---|---|
+//! | who orders changes | the one peer | nobody: what two peers did at once is merged | the leader's log | etcd |
+//! | `Ok` means on the disks of | this peer | this peer | more than half of the members | more than half of etcd's members |
+//! | and visible | here | here, elsewhere soon | here, elsewhere soon | here, elsewhere soon |
+//! | [`log_many`](Consensus::log_many) is all or nothing for | this peer | this peer | every peer | every peer |
+//! | [`Revise`](PinOperation::Revise) compares with | the pinset | the pinset of this peer | the pinset where the log puts it | what etcd has then |
+//! | [members](Consensus::peers) are | this peer | those that live, by their pings | those that were added | those whose lease lives |
+//! | [capabilities](ConsensusCapabilities) | none | `trust` | `leader`, `membership_changes` | `membership_changes` |
+//! | without the others | there are none | goes on | changes are `Unavailable` in time, reading goes on | likewise, without etcd |
+//! | [`heads`](Consensus::heads) | none | the ends of the history | none | none |
+//! | [`clean`](Consensus::clean) | forgets the pinset | forgets this peer's | forgets this peer's copy and log | beside others a new copy, alone the pinset |
+//!
+//! Capabilities are what is *true*, not what is intended: a call that one does not have is `Unsupported`, at once, and with
+//! a text that says what to do instead. The cluster acts by them: with `membership_changes` a peer that is no longer a
+//! member stops, `POST /peers` adds one, and `DELETE /peers/{peer}` moves its pins away and removes it; with `trust` alone
+//! whoever lives is a member, and nobody has to be added. [`Consensus::check_joinable`] is asked before a peer asks another one
+//! to add it. [`Consensus::is_trusted`] is asked for every call of another peer,
+//! whatever the capabilities.
+//!
+//! # Writing your own
+//!
+//! 1. **Decide where the order comes from**, and what `Ok` means. Everything else follows from it. The least is: after `Ok`
+//!    the change survives a power cut of this peer, and [`Consensus::state`] shows it.
+//! 2. **Keep the pinset in [`ConsensusContext::state`]**, whose one writer you are. [`State::apply`] makes one synced batch of
+//!    a change and of records of your own (how far this copy is, say), so that a crash leaves both or neither. After an error
+//!    of it call [`State::settle`] before anything else: the batch may be there.
+//! 3. **Let many callers share one sync.** Take what gathered while the last batch was written. All queues are bounded; who
+//!    does not fit waits, or gets `QueueFull`.
+//! 4. **Tell events after the state shows them and before the call returns**, through a channel that forgets what a slow
+//!    reader has not taken, and says [`StateEvent::Resync`] then. Events are hints: the state is the truth.
+//! 5. **Subscribe, then spawn; nobody waits for himself.** Tasks end with the component. [`Consensus::shutdown`] finishes what was
+//!    accepted, also for the second caller, and calls after it are `ShutDown`.
+//! 6. **Bound everything that comes from elsewhere**, in bytes, number and time, and have an answer in time: an operator reads
+//!    "no quorum" after seconds, not after a timeout of HTTP.
+//! 7. **A call that was given up may have happened.** Say so in the error, and make sure that doing it again does no harm: Raft
+//!    gives each part a key, etcd a lane to each writer.
+//!
+//! `examples/custom_consensus.rs` wraps another one. `examples/outside/parts` has one from scratch in a crate of its own: several
+//! peers of one process agree by one log on disk, and members are removed and added by call. `examples/etcd.rs` is a peer
+//! on a service that exists elsewhere, in its section of `service.json` `consensus.etcd`.
+//!
+//! # Does it keep its promises?
+//!
+//! With the feature `testing`, `testing::consensus_suite` has what all of them must do, a case for each sentence above and
+//! in the contract. Write its `Fixture` (how one is made in a place of its own, started again, and loses its power), and one
+//! macro line makes named tests, each also through one more `Arc`:
+//!
+//! ```text
+//! ipfs_cluster::consensus_conformance!(mine, MyFixture);
+//!
+//! cargo test mine::direct::                                               all cases
+//! cargo test mine::direct::a_crash_loses_nothing_that_was_acknowledged    one of them
+//! ```
+//!
+//! A case asks [`Consensus::capabilities`] and examines either what one has, or that it says clearly what it has not; nothing
+//! is left out for that. Only where a fixture cannot start again or cut the power (`None`), the cases that need it say that they
+//! were skipped. Ours run all of them: `tests/consensus.rs` (solo and CRDT, on every engine, and over stores that lose what was
+//! not synced), `tests/raft/conformance.rs`, `tests/etcd/conformance.rs` (against a real etcd). What only yours does you test
+//! yourself; whole peers in one process are made as in `examples/three_peers.rs`.
 
 #[cfg(feature = "consensus-crdt")]
 mod crdt;
@@ -124,6 +190,12 @@ pub struct ConsensusCapabilities {
     pub trust: bool,
 }
 
+/// This peer was removed while it was away, or left before: with its stop (`StopReason::Removed`)
+/// what it has stored can be put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this peer is no longer a member of its cluster")]
+pub struct NoLongerMember;
+
 /// A change of the pinset on this peer. A hint: who misses one compares the state with what it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateEvent {
@@ -135,7 +207,7 @@ pub enum StateEvent {
     Resync,
 }
 
-/// Agrees with other peers on the pinset.
+/// Agrees with other peers on the pinset. The [module](self) has a guide to writing one.
 #[async_trait]
 pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// What this implementation can do.
@@ -144,7 +216,8 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// Returns when operations can be logged and the state can be read.
     ///
     /// # Errors
-    /// Why that will never be; `ShutDown`.
+    /// Why that will never be, with a [`NoLongerMember`] as source when the membership has ended and what is stored here is of
+    /// no more use; `ShutDown`.
     async fn ready(&self) -> Result<()>;
 
     /// Adds or replaces an entry. Ok means that it survives a crash of this peer and is visible in
@@ -187,6 +260,15 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`, `ShutDown`.
     async fn peers(&self) -> Result<Vec<PeerId>>;
+
+    /// Whether this peer could be a member together with another one. Asked before that one is asked to add this peer:
+    /// whoever is added and cannot take part may cost the others their quorum.
+    ///
+    /// # Errors
+    /// `Conflict` when it could not, and why; `Unavailable`, `Timeout` when that is not known now; `ShutDown`.
+    async fn check_joinable(&self, _peer: &PeerId) -> Result<()> {
+        Ok(())
+    }
 
     /// Makes a peer a member; one that is already is Ok.
     ///
@@ -264,6 +346,9 @@ impl<T: Consensus + ?Sized> Consensus for Arc<T> {
     }
     async fn peers(&self) -> Result<Vec<PeerId>> {
         (**self).peers().await
+    }
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        (**self).check_joinable(peer).await
     }
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {
         (**self).add_peer(peer).await

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
-use crate::storage::{Batch, KeyRange, Page, Snapshot};
+use crate::storage::{Batch, Durability, KeyRange, Page, Snapshot};
 use crate::types::{Cid, Pin, PinOperation};
 
 pub use codec::{decode_pin_protobuf, encode_pin_protobuf};
@@ -105,7 +105,21 @@ pub trait State: StateReader {
     /// `InvalidInput` for a pin too large to be stored: nothing of the batch is written, now or later. `StorageFull`,
     /// `Io`, `Corrupt`, `ShutDown`: it is unknown whether the batch is there. Call [`State::settle`] before anything else
     /// is written.
-    async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>>;
+    async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>> {
+        self.apply_with(operations, also, Durability::Synced).await
+    }
+
+    /// As [`State::apply`], for a component that could apply the operations again: with [`Durability::Buffered`] a power cut
+    /// may take the batch back, with everything written to the store after it.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    async fn apply_with(
+        &self,
+        operations: Vec<PinOperation>,
+        also: Batch,
+        durability: Durability,
+    ) -> Result<Vec<StateChange>>;
 
     /// After an error of [`State::apply`], [`State::replace`] or [`State::clear`]: makes whatever is there durable, brings
     /// the counts up to it, and gives the changes of what failed if it turned out to be there, of which nobody was told:
@@ -117,7 +131,7 @@ pub trait State: StateReader {
     async fn settle(&self) -> Result<Vec<StateChange>>;
 
     /// A frozen view of the store of this pinset that no power cut can take back: what others are told from must be on
-    /// disk. Waits for a write that is under way, but not for a replacement.
+    /// disk, so what was only buffered is synced first. Waits for a write that is under way, but not for a replacement.
     ///
     /// # Errors
     /// `Unavailable` after an error of [`State::apply`], [`State::replace`] or [`State::clear`] whose outcome is unknown,
@@ -187,6 +201,14 @@ impl<T: StateReader + ?Sized> StateReader for Arc<T> {
 impl<T: State + ?Sized> State for Arc<T> {
     async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>> {
         (**self).apply(operations, also).await
+    }
+    async fn apply_with(
+        &self,
+        operations: Vec<PinOperation>,
+        also: Batch,
+        durability: Durability,
+    ) -> Result<Vec<StateChange>> {
+        (**self).apply_with(operations, also, durability).await
     }
     async fn settle(&self) -> Result<Vec<StateChange>> {
         (**self).settle().await

@@ -35,7 +35,7 @@ pub(super) struct Inner {
     /// What the store says, once it is there.
     head: RwLock<Head>,
     /// What became of writes that failed. Locked while something is written that readers will see: a view taken under
-    /// this lock shows nothing that is not on disk.
+    /// this lock shows nothing that is not on disk, once what is buffered is synced.
     failed: std::sync::Mutex<Failed>,
     /// Held by the work itself, so that a dropped call cannot let a second writer in. A replacement holds it for as long
     /// as it takes, so nobody who only reads may wait for it.
@@ -49,6 +49,8 @@ struct Failed {
     /// What batches did that were there after all, and nobody was told: all changes of one, or that everything may be
     /// another.
     untold: Vec<StateChange>,
+    /// Whether what readers see may not be on disk yet, because somebody wanted it so.
+    is_buffered: bool,
 }
 
 /// A batch that may be there.
@@ -118,7 +120,12 @@ impl StateReader for StoreState {
 
 #[async_trait]
 impl State for StoreState {
-    async fn apply(&self, operations: Vec<PinOperation>, also: Batch) -> Result<Vec<StateChange>> {
+    async fn apply_with(
+        &self,
+        operations: Vec<PinOperation>,
+        also: Batch,
+        durability: Durability,
+    ) -> Result<Vec<StateChange>> {
         let inner = self.inner.clone();
         let writing = inner.writer.clone().lock_owned().await;
         storage::run(inner.storage.clone(), move |storage| {
@@ -129,7 +136,7 @@ impl State for StoreState {
             if batch.is_empty() {
                 return Ok(changes);
             }
-            inner.write(storage, batch, Doubt { before: head, after, changes })
+            inner.write(storage, batch, durability, Doubt { before: head, after, changes })
         })
         .await
     }
@@ -149,10 +156,14 @@ impl State for StoreState {
         let inner = self.inner.clone();
         storage::run(inner.storage.clone(), move |storage| {
             // Not the writer's turn, which may be a whole import: only no write may be half done.
-            let failed = inner.failed();
+            let mut failed = inner.failed();
             if failed.doubt.is_some() {
                 let text = "what the store shows may not be on disk since a write failed";
                 return Err(Error::new(ErrorKind::Unavailable, text).component("state"));
+            }
+            if failed.is_buffered {
+                storage.write(Batch::new(), Durability::Synced)?;
+                failed.is_buffered = false;
             }
             storage.snapshot()
         })
@@ -217,14 +228,21 @@ impl Inner {
     }
 
     /// Writes a batch, and keeps its outcome in mind when that is unknown. Gives its changes.
-    fn write(&self, storage: &dyn Storage, batch: Batch, doubt: Doubt) -> Result<Vec<StateChange>> {
+    fn write(
+        &self,
+        storage: &dyn Storage,
+        batch: Batch,
+        durability: Durability,
+        doubt: Doubt,
+    ) -> Result<Vec<StateChange>> {
         let mut failed = self.failed();
-        if let Err(error) = storage.write(batch, Durability::Synced) {
+        if let Err(error) = storage.write(batch, durability) {
             if error.kind() != ErrorKind::InvalidInput {
                 failed.doubt = Some(doubt);
             }
             return Err(error);
         }
+        failed.is_buffered = durability == Durability::Buffered;
         self.set_head(doubt.after);
         Ok(doubt.changes)
     }
@@ -235,6 +253,7 @@ impl Inner {
         let Some(&Doubt { before, after, .. }) = failed.doubt.as_ref() else { return Ok(()) };
         // What readers see and a power cut would take becomes durable, if the disk works again.
         storage.write(Batch::new(), Durability::Synced)?;
+        failed.is_buffered = false;
         let head = Head::of(storage)?;
         self.set_head(head);
         let changes = failed.doubt.take().map(|doubt| doubt.changes).unwrap_or_default();
@@ -255,7 +274,8 @@ impl Inner {
         let mut batch = also;
         new.write(&mut batch);
         // When this fails, the switch may have happened on disk: both generations stay until that is certain.
-        self.write(storage, batch, Doubt { before: old, after: new, changes: vec![StateChange::Replaced] })?;
+        let doubt = Doubt { before: old, after: new, changes: vec![StateChange::Replaced] };
+        self.write(storage, batch, Durability::Synced, doubt)?;
         // Who replaces the pinset tells everybody to compare: what was in it is no news any more.
         self.failed().untold.clear();
         remove_leftover(storage, old.generation);

@@ -152,7 +152,8 @@ impl Batch {
 /// What must be true when a write returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Visible to every reader; lost in a power cut, perhaps in a crash.
+    /// Visible to every reader; a power cut, perhaps a crash, may take it back: as a whole, and only with every batch
+    /// written after it.
     Buffered,
     /// On disk, with everything written before it.
     Synced,

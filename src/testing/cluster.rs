@@ -18,6 +18,8 @@
 mod clock;
 mod daemon;
 mod disk;
+#[cfg(feature = "consensus-raft")]
+mod members;
 mod plain;
 
 use std::collections::BTreeSet;
@@ -78,6 +80,11 @@ pub struct TestClusterConfig {
     /// Chooses what is not chosen yet, or otherwise: given the peer's index, and its builder with storage, network,
     /// daemon and clock in place.
     pub assemble: Arc<Assemble>,
+    /// The peers agree by Raft, whatever `assemble` chose. Those that are there from the beginning found the cluster;
+    /// those that come later, and those that were wiped, wait for a member to add them ([`Cluster::add_peer`]). Who the
+    /// first members are, and whether a peer waits, is filled in.
+    #[cfg(feature = "consensus-raft")]
+    pub raft: Option<crate::consensus::RaftConfig>,
 }
 
 impl Default for TestClusterConfig {
@@ -94,6 +101,8 @@ impl Default for TestClusterConfig {
             absent: BTreeSet::new(),
             walkers: BTreeSet::new(),
             assemble: Arc::new(|_, builder| agreeing(builder)),
+            #[cfg(feature = "consensus-raft")]
+            raft: None,
         }
     }
 }
@@ -136,6 +145,9 @@ struct Seat {
     clock: TestClock,
     disk: TestDisk,
     storage: Arc<CrashStorage>,
+    /// Whether it founds nothing, but waits for a member to add it.
+    #[cfg(feature = "consensus-raft")]
+    joins: bool,
     running: Option<Running>,
 }
 
@@ -146,6 +158,8 @@ struct Running {
     transport: Arc<MemoryTransport>,
     link: DaemonLink,
     redial: CancellationToken,
+    #[cfg(feature = "consensus-raft")]
+    raft: Option<Arc<crate::consensus::Raft>>,
 }
 
 impl Drop for Running {
@@ -188,6 +202,8 @@ impl TestCluster {
                 clock: TestClock::new(started, epoch),
                 disk: TestDisk::new(Random::new(config.seed ^ (u64::from(number) << 32))),
                 storage: Arc::new(CrashStorage::new()),
+                #[cfg(feature = "consensus-raft")]
+                joins: config.absent.contains(&index),
                 running: None,
             });
         }
@@ -353,7 +369,11 @@ impl TestCluster {
         } else {
             builder.transport(Arc::clone(&transport))
         };
-        let cluster = match (self.config.assemble)(index, builder).start().await {
+        let builder = (self.config.assemble)(index, builder);
+        #[cfg(feature = "consensus-raft")]
+        let (builder, made) = self.agreeing_by_raft(index, builder);
+        let seat = &mut self.seats[index];
+        let cluster = match builder.start().await {
             Ok(cluster) => cluster,
             Err(error) => {
                 // The process ends, whatever it closed before.
@@ -364,7 +384,15 @@ impl TestCluster {
         };
         let redial = CancellationToken::new();
         tokio::spawn(dial_others(Arc::clone(&transport), addresses, redial.clone()));
-        let cluster = seat.running.insert(Running { cluster, transport, link, redial }).cluster.clone();
+        let running = Running {
+            cluster,
+            transport,
+            link,
+            redial,
+            #[cfg(feature = "consensus-raft")]
+            raft: made.get().cloned(),
+        };
+        let cluster = seat.running.insert(running).cluster.clone();
         tokio::select! {
             biased;
             ready = cluster.ready() => ready,

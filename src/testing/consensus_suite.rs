@@ -43,6 +43,11 @@ pub use self::lifecycle::*;
 pub use self::logging::*;
 pub use self::members::*;
 
+/// Says that a case ends early, because of what a fixture cannot do; tests that pass show it with `--nocapture`.
+fn skipped(case: &str, why: &str) {
+    eprintln!("skipped: {case}: this fixture {why}");
+}
+
 /// A fact that does not come true within this time never does.
 const FACT_TIMEOUT: Duration = Duration::from_secs(60);
 

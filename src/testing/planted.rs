@@ -16,12 +16,37 @@ pub enum Planted {
     LastArrivalWins,
     /// A peer that pins elsewhere what a dead one held does not look whether a user changed the pin meanwhile.
     RevisionIsBlind,
+    /// A raft peer answers for a vote that is not on its disk yet.
+    VoteNotSynced,
+    /// A raft peer answers for entries of the log that are not on its disk yet.
+    EntriesNotSynced,
+    /// What a raft peer asked for again, because it got no answer, is applied again.
+    RetryAppliedTwice,
+    /// A raft peer that leads answers reads without asking whether it still does.
+    StaleLeaderAnswers,
+    /// A raft peer that takes over a pinset does not take over which requests are in it.
+    SnapshotForgetsRequests,
+    /// A raft peer removes entries of its log that its pinset does not have yet.
+    PurgedBeforeApplied,
+    /// A raft peer that led leads on when it is started again, as if it knew what it acknowledged.
+    LeaderStaysLeader,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::LateRemovalUntracks, Self::LogNotReplayed, Self::LastArrivalWins, Self::RevisionIsBlind];
+    pub const ALL: [Self; 11] = [
+        Self::LateRemovalUntracks,
+        Self::LogNotReplayed,
+        Self::LastArrivalWins,
+        Self::RevisionIsBlind,
+        Self::VoteNotSynced,
+        Self::EntriesNotSynced,
+        Self::RetryAppliedTwice,
+        Self::StaleLeaderAnswers,
+        Self::SnapshotForgetsRequests,
+        Self::PurgedBeforeApplied,
+        Self::LeaderStaysLeader,
+    ];
 
     /// Its name, for a command line.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +55,13 @@ impl Planted {
             Self::LogNotReplayed => "log-not-replayed",
             Self::LastArrivalWins => "last-arrival-wins",
             Self::RevisionIsBlind => "revision-is-blind",
+            Self::VoteNotSynced => "vote-not-synced",
+            Self::EntriesNotSynced => "entries-not-synced",
+            Self::RetryAppliedTwice => "retry-applied-twice",
+            Self::StaleLeaderAnswers => "stale-leader-answers",
+            Self::SnapshotForgetsRequests => "snapshot-forgets-requests",
+            Self::PurgedBeforeApplied => "purged-before-applied",
+            Self::LeaderStaysLeader => "leader-stays-leader",
         }
     }
 }

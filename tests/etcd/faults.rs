@@ -12,8 +12,9 @@ use ipfs_cluster::storage::MemoryStorage;
 use ipfs_cluster::testing::state_suite::{Model, assert_same, cid, pin};
 use ipfs_cluster::testing::{FaultyStorage, StorageCall, peer};
 use ipfs_cluster::types::{PinOperation, Revision};
+use tokio::time::sleep;
 
-use crate::peer::{Peer, config, unique_prefix, until, until_same};
+use crate::peer::{FACT_POLL, Peer, config, unique_prefix, until, until_same};
 use crate::proxy::Proxy;
 use crate::server_or_skip;
 
@@ -24,12 +25,15 @@ fn put(number: u64) -> PinOperation {
 #[tokio::test]
 async fn while_etcd_is_down_writes_fail_in_time_and_reading_goes_on() {
     let server = server_or_skip!(&[]);
-    let mut impatient = config(&server.url(), &unique_prefix());
+    let prefix = unique_prefix();
+    let mut impatient = config(&server.url(), &prefix);
     impatient.request_timeout = Duration::from_secs(3);
     let one = Peer::open(1, impatient).await;
     one.etcd.ready().await.unwrap();
     // A machine under load may be as slow as an etcd that is down.
+    let other = Peer::ready(2, config(&server.url(), &prefix)).await;
     until("a pin is logged", async || one.etcd.log_pin(pin(1)).await.is_ok()).await;
+    until("both are members", async || one.etcd.peers().await.unwrap().len() == 2).await;
     server.kill();
     for _ in 0..2 {
         let error = one.etcd.log_pin(pin(2)).await.unwrap_err();
@@ -37,12 +41,21 @@ async fn while_etcd_is_down_writes_fail_in_time_and_reading_goes_on() {
         assert!(error.to_string().contains("etcd"), "{error}");
     }
     assert_eq!(one.etcd.state().get(&cid(1)).await.unwrap(), Some(pin(1)));
-    assert_eq!(one.etcd.peers().await.unwrap(), [peer(1)]);
+    assert_eq!(one.etcd.peers().await.unwrap(), [peer(1), peer(2)]);
+    // One that cannot leave has not left, also while it tries.
+    let leaving = one.etcd.clone();
+    let leaving = tokio::spawn(async move { leaving.remove_peer(&peer(1)).await });
+    while !leaving.is_finished() {
+        assert_eq!(one.etcd.peers().await.unwrap(), [peer(1), peer(2)]);
+        sleep(FACT_POLL).await;
+    }
+    assert_eq!(leaving.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     server.run();
     until("etcd is back", async || one.etcd.log_pin(pin(3)).await.is_ok()).await;
     let state = one.etcd.state();
     assert_eq!(state.get(&cid(3)).await.unwrap(), Some(pin(3)));
     one.etcd.ready().await.unwrap();
+    until_same(&one, &other).await;
     one.etcd.shutdown().await.unwrap();
 }
 

@@ -8,6 +8,7 @@
 mod batches;
 mod cluster;
 mod conformance;
+mod disasters;
 mod ensemble;
 mod faults;
 mod members;
@@ -16,6 +17,9 @@ mod proxy;
 mod server;
 mod values;
 
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../support/etcd.rs"]
+mod etcd_server;
 #[path = "../support/go_program.rs"]
 mod go_program;
 #[path = "../../bins/tests/support/ports.rs"]

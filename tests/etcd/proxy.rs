@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Passes connections on. Runs on the runtime that it was started on.
 pub(crate) struct Proxy {
     address: SocketAddr,
     to_lose: Arc<AtomicUsize>,
+    is_cut: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -21,23 +23,36 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let to_lose = Arc::new(AtomicUsize::new(0));
         let lose = to_lose.clone();
+        let (is_cut, cut) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let lose = lose.clone();
+                let (lose, mut cut) = (lose.clone(), cut.clone());
                 connections.spawn(async move {
-                    if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-                        pass(client, server, &lose).await;
+                    let passing = async {
+                        if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+                            pass(client, server, &lose).await;
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = cut.wait_for(|is_cut| *is_cut) => {}
+                        () = passing => {}
                     }
                 });
             }
         });
-        Self { address, to_lose, _tasks: tasks }
+        Self { address, to_lose, is_cut, _tasks: tasks }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Nothing passes, or everything again.
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.is_cut.send_replace(is_cut);
     }
 
     /// The answers to so many writes of pins will be lost: etcd has done them, and the connection breaks.

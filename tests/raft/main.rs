@@ -6,6 +6,7 @@ mod agreement;
 mod conformance;
 mod damage;
 mod disks;
+mod durability;
 mod identity;
 mod linearizable;
 mod members;

@@ -63,7 +63,9 @@ fn count(world: &World, number: u64) -> u64 {
 
 /// All of the old pinset, and nothing of the new one.
 fn assert_old(world: &World, number: u64) {
-    assert_eq!(count(world, number), OLD, "the old pinset is shown until the new one is whole");
+    // A power cut may take back the last write, which is applied again when a leader says that it counts.
+    let count = count(world, number);
+    assert!((OLD - 1..=OLD).contains(&count), "{count}: the old pinset is shown until the new one is whole");
 }
 
 async fn assert_whole(world: &World) {

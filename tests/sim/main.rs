@@ -1,7 +1,8 @@
 //! The simulator over many seeds, spread over the cores.
 //!
 //! `SIM_SEEDS=100000` runs more of them (from `SIM_FIRST`, on `SIM_THREADS`), `SIM_SEED=…` one, with everything it did, then the shortest
-//! part of it that goes wrong; `SIM_LOG=debug` lets the peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
+//! part of it that goes wrong; `SIM_LOG=debug` lets its peers log. `SIM_PLANTED=<name>` puts one of the planted bugs into either.
+//! `SIM_KIND=raft` does so with peers that agree by Raft, instead of by the CRDT.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod disks;
@@ -13,10 +14,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipfs_cluster::testing::planted::Planted;
-use ipfs_cluster::testing::sim::{self, Report};
+use ipfs_cluster::testing::sim::{self, Agreement, Report};
 
 /// Seeds that each run of the tests looks at.
 const SEEDS: u64 = 1_000;
+/// Seeds of peers that agree by Raft.
+const SEEDS_RAFT: u64 = 200;
 /// Seeds that are run twice.
 const SEEDS_TWICE: u64 = 50;
 /// Seeds within which a planted bug must be found.
@@ -37,6 +40,16 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, expected a number")))
 }
 
+/// How the peers agree; as the environment says, if it does.
+fn asked_for() -> Option<Agreement> {
+    let name = std::env::var("SIM_KIND").ok()?;
+    Some(match name.as_str() {
+        "crdt" => Agreement::Crdt,
+        "raft" => Agreement::Raft,
+        _ => panic!("SIM_KIND is {name:?}, expected crdt or raft"),
+    })
+}
+
 fn planted() -> Option<Planted> {
     let name = std::env::var("SIM_PLANTED").ok()?;
     let bug = Planted::ALL.into_iter().find(|bug| bug.as_str() == name);
@@ -44,7 +57,13 @@ fn planted() -> Option<Planted> {
 }
 
 /// Runs seeds on all cores until `done` says to stop, and gives how many ran.
-fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -> bool + Sync) -> u64 {
+fn run_all(
+    agreement: Agreement,
+    first: u64,
+    count: u64,
+    bug: Option<Planted>,
+    done: impl Fn(Report) -> bool + Sync,
+) -> u64 {
     let (next, stop, ran) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     thread::scope(|scope| {
@@ -55,7 +74,7 @@ fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -
                     if number >= count {
                         return;
                     }
-                    let report = sim::run_seed(first + number, bug);
+                    let report = sim::run_seed(agreement, first + number, bug);
                     let ran = 1 + ran.fetch_add(1, Ordering::Relaxed);
                     if ran.is_multiple_of(SEEDS_TOLD) {
                         println!("{ran} seeds");
@@ -70,25 +89,32 @@ fn run_all(first: u64, count: u64, bug: Option<Planted>, done: impl Fn(Report) -
     ran.into_inner()
 }
 
-#[test]
-fn nothing_goes_wrong_in_many_seeds() {
+/// Runs the seeds that the environment asks for, or the usual ones. Nothing when it asks for peers of the other kind.
+fn run_many(agreement: Agreement, usual: u64) {
+    let is_asked_for = |default| asked_for().unwrap_or(default) == agreement;
     if let Some(seed) = number("SIM_SEED") {
+        if !is_asked_for(Agreement::Crdt) {
+            return;
+        }
+        let report = sim::run_seed(agreement, seed, planted());
+        println!("{report}");
+        let shortest = if report.is_good() { report } else { sim::minimise(&report.plan, planted()) };
         if let Ok(filter) = std::env::var("SIM_LOG") {
             tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+            sim::run_plan(&shortest.plan, planted());
         }
-        let report = sim::run_seed(seed, planted());
-        println!("{report}");
-        if !report.is_good() {
-            let shortest = sim::minimise(&report.plan, planted());
-            panic!("seed {seed} went wrong; the shortest part of it that does:\n{shortest}");
-        }
+        assert!(shortest.is_good(), "seed {seed} went wrong; the shortest part of it that does:\n{shortest}");
         return;
     }
-    let count = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let asked = number("SIM_SEEDS");
+    if !is_asked_for(if asked.is_some() { Agreement::Crdt } else { agreement }) {
+        return;
+    }
+    let count = asked.unwrap_or(usual);
     let first = number("SIM_FIRST").unwrap_or(0);
     let (failures, start) = (Mutex::new(Vec::new()), Instant::now());
     let totals = Mutex::new((0, 0, Duration::ZERO));
-    let ran = run_all(first, count, planted(), |report| {
+    let ran = run_all(agreement, first, count, planted(), |report| {
         let mut totals = totals.lock().unwrap();
         totals.0 += report.figures.operations;
         totals.1 += report.figures.acknowledged;
@@ -100,7 +126,7 @@ fn nothing_goes_wrong_in_many_seeds() {
     });
     let (operations, acknowledged, simulated) = totals.into_inner().unwrap();
     println!(
-        "{ran} seeds in {:.1?}: {operations} operations, {acknowledged} acknowledged, {} hours simulated",
+        "{agreement:?}: {ran} seeds in {:.1?}: {operations} operations, {acknowledged} acknowledged, {} hours simulated",
         start.elapsed(),
         simulated.as_secs() / 3_600
     );
@@ -110,32 +136,54 @@ fn nothing_goes_wrong_in_many_seeds() {
     for report in failures.iter().take(FAILURES_SHOWN) {
         println!("{report}");
     }
+    for report in failures.iter().skip(FAILURES_SHOWN) {
+        println!("seed {}: {:?}", report.plan.seed, report.violations);
+    }
     assert!(seeds.is_empty(), "{} of {ran} seeds went wrong: {seeds:?}", seeds.len());
+}
+
+#[test]
+fn nothing_goes_wrong_in_many_seeds() {
+    run_many(Agreement::Crdt, SEEDS);
+}
+
+#[test]
+fn nothing_goes_wrong_over_raft_in_many_seeds() {
+    run_many(Agreement::Raft, SEEDS_RAFT);
 }
 
 #[test]
 fn what_went_wrong_once_goes_well() {
     for seed in SEEDS_ONCE_WRONG {
-        let report = sim::run_seed(seed, None);
+        let report = sim::run_seed(Agreement::Crdt, seed, None);
         assert!(report.is_good(), "{report}");
     }
 }
 
-#[test]
-fn a_seed_run_twice_leaves_the_same_trace() {
+fn leaves_the_same_trace(agreement: Agreement) {
     let first = number("SIM_FIRST").unwrap_or(0);
-    run_all(first, SEEDS_TWICE, None, |report| {
-        let again = sim::run_seed(report.plan.seed, None);
+    run_all(agreement, first, number("SIM_TWICE").unwrap_or(SEEDS_TWICE), None, |report| {
+        let again = sim::run_plan(&report.plan, None);
         let differs = report.log.iter().zip(&again.log).position(|(one, other)| one != other);
         let shown = differs.map(|line| (&report.log[line], &again.log[line]));
-        assert_eq!(report.trace, again.trace, "seed {} differs: {shown:?}", report.plan.seed);
+        assert_eq!(report.trace, again.trace, "{agreement:?}, seed {} differs: {shown:?}", report.plan.seed);
         false
     });
 }
 
-fn is_found(bug: Planted) {
+#[test]
+fn a_seed_run_twice_leaves_the_same_trace() {
+    leaves_the_same_trace(Agreement::Crdt);
+}
+
+#[test]
+fn a_seed_run_twice_over_raft_leaves_the_same_trace() {
+    leaves_the_same_trace(Agreement::Raft);
+}
+
+fn is_found(agreement: Agreement, bug: Planted) {
     let found = Mutex::new(None);
-    let ran = run_all(0, SEEDS_PLANTED, Some(bug), |report| {
+    let ran = run_all(agreement, 0, SEEDS_PLANTED, Some(bug), |report| {
         let is_bad = !report.is_good();
         if is_bad {
             found.lock().unwrap().get_or_insert(report);
@@ -154,20 +202,20 @@ fn is_found(bug: Planted) {
 
 #[test]
 fn a_late_removal_that_untracks_is_found() {
-    is_found(Planted::LateRemovalUntracks);
+    is_found(Agreement::Crdt, Planted::LateRemovalUntracks);
 }
 
 #[test]
 fn a_log_that_is_not_replayed_is_found() {
-    is_found(Planted::LogNotReplayed);
+    is_found(Agreement::Crdt, Planted::LogNotReplayed);
 }
 
 #[test]
 fn a_repin_that_does_not_look_is_found() {
-    is_found(Planted::RevisionIsBlind);
+    is_found(Agreement::Crdt, Planted::RevisionIsBlind);
 }
 
 #[test]
 fn a_tie_decided_by_arrival_is_found() {
-    is_found(Planted::LastArrivalWins);
+    is_found(Agreement::Crdt, Planted::LastArrivalWins);
 }

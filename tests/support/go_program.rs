@@ -18,10 +18,14 @@ pub(crate) fn find_or_build(variable: &str, module: &str, package: &str, name: &
         let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
         return None;
     }
+    // Tests of the programs lie one folder deeper.
+    let package_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let is_root = |folder: &&Path| folder.join(module).is_dir();
+    let root = package_folder.ancestors().take(2).find(is_root).unwrap();
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let partial = built.with_extension(process::id().to_string());
     let status = Command::new("go")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(module))
+        .current_dir(root.join(module))
         .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o"])
         .args([&partial, Path::new(package)])
         .env("CGO_ENABLED", "0")

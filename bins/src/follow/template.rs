@@ -133,6 +133,9 @@ pub fn check(file: ServiceJson, follower: &FollowerFolder, environment: Environm
             () if file.contains("consensus.raft") => {
                 "its peers agree by consensus.raft, which has no followers"
             }
+            () if file.contains("consensus.etcd") => {
+                "its peers agree by consensus.etcd, which has no followers"
+            }
             () if file.contains("consensus.solo") => "it is of a cluster of one peer (consensus.solo)",
             () => "it has no section consensus.crdt",
         });
@@ -154,6 +157,9 @@ pub fn check(file: ServiceJson, follower: &FollowerFolder, environment: Environm
         ConsensusSection::Solo(_) => return refuse("it is of a cluster of one peer (consensus.solo)"),
         ConsensusSection::Raft(_) => {
             return refuse("its peers agree by consensus.raft, which has no followers");
+        }
+        ConsensusSection::Etcd(_) => {
+            return refuse("its peers agree by consensus.etcd, which has no followers");
         }
     };
     if trusted.is_empty() || !(says_trust || environment(TRUSTED_VARIABLE).is_some()) {
@@ -253,10 +259,11 @@ mod tests {
     #[test]
     fn bad_configurations_are_refused_with_what_is_wrong() {
         type Change = fn(&mut Value);
-        let table: [(Change, &str); 13] = [
+        let table: [(Change, &str); 14] = [
             (|file| file["cluster"] = Value::Null, "it has no section cluster"),
             (|file| file["consensus"] = json!({}), "it has no section consensus.crdt"),
             (|file| file["consensus"] = json!({"raft": {}}), "consensus.raft, which has no followers"),
+            (|file| file["consensus"] = json!({"etcd": {}}), "consensus.etcd, which has no followers"),
             (|file| file["consensus"] = json!({"solo": {}}), "a cluster of one peer"),
             (|file| file["consensus"]["crdt"]["trusted_peers"] = json!([]), "trusted_peers names nobody"),
             (|file| file["consensus"]["crdt"] = json!({}), "trusted_peers names nobody"),

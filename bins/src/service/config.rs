@@ -10,7 +10,7 @@ use ipfs_cluster::config::{
     ClusterSection, ConfigSection, Environment, Identity, SERVED_SECTIONS, ServiceJson, SoloSection,
     StorageEngine, kept::kept_sections,
 };
-use ipfs_cluster::consensus::{CrdtSection, RaftSection};
+use ipfs_cluster::consensus::{CrdtSection, EtcdSection, RaftSection};
 use ipfs_cluster::informer::{FreeSpaceConfig, NumPinsConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
@@ -64,6 +64,8 @@ pub enum ConsensusSection {
     Crdt(CrdtSection),
     /// Peers that agree on one order, with a leader.
     Raft(RaftSection),
+    /// Peers that agree through an etcd that runs already.
+    Etcd(EtcdSection),
 }
 
 impl ConsensusSection {
@@ -73,6 +75,7 @@ impl ConsensusSection {
             Self::Solo(section) => section.storage,
             Self::Crdt(section) => section.storage,
             Self::Raft(section) => section.storage,
+            Self::Etcd(section) => section.storage,
         }
     }
 
@@ -82,6 +85,7 @@ impl ConsensusSection {
             Self::Solo(section) => section.folder(),
             Self::Crdt(section) => section.folder(),
             Self::Raft(section) => section.folder(),
+            Self::Etcd(section) => section.folder(),
         }
     }
 }
@@ -200,6 +204,7 @@ impl PeerConfig {
         let consensus = match file.consensus().doing(MANAGING)? {
             "solo" => ConsensusSection::Solo(reader.section().doing(LOADING)?),
             "crdt" => ConsensusSection::Crdt(reader.section().doing(LOADING)?),
+            "etcd" => ConsensusSection::Etcd(reader.section().doing(LOADING)?),
             _ => ConsensusSection::Raft(reader.section().doing(LOADING)?),
         };
         let mut unknown_keys = reader.unknown_keys;

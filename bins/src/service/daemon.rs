@@ -6,7 +6,7 @@ use ipfs_cluster::cluster::StopReason;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::config::PeerConfig;
+use super::config::{ConsensusSection, PeerConfig};
 use super::running::{RunOptions, Running, STARTING, outcome};
 use super::signals::Signals;
 use super::{Doing as _, Failure, state};
@@ -23,18 +23,19 @@ pub async fn run(config: PeerConfig, options: RunOptions) -> Result<(), Failure>
     let left_behind = config.clone();
     let peer = signals.count_during(Running::start(config, options)).await?;
     let announce = tokio::spawn(tell_service_manager(peer.ready()));
-    let mut is_removed = false;
+    let cluster = peer.cluster().clone();
     let reason = tokio::select! {
-        reason = peer.stopped() => {
-            is_removed = matches!(reason, StopReason::Removed);
-            outcome(reason)
-        }
+        reason = peer.stopped() => outcome(reason),
         () = signals.first() => Ok(()),
     };
     tell_of_the_end();
     let stopped = signals.count_during(peer.stop()).await;
     announce.abort();
-    let put_aside = if is_removed { forget(&left_behind).await } else { Ok(()) };
+    let is_removed = matches!(cluster.stopped().await, StopReason::Removed);
+    drop(cluster);
+    // Who is a member is in etcd, and so is the pinset: the copy does no harm.
+    let is_in_etcd = matches!(left_behind.consensus, ConsensusSection::Etcd(_));
+    let put_aside = if is_removed && !is_in_etcd { forget(&left_behind).await } else { Ok(()) };
     stopped.and(reason).and(put_aside)
 }
 

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod daemon;
+pub mod etcd;
 pub mod folder;
 pub mod logging;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! A peer that runs: put together from its configuration, and taken down in order.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,16 +19,20 @@ use ipfs_cluster::{Error, Result};
 use multiaddr::Protocol;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::config::{ConsensusSection, PeerConfig};
-use super::{Doing as _, Failure, ports, storage};
+use super::{Doing as _, Failure, etcd, ports, storage};
 
 /// What is being done while a peer comes up, in the reference's words.
 pub const STARTING: &str = "starting cluster";
 
 /// How often a peer that has to be a member tries to become one.
 const JOIN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// How often it is said that this fails, if it fails in the same way.
+const JOIN_FAILURE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where a process starts several peers, one at a time looks for ports.
 static LISTENING: Mutex<()> = Mutex::const_new(());
@@ -71,8 +76,16 @@ impl Running {
     ///
     /// # Errors
     /// With the reference's texts; then nothing of it runs any more.
-    pub async fn start(config: PeerConfig, options: RunOptions) -> Result<Self, Failure> {
+    pub async fn start(config: PeerConfig, mut options: RunOptions) -> Result<Self, Failure> {
         check(&config).doing(STARTING)?;
+        // Who had nobody else to join would wait for ever where members are added.
+        options.bootstrap.retain(|address| {
+            let is_other = peer_of(address) != Some(config.identity.id());
+            if !is_other {
+                info!("Not bootstrapping to {address}: that is this peer");
+            }
+            is_other
+        });
         if !options.beside_reference_data {
             storage::refuse_reference_data(&config).doing("creating datastore")?;
         }
@@ -175,7 +188,7 @@ pub fn check(config: &PeerConfig) -> Result<()> {
 
 fn unserved(config: &PeerConfig, options: &RunOptions) -> Vec<&'static str> {
     let alone = matches!(config.consensus, ConsensusSection::Solo(_));
-    let by_membership = matches!(config.consensus, ConsensusSection::Raft(_));
+    let by_membership = matches!(config.consensus, ConsensusSection::Raft(_) | ConsensusSection::Etcd(_));
     [
         (alone && !options.bootstrap.is_empty(), "--bootstrap"),
         (alone && options.leave, "--leave"),
@@ -273,8 +286,12 @@ async fn stop_host(host: Option<Arc<Libp2pTransport>>) {
 /// until this peer is one: without them it can do nothing.
 async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
     let is_made_member = cluster.consensus().capabilities().membership_changes;
+    let mut failures = Failures::default();
+    for address in &addresses {
+        info!("Bootstrapping to {address}");
+    }
     loop {
-        join_once(&cluster, &addresses).await;
+        join_once(&cluster, &addresses, &mut failures).await;
         if !is_made_member || addresses.is_empty() {
             return;
         }
@@ -286,16 +303,31 @@ async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
     }
 }
 
-async fn join_once(cluster: &Cluster, addresses: &[Multiaddr]) {
+/// Why addresses could not be joined through, and since when that is known.
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<Multiaddr, (String, Instant)>);
+
+impl Failures {
+    /// Says so, unless it did a while ago.
+    fn tell(&mut self, address: &Multiaddr, text: String) {
+        let is_known =
+            |(known, since): &(String, Instant)| *known == text && since.elapsed() < JOIN_FAILURE_INTERVAL;
+        if self.0.get(address).is_none_or(|told| !is_known(told)) {
+            error!("bootstrap to {address} failed: {text}");
+            self.0.insert(address.clone(), (text, Instant::now()));
+        }
+    }
+}
+
+async fn join_once(cluster: &Cluster, addresses: &[Multiaddr], failures: &mut Failures) {
     for address in addresses {
-        info!("Bootstrapping to {address}");
         match cluster.join(std::slice::from_ref(address)).await {
             Ok(_) => return,
             // Somebody is there who hangs up on what makes no sense to them.
             Err(error) if error.message().contains("reset by peer") => {
-                error!("bootstrap to {address} failed: {error}: it may have another cluster secret");
+                failures.tell(address, format!("{error}: it may have another cluster secret"));
             }
-            Err(error) => error!("bootstrap to {address} failed: {error}"),
+            Err(error) => failures.tell(address, error.to_string()),
         }
     }
 }
@@ -337,6 +369,12 @@ fn builder(
             raft.join = !options.bootstrap.is_empty();
             raft.spool_folder = config.folder.path().to_owned();
             builder.raft(raft).pubsub_monitor(config.monitor.clone())
+        }
+        ConsensusSection::Etcd(section) => {
+            let mut settings = etcd::settings(config, section)?;
+            // A peer that was removed asks those to be let in again.
+            settings.join = !options.bootstrap.is_empty();
+            builder.etcd(settings).pubsub_monitor(config.monitor.clone())
         }
     };
     if let Some(host) = host {

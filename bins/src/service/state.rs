@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ipfs_cluster::clock::SystemClock;
 use ipfs_cluster::consensus::{
-    BatchingConfig, Consensus, ConsensusContext, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore, Raft,
-    RaftConfig, RaftInfo, RaftSection, RaftStore, Solo, SoloConfig,
+    BatchingConfig, Consensus, ConsensusContext, Crdt, CrdtConfig, CrdtInfo, CrdtSection, CrdtStore,
+    EtcdSection, Raft, RaftConfig, RaftInfo, RaftSection, RaftStore, Solo, SoloConfig,
 };
 use ipfs_cluster::exchange::{ExchangeMaker, StreamExchange};
 use ipfs_cluster::state::lines::{self, export_lines, import_lines};
@@ -21,7 +21,8 @@ use tokio::io::AsyncRead;
 use tracing::info;
 
 use super::config::{ConsensusSection, PeerConfig};
-use super::storage::{self, Replacement};
+use super::etcd;
+use super::storage::{self, Replacement, Staging};
 
 /// Pins between two lines that tell how far an import is.
 const PROGRESS_PINS: u64 = 1_000_000;
@@ -39,13 +40,19 @@ pub struct ImportOptions {
     pub allocations: Vec<PeerId>,
 }
 
-/// Writes every pin as one line of JSON, and says how many bytes that were. Flushing is up to the caller.
+/// Writes every pin as one line of JSON, and says how many bytes that were. Flushing is up to the caller. With etcd these
+/// are the pins of this peer's copy.
 ///
 /// # Errors
-/// Of the storage or the writer; `Conflict` where the only pinset is one of a Go peer.
+/// Of the storage or the writer; `Conflict` where the only pinset is one of a Go peer; `NotFound` where there is no copy
+/// of what etcd has.
 pub async fn export(config: &PeerConfig, to: &mut (dyn Write + Send)) -> Result<u64> {
     storage::refuse_reference_data(config)?;
     let (storage, state) = open(config).await?;
+    if let ConsensusSection::Etcd(section) = &config.consensus {
+        let revision = etcd::copied(config, section, Arc::clone(&storage)).await?;
+        info!("what is exported is the copy of this peer, which is that of revision {revision} of etcd");
+    }
     let mut bytes = 0;
     let mut pages = export_lines(&state, StateQuery::default());
     while let Some(page) = pages.next().await {
@@ -59,7 +66,8 @@ pub async fn export(config: &PeerConfig, to: &mut (dyn Write + Send)) -> Result<
 }
 
 /// Replaces the pinset by the pins of a stream of JSON documents, and says how many. Returns once they are on
-/// disk; after any error the old pinset is there.
+/// disk; after any error the old pinset is there. With etcd it is the pinset of all peers, whether they run or not; it is
+/// changed once all documents are read, and an error of etcd may leave it changed in part.
 ///
 /// # Errors
 /// Of the storage or the reader; `InvalidInput` naming the document that is wrong.
@@ -79,6 +87,16 @@ pub async fn import(
         }
     };
     match &config.consensus {
+        ConsensusSection::Etcd(section) => {
+            // All of it is read before anything is changed.
+            let (staging, storage) = Staging::begin(config)?;
+            let pins = lines::parse_lines(from, changes);
+            let imported =
+                import_to_etcd(config, section, Arc::clone(&storage), pins, Arc::new(progress)).await;
+            storage.close()?;
+            staging.remove()?;
+            imported
+        }
         ConsensusSection::Solo(_) => {
             let (storage, state) = open(config).await?;
             let pins = import_lines(&state, from, changes, Arc::new(progress)).await?;
@@ -104,6 +122,18 @@ pub async fn import(
     }
 }
 
+async fn import_to_etcd(
+    config: &PeerConfig,
+    section: &EtcdSection,
+    storage: Arc<dyn Storage>,
+    pins: BoxStream<'static, Result<Vec<Pin>>>,
+    progress: Arc<dyn Fn(u64) + Send + Sync>,
+) -> Result<u64> {
+    let state = StoreState::open_with_spool_folder(storage, config.folder.path()).await?;
+    state.replace(pins, progress).await?;
+    etcd::replace(config, section, Arc::new(state)).await
+}
+
 /// The consensus component of a configuration, speaking to nobody.
 async fn alone(config: &PeerConfig, storage: Arc<dyn Storage>) -> Result<Box<dyn Consensus>> {
     let peer = config.identity.id();
@@ -120,6 +150,7 @@ async fn alone(config: &PeerConfig, storage: Arc<dyn Storage>) -> Result<Box<dyn
             Box::new(Crdt::open(crdt_at_once(section)?, cx).await?)
         }
         ConsensusSection::Solo(section) => Box::new(Solo::open(SoloConfig::from(section), cx).await?),
+        ConsensusSection::Etcd(_) => return Err(Error::internal("a peer on etcd speaks to etcd")),
     })
 }
 
@@ -168,7 +199,8 @@ async fn log_all(
 }
 
 /// Removes what the consensus component has on disk, the pinset included. With Raft it is put aside, and as many old
-/// stores are kept as the configuration says: `<folder>.old.0` is the newest.
+/// stores are kept as the configuration says: `<folder>.old.0` is the newest. With etcd it is this peer's copy: the pinset is
+/// in etcd, and is copied again when the peer starts.
 ///
 /// # Errors
 /// Of the file system, naming the folder.

@@ -120,6 +120,33 @@ impl Replacement {
     }
 }
 
+/// A store for what is on its way elsewhere, beside the one in use.
+#[derive(Debug)]
+pub struct Staging(PathBuf);
+
+impl Staging {
+    /// Begins an empty one. What an earlier one left is removed.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn begin(config: &PeerConfig) -> Result<(Self, Arc<dyn Storage>)> {
+        let mut path = folder(config).into_os_string();
+        path.push(".import");
+        let staging = Self(path.into());
+        remove(&staging.0)?;
+        let storage = open_at(config.consensus.storage(), &staging.0)?;
+        Ok((staging, storage))
+    }
+
+    /// Removes the store, which must be closed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn remove(self) -> Result<()> {
+        remove(&self.0)
+    }
+}
+
 /// Renames a store to `<folder>.old.0`, after renaming those before it to the next number, and removes what is more than
 /// that many. Without a store nothing happens.
 ///

@@ -54,7 +54,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn start(ctl: Kind, whose: Kind, go: &Path) -> Option<Self> {
+    pub(crate) fn start(ctl: Kind, whose: Kind, consensus: &str, go: &Path) -> Option<Self> {
         let kubo = Kubo::start()?;
         let multiaddr = |port: u16| format!("/ip4/127.0.0.1/tcp/{port}");
         let [api, swarm, proxy, pinning] = [(); 4].map(|()| free_address().port());
@@ -76,7 +76,7 @@ impl World {
             command
         };
         plant(folder.path());
-        let said = Said::from(command(&["init"]).output().unwrap());
+        let said = Said::from(command(&["init", "--consensus", consensus]).output().unwrap());
         assert_eq!(said.code, 0, "{said:?}");
         let mut daemon = command(&["daemon"]);
         let identity = std::fs::read(folder.path().join("identity.json")).unwrap();

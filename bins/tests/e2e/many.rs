@@ -1,79 +1,15 @@
 //! Several daemons as one cluster: who knows whom, who holds what, and what happens when one is gone.
 
-use std::collections::BTreeSet;
-
-use ipfs_cluster::ipfs_connector::MemoryIpfs;
-use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
-use serde_json::Value;
-use tokio::runtime::Runtime;
-
+use crate::cluster::{CRDT, SECRET, Shared, allocations, living};
 use crate::kubo::Kubo;
-use crate::programs::{
-    Answers as _, IN_SECONDS, Peer, everywhere, pinset, wait_until_all_list_all, wait_until_equal,
-};
+use crate::programs::{Answers as _, Peer, everywhere, pinset, wait_until_all_list_all, wait_until_equal};
 use crate::wait::{wait_until, wait_until_seen};
 
-const SECRET: &str = "6d616e79206d616e79206d616e79206d616e79206d616e79206d616e79206d61";
 const CIDS: [&str; 3] = [
     "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy",
     "QmVQxMs1yg5BjdRbDGFcFLRC6ATpfAz1AFFwm9TyMahb9o",
     "bafybeiehe5yxqu4ixnsomtoinlugvreling26pht2h57q7rzaumjnsf56u",
 ];
-
-/// A daemon that all peers of a test share, where it does not matter who holds what.
-struct Shared {
-    kubo: FakeKubo,
-    _runtime: Runtime,
-}
-
-impl Shared {
-    fn start() -> Self {
-        let runtime = Runtime::new().unwrap();
-        let kubo = FakeKubo::start(MemoryIpfs::default(), FakeKuboConfig::default());
-        Self { kubo: runtime.block_on(kubo).unwrap(), _runtime: runtime }
-    }
-
-    fn members<const COUNT: usize>(&self, more: &[(&str, &str)]) -> Vec<Peer> {
-        members(&[self.kubo.multiaddress().as_str(); COUNT], more)
-    }
-
-    fn member(&self, name: &str, through: Option<&Peer>, more: &[(&str, &str)]) -> Peer {
-        member(name, &self.kubo.multiaddress(), through, more)
-    }
-}
-
-/// A peer of the cluster that is not started, and will join through another.
-fn member(name: &str, ipfs: &str, through: Option<&Peer>, more: &[(&str, &str)]) -> Peer {
-    let own = [("CLUSTER_PEERNAME", name), ("CLUSTER_SECRET", SECRET), ("CLUSTER_DISABLEREPINNING", "false")];
-    let environment: Vec<_> = own.iter().chain(&IN_SECONDS).chain(more).copied().collect();
-    let mut peer = Peer::init(ipfs, &[], &environment);
-    if let Some(through) = through {
-        peer.arguments = vec!["--bootstrap".to_owned(), through.multiaddr()];
-    }
-    peer
-}
-
-/// Peers that run, each beside one of these daemons, all joined through the first.
-fn members(ipfs: &[&str], more: &[(&str, &str)]) -> Vec<Peer> {
-    let mut peers = Vec::new();
-    for (number, ipfs) in ipfs.iter().enumerate() {
-        let mut peer = member(&format!("peer-{number}"), ipfs, peers.first(), more);
-        peer.resume();
-        peers.push(peer);
-    }
-    wait_until_all_list_all(&peers);
-    peers
-}
-
-fn living(peers: &[Peer]) -> impl Iterator<Item = &Peer> + Clone {
-    peers.iter().filter(|peer| peer.is_running())
-}
-
-/// The peers that should hold each pin of a pinset entry.
-fn allocations(pin: &Value) -> BTreeSet<String> {
-    let peers = pin["allocations"].as_array().cloned().unwrap_or_default();
-    peers.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-}
 
 /// Waits until every living peer says of every pin that two of those that live hold it, and the daemons of just these
 /// have it; those of dead peers are not looked at.
@@ -114,7 +50,7 @@ fn pins_of_a_dead_peer_move_to_one_that_lives_and_it_takes_part_again_when_it_is
     let Some(kubos) = (0..3).map(|_| Kubo::start()).collect::<Option<Vec<_>>>() else { return };
     let ipfs: Vec<_> = kubos.iter().map(Kubo::multiaddr).collect();
     let ipfs: Vec<_> = ipfs.iter().map(String::as_str).collect();
-    let mut peers = members(&ipfs, &[]);
+    let mut peers = CRDT.members(&ipfs, &[]);
     let ids: Vec<_> = peers.iter().map(Peer::id).collect();
     for peer in &peers {
         wait_until(&format!("{} knows how much room all have", peer.name()), || {
@@ -185,7 +121,7 @@ fn pins_of_a_dead_peer_move_to_one_that_lives_and_it_takes_part_again_when_it_is
 fn a_dead_peer_that_is_still_a_member_is_an_error_with_a_reason() {
     let daemon = Shared::start();
     // Long-lived pings: it will be a member for a minute.
-    let mut peers = daemon.members::<2>(&[("CLUSTER_MONITORPINGINTERVAL", "30s")]);
+    let mut peers = daemon.members::<2>(CRDT, &[("CLUSTER_MONITORPINGINTERVAL", "30s")]);
     peers[0].ctl(&["pin", "add", "--no-status", CIDS[0]]).ok();
     wait_until_equal(&peers, 1);
     let id = peers[1].id();
@@ -210,11 +146,11 @@ fn a_dead_peer_that_is_still_a_member_is_an_error_with_a_reason() {
 fn a_peer_with_another_secret_stays_outside_and_says_why() {
     let daemon = Shared::start();
     // Nobody is taken for dead, which would be in the log.
-    let peers = daemon.members::<2>(&[("CLUSTER_MONITORPINGINTERVAL", "30s")]);
+    let peers = daemon.members::<2>(CRDT, &[("CLUSTER_MONITORPINGINTERVAL", "30s")]);
     peers[0].ctl(&["pin", "add", "--no-status", CIDS[0]]).ok();
     let before = peers[0].log().len();
     let other = SECRET.replace('6', "7");
-    let mut stranger = daemon.member("stranger", Some(&peers[0]), &[("CLUSTER_SECRET", &other)]);
+    let mut stranger = daemon.member(CRDT, "stranger", Some(&peers[0]), &[("CLUSTER_SECRET", &other)]);
     stranger.resume();
     wait_until("it says that it cannot join, and why", || {
         stranger.log().lines().any(|line| line.contains("bootstrap to ") && line.contains("secret"))
@@ -231,7 +167,7 @@ fn a_peer_with_another_secret_stays_outside_and_says_why() {
 #[test]
 fn a_damaged_peerstore_does_not_stop_a_peer() {
     let daemon = Shared::start();
-    let mut peers = daemon.members::<2>(&[]);
+    let mut peers = daemon.members::<2>(CRDT, &[]);
     peers[1].arguments.clear();
     peers[1].stop();
     let peerstore = peers[1].path().join("peerstore");
@@ -254,11 +190,11 @@ fn a_damaged_peerstore_does_not_stop_a_peer() {
 #[test]
 fn a_follower_gets_the_pinset_and_refuses_to_change_it() {
     let daemon = Shared::start();
-    let peers = daemon.members::<1>(&[]);
+    let peers = daemon.members::<1>(CRDT, &[]);
     for cid in CIDS {
         peers[0].ctl(&["pin", "add", "--no-status", "--metadata", "k=v", cid]).ok();
     }
-    let mut follower = daemon.member("follower", peers.first(), &[("CLUSTER_FOLLOWERMODE", "true")]);
+    let mut follower = daemon.member(CRDT, "follower", peers.first(), &[("CLUSTER_FOLLOWERMODE", "true")]);
     follower.resume();
     wait_until_equal([&peers[0], &follower], 3);
     for refused in
@@ -274,8 +210,8 @@ fn a_follower_gets_the_pinset_and_refuses_to_change_it() {
 #[test]
 fn a_peer_that_cannot_reach_whom_it_should_join_goes_on_alone_and_says_so() {
     let daemon = Shared::start();
-    let mut gone = daemon.member("gone", None, &[]);
-    let mut peer = daemon.member("alone", Some(&gone), &[]);
+    let mut gone = daemon.member(CRDT, "gone", None, &[]);
+    let mut peer = daemon.member(CRDT, "alone", Some(&gone), &[]);
     peer.resume();
     let said = format!(" failed: joining through {}: ", gone.multiaddr());
     wait_until("it says so", || peer.log().contains(&said));
@@ -292,7 +228,7 @@ fn a_peer_that_cannot_reach_whom_it_should_join_goes_on_alone_and_says_so() {
 #[test]
 fn leaving_takes_nothing_from_the_disk() {
     let daemon = Shared::start();
-    let mut peers = daemon.members::<2>(&[]);
+    let mut peers = daemon.members::<2>(CRDT, &[]);
     for cid in CIDS {
         peers[0].ctl(&["pin", "add", "--no-status", cid]).ok();
     }
@@ -310,7 +246,7 @@ fn leaving_takes_nothing_from_the_disk() {
 #[test]
 fn all_peers_stop_and_start_in_any_order_and_agree_again() {
     let daemon = Shared::start();
-    let mut peers = daemon.members::<3>(&[]);
+    let mut peers = daemon.members::<3>(CRDT, &[]);
     // From here on they know of each other what they remember.
     peers.iter_mut().for_each(|peer| peer.arguments.clear());
     let mut pins = 0;
@@ -345,13 +281,13 @@ fn the_pinset_of_a_cluster_of_one_moves_to_a_cluster_of_many() {
     }
     let pins = pinset(&solo);
     assert_eq!(solo.stop(), 0);
-    let mut first = daemon.member("first", None, &[]);
+    let mut first = daemon.member(CRDT, "first", None, &[]);
     let file = first.path().join("export.ndjson");
     solo.service(&["state", "export", "--file", file.to_str().unwrap()]).ok();
     first.service(&["state", "import", "--force", file.to_str().unwrap()]).ok();
     first.resume();
     assert_eq!(pinset(&first), pins);
-    let mut second = daemon.member("second", Some(&first), &[]);
+    let mut second = daemon.member(CRDT, "second", Some(&first), &[]);
     second.resume();
     wait_until_equal([&first, &second], pins.len());
     assert_eq!(pinset(&second), pins);

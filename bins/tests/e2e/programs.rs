@@ -126,6 +126,8 @@ pub(crate) fn everywhere<'a>(kubos: impl IntoIterator<Item = &'a Kubo>, content:
 
 /// A peer: its folder, and its daemon while it runs.
 pub(crate) struct Peer {
+    // Before its folder, which has its log.
+    daemon: Daemon,
     pub(crate) folder: TempDir,
     pub(crate) api: SocketAddr,
     /// Where other peers find it.
@@ -134,7 +136,6 @@ pub(crate) struct Peer {
     environment: Vec<(String, String)>,
     /// What the daemon is started with, `--bootstrap` for one.
     pub(crate) arguments: Vec<String>,
-    daemon: Daemon,
     /// What its daemon loses when the power is cut; nothing without.
     pub(crate) power_cut: Option<PowerCut>,
 }
@@ -183,6 +184,11 @@ impl Peer {
         peer
     }
 
+    /// Has it join through another one from its next start on.
+    pub(crate) fn bootstrap(&mut self, through: &Self) {
+        self.arguments = vec!["--bootstrap".to_owned(), through.multiaddr()];
+    }
+
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
         let mut arguments = vec!["daemon"];
@@ -199,6 +205,12 @@ impl Peer {
         self.daemon.stop().code().unwrap_or(-1)
     }
 
+    /// Waits until the daemon has ended by itself; gives its exit code.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> i32 {
+        self.daemon.ended().code().unwrap_or(-1)
+    }
+
     /// Ends the daemon without a chance to do anything.
     pub(crate) fn kill(&mut self) {
         self.daemon.kill();
@@ -207,6 +219,11 @@ impl Peer {
     /// Ends the daemon and takes from its disk whatever was not synced.
     pub(crate) fn cut_power(&mut self, loss: Loss) {
         self.kill();
+        self.restore(loss);
+    }
+
+    /// Takes from the disk of a daemon that was killed whatever was not synced.
+    pub(crate) fn restore(&self, loss: Loss) {
         self.power_cut.as_ref().expect("it cannot lose power").restore(loss).unwrap();
     }
 
@@ -224,6 +241,12 @@ impl Peer {
     /// Where other peers reach it.
     pub(crate) fn multiaddr(&self) -> String {
         format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", self.swarm.port(), self.id())
+    }
+
+    /// Whether it would find another one after its next start.
+    pub(crate) fn remembers(&self, other: &Self) -> bool {
+        let peerstore = std::fs::read_to_string(self.folder.path().join("peerstore"));
+        peerstore.is_ok_and(|known| known.contains(&other.id()))
     }
 
     /// Everything that its daemons logged.

@@ -24,6 +24,7 @@ mod ports;
 #[allow(dead_code)] // See above.
 #[path = "../e2e/programs.rs"]
 mod programs;
+mod raft;
 mod story;
 #[path = "../support/wait.rs"]
 mod wait;
@@ -49,6 +50,11 @@ fn three_of_the_reference_and_three_of_ours() {
 #[test]
 fn three_of_the_reference() {
     story::tell(&[Kind::Go; 3]);
+}
+
+#[test]
+fn a_raft_cluster_of_the_reference_moves() {
+    raft::tell();
 }
 
 #[test]

@@ -43,12 +43,13 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) kubo: Kubo,
     number: usize,
+    // Before its folder, which has its log.
+    daemon: Daemon,
     folder: TempDir,
     go: PathBuf,
     api: String,
     bootstrap: Option<String>,
     environment: Vec<(&'static str, String)>,
-    daemon: Daemon,
 }
 
 impl Peer {
@@ -67,6 +68,18 @@ impl Peer {
 
     /// Initialises a peer that trusts everybody, and does not start it.
     pub(crate) fn init(
+        kind: Kind,
+        number: usize,
+        go: PathBuf,
+        from: Option<&Self>,
+        more: &[(&'static str, &str)],
+    ) -> Option<Self> {
+        Self::init_as("crdt", kind, number, go, from, more)
+    }
+
+    /// As [`init`](Self::init), with another consensus.
+    pub(crate) fn init_as(
+        consensus: &str,
         kind: Kind,
         number: usize,
         go: PathBuf,
@@ -102,9 +115,19 @@ impl Peer {
             bootstrap: from.map(Self::address),
             environment,
         };
-        let said = peer.service(&["init"]);
+        let said = peer.service(&["init", "--consensus", consensus]);
         assert_eq!(said.code, 0, "{said:?}");
         Some(peer)
+    }
+
+    /// Joins through this one from its next start on, or through nobody.
+    pub(crate) fn bootstrap(&mut self, from: Option<String>) {
+        self.bootstrap = from;
+    }
+
+    /// Where its files are.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Trusts these peers from its next start on, and no others.

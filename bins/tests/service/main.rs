@@ -3,7 +3,13 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+mod etcd;
+#[allow(dead_code)] // Shared with other tests, which use more of it.
+#[path = "../../../tests/support/etcd.rs"]
+mod etcd_server;
 mod files;
+#[path = "../../../tests/support/go_program.rs"]
+mod go_program;
 #[allow(dead_code)] // Shared with other tests, which use more of it.
 #[path = "../support/http.rs"]
 mod http;
@@ -225,8 +231,8 @@ fn init_refuses_bad_values_and_writes_nothing() {
     for (arguments, variables, text) in [
         flag(
             &["init", "--consensus", "zzz"],
-            "error choosing consensus: flag value must be set to 'raft' or 'crdt', or to 'solo' for a cluster of one \
-             peer",
+            "error choosing consensus: flag value must be set to 'raft' or 'crdt', to 'etcd' for peers that agree \
+             through one, or to 'solo' for a cluster of one peer",
         ),
         flag(
             &["init", "--datastore", "zzz"],

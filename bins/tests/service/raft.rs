@@ -19,15 +19,15 @@ fn home(secret: &str) -> Home {
 }
 
 /// A daemon, its API, and where others reach it.
-struct Peer {
-    running: Running,
-    api: u16,
-    id: String,
-    address: String,
+pub(crate) struct Peer {
+    pub(crate) running: Running,
+    pub(crate) api: u16,
+    pub(crate) id: String,
+    pub(crate) address: String,
 }
 
 impl Peer {
-    fn start(home: &Home, ipfs: &Ipfs, bootstrap: Option<&str>) -> Self {
+    pub(crate) fn start(home: &Home, ipfs: &Ipfs, bootstrap: Option<&str>) -> Self {
         let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port());
         let bootstrap: Vec<&str> = bootstrap.iter().flat_map(|address| ["--bootstrap", address]).collect();
         let variables = [
@@ -42,23 +42,23 @@ impl Peer {
         Self { running, api, id, address }
     }
 
-    fn ready(mut self) -> Self {
+    pub(crate) fn ready(mut self) -> Self {
         self.running.wait_for("** IPFS Cluster is READY **");
         self
     }
 
-    fn members(&self) -> usize {
+    pub(crate) fn members(&self) -> usize {
         let answer = ask(self.api, "GET", "/id");
         let id: Value =
             answer.find('{').and_then(|at| serde_json::from_str(&answer[at..]).ok()).unwrap_or_default();
         id["cluster_peers"].as_array().map_or(0, Vec::len)
     }
 
-    fn has(&self, cid: &str) -> bool {
+    pub(crate) fn has(&self, cid: &str) -> bool {
         ask(self.api, "GET", &format!("/allocations/{cid}")).contains("\"cid\"")
     }
 
-    fn pin(&self, cid: &str) -> String {
+    pub(crate) fn pin(&self, cid: &str) -> String {
         ask(self.api, "POST", &format!("/pins/{cid}"))
     }
 }
@@ -99,7 +99,13 @@ fn peers_join_agree_and_leave() {
     let mut three = three;
     assert_eq!(three.running.stop(), 0);
     let info = homes[2].run(&["state", "raft", "info"]);
-    assert!(info.stdout.contains("Term: ") && info.stdout.matches("12D3").count() == 3, "{}", info.stdout);
+    assert!(
+        info.stdout.contains("Term: ")
+            && info.stdout.contains(" of term ")
+            && info.stdout.matches("12D3").count() == 3,
+        "{}",
+        info.stdout
+    );
     let recovered = homes[2].run(&["state", "raft", "recover", "-f"]);
     assert_eq!(recovered.code, 0, "{}", recovered.stderr);
     let mut three = Peer::start(&homes[2], &ipfs, None).ready();

@@ -55,6 +55,19 @@ impl Daemon {
         child.wait().unwrap();
     }
 
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it does not run");
+        let mut status = None;
+        wait_until(&format!("the daemon of {} ends by itself", self.name), || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        self.child = None;
+        status.unwrap()
+    }
+
     /// Everything that it said.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

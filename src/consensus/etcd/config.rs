@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::COMPONENT;
 use super::plan::Limits;
-use crate::config::{ConfigSection, Hidden, StorageEngine, check, duration, number};
+use crate::config::{ConfigSection, Hidden, Secret, StorageEngine, check, duration, number};
 use crate::error::{Error, Result};
 
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
@@ -269,6 +269,14 @@ pub struct EtcdConfig {
     pub max_txn_operations: usize,
     /// What etcd's `--max-request-bytes` says.
     pub max_request_bytes: usize,
+    /// The secret of the cluster, where it has one. Etcd gets a hash of it, and a peer with another one is refused: it is of
+    /// another cluster that was given the same prefix.
+    pub secret: Secret,
+    /// Whether a peer that was removed waits to be added. Without it [`Consensus::ready`](crate::consensus::Consensus::ready)
+    /// says at once that it was removed.
+    pub join: bool,
+    /// Whether etcd says where this peer can be reached, and this peer connects to those that it finds there.
+    pub find_peers: bool,
     /// Events kept for a reader that is slow; one that is slower is told to compare.
     pub max_buffered_events: usize,
 }
@@ -296,6 +304,9 @@ impl Default for EtcdConfig {
             lease_ttl: DEFAULT_LEASE_TTL,
             max_txn_operations: DEFAULT_TXN_OPERATIONS,
             max_request_bytes: DEFAULT_REQUEST_BYTES,
+            secret: Secret::NONE,
+            join: false,
+            find_peers: true,
             max_buffered_events: 16 * 1024,
         }
     }

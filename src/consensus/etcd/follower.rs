@@ -3,6 +3,7 @@
 //! A watch says what changed since the revision that the copy is at; both go to disk in one batch. Where etcd's history
 //! does not reach back so far, or etcd is another one, the copy is replaced by what etcd has, page by page.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use super::COMPONENT;
 use super::batch;
 use super::gateway::{Failure, Lines, Reason, refused};
 use super::keys::{Key, Keys, decode_pin};
+use super::mark::Mark;
+use super::meet;
 use super::pending::Pending;
 use super::shared::{Applied, ROSTER_PEERS_MAX, Roster, Shared};
 use super::wire::{Int, KeyValue, Op, OpAnswer, RangeAsked, Txn, WatchAnswer, WatchAsked, WatchCreate};
@@ -26,71 +29,14 @@ use crate::consensus::events::EventSender;
 use crate::consensus::group::{Retry, until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{PAGE_ITEMS_MAX, State};
-use crate::storage::{self, Batch, Space, Storage};
-use crate::types::{Pin, PinOperation};
+use crate::types::{Multiaddr, PeerId, Pin, PinOperation};
 
-/// Where the place of the copy is written down.
-const META: Space = Space::new("etcd");
-const MARK: &[u8] = b"mark";
-const MARK_VERSION: u8 = 1;
 /// Operations that are applied in one batch, about.
 const GATHERED_OPERATIONS_MAX: usize = 8192;
 /// The place is written down after so long, although nothing changed here.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two attempts to follow.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-/// Where a copy is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mark {
-    /// Which etcd.
-    pub(super) cluster: i64,
-    /// Everything up to there is in the copy; 0 for a copy that is being replaced.
-    pub(super) revision: i64,
-}
-
-impl Mark {
-    /// What the store says; none for one that no etcd was followed in. Another prefix is another etcd.
-    ///
-    /// # Errors
-    /// As [`Storage::get`]; `Corrupt`, `Unsupported`.
-    pub(super) async fn load(storage: Arc<dyn Storage>, keys: &Keys) -> Result<Option<Self>> {
-        let record = storage::run(storage, |storage| storage.get(META, MARK)).await?;
-        let Some(record) = record else { return Ok(None) };
-        Self::read(&record, keys).map(Some)
-    }
-
-    fn read(record: &[u8], keys: &Keys) -> Result<Self> {
-        let number =
-            |at: usize| -> Option<i64> { Some(i64::from_be_bytes(record.get(at..at + 8)?.try_into().ok()?)) };
-        match (record.first(), number(1), number(9)) {
-            (Some(&MARK_VERSION), Some(cluster), Some(revision)) => {
-                let is_same = record.get(17..) == Some(keys.prefix().as_bytes());
-                Ok(if is_same { Self { cluster, revision } } else { Self::default() })
-            }
-            (Some(&version), ..) if version > MARK_VERSION => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("the copy of etcd's pinset has version {version}, this program reads {MARK_VERSION}; run the newer one"),
-            )
-            .component(COMPONENT)),
-            _ => Err(Error::new(
-                ErrorKind::Corrupt,
-                "where the copy of etcd's pinset is cannot be read; move the folder away, it is copied again",
-            )
-            .component(COMPONENT)),
-        }
-    }
-
-    fn record(self, keys: &Keys) -> Batch {
-        let mut record = vec![MARK_VERSION];
-        record.extend(self.cluster.to_be_bytes());
-        record.extend(self.revision.to_be_bytes());
-        record.extend(keys.prefix().as_bytes());
-        let mut batch = Batch::new();
-        batch.put(META, MARK, record);
-        batch
-    }
-}
 
 /// Who wants the copy made anew, and waits for it.
 pub(super) type Reload = oneshot::Sender<Result<()>>;
@@ -178,6 +124,9 @@ impl Follower {
         if self.mark.revision > 0 && (self.mark.cluster != cluster || self.mark.revision > revision) {
             return Err(End::Anew("this is another etcd, or one that was restored"));
         }
+        if self.mark.revision > 0 && !self.or_stopped(is_same_history(&shared, &self.mark)).await? {
+            return Err(End::Anew("etcd was restored to what it was before"));
+        }
         if self.mark.revision == 0 {
             self.load(cluster).await?;
         }
@@ -197,7 +146,7 @@ impl Follower {
         if std::mem::take(is_down) {
             info!(component = COMPONENT, revision = self.mark.revision, "following etcd again");
         }
-        let mut pending = Pending::after(self.mark.revision);
+        let mut pending = Pending::after(self.mark.revision).seen(self.mark.witness.clone());
         loop {
             let answer = tokio::select! {
                 biased;
@@ -256,9 +205,9 @@ impl Follower {
         if answer.created {
             return Ok(());
         }
-        let skipped = pending.take(&self.shared.keys, answer, |key, is_there, revision| {
+        let skipped = pending.take(&self.shared.keys, answer, |key, value, revision| {
             self.shared.roster.send_if_modified(|roster| {
-                roster.as_mut().is_some_and(|roster| change(roster, key, is_there, revision))
+                roster.as_mut().is_some_and(|roster| change(roster, key, value, revision))
             });
         });
         if let Some((count, error)) = skipped {
@@ -273,9 +222,9 @@ impl Follower {
     /// Applies what is complete, with its place, and tells of it.
     async fn flush(&mut self, pending: &mut Pending) -> Result<(), End> {
         let Some((operations, revision)) = pending.complete() else { return Ok(()) };
-        let mark = Mark { revision, ..self.mark };
+        let mark = Mark { revision, witness: pending.witness(), ..self.mark };
         if !operations.is_empty() || self.saved.elapsed() >= SAVE_INTERVAL {
-            self.apply(operations, mark).await?;
+            self.apply(operations, &mark).await?;
             self.saved = Instant::now();
         }
         self.mark = mark;
@@ -283,13 +232,14 @@ impl Follower {
         Ok(())
     }
 
-    async fn apply(&mut self, operations: Vec<PinOperation>, mark: Mark) -> Result<()> {
+    async fn apply(&mut self, operations: Vec<PinOperation>, mark: &Mark) -> Result<()> {
         match self.try_apply(operations.clone(), mark).await {
             // What the state does not take, somebody else has put there: we look before we write.
             Err(error) if error.kind() == ErrorKind::InvalidInput && operations.len() > 1 => {
                 for operation in operations {
                     // The place stays behind until all are applied; doing one twice is harmless.
-                    self.apply_one(operation, self.mark).await?;
+                    let mark = self.mark.clone();
+                    self.apply_one(operation, &mark).await?;
                 }
                 self.try_apply(Vec::new(), mark).await
             }
@@ -301,7 +251,7 @@ impl Follower {
         }
     }
 
-    async fn apply_one(&mut self, operation: PinOperation, mark: Mark) -> Result<()> {
+    async fn apply_one(&mut self, operation: PinOperation, mark: &Mark) -> Result<()> {
         match self.try_apply(vec![operation], mark).await {
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
                 warn!(component = COMPONENT, %error, "passing over an entry in etcd that cannot be stored");
@@ -311,7 +261,7 @@ impl Follower {
         }
     }
 
-    async fn try_apply(&mut self, operations: Vec<PinOperation>, mark: Mark) -> Result<()> {
+    async fn try_apply(&mut self, operations: Vec<PinOperation>, mark: &Mark) -> Result<()> {
         match self.state.apply(operations, mark.record(&self.shared.keys)).await {
             Ok(changes) => {
                 self.events.tell_changes(&changes);
@@ -367,8 +317,10 @@ impl Follower {
             self.or_stopped(batch::finish(&shared, deadline)).await?;
         };
         // Interrupted from here on, it is done again.
-        self.mark = Mark { cluster, revision: 0 };
-        self.try_apply(Vec::new(), self.mark).await?;
+        let mark = Mark { cluster, ..Mark::default() };
+        self.try_apply(Vec::new(), &mark).await?;
+        self.mark = mark;
+        let before = self.state.counts();
         let pages = pages(Arc::clone(&shared), revision, self.stop.clone());
         let replaced = self.state.replace(pages, Arc::new(|_| {})).await;
         let pins = match replaced {
@@ -378,9 +330,11 @@ impl Follower {
             Err(error) if error.component_name() == Some(COMPONENT) => return Err(End::Again(error)),
             Err(error) => return Err(End::Again(self.failed(error))),
         };
-        self.events.tell(StateEvent::Resync);
-        let mark = Mark { cluster, revision };
-        self.try_apply(Vec::new(), mark).await?;
+        if self.state.counts() != before {
+            self.events.tell(StateEvent::Resync);
+        }
+        let mark = Mark { cluster, revision, witness: None };
+        self.try_apply(Vec::new(), &mark).await?;
         self.mark = mark;
         shared.applied.send_replace(Applied { revision, error: None });
         info!(component = COMPONENT, pins, revision, "copied the pinset of etcd");
@@ -396,12 +350,15 @@ fn next_now(lines: &mut Lines) -> Option<Result<WatchAnswer, Failure>> {
 /// Who is there, and which etcd says so.
 async fn read_roster(shared: &Shared) -> Result<(Roster, i64), Failure> {
     let keys = &shared.keys;
-    let ranges = [keys.peers(), keys.members(), keys.removals()];
-    let success = ranges.into_iter().map(|range| Op::names(range, ROSTER_PEERS_MAX)).collect();
+    let success = vec![
+        Op::entries(keys.peers(), ROSTER_PEERS_MAX),
+        Op::names(keys.members(), ROSTER_PEERS_MAX),
+        Op::names(keys.removals(), ROSTER_PEERS_MAX),
+    ];
     let answer = shared.gateway.txn(&Txn { success, ..Txn::default() }, shared.deadline()).await?;
     let mut roster = Roster { revision: answer.header.revision.0, ..Roster::default() };
     for found in answer.responses.iter().flat_map(OpAnswer::kvs) {
-        enter(&mut roster, &keys.parse(&found.key.0), true);
+        enter(&mut roster, &keys.parse(&found.key.0), Some(&found.value.0));
     }
     Ok((roster, answer.header.cluster_id.0))
 }
@@ -413,23 +370,41 @@ async fn read_batch(shared: &Shared) -> Result<(Option<Bytes>, i64), Failure> {
     Ok((answer.kvs.into_iter().next().map(|found| found.value.0), answer.header.revision.0))
 }
 
-/// Follows a change, if it came after the roster was read.
-fn change(roster: &mut Roster, key: &Key, is_there: bool, revision: i64) -> bool {
-    revision > roster.revision && enter(roster, key, is_there)
+/// Whether what the copy saw last is in etcd's history.
+async fn is_same_history(shared: &Shared, mark: &Mark) -> Result<bool, Failure> {
+    let Some(witness) = &mark.witness else { return Ok(true) };
+    let asked =
+        RangeAsked { key: witness.key.clone().into(), revision: Int(mark.revision), ..RangeAsked::default() };
+    let answer = shared.gateway.range(&asked, shared.deadline()).await?;
+    Ok(answer.kvs.first().is_some_and(|found| witness.is(found)))
 }
 
-fn enter(roster: &mut Roster, key: &Key, is_there: bool) -> bool {
+/// Follows a change, if it came after the roster was read.
+fn change(roster: &mut Roster, key: &Key, value: Option<&[u8]>, revision: i64) -> bool {
+    revision > roster.revision && enter(roster, key, value)
+}
+
+fn enter(roster: &mut Roster, key: &Key, value: Option<&[u8]>) -> bool {
     let (list, peer) = match key {
-        Key::Peer(peer) => (&mut roster.peers, peer),
+        Key::Peer(peer) => return enter_living(&mut roster.peers, peer, value),
         Key::Member(peer) => (&mut roster.members, peer),
         Key::Removed(peer) => (&mut roster.removed, peer),
         Key::Pin(_) | Key::Batch | Key::Internal | Key::Unknown => return false,
     };
-    match is_there {
-        true if list.len() >= ROSTER_PEERS_MAX => false,
-        true => list.insert(*peer),
-        false => list.remove(peer),
+    match value {
+        Some(_) if list.len() >= ROSTER_PEERS_MAX => false,
+        Some(_) => list.insert(*peer),
+        None => list.remove(peer),
     }
+}
+
+fn enter_living(living: &mut BTreeMap<PeerId, Vec<Multiaddr>>, peer: &PeerId, value: Option<&[u8]>) -> bool {
+    let Some(value) = value else { return living.remove(peer).is_some() };
+    if living.len() >= ROSTER_PEERS_MAX && !living.contains_key(peer) {
+        return false;
+    }
+    let addresses = meet::decode(value);
+    living.insert(*peer, addresses.clone()) != Some(addresses)
 }
 
 /// The pins that etcd had at a revision.
@@ -528,28 +503,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_reads_back_and_belongs_to_its_prefix() {
-        let (keys, other) = (Keys::below("/a"), Keys::below("/b"));
-        let mark = Mark { cluster: -7, revision: 12 };
-        let batch = mark.record(&keys).into_operations();
-        let record = batch[0].value.clone().unwrap();
-        assert_eq!(Mark::read(&record, &keys).unwrap(), mark);
-        assert_eq!(Mark::read(&record, &other).unwrap(), Mark::default());
-        assert_eq!(Mark::read(&record[..9], &keys).unwrap_err().kind(), ErrorKind::Corrupt);
-        assert_eq!(Mark::read(&[2], &keys).unwrap_err().kind(), ErrorKind::Unsupported);
-    }
-
-    #[test]
     fn a_roster_follows_what_came_after_it_was_read() {
         let peer = crate::types::PeerId::random();
         let mut roster = Roster { revision: 10, ..Roster::default() };
-        assert!(!change(&mut roster, &Key::Peer(peer), true, 10));
-        assert!(change(&mut roster, &Key::Peer(peer), true, 11) && roster.peers.contains(&peer));
-        assert!(change(&mut roster, &Key::Removed(peer), true, 12) && roster.removed.contains(&peer));
-        assert!(change(&mut roster, &Key::Peer(peer), false, 13) && roster.peers.is_empty());
-        assert!(!change(&mut roster, &Key::Batch, true, 14));
+        assert!(!change(&mut roster, &Key::Peer(peer), Some(b""), 10));
+        assert!(change(&mut roster, &Key::Peer(peer), Some(b""), 11) && roster.peers.contains_key(&peer));
+        // A sign of life that says nothing new is no change.
+        assert!(!change(&mut roster, &Key::Peer(peer), Some(b""), 12));
+        let address = br#"["/ip4/127.0.0.1/tcp/1"]"#;
+        assert!(change(&mut roster, &Key::Peer(peer), Some(address), 12) && roster.peers[&peer].len() == 1);
+        assert!(change(&mut roster, &Key::Removed(peer), Some(b""), 12) && roster.removed.contains(&peer));
+        assert!(change(&mut roster, &Key::Peer(peer), None, 13) && roster.peers.is_empty());
+        assert!(!change(&mut roster, &Key::Batch, Some(b""), 14));
         for _ in 0..2 * ROSTER_PEERS_MAX {
-            change(&mut roster, &Key::Member(crate::types::PeerId::random()), true, 15);
+            change(&mut roster, &Key::Member(crate::types::PeerId::random()), Some(b""), 15);
         }
         assert_eq!(roster.members.len(), ROSTER_PEERS_MAX);
     }

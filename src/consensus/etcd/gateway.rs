@@ -24,6 +24,8 @@ use crate::error::{Error, ErrorKind, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one endpoint may take to answer while there are others.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// At the first attempt: a member whose leader dies loses what it passed on to it, and says so only after seven seconds.
+const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two rounds through all endpoints.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
 /// Longest answer that is read as a whole, in bytes.
@@ -337,7 +339,8 @@ impl<'a> Rounds<'a> {
 
     fn attempt_deadline(&mut self) -> Instant {
         self.endpoint = self.gateway.endpoint();
-        self.deadline.min(Instant::now() + ATTEMPT_TIMEOUT)
+        let timeout = if self.attempts == 0 { FIRST_ATTEMPT_TIMEOUT } else { ATTEMPT_TIMEOUT };
+        self.deadline.min(Instant::now() + timeout)
     }
 
     fn refused(&self, error: Error) -> Failure {

@@ -4,20 +4,25 @@
 //! |---|---|
 //! | `pins/<cid>` | a byte of version, then [`encode_pin_protobuf`] |
 //! | `members/<peer>` | nothing; a peer that has joined and was not removed |
-//! | `peers/<peer>` | nothing; bound to the peer's lease: it lives |
+//! | `peers/<peer>` | where it can be reached, see `meet`; bound to the peer's lease: it lives |
 //! | `removed/<peer>` | nothing; a peer that may not come back until it is added |
+//! | `cluster` | what tells the cluster from others with the same prefix, see [`fingerprint`] |
 //! | `lanes/<lease>/<number>` | which write went this way last, see `lane` |
 //! | `batch` | a batch that is being written, see `batch` |
 //! | `parts/<batch>/<number>` | its operations |
 
 use std::ops::Range;
 
+use multihash_codetable::{Code, MultihashDigest as _};
+
+use crate::config::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{decode_pin_protobuf, encode_pin_protobuf};
 use crate::types::{Cid, PeerId, Pin, parse_cid, parse_peer};
 
 /// Version of the values that are written now.
 const VALUE_VERSION: u8 = 1;
+const FINGERPRINT_BYTES: usize = 16;
 
 /// The keys of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +71,16 @@ impl Keys {
         format!("{}removed/{peer}", self.prefix).into_bytes()
     }
 
+    pub(super) fn cluster(&self) -> Vec<u8> {
+        format!("{}cluster", self.prefix).into_bytes()
+    }
+
     pub(super) fn lane(&self, lease: i64, number: usize) -> Vec<u8> {
         format!("{}lanes/{lease:x}/{number}", self.prefix).into_bytes()
+    }
+
+    pub(super) fn is_lane(&self, key: &[u8]) -> bool {
+        key.strip_prefix(self.prefix.as_bytes()).is_some_and(|rest| rest.starts_with(b"lanes/"))
     }
 
     pub(super) fn batch(&self) -> Vec<u8> {
@@ -119,6 +132,9 @@ impl Keys {
         if text == "batch" {
             return Key::Batch;
         }
+        if text == "cluster" {
+            return Key::Internal;
+        }
         let Some((folder, name)) = text.split_once('/') else { return Key::Unknown };
         let peer = || parse_peer(name).ok().filter(|peer| peer.to_string() == name);
         let found = match folder {
@@ -131,6 +147,14 @@ impl Keys {
         };
         found.unwrap_or(Key::Unknown)
     }
+}
+
+/// What etcd is told of the secret of a cluster: enough to tell two apart, and nothing to find one out with. None
+/// without a secret.
+pub(super) fn fingerprint(secret: &Secret) -> Option<String> {
+    const PURPOSE: &[u8] = b"ipfs-cluster etcd cluster 1\n";
+    let hash = Code::Sha2_256.digest(&[PURPOSE, secret.as_bytes()?].concat());
+    Some(hex::encode(&hash.digest()[..FINGERPRINT_BYTES]))
 }
 
 /// The value of a pin.
@@ -181,10 +205,12 @@ mod tests {
             (keys.part("x", 3), keys.parts("x"), Key::Internal),
             (keys.batch(), keys.all(), Key::Batch),
             (keys.lane(-1, 2), keys.all(), Key::Internal),
+            (keys.cluster(), keys.all(), Key::Internal),
         ] {
             assert!(folder.contains(&key));
             assert_eq!(keys.parse(&key), expected);
         }
+        assert!(keys.is_lane(&keys.lane(1, 1)) && !keys.is_lane(&keys.batch()));
         assert!(!keys.parts("x").contains(&keys.part("y", 0)));
     }
 
@@ -200,6 +226,15 @@ mod tests {
             assert_eq!(keys.parse(key.as_bytes()), Key::Unknown, "{key}");
         }
         assert_eq!(keys.parse(b"/c/pins/\xff"), Key::Unknown);
+    }
+
+    #[test]
+    fn secrets_are_told_apart_and_not_told() {
+        let [one, other] = [1, 2].map(|byte| fingerprint(&Secret::from_bytes([byte; 32])).unwrap());
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 2 * FINGERPRINT_BYTES);
+        assert!(!one.contains("0101"));
+        assert_eq!(fingerprint(&Secret::NONE), None);
     }
 
     #[test]

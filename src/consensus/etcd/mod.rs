@@ -16,7 +16,7 @@
 //!   many transactions one.
 //! - `follower` applies what the watch says (`pending` decides how much at a time), or copies everything where etcd's
 //!   history does not reach back.
-//! - `session` keeps this peer a member: peers are those whose lease lives.
+//! - `session` keeps this peer a member: peers are those whose lease lives. `meet` connects to them.
 //!
 //! When etcd has no quorum, operations fail with `Unavailable` at their deadline, the copy goes on being read, and it all
 //! goes on by itself when etcd does.
@@ -27,6 +27,8 @@ mod follower;
 mod gateway;
 mod keys;
 mod lane;
+mod mark;
+mod meet;
 mod pending;
 mod plan;
 mod session;
@@ -50,11 +52,13 @@ use super::group::{self, Desk, Retry};
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{State, StateReader};
+use crate::storage::Storage;
 use crate::types::{Cid, PeerId, Pin, PinOperation};
 
-use follower::{Follower, Mark, Reload};
+use follower::{Follower, Reload};
 use gateway::Gateway;
-use keys::Keys;
+use keys::{Keys, fingerprint};
+use mark::Mark;
 use plan::Write;
 use shared::{Applied, Roster, Shared, Standing, removed};
 use wire::{Compare, Op};
@@ -78,11 +82,16 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Consensus through an etcd that runs already.
 ///
 /// - **Pinset**: [`Consensus::log_many`] is all or nothing for every peer, also where it is more than one transaction of
-///   etcd holds: it then takes as long as a hundred operations at a time take, and nobody else writes meanwhile.
+///   etcd holds: it then takes as long as a hundred operations at a time take, and nobody else writes meanwhile. One of more
+///   than about 90 MiB (half of [`EtcdConfig::max_request_bytes`] times [`EtcdConfig::max_txn_operations`]) is refused, with
+///   `InvalidInput` and nothing written: to be logged in smaller ones.
 ///   [`PinOperation::Revise`] compares with what etcd has, in the transaction itself.
 /// - **Members** are those whose lease in etcd lives, and this peer. A peer that is started joins; one that stops or does
 ///   not answer for [`EtcdConfig::lease_ttl`] is gone until it is back. [`Consensus::remove_peer`] keeps a peer out until
 ///   [`Consensus::add_peer`] lets it in again; a peer that removes itself only leaves.
+/// - **The way to each other**: a sign of life says where a peer can be reached, and those that live connect to each other
+///   ([`EtcdConfig::find_peers`]). They need the same secret; etcd has a hash of it, so that two clusters that were given the
+///   same prefix by mistake do not become one ([`EtcdConfig::secret`]).
 /// - **Trust**: every peer that has joined and was not removed. Whoever may write to etcd decides.
 /// - **[`Consensus::clean`]** empties the pinset in etcd where no other peer has ever joined (and was not removed), and
 ///   makes the copy of this peer anew where others have: the pinset is theirs, too.
@@ -90,7 +99,8 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Values below the prefix that cannot be read are passed over, with a line in the log.
 ///
 /// Every peer writes a sign of life three times in the time of a lease. Etcd keeps what was before until it is told to
-/// forget it (`--auto-compaction-retention`); a peer that was away for longer than etcd remembers copies the pinset anew.
+/// forget it (`--auto-compaction-retention`); a peer that was away for longer than etcd remembers copies the pinset anew,
+/// and so does every peer when etcd was brought back to what it was before, from a backup.
 /// Tested with etcd 3.6.
 ///
 /// Dropping it without [`Consensus::shutdown`] finishes what was accepted and then stops its tasks.
@@ -125,6 +135,9 @@ impl Etcd {
         let mark = mark.unwrap_or_default();
         let shared = Arc::new(Shared {
             peer: cx.peer,
+            transport: config.find_peers.then(|| Arc::clone(&cx.transport)),
+            cluster: fingerprint(&config.secret),
+            waits_to_be_added: config.join,
             gateway,
             keys,
             limits: config.limits(),
@@ -136,13 +149,14 @@ impl Etcd {
             standing: watch::Sender::new(Standing::Starting),
             stalled: Notify::new(),
             lapsed: Notify::new(),
+            is_leaving: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
         let (desk, mut inbox) = group::desk(COMPONENT, QUEUED_CALLS_MAX);
         let (sender, events) = events::channel(config.max_buffered_events);
         let (reloads, reloads_asked) = mpsc::channel(1);
         let ended = inbox.on_end();
-        let (stop_session, stop_follower) = (CancellationToken::new(), CancellationToken::new());
+        let [stop_session, stop_follower, stop_meeting] = [(); 3].map(|()| CancellationToken::new());
         let follower = Follower {
             shared: shared.clone(),
             state: cx.state.clone(),
@@ -158,6 +172,7 @@ impl Etcd {
             let writing = async {
                 let result = writer::run(&of_tasks, inbox).await;
                 stop_session.cancel();
+                stop_meeting.cancel();
                 result
             };
             let living = async {
@@ -165,10 +180,25 @@ impl Etcd {
                 // The last: the writer's calls wait for what it shows.
                 stop_follower.cancel();
             };
-            let (result, (), ()) = tokio::join!(writing, living, follower.run());
+            let meeting = async {
+                if let Some(transport) = &of_tasks.transport {
+                    meet::run(&of_tasks, &**transport, &stop_meeting).await;
+                }
+            };
+            let (result, (), (), ()) = tokio::join!(writing, living, follower.run(), meeting);
             ended(result);
         });
         Ok(Self { shared, state: cx.state, desk, events, reloads })
+    }
+
+    /// Up to which revision of etcd a store that nobody uses has a copy of the pinset below the prefix; none where it has
+    /// none, or one that is not complete.
+    ///
+    /// # Errors
+    /// Of the storage; `Corrupt`, `Unsupported` for what a later version wrote.
+    pub async fn copied(config: &EtcdConfig, storage: Arc<dyn Storage>) -> Result<Option<i64>> {
+        let mark = Mark::load(storage, &Keys::below(&config.prefix)).await?;
+        Ok(mark.map(|mark| mark.revision).filter(|revision| *revision > 0))
     }
 
     async fn call(&self, what: What) -> Result<Answer> {
@@ -207,6 +237,9 @@ impl Etcd {
             let text = "this peer has left the cluster; start it again to come back";
             return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
         }
+        if let Standing::Refused(error) = &*self.shared.standing.borrow() {
+            return Err(error.clone());
+        }
         let roster = self.shared.roster.borrow();
         match roster.as_ref().is_some_and(|roster| roster.removed.contains(&self.shared.peer)) {
             true => Err(removed(&self.shared.peer)),
@@ -243,7 +276,7 @@ impl Etcd {
     async fn try_remove(&self, peer: &PeerId) -> Result<bool> {
         let (own, keys) = (&self.shared.peer, &self.shared.keys);
         let behind = if peer == own {
-            self.roster().await?.peers.into_iter().find(|other| other != own)
+            self.roster().await?.peers.into_keys().find(|other| other != own)
         } else {
             Some(*own)
         };
@@ -333,9 +366,9 @@ impl Consensus for Etcd {
             roster.peers.remove(&own);
         } else {
             // A lease that ran out while etcd was away ends no membership.
-            roster.peers.insert(own);
+            roster.peers.entry(own).or_default();
         }
-        Ok(roster.peers.into_iter().collect())
+        Ok(roster.peers.into_keys().collect())
     }
 
     /// Lets a peer that was removed in again, and trusts it from now on. It is a member while it runs.
@@ -355,11 +388,12 @@ impl Consensus for Etcd {
         let is_own = *peer == self.shared.peer;
         if is_own {
             // Before it is done: a sign of life after it would undo it.
-            self.shared.left.store(true, Ordering::Release);
+            self.shared.is_leaving.store(true, Ordering::Release);
         }
         let removed = self.remove(peer).await;
-        if is_own && removed.is_err() {
-            self.shared.left.store(false, Ordering::Release);
+        if is_own {
+            self.shared.left.store(removed.is_ok(), Ordering::Release);
+            self.shared.is_leaving.store(removed.is_ok(), Ordering::Release);
         }
         removed
     }
@@ -384,7 +418,7 @@ impl Consensus for Etcd {
     async fn clean(&self) -> Result<()> {
         self.check_member()?;
         let roster = self.roster().await?;
-        let is_alone = roster.members.iter().chain(&roster.peers).all(|peer| *peer == self.shared.peer);
+        let is_alone = roster.members.iter().chain(roster.peers.keys()).all(|peer| *peer == self.shared.peer);
         if !is_alone {
             return self.reload().await;
         }

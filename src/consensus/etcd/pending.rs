@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::follower::{read_pin, unreadable};
 use super::keys::{Key, Keys};
-use super::wire::{EventKind, WatchAnswer};
+use super::mark::Witness;
+use super::wire::{EventKind, KeyValue, WatchAnswer};
 use crate::consensus::OPERATIONS_MAX;
 use crate::consensus::group;
 use crate::error::Error;
@@ -27,25 +28,42 @@ pub(super) struct Pending {
     applied: i64,
     /// A batch is being written.
     is_batch: bool,
+    /// The last write of a lane.
+    lane: Option<Witness>,
+    /// The last one that was complete.
+    witness: Option<Witness>,
 }
 
 impl Pending {
     /// After everything up to this revision was applied.
     pub(super) fn after(revision: i64) -> Self {
-        Self { operations: Vec::new(), bytes: 0, complete: revision, applied: revision, is_batch: false }
+        Self {
+            operations: Vec::new(),
+            bytes: 0,
+            complete: revision,
+            applied: revision,
+            is_batch: false,
+            lane: None,
+            witness: None,
+        }
+    }
+
+    /// With what was seen before.
+    pub(super) fn seen(self, witness: Option<Witness>) -> Self {
+        Self { witness, ..self }
     }
 
     pub(super) fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Takes what a watch said, and tells of every change that is none of the pinset. Returns how many things could not
-    /// be read, and the first error.
+    /// Takes what a watch said, and tells of every change that is none of the pinset: the value, or that it is gone.
+    /// Returns how many things could not be read, and the first error.
     pub(super) fn take(
         &mut self,
         keys: &Keys,
         answer: WatchAnswer,
-        mut other: impl FnMut(&Key, bool, i64),
+        mut other: impl FnMut(&Key, Option<&[u8]>, i64),
     ) -> Option<(usize, Error)> {
         let mut skipped: Option<(usize, Error)> = None;
         let mut last = None;
@@ -53,6 +71,9 @@ impl Pending {
             let revision = event.kv.mod_revision.0;
             last = Some(revision);
             let is_there = event.kind == EventKind::Put;
+            if keys.is_lane(&event.kv.key.0) {
+                self.see_lane(is_there, &event.kv);
+            }
             let read = match keys.parse(&event.kv.key.0) {
                 Key::Pin(cid) if !is_there => Ok(Some(PinOperation::Unpin(cid))),
                 Key::Pin(_) => read_pin(keys, &event.kv).map(|pin| Some(PinOperation::Pin(Arc::new(pin)))),
@@ -65,7 +86,7 @@ impl Pending {
                 Key::Unknown if !is_there => Ok(None),
                 Key::Unknown => Err(unreadable(&event.kv.key.0)),
                 key @ (Key::Member(_) | Key::Peer(_) | Key::Removed(_)) => {
-                    other(&key, is_there, revision);
+                    other(&key, is_there.then_some(&event.kv.value.0[..]), revision);
                     Ok(None)
                 }
             };
@@ -88,7 +109,28 @@ impl Pending {
             None => self.complete,
         };
         self.complete = self.complete.max(complete);
+        if let Some(lane) = &self.lane
+            && lane.revision <= self.complete
+        {
+            self.witness = self.lane.take();
+        }
         skipped
+    }
+
+    fn see_lane(&mut self, is_there: bool, lane: &KeyValue) {
+        if is_there {
+            self.lane = Witness::of(lane);
+            return;
+        }
+        // What is gone cannot be looked at again.
+        let is_other = |witness: &Witness| witness.key != lane.key.0;
+        self.lane = self.lane.take().filter(is_other);
+        self.witness = self.witness.take().filter(is_other);
+    }
+
+    /// What to look for when this is gone on with; none where nothing was seen that serves.
+    pub(super) fn witness(&self) -> Option<Witness> {
+        self.witness.clone()
     }
 
     /// Whether nothing is there of a revision that is not complete.
@@ -124,7 +166,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::super::keys::encode_pin;
-    use super::super::wire::{Event, Header, Int, KeyValue};
+    use super::super::wire::{Event, Header, Int};
     use super::*;
     use crate::types::{Cid, PeerId, Pin, PinOptions, parse_cid};
 
@@ -211,15 +253,38 @@ mod tests {
     }
 
     #[test]
+    fn the_last_write_of_a_lane_is_kept_once_it_is_complete_and_forgotten_when_it_is_gone() {
+        let keys = Keys::below("/c");
+        let lane = |kind, number, revision| event(kind, keys.lane(7, number), b"3".to_vec(), revision);
+        let mut pending = Pending::after(3);
+        let at = |pending: &Pending| pending.witness().map(|witness| witness.revision);
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Put, 1, 4), put(&keys, 5)], true));
+        assert_eq!(at(&pending), Some(4));
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Put, 1, 5)], true));
+        assert_eq!(at(&pending), Some(4));
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Put, 2, 6)], false));
+        assert_eq!(at(&pending), Some(6));
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Delete, 1, 7)], false));
+        assert_eq!(at(&pending), Some(6));
+        let seen = pending.witness();
+        take(&mut pending, &keys, answer(vec![lane(EventKind::Delete, 2, 8)], false));
+        assert_eq!(at(&pending), None);
+        assert_eq!(at(&Pending::after(6).seen(seen)), Some(6));
+    }
+
+    #[test]
     fn others_are_told_of_and_an_answer_without_events_moves_on() {
         let keys = Keys::below("/c");
         let mut pending = Pending::after(3);
         let peer = PeerId::random();
         let mut told = Vec::new();
-        let events = vec![event(EventKind::Put, keys.peer(&peer), Vec::new(), 4)];
-        pending
-            .take(&keys, answer(events, false), |key, is_there, at| told.push((key.clone(), is_there, at)));
-        assert_eq!(told, [(Key::Peer(peer), true, 4)]);
+        let gone = event(EventKind::Delete, keys.peer(&peer), Vec::new(), 4);
+        let events = vec![event(EventKind::Put, keys.peer(&peer), b"x".to_vec(), 4), gone];
+        pending.take(&keys, answer(events, false), |key, value, at| {
+            told.push((key.clone(), value.map(<[u8]>::to_vec), at))
+        });
+        let key = Key::Peer(peer);
+        assert_eq!(told, [(key.clone(), Some(b"x".to_vec()), 4), (key, None, 4)]);
         assert_eq!(applied(&mut pending), Some((0, 4)));
         let header = Header { revision: Int(9), ..Header::default() };
         take(&mut pending, &keys, WatchAnswer { header, ..WatchAnswer::default() });

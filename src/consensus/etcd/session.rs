@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::COMPONENT;
-use super::gateway::Failure;
+use super::gateway::{Failure, refused};
 use super::lane::{Done, Lane, Work};
+use super::meet;
 use super::shared::{Shared, Standing};
-use super::wire::{Grant, Int, LeaseAnswer, LeaseId, Line, Op};
+use super::wire::{Compare, Grant, Int, LeaseAnswer, LeaseId, Line, Op, OpAnswer, Txn};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The lane of the session; those of the writer have other numbers.
@@ -46,7 +47,8 @@ pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
                 }
                 is_down = true;
                 let interval = shared.lease_ttl / 3;
-                let pause = if error.is_temporary() { RETRY_PAUSE.min(interval) } else { interval };
+                let is_soon = error.is_temporary() || is_waiting(shared, &error);
+                let pause = if is_soon { RETRY_PAUSE.min(interval) } else { interval };
                 note(shared, error);
                 pause
             }
@@ -71,7 +73,10 @@ pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
 
 /// What keeps a peer from ever starting is told to who waits for that.
 fn note(shared: &Shared, error: Error) {
-    let is_final = !error.is_temporary() && error.kind() != ErrorKind::Internal;
+    // Somebody will make room.
+    let may_pass =
+        error.is_temporary() || matches!(error.kind(), ErrorKind::Internal | ErrorKind::StorageFull);
+    let is_final = !may_pass && !is_waiting(shared, &error);
     shared.standing.send_if_modified(|standing| {
         let is_starting = !matches!(standing, Standing::Joined);
         if is_starting && is_final {
@@ -81,12 +86,19 @@ fn note(shared: &Shared, error: Error) {
     });
 }
 
+/// Whether this is what a peer is told that waits to be added again.
+fn is_waiting(shared: &Shared, error: &Error) -> bool {
+    shared.waits_to_be_added && error.kind() == ErrorKind::Conflict
+}
+
 async fn beat(shared: &Shared, lane: &mut Lane) -> Result<()> {
-    if shared.has_left() {
+    if shared.is_leaving() {
         return Ok(());
     }
     let lease = keep_alive(shared).await.map_err(Failure::into_error)?;
-    let mut ops = vec![Op::put_leased(shared.keys.peer(&shared.peer), Vec::new(), lease)];
+    let addresses = shared.transport.as_ref().map(|transport| transport.announced_addresses());
+    let addresses = addresses.map(|addresses| meet::encode(&addresses)).unwrap_or_default();
+    let mut ops = vec![Op::put_leased(shared.keys.peer(&shared.peer), addresses, lease)];
     let is_member =
         shared.roster.borrow().as_ref().is_some_and(|roster| roster.members.contains(&shared.peer));
     if !is_member {
@@ -112,9 +124,36 @@ async fn keep_alive(shared: &Shared) -> Result<i64, Failure> {
             _ => warn!(component = COMPONENT, "etcd gave up the lease of this peer; taking another one"),
         }
     }
+    claim(shared).await?;
     let seconds = i64::try_from(shared.lease_ttl.as_secs()).unwrap_or(i64::MAX);
     let answer: LeaseAnswer =
         shared.gateway.call("/v3/lease/grant", &Grant { ttl: Int(seconds) }, shared.deadline()).await?;
     shared.lease.send_replace(Some(answer.id.0));
     Ok(answer.id.0)
+}
+
+/// Has etcd say that these keys are of this cluster, if it does not say so already.
+///
+/// # Errors
+/// `InvalidInput` where they are of another one.
+async fn claim(shared: &Shared) -> Result<(), Failure> {
+    let key = shared.keys.cluster();
+    let own = shared.cluster.as_deref();
+    let txn = Txn {
+        compare: vec![Compare::absent(key.clone())],
+        success: own.iter().map(|own| Op::put(key.clone(), own.as_bytes().to_vec())).collect(),
+        failure: vec![Op::get(key.clone())],
+    };
+    let answer = shared.gateway.txn(&txn, shared.deadline()).await?;
+    let found = answer.responses.iter().flat_map(OpAnswer::kvs).next();
+    if answer.succeeded || found.is_some_and(|found| Some(&found.value.0[..]) == own.map(str::as_bytes)) {
+        return Ok(());
+    }
+    let prefix = shared.keys.prefix().trim_end_matches('/');
+    let key = String::from_utf8_lossy(&key).into_owned();
+    Err(refused(Error::invalid_input(format!(
+        "below {prefix} etcd has the pinset of a cluster with another secret: give this cluster another \
+         etcd.cluster_name, or this peer the cluster.secret of the others. If the secret of all of them was changed, \
+         remove the key {key} from etcd"
+    ))))
 }

@@ -1,6 +1,7 @@
 //! What the tasks of one peer have in common.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::gateway::Gateway;
 use super::keys::Keys;
 use super::plan::Limits;
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::PeerId;
+use crate::transport::PeerTransport;
+use crate::types::{Multiaddr, PeerId};
 
 /// Most peers in each list that is followed; more are passed over.
 pub(super) const ROSTER_PEERS_MAX: usize = 4096;
@@ -23,6 +25,12 @@ const STALL_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) peer: PeerId,
+    /// How the peers reach each other; none where this one is not to be found.
+    pub(super) transport: Option<Arc<dyn PeerTransport>>,
+    /// What tells this cluster from others, for `cluster`; none where nobody says.
+    pub(super) cluster: Option<String>,
+    /// A peer that was removed waits to be added.
+    pub(super) waits_to_be_added: bool,
     pub(super) gateway: Gateway,
     pub(super) keys: Keys,
     pub(super) limits: Limits,
@@ -37,7 +45,9 @@ pub(super) struct Shared {
     pub(super) stalled: Notify,
     /// The lease is gone.
     pub(super) lapsed: Notify,
-    /// This peer ended its membership itself.
+    /// This peer is about to end its membership itself: it gives no sign of life.
+    pub(super) is_leaving: AtomicBool,
+    /// And has ended it.
     pub(super) left: AtomicBool,
 }
 
@@ -55,8 +65,8 @@ pub(super) struct Applied {
 pub(super) struct Roster {
     /// The revision that it was read at; changes after it are followed.
     pub(super) revision: i64,
-    /// Those who live.
-    pub(super) peers: BTreeSet<PeerId>,
+    /// Those who live, and where they say they can be reached.
+    pub(super) peers: BTreeMap<PeerId, Vec<Multiaddr>>,
     /// Those who have joined.
     pub(super) members: BTreeSet<PeerId>,
     /// Those who may not come back until they are added.
@@ -77,6 +87,10 @@ pub(super) enum Standing {
 impl Shared {
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.request_timeout
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
     }
 
     pub(super) fn has_left(&self) -> bool {
@@ -120,7 +134,8 @@ impl Shared {
 pub(super) fn removed(peer: &PeerId) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        format!("this peer was removed from the cluster; add {peer} on another peer to let it in again"),
+        format!("this peer was removed from the cluster; to let it in again start it with --bootstrap and the address of another \
+             peer, or add {peer} on that one (POST /peers)"),
     )
     .component(COMPONENT)
 }

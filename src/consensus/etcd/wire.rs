@@ -195,11 +195,20 @@ impl Op {
 
     /// The names in a range.
     pub(super) fn names(range: Range<Vec<u8>>, limit: usize) -> Self {
+        Self::range(range, limit, true)
+    }
+
+    /// The names and values in a range.
+    pub(super) fn entries(range: Range<Vec<u8>>, limit: usize) -> Self {
+        Self::range(range, limit, false)
+    }
+
+    fn range(range: Range<Vec<u8>>, limit: usize, keys_only: bool) -> Self {
         Self::Range(RangeAsked {
             key: range.start.into(),
             range_end: range.end.into(),
             limit: Int(limit.try_into().unwrap_or(i64::MAX)),
-            keys_only: true,
+            keys_only,
             ..RangeAsked::default()
         })
     }

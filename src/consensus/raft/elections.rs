@@ -15,6 +15,7 @@ use openraft::{LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
+use super::machine;
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::types::{LogId, Membership, Metrics, Node};
@@ -83,6 +84,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         Patience { random: SplitMix64::new(own), max: inner.config.election_timeout, tries: 0 };
     let mut wait = patience.draw(&inner.alarms);
     let mut last_try = Instant::now();
+    let mut last_asked = last_try;
     let mut joint_since = None;
     loop {
         let due = inner.heard_at().max(last_try) + wait;
@@ -94,7 +96,10 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             return std::future::pending().await;
         }
         inner.staging.expire();
-        let Some(metrics) = inner.metrics() else { continue };
+        let Some(metrics) = inner.metrics() else {
+            last_try = Instant::now();
+            continue;
+        };
         if let Err(fatal) = &metrics.running_state {
             let why = inner.fatal(fatal);
             inner.recover(why).await;
@@ -102,6 +107,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             continue;
         }
         if matches!(*inner.standing.borrow(), Standing::Removed) {
+            last_try = Instant::now();
             continue;
         }
         if metrics.state == ServerState::Leader {
@@ -115,7 +121,17 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             patience.tries = 0;
         }
         let membership = metrics.membership_config.membership().clone();
-        if !membership.voter_ids().any(|voter| voter == inner.node()) {
+        if !machine::is_voter(&inner.node(), &membership) {
+            if inner.applied.borrow().has_voted
+                && is_time_to_ask(&inner, last_asked)
+                && say_not_member(&inner, &membership).await
+            {
+                inner.set_removed();
+            }
+            if is_time_to_ask(&inner, last_asked) {
+                last_asked = Instant::now();
+            }
+            last_try = Instant::now();
             continue;
         }
         let is_alone = membership.voter_ids().count() == 1;
@@ -141,6 +157,35 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         }
         (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
     }
+}
+
+/// Whether a peer that does not vote has not heard from a leader for so long that it may have been removed.
+fn is_time_to_ask(inner: &Inner, last: Instant) -> bool {
+    let silence = inner.config.election_timeout * 2;
+    inner.heard_at().max(last).elapsed() >= silence
+}
+
+/// Whether most of those that this peer knows as members say that it is none. One that is about to be added, and replays a
+/// log in which it was removed once, is known to one of any such majority.
+async fn say_not_member(inner: &Arc<Inner>, membership: &Membership) -> bool {
+    let last = inner.core().and_then(|core| core.log.last());
+    let question = Question::WouldVote(last);
+    let mut asked: FuturesUnordered<_> = membership
+        .voter_ids()
+        .filter(|voter| *voter != inner.node())
+        .filter_map(|voter| voter.0)
+        .map(|voter| {
+            let question = &question;
+            async move { (voter, inner.ask(&voter, question, inner.config.lease()).await) }
+        })
+        .collect();
+    let mut no = BTreeSet::new();
+    while let Some((voter, answer)) = asked.next().await {
+        if matches!(answer, Ok(Answer::NotMember(_))) {
+            no.insert(Node::of(voter));
+        }
+    }
+    !membership.get_joint_config().is_empty() && is_quorum(membership, &no)
 }
 
 /// Asks every voter, until enough of them say yes or no more will.

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::COMPONENT;
 use super::command::PART_BYTES_MAX;
@@ -24,6 +26,10 @@ pub(super) const FRAME_BYTES_MAX: usize = PART_BYTES_MAX + (16 << 20);
 const IDLE_STREAMS_MAX: usize = 4;
 /// How long one waits; the other side waits for longer.
 const IDLE_MAX: Duration = Duration::from_secs(20);
+/// How long an answer is waited for that comes too late for who asked: the stream is there for the next question then.
+const LATE_MAX: Duration = Duration::from_secs(10);
+/// Questions that wait for an answer, to all peers together.
+const ASKED_MAX: usize = 4096;
 /// Bytes reserved before they have come.
 const RESERVED_BYTES_MAX: usize = 64 * 1024;
 
@@ -90,9 +96,14 @@ pub(super) async fn read(stream: &mut PeerStream) -> Result<(u8, Bytes)> {
 }
 
 /// Streams to other peers.
-pub(super) struct Links {
+pub(super) struct Links(Arc<Shared>);
+
+struct Shared {
     transport: Arc<dyn PeerTransport>,
     idle: Mutex<BTreeMap<PeerId, Vec<(Instant, PeerStream)>>>,
+    /// Questions that wait for an answer, of whoever still wants to know it.
+    asked: Semaphore,
+    closed: CancellationToken,
 }
 
 impl std::fmt::Debug for Links {
@@ -101,11 +112,16 @@ impl std::fmt::Debug for Links {
     }
 }
 
-impl Links {
-    pub(super) fn new(transport: Arc<dyn PeerTransport>) -> Self {
-        Self { transport, idle: Mutex::default() }
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.0.closed.cancel();
     }
+}
 
+/// An answer on its way.
+pub(super) type Asked = oneshot::Receiver<Result<(u8, Bytes)>>;
+
+impl Shared {
     fn idle(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, Vec<(Instant, PeerStream)>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,51 +137,106 @@ impl Links {
     fn put(&self, peer: &PeerId, stream: PeerStream) {
         let mut idle = self.idle();
         let streams = idle.entry(*peer).or_default();
-        if streams.len() < IDLE_STREAMS_MAX {
+        if streams.len() < IDLE_STREAMS_MAX && !self.closed.is_cancelled() {
             streams.push((Instant::now(), stream));
         }
     }
 
+    async fn ask(&self, peer: &PeerId, kind: u8, body: &[u8]) -> Result<(u8, Bytes)> {
+        if let Some(mut stream) = self.take(peer) {
+            // It may have been closed meanwhile, which shows only now.
+            if let Ok(answer) = exchange(&mut stream, kind, body).await {
+                self.put(peer, stream);
+                return Ok(answer);
+            }
+            self.idle().remove(peer);
+        }
+        let mut stream = self.transport.open(peer, &protocol()).await?;
+        let answer = exchange(&mut stream, kind, body).await?;
+        self.put(peer, stream);
+        Ok(answer)
+    }
+}
+
+impl Links {
+    pub(super) fn new(transport: Arc<dyn PeerTransport>) -> Self {
+        let (idle, asked, closed) = (Mutex::default(), Semaphore::new(ASKED_MAX), CancellationToken::new());
+        Self(Arc::new(Shared { transport, idle, asked, closed }))
+    }
+
     /// Lets go of everything.
     pub(super) fn close(&self) {
-        self.idle().clear();
+        self.0.closed.cancel();
+        self.0.idle().clear();
     }
 
     /// A stream of its own.
     pub(super) async fn open(&self, peer: &PeerId) -> Result<PeerStream> {
-        self.transport.open(peer, &protocol()).await
+        self.0.transport.open(peer, &protocol()).await
+    }
+
+    /// Looks whether there is somebody who could be asked.
+    ///
+    /// # Errors
+    /// `Unsupported` when the peer knows nothing of this protocol; `Unavailable`, `Timeout`.
+    pub(super) async fn check(&self, peer: &PeerId, patience: Duration) -> Result<()> {
+        let opened = timeout(patience, self.open(peer)).await.unwrap_or_else(|_| Err(silent(peer, patience)));
+        opened.map(|stream| self.0.put(peer, stream))
     }
 
     /// Asks, and gives the answer. Whoever drops this asked all the same. What is asked may arrive twice.
     ///
     /// # Errors
-    /// `Unavailable`, `Unsupported`, `Timeout`, `Corrupt`.
+    /// `Unavailable`, `Unsupported`, `Timeout`, `Corrupt`; `QueueFull` when too many wait for answers.
     pub(super) async fn ask(
         &self,
         peer: &PeerId,
         kind: u8,
-        body: &[u8],
+        body: Bytes,
         patience: Duration,
     ) -> Result<(u8, Bytes)> {
-        let asked = async {
-            if let Some(mut stream) = self.take(peer) {
-                // It may have been closed meanwhile, which shows only now.
-                if let Ok(answer) = exchange(&mut stream, kind, body).await {
-                    self.put(peer, stream);
-                    return Ok(answer);
-                }
-                self.idle().remove(peer);
-            }
-            let mut stream = self.open(peer).await?;
-            let answer = exchange(&mut stream, kind, body).await?;
-            self.put(peer, stream);
-            Ok(answer)
-        };
-        timeout(patience, asked).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}"))
-                .component(COMPONENT))
-        })
+        let answer = self.start(peer, kind, body, patience.max(LATE_MAX));
+        timeout(patience, arrived(answer)).await.unwrap_or_else(|_| Err(silent(peer, patience)))
     }
+
+    /// Asks, whether somebody waits for the answer or not: a stream that was opened too late for this question is there
+    /// for the next one. The answer is dropped after some time.
+    pub(super) fn start(&self, peer: &PeerId, kind: u8, body: Bytes, patience: Duration) -> Asked {
+        let (answer, asked) = oneshot::channel();
+        let (shared, peer) = (Arc::clone(&self.0), *peer);
+        tokio::spawn(async move {
+            let asking = async {
+                let Ok(_turn) = shared.asked.try_acquire() else {
+                    let text = "too many questions wait for the answers of other peers";
+                    return Err(Error::new(ErrorKind::QueueFull, text).component(COMPONENT));
+                };
+                timeout(patience, shared.ask(&peer, kind, &body))
+                    .await
+                    .unwrap_or_else(|_| Err(silent(&peer, patience)))
+            };
+            tokio::select! {
+                biased;
+                () = shared.closed.cancelled() => {}
+                result = asking => {
+                    // Nobody may want to know any more.
+                    let _ = answer.send(result);
+                }
+            }
+        });
+        asked
+    }
+}
+
+/// Waits for an answer that is on its way.
+///
+/// # Errors
+/// As [`Links::ask`]; `ShutDown`.
+pub(super) async fn arrived(answer: Asked) -> Result<(u8, Bytes)> {
+    answer.await.unwrap_or_else(|_| Err(Error::shut_down(COMPONENT)))
+}
+
+fn silent(peer: &PeerId, patience: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, format!("no answer from {peer} within {patience:?}")).component(COMPONENT)
 }
 
 async fn exchange(stream: &mut PeerStream, kind: u8, body: &[u8]) -> Result<(u8, Bytes)> {

@@ -245,7 +245,7 @@ impl Inner {
     /// # Errors
     /// When it is not the peer that is known.
     pub(super) async fn recognize(&self, peer: &PeerId, start: Start) -> Result<(), Disowned> {
-        let Some(last) = self.known.hear(peer, start)? else { return Ok(()) };
+        let Some(last) = self.starts.hear(peer, start)? else { return Ok(()) };
         let mut batch = Batch::new();
         records::put_known(&mut batch, peer, last);
         let written =
@@ -258,7 +258,7 @@ impl Inner {
 
     /// This start of this peer.
     pub(super) fn own_start(&self) -> Start {
-        Start { joined: self.known.joined(), ..self.start }
+        Start { joined: self.starts.joined(), ..self.start }
     }
 
     /// What is wrong with this peer in the eyes of one that knows this start of it.

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use tokio::time::sleep;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
@@ -19,6 +21,8 @@ use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vo
 use super::wire::{Reader, Writer, read, written};
 use crate::error::{Error, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 
 /// What is in front of a piece.
 const VERSION: u8 = 1;
@@ -33,12 +37,16 @@ const READ_ENTRIES_MAX: u64 = 1024;
 /// About how many bytes of the newest entries are kept in memory, because they are read again at once: to be sent, and
 /// to be applied.
 const CACHE_BYTES_MAX: usize = 16 << 20;
+/// How often it is looked whether the pinset has what is about to be removed.
+const APPLIED_POLL: Duration = Duration::from_millis(10);
 /// Entries removed in one batch.
 const REMOVED_MAX: u64 = 1024;
 
 /// The log. A handle: clones are the same log.
 #[derive(Clone, Debug)]
 pub(super) struct LogStore {
+    /// Whose log it is.
+    node: Node,
     storage: Arc<dyn Storage>,
     ends: Arc<Mutex<Ends>>,
     failure: Failure,
@@ -86,9 +94,9 @@ impl LogStore {
     ///
     /// # Errors
     /// `Corrupt` when it is damaged or cut; `Io`, `ShutDown`.
-    pub(super) async fn open(storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
+    pub(super) async fn open(node: Node, storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
         let ends = storage::run(storage.clone(), open).await?;
-        Ok(Self { storage, ends: Arc::new(Mutex::new(ends)), failure })
+        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), failure })
     }
 
     /// The newest members that an entry from this index on names, in a store that nobody else has open.
@@ -111,6 +119,18 @@ impl LogStore {
     pub(super) fn last(&self) -> Option<LogId> {
         let ends = self.ends();
         ends.last.or(ends.purged)
+    }
+
+    /// Makes sure that no entry is gone which a pinset up to here would need.
+    ///
+    /// # Errors
+    /// `Corrupt` with the way out.
+    pub(super) fn check_reaches(&self, applied: Option<LogId>) -> Result<()> {
+        let (begins, wanted) = (next_of(self.ends().purged), next_of(applied));
+        if begins <= wanted {
+            return Ok(());
+        }
+        Err(damaged(format!("it begins with entry {begins}, but the pinset needs entry {wanted} next")))
     }
 
     fn ends(&self) -> MutexGuard<'_, Ends> {
@@ -167,8 +187,8 @@ impl LogStore {
         .await
     }
 
-    async fn write(&self, batch: Batch) -> Result<()> {
-        storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Synced)).await
+    async fn write(&self, batch: Batch, durability: Durability) -> Result<()> {
+        storage::run(self.storage.clone(), move |storage| storage.write(batch, durability)).await
     }
 
     async fn put(&self, entries: Vec<Entry>) -> Result<()> {
@@ -176,7 +196,11 @@ impl LogStore {
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
         records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
-        self.write(batch).await?;
+        let durability = Durability::Synced;
+        #[cfg(feature = "testing")]
+        let durability =
+            if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
+        self.write(batch, durability).await?;
         let mut ends = self.ends();
         ends.last = Some(last);
         entries.into_iter().for_each(|entry| ends.keep(entry));
@@ -215,14 +239,39 @@ impl LogStore {
         Ok(())
     }
 
+    /// Waits until the pinset has what is about to be removed. openraft removes the log below a pinset that came as a whole
+    /// while that is still being installed; a crash in between, or an error, would leave neither.
+    async fn until_applied(&self, upto: LogId) -> Result<()> {
+        loop {
+            let applied =
+                storage::run(self.storage.clone(), |storage| records::get(storage, APPLIED, Reader::log_id));
+            if applied.await? >= Some(upto) {
+                return Ok(());
+            }
+            if let Some(error) = self.failure.seen() {
+                return Err(error);
+            }
+            sleep(APPLIED_POLL).await;
+        }
+    }
+
     async fn drop_until(&self, upto: LogId) -> Result<()> {
+        #[cfg(feature = "testing")]
+        let waits = !is_planted(Planted::PurgedBeforeApplied);
+        #[cfg(not(feature = "testing"))]
+        let waits = true;
+        if waits {
+            self.until_applied(upto).await?;
+        }
         let (from, last) = {
             let ends = self.ends();
             (next_of(ends.purged), ends.last.filter(|last| *last > upto))
         };
         let last = last.unwrap_or(upto);
         storage::run(self.storage.clone(), move |storage| {
-            // First what is to be there; what is below it and was not removed is removed at the next start.
+            // First what is to be there; what is below it and was not removed is removed at the next start. Synced, and not
+            // for its own sake alone: with it, everything that was applied so far is on disk. Only then may entries go that
+            // it would have to be applied from again.
             let mut batch = Batch::new();
             records::put(&mut batch, PURGED, &written(|writer| writer.log_id(&upto)));
             records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
@@ -239,6 +288,20 @@ impl LogStore {
 
     async fn vote(&self) -> Result<Option<Vote>> {
         storage::run(self.storage.clone(), |storage| records::get(storage, VOTE, Reader::vote)).await
+    }
+
+    /// The vote to begin with. A leader that was started again does not lead any more: openraft would let it, but it does not
+    /// know what it acknowledged before, because that may have to be applied again, and would answer reads without it.
+    async fn first_vote(&self) -> Result<Option<Vote>> {
+        let vote = self.vote().await?;
+        #[cfg(feature = "testing")]
+        if is_planted(Planted::LeaderStaysLeader) {
+            return Ok(vote);
+        }
+        Ok(vote.map(|vote| match vote.leader_id.voted_for() {
+            Some(node) if node == self.node => Vote { committed: false, ..vote },
+            _ => vote,
+        }))
     }
 }
 
@@ -418,6 +481,11 @@ impl Failure {
         StorageError::IO { source }
     }
 
+    /// The first error that was not taken.
+    fn seen(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The first error since this was called last.
     pub(super) fn take(&self) -> Option<Error> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -466,11 +534,16 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let mut batch = Batch::new();
         records::put(&mut batch, VOTE, &written(|writer| writer.vote(vote)));
-        self.write(batch).await.map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
+        let durability = Durability::Synced;
+        #[cfg(feature = "testing")]
+        let durability = if is_planted(Planted::VoteNotSynced) { Durability::Buffered } else { durability };
+        self.write(batch, durability)
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::write_vote))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        self.vote().await.map_err(|error| self.failure.tell(error, StorageIOError::read_vote))
+        self.first_vote().await.map_err(|error| self.failure.tell(error, StorageIOError::read_vote))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>

@@ -3,9 +3,14 @@
 //! What an entry does to the pinset, how far the log has been applied, who the members are, and what is remembered of the
 //! parts that were applied go into one batch, so a crash leaves all of an entry or nothing of it, and nothing happens
 //! twice.
+//!
+//! That batch is not synced. What it is the result of is in the log, on disk, on a quorum; what a power cut takes back here
+//! is applied again, because how far the pinset is goes back with it. It goes back to the last write to the store that was
+//! synced at least, since that covers all before it: the next append to the log is one, and so is what says that the log
+//! begins later from now on. So an entry is never removed before the pinset that has it is on disk (see `log`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -17,9 +22,10 @@ use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
 
 use super::command::{self, Operation, Part};
+use super::difference::Difference;
 use super::lineage::Known;
 use super::log::Failure;
-use super::records::{self, APPLIED, MEMBERS, SEEN, Seen};
+use super::records::{self, APPLIED, HAS_VOTED, MEMBERS, META, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
 use super::types::{
     Answers, Entry, LogId, Membership, Node, Outcome, PartOutcome, StorageError, StoredMembership, Types,
@@ -29,7 +35,9 @@ use crate::consensus::StateEvent;
 use crate::consensus::events::EventSender;
 use crate::error::{ErrorKind, Result};
 use crate::state::{PAGE_ITEMS_MAX, State, decode_pin_protobuf, encode_pin_protobuf};
-use crate::storage::{self, Batch, Storage};
+use crate::storage::{self, Batch, Durability, Storage};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, Pin, PinOperation};
 
 /// How far the log has been applied, and who the members were then.
@@ -37,6 +45,9 @@ use crate::types::{Cid, Pin, PinOperation};
 pub(super) struct Applied {
     pub(super) id: Option<LogId>,
     pub(super) members: StoredMembership,
+    /// Whether this peer votes or did once: one that did and is in no list any more was removed, one that did not is yet
+    /// to be added.
+    pub(super) has_voted: bool,
 }
 
 impl Applied {
@@ -58,14 +69,16 @@ struct SeenPeer {
 /// What outlives a machine.
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
+    pub(super) node: Node,
     pub(super) storage: Arc<dyn Storage>,
     pub(super) state: Arc<dyn State>,
     pub(super) events: Arc<EventSender>,
+    /// Most changes that are told one by one when they come all at once.
+    pub(super) events_max: usize,
     pub(super) applied: Arc<watch::Sender<Applied>>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
     pub(super) known: Arc<Known>,
-    pub(super) me: Node,
 }
 
 /// Applies entries.
@@ -85,7 +98,8 @@ impl Machine {
     /// `Corrupt`, `StorageFull`, `Io`, `ShutDown`.
     pub(super) async fn open(at: Surroundings, gone: DropGuard) -> Result<Self> {
         let untold = at.state.settle().await?;
-        let (now, seen) = storage::run(at.storage.clone(), load).await?;
+        let (mut now, seen) = storage::run(at.storage.clone(), load).await?;
+        now.has_voted |= is_voter(&at.node, now.members.membership());
         at.applied.send_replace(now.clone());
         at.events.tell_changes(&untold);
         Ok(Self { at, now, seen, _gone: gone })
@@ -111,7 +125,7 @@ impl Machine {
         // Before it happens, so that whoever sees it happened finds it noted.
         self.at.transfers.touch(operations.iter().map(|operation| operation.operation.cid()));
         let operations = operations.into_iter().map(|operation| operation.operation).collect();
-        let changes = self.at.state.apply(operations, batch).await?;
+        let changes = self.at.state.apply_with(operations, batch, Durability::Buffered).await?;
         let mut seen = seen;
         for (part, answers) in answers {
             if let Some(done) = seen.get_mut(&part.0).and_then(|seen| seen.done.get_mut(&part.2)) {
@@ -140,7 +154,11 @@ impl Machine {
     ) -> Result<()> {
         let Staged { sorter, seen } = staged;
         let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
-        let now = Applied { id: meta.last_log_id, members: meta.last_membership.clone() };
+        let members = meta.last_membership.clone();
+        let has_voted = self.now.has_voted || is_voter(&self.at.node, members.membership());
+        let now = Applied { id: meta.last_log_id, members, has_voted };
+        #[cfg(feature = "testing")]
+        let seen = if is_planted(Planted::SnapshotForgetsRequests) { Vec::new() } else { seen };
         let records =
             seen.iter().cloned().map(|(key, value)| Seen::decode(key, value)).collect::<Result<Vec<_>>>()?;
         let mut batch = storage::run(self.at.storage.clone(), |storage| {
@@ -152,16 +170,22 @@ impl Machine {
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
         let at = now.members.log_id().map_or(0, |id| id.index);
-        self.at.known.members_replaced(&self.at.me, now.members.membership(), at, &mut batch);
+        self.at.known.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
-        let pins = pages(self.at.storage.clone(), sorted);
+        let view = storage::run(self.at.storage.clone(), |storage| storage.snapshot()).await?;
+        let difference = Difference::new(self.at.state.clone(), view, self.at.events_max);
+        let difference = Arc::new(Mutex::new(Some(difference)));
+        let pins = pages(self.at.storage.clone(), sorted, difference.clone());
         let count = self.at.state.replace_with(pins, batch, Arc::new(|_| {})).await?;
+        let changes = lock(&difference).take().map(Difference::into_events);
         self.seen = collect(records);
         self.now = now;
         info!(pins = count, "took over the pinset of the leader");
-        self.at.events.tell(StateEvent::Resync);
+        for event in changes.unwrap_or_else(|| vec![StateEvent::Resync]) {
+            self.at.events.tell(event);
+        }
         self.at.applied.send_replace(self.now.clone());
         Ok(())
     }
@@ -171,23 +195,32 @@ impl Machine {
 fn pages(
     storage: Arc<dyn Storage>,
     sorted: crate::state::sort::Sorted,
+    difference: Arc<Mutex<Option<Difference>>>,
 ) -> BoxStream<'static, Result<Vec<Pin>>> {
     stream::try_unfold(Some(sorted), move |sorted| {
-        let storage = storage.clone();
+        let (storage, difference) = (storage.clone(), difference.clone());
         async move {
             let Some(mut sorted) = sorted else { return Ok(None) };
             storage::run(storage, move |_| {
+                let mut difference = lock(&difference);
                 let mut page = Vec::with_capacity(PAGE_ITEMS_MAX);
                 for entry in sorted.by_ref() {
                     let (key, value) = entry?;
                     if !value.is_empty() {
                         let cid = Cid::try_from(&key[..])
                             .map_err(|source| corrupt("a key of a snapshot is no cid").with_source(source))?;
-                        page.push(decode_pin_protobuf(&cid, &value)?);
+                        let pin = decode_pin_protobuf(&cid, &value)?;
+                        if let Some(difference) = &mut *difference {
+                            difference.next(&key, &value, &pin)?;
+                        }
+                        page.push(pin);
                     }
                     if page.len() == PAGE_ITEMS_MAX {
                         return Ok(Some((page, Some(sorted))));
                     }
+                }
+                if let Some(difference) = &mut *difference {
+                    difference.end()?;
                 }
                 Ok(Some((page, None)))
             })
@@ -197,11 +230,23 @@ fn pages(
     .boxed()
 }
 
+fn lock(difference: &Mutex<Option<Difference>>) -> MutexGuard<'_, Option<Difference>> {
+    difference.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn put_applied(batch: &mut Batch, now: &Applied) {
     if let Some(id) = &now.id {
         records::put(batch, APPLIED, &written(|writer| writer.log_id(id)));
     }
     records::put(batch, MEMBERS, &written(|writer| writer.stored_membership(&now.members)));
+    if now.has_voted {
+        batch.put(META, HAS_VOTED, Bytes::new());
+    }
+}
+
+/// Whether a peer is one whose voice counts.
+pub(super) fn is_voter(node: &Node, members: &Membership) -> bool {
+    members.voter_ids().any(|voter| voter == *node)
 }
 
 fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {
@@ -212,7 +257,8 @@ fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {
         .into_iter()
         .map(|(key, value)| Seen::decode(key, value))
         .collect::<Result<Vec<_>>>()?;
-    Ok((Applied { id, members }, collect(records)))
+    let has_voted = snapshot.get(META, HAS_VOTED)?.is_some();
+    Ok((Applied { id, members, has_voted }, collect(records)))
 }
 
 fn collect(records: Vec<Seen>) -> BTreeMap<Node, SeenPeer> {
@@ -289,7 +335,8 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
-                self.at.known.members_changed(&self.at.me, &members, entry.log_id.index, &mut self.batch);
+                self.at.known.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
+                self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()
             }
@@ -336,6 +383,10 @@ impl Stage {
         if key.session > seen.session {
             std::mem::take(&mut seen.done).into_keys().for_each(&mut forget);
             (seen.session, seen.floor) = (key.session, key.floor);
+        }
+        #[cfg(feature = "testing")]
+        if is_planted(Planted::RetryAppliedTwice) {
+            seen.done.remove(&key.sequence);
         }
         if let Some(answers) = seen.done.get(&key.sequence) {
             return PlannedPart::Before(answers.clone());

@@ -15,11 +15,14 @@ use tracing::{debug, info};
 use super::COMPONENT;
 use super::elections::change_failed;
 use super::message::{Answer, Question};
-use super::node::Inner;
+use super::node::{Inner, Standing};
 use super::propose::no_quorum;
 use super::types::Node;
 use super::wire::PEERS_MAX;
+use super::writer::no_leader;
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::PeerId;
 
 /// How long a new member may take to get what the others have, as long as it gets on.
@@ -39,15 +42,54 @@ impl Inner {
         self.through_leader(&Question::Add(*peer), self.add_as_leader(peer)).await
     }
 
+    /// Whether this peer could be a member of the cluster of another one.
+    pub(super) async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.check_speaks_raft(peer).await?;
+        if self.cluster().is_none() {
+            return Ok(());
+        }
+        // A question without consequences: who is of another cluster does not answer any.
+        match self.ask(peer, &Question::WouldVote(None), self.config.network_timeout).await {
+            Ok(Answer::Failed(ErrorKind::Conflict, _)) => {
+                let text = format!(
+                    "this peer belongs to another raft cluster than {peer}: clean its state before it joins that one"
+                );
+                Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT))
+            }
+            answer => answer.map(drop),
+        }
+    }
+
+    /// Whether a peer agrees by this protocol at all.
+    pub(super) async fn check_speaks_raft(&self, peer: &PeerId) -> Result<()> {
+        self.links.check(peer, self.config.network_timeout).await.map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => {
+                let text = format!(
+                    "{peer} and this peer cannot be members of one raft cluster: it agrees in another way, or is a Go peer, \
+                     whose raft is another protocol"
+                );
+                Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+            }
+            _ => error,
+        })
+    }
+
     /// Ends a membership, through the leader.
     pub(super) async fn remove(&self, peer: &PeerId) -> Result<()> {
         self.make_way(peer).await;
         let removed = self.through_leader(&Question::Remove(*peer), self.remove_as_leader(peer)).await;
-        if removed.is_ok() && *peer == self.peer {
-            // What the others agreed on may not reach it any more.
-            self.set_removed();
+        if *peer != self.peer {
+            return removed;
         }
-        removed
+        let members = self.voters();
+        // It may see that it is gone, and stop, before anybody answers.
+        let is_gone = !members.is_empty() && !members.contains(peer);
+        if removed.is_err() && !is_gone && !matches!(*self.standing.borrow(), Standing::Removed) {
+            return removed;
+        }
+        // What the others agreed on may not reach it any more.
+        self.set_removed();
+        Ok(())
     }
 
     /// Everything that was acknowledged before is shown here when this returns.
@@ -87,6 +129,10 @@ impl Inner {
 
     pub(super) async fn barrier_as_leader(&self) -> Result<u64> {
         let raft = self.raft()?;
+        #[cfg(feature = "testing")]
+        if is_planted(Planted::StaleLeaderAnswers) {
+            return Ok(self.applied.borrow().next());
+        }
         match timeout(self.config.network_timeout, raft.get_read_log_id()).await {
             Ok(Ok((read, _))) => Ok(read.next_index()),
             Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) | Err(_) => Err(no_quorum()),
@@ -114,8 +160,7 @@ impl Inner {
                     Ok(other) => other.unexpected(&leader),
                     Err(error) => error,
                 },
-                None => Error::new(ErrorKind::Unavailable, "there is no leader to change the members")
-                    .component(COMPONENT),
+                None => no_leader(self).context("the members were not changed"),
             };
             if Instant::now() >= deadline {
                 return Err(error);
@@ -127,10 +172,16 @@ impl Inner {
     pub(super) async fn add_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
         if self.voters().contains(peer) {
-            return match self.known.disowned(peer) {
+            return match self.starts.disowned(peer) {
                 Some(disowned) => Err(disowned.error().context(format_args!("{peer} is a member already"))),
                 None => Ok(()),
             };
+        }
+        // It counts for the quorum from the moment that it is added. One that is not there yet may come.
+        if let Err(error) = self.check_speaks_raft(peer).await
+            && error.kind() == ErrorKind::Conflict
+        {
+            return Err(error);
         }
         if self.membership().nodes().count() >= PEERS_MAX {
             let text = format!("a raft cluster has at most {PEERS_MAX} members");
@@ -141,6 +192,10 @@ impl Inner {
             Ok(other @ Answer::Failed(ErrorKind::Conflict, _)) => return Err(other.unexpected(peer)),
             Err(error) if error.kind() == ErrorKind::Conflict => return Err(error),
             _ => {}
+        }
+        if self.membership().get_node(&node).is_some() {
+            // It was to be added before, and may have lost since what it got then: openraft would not notice.
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await?;
         }
         if self.membership().get_node(&node).is_none() {
             self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await?;

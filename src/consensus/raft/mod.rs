@@ -12,6 +12,7 @@ mod command;
 mod config;
 #[cfg(feature = "testing")]
 pub(crate) mod decoders;
+mod difference;
 mod elections;
 mod frame;
 mod handover;
@@ -22,6 +23,7 @@ mod membership;
 mod message;
 mod network;
 mod node;
+mod notices;
 mod offline;
 mod propose;
 mod records;
@@ -64,6 +66,8 @@ pub use section::RaftSection;
 
 const COMPONENT: &str = "raft consensus";
 
+/// How much longer than others a call may take that waited behind them.
+const QUEUE_GRACE: std::time::Duration = std::time::Duration::from_millis(250);
 /// How often it is looked whether this peer is ready.
 const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 
@@ -127,6 +131,7 @@ impl Raft {
         }
         tasks.spawn(propose::serve(inner.clone(), waiting));
         tasks.spawn(elections::drive(inner.clone(), seed));
+        tasks.spawn(notices::tell(inner.clone()));
         let stop = desk.stop_token();
         let ended = inbox.on_end();
         let writer = Writer::new(inner.clone(), inbox, stop.clone());
@@ -155,7 +160,10 @@ impl Raft {
     async fn apply(&self, operations: &[PinOperation], tells: bool) -> Result<Answers> {
         self.desk.check_open()?;
         let operations = Operations::encode(operations, tells)?;
-        self.desk.call(Work::Apply(operations, tells)).await
+        // Those that are served have their own limit; this is for who waits behind them.
+        let patience = self.inner.config.wait_for_leader_timeout + QUEUE_GRACE;
+        let applied = tokio::time::timeout(patience, self.desk.call(Work::Apply(operations, tells)));
+        applied.await.unwrap_or_else(|_| Err(writer::not_served(&self.inner)))
     }
 }
 
@@ -165,7 +173,8 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
     storage::run(storage.clone(), move |storage| {
         if !records::is_ours(storage)? && !is_empty {
             let message =
-                "this store has a pinset that no raft peer wrote: export it, and import it into an empty one";
+                "this store has a pinset that no raft peer wrote: take it along by \"state export -f pins.json\" and \"state import \
+                 pins.json\"";
             return Err(Error::new(ErrorKind::Conflict, message).component(COMPONENT));
         }
         let last = records::get(storage, SESSION, Reader::long)?;
@@ -199,7 +208,7 @@ impl Consensus for Raft {
             }
             // Whoever reads now sees what the others saw before.
             if self.inner.leader().is_some()
-                && self.inner.voters().contains(&self.inner.peer)
+                && self.inner.current_voters().contains(&self.inner.peer)
                 && self.inner.barrier().await.is_ok()
             {
                 return Ok(());
@@ -233,11 +242,16 @@ impl Consensus for Raft {
 
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.desk.check_open()?;
-        let mut members = self.inner.voters();
+        let mut members = self.inner.current_voters();
         if matches!(*self.inner.standing.borrow(), Standing::Removed) {
             members.remove(&self.inner.peer);
         }
         Ok(members.into_iter().collect())
+    }
+
+    async fn check_joinable(&self, peer: &PeerId) -> Result<()> {
+        self.desk.check_open()?;
+        self.inner.check_joinable(peer).await
     }
 
     async fn add_peer(&self, peer: &PeerId) -> Result<()> {

@@ -13,6 +13,7 @@ use openraft::raft::{
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
 use tracing::{debug, info, warn};
 
+use super::frame::Asked;
 use super::message::{Answer, Appended, Question};
 use super::node::Inner;
 use super::snapshot::Sender;
@@ -30,13 +31,39 @@ pub(super) struct Network(pub(super) Weak<Inner>);
 pub(super) struct Target {
     inner: Weak<Inner>,
     to: Node,
+    under_way: Option<UnderWay>,
+}
+
+/// Entries that were sent and not answered yet. openraft gives up after a quarter of the time after which a leader is missed,
+/// which a distant peer, or many entries on a slow line, take easily; it then asks for the same again.
+#[derive(Debug)]
+struct UnderWay {
+    vote: Vote,
+    from: Option<LogId>,
+    upto: Option<LogId>,
+    answer: Asked,
+}
+
+impl UnderWay {
+    /// Whether its answer says something about these, too.
+    fn covers(&self, rpc: &AppendEntriesRequest<Types>) -> bool {
+        (self.vote, self.from) == (rpc.vote, rpc.prev_log_id)
+            && self.upto <= upto(rpc)
+            // openraft does not take it that none of some entries arrived well.
+            && (self.upto.is_some() || upto(rpc).is_none())
+    }
+}
+
+/// The last entry that there is when these are.
+fn upto(rpc: &AppendEntriesRequest<Types>) -> Option<LogId> {
+    rpc.entries.last().map_or(rpc.prev_log_id, |entry| Some(entry.log_id))
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: Node, _node: &EmptyNode) -> Target {
-        Target { inner: self.0.clone(), to: target }
+        Target { inner: self.0.clone(), to: target, under_way: None }
     }
 }
 
@@ -65,6 +92,27 @@ impl Target {
     /// Up to where this peer's log is known to be the other one's, too.
     fn matched(&self) -> Option<LogId> {
         self.inner.upgrade()?.metrics()?.replication?.get(&self.to).copied().flatten()
+    }
+
+    /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
+    async fn append(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
+        let (inner, to) = self.inner()?;
+        if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
+            let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
+            let (kind, body) = Question::Append(rpc).encode(&inner.head(&to));
+            let answer = inner.links.start(&to, kind, body, inner.config.network_timeout);
+            self.under_way = Some(UnderWay { vote, from, upto, answer });
+        }
+        let Some(under_way) = &mut self.under_way else { return Err(Error::shut_down(COMPONENT)) };
+        // Whoever waits may give up; the next one finds it here.
+        drop(inner);
+        let arrived = (&mut under_way.answer).await;
+        let upto = under_way.upto;
+        self.under_way = None;
+        let (inner, to) = self.inner()?;
+        let (kind, body) = arrived.map_err(|_| Error::shut_down(COMPONENT))??;
+        let (start, answer) = Answer::decode(kind, body)?;
+        Ok((inner.heard_answer(&to, start, answer).await?, upto))
     }
 
     fn unexpected(&self, answer: Answer) -> Error {
@@ -112,12 +160,12 @@ impl RaftNetwork<Types> for Target {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Node>, Failed> {
-        let (vote, before) = (rpc.vote, rpc.prev_log_id);
-        match self.ask(Question::Append(rpc), option.hard_ttl()).await {
+        let (vote, before, all) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
+        match self.append(rpc).await {
             // openraft takes it for granted that nobody loses what it has acknowledged.
-            Ok(Answer::Append(Appended::Conflict)) if before.is_some() && before <= self.matched() => {
+            Ok((Answer::Append(Appended::Conflict), _)) if before.is_some() && before <= self.matched() => {
                 let text = format!(
                     "{} lost entries that it had acknowledged: remove it, clean its state, and let it join again",
                     self.to
@@ -125,12 +173,15 @@ impl RaftNetwork<Types> for Target {
                 warn!("{text}");
                 Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
             }
-            Ok(Answer::Append(Appended::HigherVote(theirs))) if theirs <= vote => {
+            Ok((Answer::Append(Appended::HigherVote(theirs)), _)) if theirs <= vote => {
                 let text = "a peer refused entries for a vote that is none";
                 Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
             }
-            Ok(Answer::Append(appended)) => Ok(appended.into()),
-            Ok(other) => Err(failed(&self.unexpected(other))),
+            Ok((Answer::Append(Appended::Success), upto)) if upto < all => {
+                Ok(AppendEntriesResponse::PartialSuccess(upto))
+            }
+            Ok((Answer::Append(appended), _)) => Ok(appended.into()),
+            Ok((other, _)) => Err(failed(&self.unexpected(other))),
             Err(error) => Err(failed(&error)),
         }
     }

@@ -18,7 +18,7 @@ use super::frame::Links;
 use super::handover::MakingWay;
 use super::lineage::{Disowned, Known, Start};
 use super::log::{self, Failure, LogStore};
-use super::machine::{Applied, Machine, Surroundings};
+use super::machine::{self, Applied, Machine, Surroundings};
 use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
@@ -26,9 +26,9 @@ use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, MET
 use super::snapshot::{Staging, Transfers};
 use super::types::{LogId, Membership, Metrics, Node, Raft};
 use super::{COMPONENT, RaftConfig};
-use crate::consensus::StateEvent;
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
+use crate::consensus::{NoLongerMember, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::storage::{self, Batch, Durability, Storage};
@@ -76,13 +76,15 @@ pub(super) struct Inner {
     pub(super) proposals: mpsc::Sender<Proposal>,
     /// This start of this peer.
     pub(super) start: Start,
-    pub(super) known: Arc<Known>,
+    pub(super) starts: Arc<Known>,
     me: Weak<Inner>,
     core: RwLock<Option<Core>>,
     /// None once it was shut down, so that readers come to an end.
     events: Mutex<Option<Arc<EventSender>>>,
     failure: Failure,
     cluster: Mutex<Option<ClusterId>>,
+    /// The members as openraft named them last: while it is started again it does not.
+    known: Mutex<Option<Membership>>,
     heard: Mutex<Heard>,
     pub(super) making_way: MakingWay,
     pub(super) alarms: Alarms,
@@ -143,12 +145,13 @@ impl Inner {
             standing: watch::Sender::new(Standing::Working),
             proposals,
             start,
-            known: Arc::default(),
+            starts: Arc::default(),
             me: me.clone(),
             core: RwLock::new(None),
             events: Mutex::new(Some(Arc::new(events))),
             failure: Failure::default(),
             cluster: Mutex::new(None),
+            known: Mutex::new(None),
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             making_way: MakingWay::default(),
             alarms: Alarms::default(),
@@ -194,7 +197,7 @@ impl Inner {
 
     pub(super) fn removed(&self) -> Error {
         let text = "this peer was removed from its cluster; clean its state before it joins one again";
-        Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+        Error::new(ErrorKind::Conflict, text).component(COMPONENT).with_source(NoLongerMember)
     }
 
     pub(super) fn cluster(&self) -> Option<ClusterId> {
@@ -206,9 +209,14 @@ impl Inner {
         match self.metrics() {
             // At the start it says nothing yet.
             Some(metrics) if metrics.membership_config.log_id().is_some() => {
-                metrics.membership_config.membership().clone()
+                let members = metrics.membership_config.membership().clone();
+                *lock(&self.known) = Some(members.clone());
+                members
             }
-            _ => self.applied.borrow().members.membership().clone(),
+            _ => {
+                let known = lock(&self.known).clone();
+                known.unwrap_or_else(|| self.applied.borrow().members.membership().clone())
+            }
         }
     }
 
@@ -216,6 +224,16 @@ impl Inner {
     pub(super) fn voters(&self) -> BTreeSet<PeerId> {
         let membership = self.membership();
         membership.get_joint_config().last().into_iter().flatten().filter_map(|node| node.0).collect()
+    }
+
+    /// Those who vote now. Who is about to leave is one of them until more than half of all agreed, and this peer until it
+    /// knows that they did: they may need it for that.
+    pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
+        let mut voters: BTreeSet<PeerId> = self.membership().voter_ids().filter_map(|node| node.0).collect();
+        if machine::is_voter(&self.node(), self.applied.borrow().members.membership()) {
+            voters.insert(self.peer);
+        }
+        voters
     }
 
     pub(super) fn is_member(&self, peer: &PeerId) -> bool {
@@ -276,14 +294,14 @@ impl Inner {
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
         let (kind, body) = question.encode(&self.head(peer));
-        let (kind, body) = self.links.ask(peer, kind, &body, patience).await?;
+        let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
         let (start, answer) = Answer::decode(kind, body)?;
         self.heard_answer(peer, start, answer).await
     }
 
     /// What every question to a peer begins with.
     pub(super) fn head(&self, to: &PeerId) -> Head {
-        Head { cluster: self.cluster(), start: self.own_start(), known: self.known.of(to) }
+        Head { cluster: self.cluster(), start: self.own_start(), known: self.starts.of(to) }
     }
 
     /// An answer, of the peer that is known.
@@ -343,7 +361,7 @@ impl Inner {
     }
 
     async fn start_now(&self) -> Result<()> {
-        let known = self.known.clone();
+        let known = self.starts.clone();
         storage::run(self.storage.clone(), move |storage| known.load(storage)).await?;
         let (is_pristine, cluster) = storage::run(self.storage.clone(), |storage| {
             if storage.get(META, CLEANING)?.is_some() {
@@ -358,23 +376,26 @@ impl Inner {
         *lock(&self.cluster) = cluster;
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
+            node: self.node(),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events,
+            // With room for what comes at the same time.
+            events_max: self.config.max_buffered_events / 2,
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
-            known: self.known.clone(),
-            me: self.node(),
+            known: self.starts.clone(),
         };
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.storage.clone(), self.failure.clone()).await?;
+        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
         storage::run(self.storage.clone(), |storage| {
             records::check(storage)?;
             log::check_unapplied(storage)
         })
         .await?;
+        log.check_reaches(self.applied.borrow().id)?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
@@ -534,10 +555,11 @@ impl Inner {
             self.finish_cleaning().await
         }
         .await;
-        self.known.clear();
+        self.starts.clear();
         self.transfers.spoil();
         self.staging.clear();
         self.applied.send_replace(Applied::default());
+        *lock(&self.known) = None;
         if let Some(events) = &*lock(&self.events) {
             events.tell(StateEvent::Resync);
         }

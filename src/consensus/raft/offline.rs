@@ -25,6 +25,8 @@ pub struct RaftInfo {
     pub term: u64,
     /// The index of the last entry.
     pub last_index: Option<u64>,
+    /// The term of the last entry, which may be less than that of the last vote.
+    pub last_term: Option<u64>,
     /// The index of the last entry that the pinset is the result of.
     pub applied_index: Option<u64>,
 }
@@ -50,10 +52,13 @@ impl RaftStore {
     pub fn info(&self) -> Result<RaftInfo> {
         let storage = &*self.0;
         let members = self.members()?;
+        let last = records::get(storage, LAST, Reader::log_id)?;
+        let last = last.max(records::get(storage, PURGED, Reader::log_id)?);
         Ok(RaftInfo {
             members: voters(members.membership()).into_iter().collect(),
             term: records::get(storage, VOTE, Reader::vote)?.map_or(0, |vote| vote.leader_id.term),
-            last_index: records::get(storage, LAST, Reader::log_id)?.map(|id| id.index),
+            last_index: last.map(|id| id.index),
+            last_term: last.map(|id| id.leader_id.term),
             applied_index: records::get(storage, APPLIED, Reader::log_id)?.map(|id| id.index),
         })
     }
@@ -62,9 +67,10 @@ impl RaftStore {
     /// good. On disk when it returns.
     ///
     /// Everything in this peer's log counts as agreed on, so nothing is lost that any quorum with this peer acknowledged;
-    /// what only lost members had is gone. Do it on one peer only, the one with the greatest [`RaftInfo::last_index`] of
-    /// those that are left (of the greatest term, if the terms differ). All others, also those that come back later, clean
-    /// their state and join anew: this peer does not know them any more.
+    /// what only lost members had is gone. Do it on one peer only, of those that are left the one with the greatest
+    /// [`RaftInfo::last_term`], and among those with the same the one with the greatest [`RaftInfo::last_index`]: it has
+    /// everything that a quorum ever had. What it voted last says nothing of that. All others, also those that come back
+    /// later, clean their state and join anew: this peer does not know them any more.
     ///
     /// # Errors
     /// `NotFound` when the store belongs to no cluster; `Conflict` when `keep` is no member; `Corrupt`, `Io`,

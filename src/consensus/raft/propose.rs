@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use openraft::ServerState;
 use openraft::error::ClientWriteError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::COMPONENT;
 use super::command::{self, PARTS_MAX};
@@ -22,6 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const WAITING_PARTS_MAX: usize = 1024;
 /// Entries under way at a time: while one is being replicated the next one is written, and more gather for the one after.
 const ENTRIES_UNDER_WAY: usize = 4;
+/// How long an entry has to be under way before another one follows it, so that parts of several peers gather.
+const ENTRY_PAUSE: Duration = Duration::from_millis(2);
 /// How long an entry keeps its place among those: for longer only when there is no quorum.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -62,11 +64,16 @@ impl Inner {
 pub(super) async fn serve(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Proposal>) {
     let mut under_way = FuturesUnordered::<BoxFuture<'static, ()>>::new();
     let mut next = None;
+    let mut written_at = Instant::now();
     loop {
+        let not_before = (!under_way.is_empty()).then(|| written_at + ENTRY_PAUSE);
         tokio::select! {
             biased;
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
             first = async {
+                if let Some(not_before) = not_before {
+                    sleep_until(not_before).await;
+                }
                 match next.take() {
                     Some(proposal) => Some(proposal),
                     None => waiting.recv().await,
@@ -74,6 +81,7 @@ pub(super) async fn serve(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Proposa
             }, if under_way.len() < ENTRIES_UNDER_WAY => {
                 let Some(first) = first else { break };
                 let proposals = gather(&inner, first, &mut waiting, &mut next);
+                written_at = Instant::now();
                 under_way.push(Box::pin(write(inner.clone(), proposals)));
             }
         }
@@ -160,8 +168,8 @@ async fn write_entry(inner: &Inner, parts: &[Bytes]) -> Result<(u64, Vec<PartOut
 }
 
 pub(super) fn no_quorum() -> Error {
-    let text = "no quorum: this leader does not hear from most members; start them, or follow the recovery from a \
-                permanent loss of the quorum";
+    let text = "no quorum: this leader does not hear from most members; start them, or if they are lost for good see \
+                \"ipfs-cluster-service state raft recover --help\"";
     Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
 }
 

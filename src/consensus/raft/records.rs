@@ -11,6 +11,7 @@
 //! | | `applied`, `members` | what the pinset is the result of |
 //! | | `joined` | since which entry this peer is a member |
 //! | | `known/`, peer | the last start of a member that was heard of (see `lineage`) |
+//! | | `has-voted` | there once this peer was a member that votes |
 //! | `raft-seen` | 0, peer | session and floor of its parts |
 //! | | 1, peer, sequence | answers of a part that was applied |
 //!
@@ -44,6 +45,7 @@ pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERS: &[u8] = b"members";
 pub(super) const JOINED: &[u8] = b"joined";
 const KNOWN: &[u8] = b"known/";
+pub(super) const HAS_VOTED: &[u8] = b"has-voted";
 
 /// A change that older programs cannot read raises it.
 pub(super) const FORMAT: u8 = 1;
@@ -218,7 +220,7 @@ pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
     let mut batch = Batch::new();
-    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, JOINED] {
+    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, JOINED, HAS_VOTED] {
         batch.delete(META, key);
     }
     known_records(storage)?.into_iter().for_each(|(key, _)| batch.delete(META, key));

@@ -119,7 +119,7 @@ impl Server {
             _ => {}
         }
         if inner.recognize(from, head.start).await.is_err() {
-            return Some(Answer::Disowned(inner.known.of(from)));
+            return Some(Answer::Disowned(inner.starts.of(from)));
         }
         if let Some(disowned) = inner.judge_own(head.known) {
             return Some(disowned.error().into());

@@ -24,8 +24,11 @@ use crate::types::PeerId;
 
 /// Calls that wait; more wait in their callers.
 pub(super) const QUEUED_CALLS_MAX: usize = 4096;
-/// Parts under way at a time: while one travels the next one gathers.
+/// Parts under way at a time, over slow lines: while one travels the next ones gather.
 const PARTS_UNDER_WAY: usize = 4;
+/// How long a part has to be under way before another one follows it: over fast lines one at a time is the quickest way,
+/// because what gathers meanwhile costs one sync and one round through all peers together.
+const PART_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 /// How often it is looked whether there is a leader.
 const LEADER_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 /// How long what was accepted may still take once a shutdown has begun.
@@ -59,6 +62,8 @@ pub(super) struct Writer {
     /// Sequences of parts that are under way.
     open: BTreeSet<u64>,
     under_way: UnderWay,
+    /// When the last part went on its way.
+    sent_at: Instant,
     /// Cancelled when a shutdown begins.
     stop: CancellationToken,
     /// The first error of what was accepted before the shutdown and failed after.
@@ -75,6 +80,7 @@ impl Writer {
             next: 1,
             open: BTreeSet::new(),
             under_way: UnderWay::new(),
+            sent_at: Instant::now(),
             stop,
             result: Ok(()),
         }
@@ -83,10 +89,17 @@ impl Writer {
     /// Works until it is stopped and everything accepted is done.
     pub(super) async fn run(mut self) -> Result<()> {
         loop {
+            let not_before = (!self.under_way.is_empty()).then(|| self.sent_at + PART_PAUSE);
+            let next = async {
+                if let Some(not_before) = not_before {
+                    sleep_until(not_before).await;
+                }
+                self.inbox.take().await
+            };
             tokio::select! {
                 biased;
                 Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.done(done),
-                call = self.inbox.take(), if self.under_way.len() < PARTS_UNDER_WAY => match call {
+                call = next, if self.under_way.len() < PARTS_UNDER_WAY => match call {
                     Some(call) => self.serve(call).await,
                     None => break,
                 },
@@ -135,6 +148,7 @@ impl Writer {
                 let count = operations.count;
                 let part = operations.into_part(key);
                 let (inner, stop) = (self.inner.clone(), self.stop.clone());
+                self.sent_at = Instant::now();
                 self.under_way.push(Box::pin(async move {
                     let (session, result) = deliver(&inner, part, count, waiters, stop).await;
                     (sequence, session, result)
@@ -277,6 +291,8 @@ async fn until_written(
         if Instant::now() >= deadline {
             let error = match inner.check() {
                 Err(error) => error,
+                // What went wrong while there was one is of no use to anybody now.
+                Ok(()) if inner.leader().is_none() => no_leader(inner),
                 Ok(()) => last.unwrap_or_else(|| no_leader(inner)),
             };
             return Err(unknown(&error));
@@ -284,23 +300,41 @@ async fn until_written(
     }
 }
 
-fn no_leader(inner: &Inner) -> Error {
+pub(super) fn no_leader(inner: &Inner) -> Error {
     let voters = inner.voters();
     let text = if voters.is_empty() {
-        "this peer belongs to no raft cluster yet: have a member add it".to_owned()
+        "this peer belongs to no raft cluster yet: start it with --bootstrap and the address of a member"
+            .to_owned()
     } else {
         format!(
             "there is no leader: more than half of the {} members have to run and reach each other; if they never will \
-             again, follow the recovery from a permanent loss of the quorum",
+             again, see \"ipfs-cluster-service state raft recover --help\"",
             voters.len()
         )
     };
     Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
 }
 
+/// Why a call that waited behind others was not answered in time.
+pub(super) fn not_served(inner: &Inner) -> Error {
+    let error = match (inner.check(), inner.leader()) {
+        (Err(error), _) => error,
+        (Ok(()), None) => no_leader(inner),
+        (Ok(()), Some(_)) => no_quorum(),
+    };
+    unknown(&error)
+}
+
 /// Says that nobody knows whether it will happen.
 fn unknown(error: &Error) -> Error {
-    error.clone().context("the write was not acknowledged in time")
+    let error = match error.kind() {
+        // That of one attempt: what the caller has to know is that the cluster does not work.
+        ErrorKind::Timeout => Error::new(ErrorKind::Unavailable, error.to_string())
+            .component(COMPONENT)
+            .with_source(error.clone()),
+        _ => error.clone(),
+    };
+    error.context("the write was not acknowledged in time")
 }
 
 /// Whether trying again cannot help.

@@ -29,9 +29,16 @@ impl TestClock {
     }
 }
 
+impl TestClock {
+    /// What it would show if it were right.
+    pub fn right(&self) -> Timestamp {
+        self.epoch + self.started.elapsed()
+    }
+}
+
 impl WallClock for TestClock {
     fn now(&self) -> Timestamp {
-        let right = self.epoch + self.started.elapsed();
+        let right = self.right();
         let skew = self.skew_milliseconds.load(Ordering::Relaxed);
         let distance = Duration::from_millis(skew.unsigned_abs());
         if skew < 0 { right - distance } else { right + distance }

@@ -1,6 +1,7 @@
 //! The disk of a peer of a [`TestCluster`](super::TestCluster): it outlives the peer, gets full, and fails to write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -154,7 +155,7 @@ impl Storage for OnDisk {
         self.store.blocks()
     }
 
-    fn latency(&self) -> std::time::Duration {
+    fn latency(&self) -> Duration {
         self.store.latency()
     }
 

@@ -7,12 +7,16 @@
 //!
 //! - all have equal pinsets;
 //! - what was acknowledged is there (see [`model`]);
-//! - every peer knows what a walk over the whole DAG gives, elements and tombstones of each pin;
+//! - of peers that agree by the CRDT, every one knows what a walk over the whole DAG gives, elements and tombstones of
+//!   each pin;
+//! - of peers that agree by Raft, every one has the same log and remembers the same of what was asked for, and what
+//!   callers saw of each pin could have happened in one place, one after the other ([`linear`]);
 //! - every daemon holds its peer's share and nothing else, before anybody recovers anything but what failed;
 //! - no peer stopped by itself, no task panicked, no operation hangs.
 
 #[cfg(feature = "consensus-crdt")]
 pub mod dag;
+pub mod linear;
 pub mod model;
 mod peers;
 pub mod plan;
@@ -84,13 +88,43 @@ impl fmt::Display for Report {
         self.log.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         f.write_str("what is wrong:\n")?;
         self.violations.iter().try_for_each(|violation| writeln!(f, "  {violation}"))?;
+        #[cfg(feature = "consensus-raft")]
+        if self.plan.raft.is_some() {
+            return writeln!(
+                f,
+                "replay: SIM_KIND=raft SIM_SEED={} cargo test --test sim -- --nocapture",
+                self.plan.seed
+            );
+        }
         writeln!(f, "replay: SIM_SEED={} cargo test --test sim -- --nocapture", self.plan.seed)
     }
 }
 
+/// How the peers of a simulation agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Agreement {
+    /// By the CRDT.
+    #[default]
+    Crdt,
+    /// By Raft.
+    #[cfg(feature = "consensus-raft")]
+    Raft,
+}
+
+impl Agreement {
+    /// The plan of a seed.
+    pub fn plan(self, seed: u64) -> Plan {
+        match self {
+            Self::Crdt => Plan::from_seed(seed),
+            #[cfg(feature = "consensus-raft")]
+            Self::Raft => Plan::raft(seed),
+        }
+    }
+}
+
 /// Runs the plan of a seed.
-pub fn run_seed(seed: u64, bug: Option<Planted>) -> Report {
-    run_plan(&Plan::from_seed(seed), bug)
+pub fn run_seed(agreement: Agreement, seed: u64, bug: Option<Planted>) -> Report {
+    run_plan(&agreement.plan(seed), bug)
 }
 
 /// Runs a plan on a runtime of its own, in this thread.

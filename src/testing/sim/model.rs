@@ -28,6 +28,8 @@ pub enum Kind {
     Pin,
     /// Unpin.
     Unpin,
+    /// Read what everybody agreed on. Nothing is checked of it here.
+    Read,
 }
 
 /// What the caller was told.
@@ -42,6 +44,11 @@ pub enum Answer {
     Unpinned {
         /// Whose value it was; none when that is not known.
         removed: Option<Tag>,
+    },
+    /// It was there with this value, or was not there.
+    Was {
+        /// Whose value.
+        value: Option<Tag>,
     },
     /// Nothing happened.
     Refused,
@@ -185,7 +192,7 @@ impl Case<'_> {
         let may_expire = match self.history[expired].answer {
             Answer::Pinned { expires } => expires.is_some_and(|at| at <= self.circumstances.latest_now),
             Answer::Unknown => true,
-            Answer::Unpinned { .. } | Answer::Refused => false,
+            Answer::Unpinned { .. } | Answer::Was { .. } | Answer::Refused => false,
         };
         // Written once more by a peer that did not know better, what expires may be the last word after all.
         let mut rewrites = self.circumstances.rewrites.iter();

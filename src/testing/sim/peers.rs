@@ -9,6 +9,8 @@ use crate::testing::cluster::{DaemonManners, TestClusterConfig};
 
 /// Clocks are wrong by no more.
 pub(super) const SKEW_MAX: Duration = Duration::from_secs(5);
+/// Clocks that jump do so by no more.
+pub(super) const JUMP_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 /// Often, so that runs are short.
 const STATE_SYNC_INTERVAL: Duration = Duration::from_secs(20);
 #[cfg(feature = "consensus-crdt")]
@@ -39,7 +41,22 @@ pub(super) fn config(plan: &Plan) -> TestClusterConfig {
         absent: plan.late.into_iter().collect(),
         walkers: plan.walker.into_iter().collect(),
         assemble: Arc::new(move |_, builder| assemble(&chosen, builder)),
+        #[cfg(feature = "consensus-raft")]
+        raft: plan.raft.as_ref().map(raft),
         ..TestClusterConfig::default()
+    }
+}
+
+#[cfg(feature = "consensus-raft")]
+fn raft(choices: &super::plan::RaftChoices) -> crate::consensus::RaftConfig {
+    crate::consensus::RaftConfig {
+        wait_for_leader_timeout: choices.patience,
+        heartbeat_timeout: choices.heartbeat,
+        election_timeout: choices.heartbeat,
+        trailing_logs: choices.trailing,
+        snapshot_threshold: choices.threshold,
+        max_append_entries: choices.entries,
+        ..Default::default()
     }
 }
 

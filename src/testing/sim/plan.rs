@@ -1,6 +1,9 @@
 //! What happens in a simulation, decided from the seed before anything runs.
 
-use std::fmt;
+#[cfg(feature = "consensus-raft")]
+mod raft;
+mod shown;
+
 use std::time::Duration;
 
 use crate::testing::cluster::DiskTrouble;
@@ -41,6 +44,9 @@ pub struct Plan {
     pub daemon_failures_percent: usize,
     /// What is done, in order.
     pub steps: Vec<Step>,
+    /// How the peers agree by Raft, where they do; otherwise by the CRDT.
+    #[cfg(feature = "consensus-raft")]
+    pub raft: Option<RaftChoices>,
 }
 
 /// One thing that is done.
@@ -114,6 +120,35 @@ pub enum What {
         peer: usize,
         trouble: DiskTrouble,
     },
+    /// Reads what everybody agreed on.
+    Read {
+        peer: usize,
+        cid: usize,
+    },
+    /// Cuts a peer off from all others.
+    Isolate {
+        peer: usize,
+    },
+    /// Cuts the leader off from all others.
+    IsolateLeader,
+    /// The power goes under the leader.
+    CrashLeader {
+        keep_some: bool,
+    },
+    /// The power goes under everybody.
+    CrashAll {
+        keep_some: bool,
+    },
+    /// Lets a member add a peer, with an empty disk if it was removed before.
+    Join {
+        peer: usize,
+        through: usize,
+    },
+    /// Lets a member remove a peer.
+    Remove {
+        peer: usize,
+        through: usize,
+    },
 }
 
 /// Least and most steps of a run.
@@ -154,6 +189,8 @@ impl Plan {
             daemon_latency: random.time(Duration::ZERO, Duration::from_secs(3)),
             daemon_failures_percent: if random.percent(40) { random.below(50) } else { 0 },
             steps: Vec::new(),
+            #[cfg(feature = "consensus-raft")]
+            raft: None,
         };
         let weights = Weights::choose(random);
         let mut up = Up::all(&plan);
@@ -336,8 +373,17 @@ impl Plan {
                 | What::DaemonDown { peer }
                 | What::DaemonUp { peer }
                 | What::Skew { peer, .. }
-                | What::Disk { peer, .. } => *peer = 0,
-                What::Partition { .. } | What::Heal | What::Loss { .. } => {}
+                | What::Disk { peer, .. }
+                | What::Read { peer, .. }
+                | What::Isolate { peer }
+                | What::Join { peer, .. }
+                | What::Remove { peer, .. } => *peer = 0,
+                What::Partition { .. }
+                | What::Heal
+                | What::Loss { .. }
+                | What::IsolateLeader
+                | What::CrashLeader { .. }
+                | What::CrashAll { .. } => {}
             }
         }
         plan
@@ -368,6 +414,9 @@ fn pause(random: &mut Random, patient: bool) -> Duration {
     };
     Duration::from_millis(milliseconds as u64)
 }
+
+#[cfg(feature = "consensus-raft")]
+pub use raft::RaftChoices;
 
 /// How often each kind of thing is done. Runs differ: what never happens together with something else hides bugs.
 struct Weights([usize; 14]);
@@ -447,77 +496,6 @@ impl Weights {
                 What::Skew { peer, milliseconds: milliseconds - SKEW_MAX_MILLISECONDS as i64 }
             }
         }
-    }
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Pin { peer, cid, factors: (min, max), direct, expires_in } => {
-                write!(f, "peer {peer}: pin c{cid}, factors {min} to {max}")?;
-                if direct {
-                    f.write_str(", direct")?;
-                }
-                expires_in.map_or(Ok(()), |time| write!(f, ", for {time:?}"))
-            }
-            Self::Burst { peer, cid, pins } => write!(f, "peer {peer}: {pins} pins at once from c{cid} on"),
-            Self::Unpin { peer, cid } => write!(f, "peer {peer}: unpin c{cid}"),
-            Self::Update { peer, from, to } => write!(f, "peer {peer}: update c{from} to c{to}"),
-            Self::Recover { peer } => write!(f, "peer {peer}: recover everything"),
-            Self::Partition { one, other } => write!(f, "cut {one} off from {other}"),
-            Self::Heal => f.write_str("heal the network"),
-            Self::Crash { peer, keep_some: false } => write!(f, "crash {peer}"),
-            Self::Crash { peer, keep_some: true } => write!(f, "crash {peer}, some of the unsynced is kept"),
-            Self::Stop { peer } => write!(f, "stop {peer}"),
-            Self::Start { peer } => write!(f, "start {peer}"),
-            Self::DaemonDown { peer } => write!(f, "daemon {peer} goes down"),
-            Self::DaemonUp { peer } => write!(f, "daemon {peer} comes up"),
-            Self::Loss { percent } => write!(f, "lose {percent} % of gossip"),
-            Self::Disk { peer, trouble: DiskTrouble::None } => write!(f, "disk {peer} works"),
-            Self::Disk { peer, trouble: DiskTrouble::Full } => write!(f, "disk {peer} is full"),
-            Self::Disk { peer, trouble: DiskTrouble::FailingWrites(writes) } => {
-                write!(f, "{writes} writes on disk {peer} fail")
-            }
-            Self::Disk { peer, trouble: DiskTrouble::Unreachable } => {
-                write!(f, "disk {peer} does not answer")
-            }
-            Self::Skew { peer, milliseconds } => write!(f, "clock {peer} is {milliseconds} ms ahead"),
-        }
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "seed {}: {} peers ({} follow), trust {}, blocks by {}, batching {:?}, factors {:?}, repinning {}, {} CIDs",
-            self.seed,
-            self.peers,
-            self.followers,
-            if self.trust_everybody { "everybody" } else { "by name" },
-            if self.bitswap { "bitswap" } else { "streams" },
-            self.batching,
-            self.factors,
-            self.repinning,
-            self.cids,
-        )?;
-        writeln!(
-            f,
-            "  {} % of gossip lost, delays {:?}, daemons take up to {:?}, {} % fail",
-            self.loss_percent, self.delays, self.daemon_latency, self.daemon_failures_percent
-        )?;
-        if let Some(late) = self.late {
-            writeln!(f, "  peer {late} is not there until it is started")?;
-        }
-        if let Some(walker) = self.walker {
-            writeln!(f, "  peer {walker} only walks")?;
-        }
-        let mut time = Duration::ZERO;
-        for (place, step) in self.steps.iter().enumerate() {
-            time += step.after;
-            writeln!(f, "  {place:3} {:9.3} s  {}", time.as_secs_f64(), step.what)?;
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Carries out a plan with whole peers, and looks at what comes out.
 
 mod checks;
+#[cfg(feature = "consensus-raft")]
+mod raft;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,12 +20,12 @@ use super::plan::{Plan, Step, What};
 use super::{Figures, peers};
 use crate::clock::WallClock as _;
 use crate::cluster::{Cluster, Scope};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ipfs_connector::IpfsConnector as _;
 use crate::state::{StateQuery, StateReader as _, StoreState};
 use crate::storage::{Direction, KeyRange, Space, Storage as _};
 use crate::testing::cluster::{DaemonManners, DiskTrouble, TestCluster};
-use crate::types::{Cid, Pin, PinMode, PinOptions, TrackerStatus};
+use crate::types::{Cid, Pin, PinMode, PinOptions, Timestamp, TrackerStatus};
 
 /// How long an operation may take after everything was healed.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -60,6 +62,10 @@ struct History {
     /// What the caller was told it pinned.
     answers: BTreeMap<Tag, Pin>,
     log: Vec<String>,
+    /// What is wrong with what callers were told.
+    wrong: Vec<String>,
+    #[cfg(feature = "consensus-raft")]
+    members: raft::Members,
 }
 
 impl History {
@@ -89,6 +95,9 @@ pub(super) async fn carry_out(plan: &Plan) -> Outcome {
         operations: Vec::new(),
         answers: BTreeMap::new(),
         log: Vec::new(),
+        wrong: Vec::new(),
+        #[cfg(feature = "consensus-raft")]
+        members: raft::Members::founded_by((0..plan.peers).filter(|peer| plan.late != Some(*peer))),
     }));
     let peers = match TestCluster::with_config(peers::config(plan)).await {
         Ok(peers) => peers,
@@ -105,6 +114,10 @@ pub(super) async fn carry_out(plan: &Plan) -> Outcome {
         cids: Vec::new(),
         violations: Vec::new(),
         restarted: BTreeSet::new(),
+        #[cfg(feature = "consensus-raft")]
+        is_by_raft: plan.raft.is_some(),
+        #[cfg(not(feature = "consensus-raft"))]
+        is_by_raft: false,
     };
     run.set_up();
     for step in &plan.steps {
@@ -113,7 +126,13 @@ pub(super) async fn carry_out(plan: &Plan) -> Outcome {
     run.heal().await;
     if run.wait_quiet("after healing").await {
         #[cfg(feature = "consensus-crdt")]
-        run.check_knowledge().await;
+        if !run.is_by_raft {
+            run.check_knowledge().await;
+        }
+        #[cfg(feature = "consensus-raft")]
+        if run.is_by_raft {
+            run.check_agreement().await;
+        }
         run.check_pinset().await;
         run.check_daemons(false).await;
         run.recover().await;
@@ -133,6 +152,8 @@ struct Run<'a> {
     violations: Vec<String>,
     /// Peers that went down and came back.
     restarted: BTreeSet<usize>,
+    /// Whether they agree by Raft.
+    is_by_raft: bool,
 }
 
 impl Run<'_> {
@@ -156,7 +177,7 @@ impl Run<'_> {
                     replication_factor_min: min,
                     replication_factor_max: max,
                     mode: if direct { PinMode::Direct } else { PinMode::Recursive },
-                    expire_at: expires_in.map(|time| self.peers.clock(peer).now() + time),
+                    expire_at: expires_in.map(|time| self.time_of(peer) + time),
                     ..PinOptions::default()
                 };
                 self.call(peer, cid, Kind::Pin, options);
@@ -166,6 +187,7 @@ impl Run<'_> {
                     self.call(peer, (cid + number) % self.plan.cids, Kind::Pin, PinOptions::default());
                 }
             }
+            What::Read { peer, cid } => self.call(peer, cid, Kind::Read, PinOptions::default()),
             What::Unpin { peer, cid } => self.call(peer, cid, Kind::Unpin, PinOptions::default()),
             What::Update { peer, from, to } => {
                 let options = PinOptions { pin_update: Some(self.cids[from]), ..PinOptions::default() };
@@ -181,8 +203,7 @@ impl Run<'_> {
                 self.note_late();
                 self.peers.heal();
             }
-            What::Crash { peer, keep_some: true } => self.peers.crash_keeping_some(peer),
-            What::Crash { peer, keep_some: false } => self.peers.crash(peer),
+            What::Crash { peer, keep_some } => self.crash(peer, keep_some),
             What::Stop { peer } => {
                 if let Some(reason) = self.peers.stop(peer).await {
                     let reason = reason.to_string();
@@ -195,7 +216,45 @@ impl Run<'_> {
             What::Loss { percent } => self.peers.network().set_gossip_loss(share(percent)),
             What::Disk { peer, trouble } => self.peers.disk(peer).set(trouble),
             What::Skew { peer, milliseconds } => self.peers.clock(peer).set_skew(milliseconds),
+            What::Isolate { peer } => self.isolate(peer),
+            What::CrashAll { keep_some } => {
+                (0..self.peers.len()).for_each(|peer| self.crash(peer, keep_some));
+            }
+            #[cfg(feature = "consensus-raft")]
+            What::IsolateLeader => {
+                if let Some(leader) = self.peers.leader().await {
+                    self.isolate(leader);
+                }
+            }
+            #[cfg(feature = "consensus-raft")]
+            What::CrashLeader { keep_some } => {
+                if let Some(leader) = self.peers.leader().await {
+                    self.crash(leader, keep_some);
+                }
+            }
+            #[cfg(feature = "consensus-raft")]
+            What::Join { peer, through } => self.join(peer, through).await,
+            #[cfg(feature = "consensus-raft")]
+            What::Remove { peer, through } => self.remove(peer, through),
+            #[cfg(not(feature = "consensus-raft"))]
+            What::IsolateLeader | What::CrashLeader { .. } | What::Join { .. } | What::Remove { .. } => {}
         }
+    }
+
+    /// By the clock of who asks a peer: where clocks are hours away from each other, the right time.
+    fn time_of(&self, peer: usize) -> Timestamp {
+        let clock = self.peers.clock(peer);
+        if self.is_by_raft { clock.right() } else { clock.now() }
+    }
+
+    fn crash(&mut self, peer: usize, keep_some: bool) {
+        if keep_some { self.peers.crash_keeping_some(peer) } else { self.peers.crash(peer) }
+    }
+
+    fn isolate(&self, peer: usize) {
+        (0..self.peers.len())
+            .filter(|other| *other != peer)
+            .for_each(|other| self.peers.partition(peer, other));
     }
 
     /// Notes what the peer that joined later has when those that were cut off turn up.
@@ -212,12 +271,18 @@ impl Run<'_> {
 
     fn check_reason(&mut self, peer: usize, reason: &str) {
         lock(&self.history).note(&format!("peer {peer} stopped: {reason}"));
+        #[cfg(feature = "consensus-raft")]
+        if reason.contains(raft::REMOVED) && lock(&self.history).members.may_be_gone(peer) {
+            return;
+        }
         if reason != "shutdown was requested" {
             self.violations.push(format!("peer {peer} stopped by itself: {reason}"));
         }
     }
 
     async fn start(&mut self, peer: usize) {
+        #[cfg(feature = "consensus-raft")]
+        self.reap(peer).await;
         if self.peers.get(peer).is_none() {
             self.restarted.insert(peer);
         }
@@ -232,10 +297,12 @@ impl Run<'_> {
 
     fn call(&mut self, peer: usize, cid: usize, kind: Kind, options: PinOptions) {
         let Some(cluster) = self.peers.get(peer).cloned() else { return };
+        #[cfg(feature = "consensus-raft")]
+        let (raft, patience) = (self.peers.raft(peer), self.plan.raft.map(|raft| raft.patience));
         let (history, binary) = (Arc::clone(&self.history), self.cids[cid]);
         self.calls.spawn(async move {
             let saw = cluster.state().get(&binary).await.ok().flatten().and_then(|pin| tag_of(&pin));
-            let tag = {
+            let (tag, asked) = {
                 let mut history = lock(&history);
                 let began = history.tick();
                 history.operations.push(Operation {
@@ -247,31 +314,57 @@ impl Run<'_> {
                     saw,
                     answer: Answer::Unknown,
                 });
-                history.operations.len() - 1
+                (history.operations.len() - 1, Instant::now())
             };
             let answer = match kind {
                 Kind::Pin => {
                     let options = PinOptions { name: format!("{NAME_PREFIX}{tag}"), ..options };
-                    cluster.pin(binary, options).await
+                    cluster.pin(binary, options).await.map(Some)
                 }
-                Kind::Unpin => cluster.unpin(&binary).await,
+                Kind::Unpin => cluster.unpin(&binary).await.map(Some),
+                Kind::Read => {
+                    #[cfg(feature = "consensus-raft")]
+                    if let Some(raft) = &raft {
+                        raft::read(&cluster, raft, &binary).await
+                    } else {
+                        cluster.state().get(&binary).await
+                    }
+                    #[cfg(not(feature = "consensus-raft"))]
+                    cluster.state().get(&binary).await
+                }
             };
             let mut history = lock(&history);
             let told = match &answer {
-                Ok(pin) => format!("ok, {} on {}", pin.options.name, pin.allocations.len()),
+                Ok(Some(pin)) => format!("ok, {} on {}", pin.options.name, pin.allocations.len()),
+                Ok(None) => "ok, nothing".to_owned(),
                 Err(error) => error.to_string(),
             };
             history.note(&format!("    op-{tag} ({kind:?} c{cid} at peer {peer}, saw {saw:?}): {told}"));
             let ended = history.tick();
+            #[cfg(feature = "consensus-raft")]
+            if let Some(patience) = patience {
+                let wrong = raft::wrong_answer(answer.as_ref().err(), asked.elapsed(), patience);
+                history.wrong.extend(wrong.map(|wrong| format!("op-{tag} {wrong}")));
+            }
+            #[cfg(not(feature = "consensus-raft"))]
+            let _ = asked;
             let operation = &mut history.operations[tag];
             operation.ended = Some(ended);
             operation.answer = match &answer {
-                Ok(pin) if kind == Kind::Pin => Answer::Pinned { expires: pin.options.expire_at },
-                Ok(pin) => Answer::Unpinned { removed: tag_of(pin) },
-                Err(error) if is_refusal(error.kind()) => Answer::Refused,
+                Ok(pin) => {
+                    let value = pin.as_ref().and_then(tag_of);
+                    match kind {
+                        Kind::Pin => {
+                            Answer::Pinned { expires: pin.as_ref().and_then(|pin| pin.options.expire_at) }
+                        }
+                        Kind::Unpin => Answer::Unpinned { removed: value },
+                        Kind::Read => Answer::Was { value },
+                    }
+                }
+                Err(error) if is_refusal(error) => Answer::Refused,
                 Err(_) => Answer::Unknown,
             };
-            if let (Ok(pin), Kind::Pin) = (answer, kind) {
+            if let (Ok(Some(pin)), Kind::Pin) = (answer, kind) {
                 history.answers.insert(tag, pin);
             }
         });
@@ -289,9 +382,16 @@ impl Run<'_> {
             self.peers
                 .daemon(peer)
                 .set_manners(DaemonManners { latency_max: self.plan.daemon_latency, failures_percent: 0 });
+            if self.is_by_raft {
+                self.peers.clock(peer).set_skew(0);
+            }
             self.start(peer).await;
         }
         self.finish_calls().await;
+        #[cfg(feature = "consensus-raft")]
+        if self.is_by_raft {
+            self.gather_members().await;
+        }
     }
 
     async fn finish_calls(&mut self) {
@@ -362,14 +462,13 @@ impl Run<'_> {
         let mut history = lock(&self.history);
         history.note(&format!("network {trace_of_network:x}"));
         let log = std::mem::take(&mut history.log);
+        self.violations.append(&mut history.wrong);
         let figures = Figures {
             operations: history.operations.len() as u64,
             acknowledged: history
                 .operations
                 .iter()
-                .filter(|operation| {
-                    matches!(operation.answer, Answer::Pinned { .. } | Answer::Unpinned { .. })
-                })
+                .filter(|operation| !matches!(operation.answer, Answer::Refused | Answer::Unknown))
                 .count() as u64,
             simulated,
         };
@@ -406,15 +505,15 @@ fn is_refused_downgrade(wanted: Option<PinMode>, held: &[PinMode]) -> bool {
 }
 
 /// Kinds by which a caller knows that nothing happened.
-fn is_refusal(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::InvalidInput
-            | ErrorKind::Conflict
-            | ErrorKind::NotFound
-            | ErrorKind::ReadOnly
-            | ErrorKind::NotEnoughPeers
-    )
+fn is_refusal(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::ReadOnly | ErrorKind::NotEnoughPeers => {
+            true
+        }
+        // A peer that finds out that it was removed may have asked for something before.
+        ErrorKind::Conflict => error.component_name() != Some("raft consensus"),
+        _ => false,
+    }
 }
 
 /// FNV-1a of lines.

@@ -92,7 +92,8 @@ pub(crate) struct Init {
     #[arg(value_name = "HTTP-SOURCE-URL")]
     pub(crate) source: Option<String>,
 
-    /// How peers agree: crdt, raft (one order, a leader and a quorum), or solo, a cluster of one
+    /// How peers agree: crdt, raft (one order, a leader and a quorum), etcd (through one that runs already, at
+    /// CLUSTER_ETCD_ENDPOINTS), or solo, a cluster of one
     #[arg(long, default_value = "crdt")]
     pub(crate) consensus: String,
 
@@ -113,7 +114,8 @@ pub(crate) struct Init {
     #[arg(long)]
     pub(crate) collaborative: bool,
 
-    /// What tells the cluster from others [default: ipfs-cluster, or a name of its own with --collaborative]
+    /// What tells the cluster from others, by crdt or in one etcd [default: ipfs-cluster, or a name of its own with
+    /// --collaborative]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) cluster_name: String,
 
@@ -185,11 +187,11 @@ pub(crate) struct State {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
-    /// Write the pinset, one pin in JSON on each line
+    /// Write the pinset, one pin in JSON on each line; with etcd as this peer saw it last
     Export(Export),
-    /// Replace the pinset by what "export" wrote
+    /// Replace the pinset by what "export" wrote; with etcd that of all peers, which follow at once
     Import(Import),
-    /// Remove the pinset and everything else that the peers agreed on
+    /// Remove the pinset and everything else that the peers agreed on; with etcd this peer's copy of it
     Cleanup(Cleanup),
     /// Look at what the peers agreed on, as it is stored
     #[command(arg_required_else_help = false)]
@@ -233,8 +235,8 @@ pub(crate) enum RaftCommand {
     Info,
     /// Make this peer the only member, where more than half of the members will never come back
     ///
-    /// Do it on one peer only: the one with the greatest term and then the greatest last entry of those that are left
-    /// ("state raft info"). All others, those that come back later too, run "state cleanup" and then "daemon
+    /// Do it on one peer only: of those that are left the one whose last entry is of the greatest term, and if these are the
+    /// same, has the greatest number ("state raft info"). All others, those that come back later too, run "state cleanup" and then "daemon
     /// --bootstrap" with an address of this one.
     Recover(Cleanup),
     #[command(external_subcommand)]

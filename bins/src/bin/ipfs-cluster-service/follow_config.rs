@@ -117,6 +117,7 @@ fn publish(
     let ConsensusSection::Crdt(crdt) = &config.consensus else {
         let kind = match &config.consensus {
             ConsensusSection::Raft(_) => "a cluster of members (consensus.raft)",
+            ConsensusSection::Etcd(_) => "a cluster on etcd (consensus.etcd)",
             _ => "a cluster of one peer (consensus.solo)",
         };
         return Err(Error::invalid_input(format!(

@@ -12,7 +12,7 @@ use ipfs_cluster::config::{
     Addresses, ClusterSection, ConfigSection, Environment, Identity, Secret, ServiceJson, SoloSection,
     StorageEngine, create_folder, kept::write_default, overlay, peerstore, process_environment,
 };
-use ipfs_cluster::consensus::{CrdtSection, RaftSection};
+use ipfs_cluster::consensus::{CrdtSection, EtcdSection, RaftSection};
 use ipfs_cluster::informer::{FreeSpaceConfig, PinQueueConfig, TagsConfig};
 use ipfs_cluster::ipfs_connector::KuboConfig;
 use ipfs_cluster::monitor::MonitorConfig;
@@ -112,8 +112,10 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
             say(format_args!("peerstore written to {} with {entries} entries.", peerstore.display()));
         }
     }
-    if let (Some(own), ConsensusSection::Crdt(section)) = (own, &sections.consensus) {
-        say_what_is_next(own, section);
+    match (own, &sections.consensus) {
+        (Some(own), ConsensusSection::Crdt(section)) => say_what_is_next(own, section),
+        (_, ConsensusSection::Etcd(section)) if options.source.is_none() => say_where_etcd_is(section),
+        _ => {}
     }
     Ok(())
 }
@@ -130,6 +132,11 @@ fn check_template(options: &Init, consensus: Consensus) -> ClusterResult<()> {
     if shapes_a_cluster && consensus == Consensus::Solo {
         return Err(Error::invalid_input(
             "--collaborative and --cluster-name are for clusters of many peers: leave out --consensus solo",
+        ));
+    }
+    if options.collaborative && consensus == Consensus::Etcd {
+        return Err(Error::invalid_input(
+            "--collaborative is for clusters that agree by crdt: leave out --consensus etcd",
         ));
     }
     if shapes_a_cluster && consensus == Consensus::Raft {
@@ -169,6 +176,20 @@ Next:
     ));
 }
 
+fn say_where_etcd_is(section: &EtcdSection) {
+    let (endpoints, name) = (section.endpoints.join(", "), &section.cluster_name);
+    let prefix = section.prefix.trim_end_matches('/');
+    say(format_args!(
+        "
+The pinset will be in the etcd at {endpoints}, below {prefix}/{name}/ (consensus.etcd in the file)
+
+Next:
+  {PROGRAM} daemon
+      runs this peer, and again on each other machine, with the same cluster.secret and the same consensus.etcd; the
+      peers find each other through etcd"
+    ));
+}
+
 /// What is written, before and after the environment.
 #[derive(Debug)]
 struct Sections {
@@ -194,6 +215,7 @@ impl Sections {
                 Consensus::Crdt => ConsensusSection::Crdt(CrdtSection { storage, ..Default::default() }),
                 Consensus::Solo => ConsensusSection::Solo(SoloSection { storage, ..Default::default() }),
                 Consensus::Raft => ConsensusSection::Raft(RaftSection { storage, ..Default::default() }),
+                Consensus::Etcd => ConsensusSection::Etcd(EtcdSection { storage, ..Default::default() }),
             },
             restapi: RestApiSection::strict(),
             ipfshttp: KuboConfig::default(),
@@ -216,8 +238,10 @@ impl Sections {
     }
 
     fn name(&mut self, cluster_name: &str) {
-        if let ConsensusSection::Crdt(section) = &mut self.consensus {
-            section.cluster_name = cluster_name.to_owned();
+        match &mut self.consensus {
+            ConsensusSection::Crdt(section) => section.cluster_name = cluster_name.to_owned(),
+            ConsensusSection::Etcd(section) => section.cluster_name = cluster_name.to_owned(),
+            ConsensusSection::Raft(_) | ConsensusSection::Solo(_) => {}
         }
     }
 
@@ -238,7 +262,7 @@ impl Sections {
         match &mut self.consensus {
             ConsensusSection::Crdt(section) => section.trusted_peers = ids,
             ConsensusSection::Raft(section) => section.init_peerset = ids,
-            ConsensusSection::Solo(_) => {}
+            ConsensusSection::Etcd(_) | ConsensusSection::Solo(_) => {}
         }
     }
 
@@ -264,6 +288,7 @@ impl Sections {
                 ConsensusSection::Crdt(section) => ConsensusSection::Crdt(overlaid(section, environment)?),
                 ConsensusSection::Solo(section) => ConsensusSection::Solo(overlaid(section, environment)?),
                 ConsensusSection::Raft(section) => ConsensusSection::Raft(overlaid(section, environment)?),
+                ConsensusSection::Etcd(section) => ConsensusSection::Etcd(overlaid(section, environment)?),
             },
             restapi: overlaid(&self.restapi, environment)?,
             ipfshttp: overlaid(&self.ipfshttp, environment)?,
@@ -285,6 +310,7 @@ impl Sections {
             ConsensusSection::Crdt(section) => file.write(section)?,
             ConsensusSection::Solo(section) => file.write(section)?,
             ConsensusSection::Raft(section) => file.write(section)?,
+            ConsensusSection::Etcd(section) => file.write(section)?,
         }
         file.write(&self.restapi)?;
         file.write(&self.ipfshttp)?;
@@ -304,6 +330,7 @@ impl Sections {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consensus {
     Crdt,
+    Etcd,
     Raft,
     Solo,
 }
@@ -313,8 +340,10 @@ fn choose_consensus(name: &str) -> ClusterResult<Consensus> {
         "crdt" => Ok(Consensus::Crdt),
         "solo" => Ok(Consensus::Solo),
         "raft" => Ok(Consensus::Raft),
+        "etcd" => Ok(Consensus::Etcd),
         _ => Err(Error::invalid_input(
-            "flag value must be set to 'raft' or 'crdt', or to 'solo' for a cluster of one peer",
+            "flag value must be set to 'raft' or 'crdt', to 'etcd' for peers that agree through one, or to 'solo' for a \
+             cluster of one peer",
         )),
     }
 }

@@ -15,10 +15,13 @@ pub(crate) fn info(folder: Folder) -> Result<(), Failure> {
     let info = state::raft_info(&config).doing("reading the raft log")?;
     let number = |index: Option<u64>| index.map_or_else(|| "none".to_owned(), |index| index.to_string());
     let members: Vec<String> = info.members.iter().map(ToString::to_string).collect();
+    let last = match info.last_term {
+        Some(term) => format!("{} of term {term}", number(info.last_index)),
+        None => number(info.last_index),
+    };
     print(format_args!(
-        "Term: {}. Last entry: {}. Applied: {}\nMembers: [{}]\n",
+        "Term: {}. Last entry: {last}. Applied: {}\nMembers: [{}]\n",
         info.term,
-        number(info.last_index),
         number(info.applied_index),
         members.join(" ")
     ));

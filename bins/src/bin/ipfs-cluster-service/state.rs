@@ -7,7 +7,7 @@ use ipfs_cluster::config::process_environment;
 use ipfs_cluster::types::{PeerId, parse_peer};
 use ipfs_cluster::{Error, Result as ClusterResult};
 use ipfs_cluster_bins::process::print;
-use ipfs_cluster_bins::service::config::{PeerConfig, Warning};
+use ipfs_cluster_bins::service::config::{ConsensusSection, PeerConfig, Warning};
 use ipfs_cluster_bins::service::folder::Folder;
 use ipfs_cluster_bins::service::output::Output;
 use ipfs_cluster_bins::service::prompt::confirm;
@@ -36,7 +36,12 @@ pub(crate) fn export(folder: Folder, options: &Export) -> Result<(), Failure> {
 pub(crate) fn import(folder: Folder, options: &Import) -> Result<(), Failure> {
     const DOING: &str = "importing state";
     let _lock = folder.lock().doing("obtaining execution lock")?;
-    if !options.force && !confirmed("The pinset (state) of this peer will be replaced.")? {
+    let config = load(folder)?;
+    let question = match config.consensus {
+        ConsensusSection::Etcd(_) => "The pinset in etcd will be replaced, for all peers.",
+        _ => "The pinset (state) of this peer will be replaced.",
+    };
+    if !options.force && !confirmed(question)? {
         return Ok(());
     }
     let changes = ImportOptions {
@@ -44,7 +49,6 @@ pub(crate) fn import(folder: Folder, options: &Import) -> Result<(), Failure> {
         replication_max: options.replication_max,
         allocations: allocations(&options.allocations).doing("decoding allocations")?,
     };
-    let config = load(folder)?;
     let input: Box<dyn AsyncRead + Send + Unpin> = match &options.file {
         None => {
             print("reading from stdin, Ctrl-D to finish\n");
@@ -64,19 +68,38 @@ pub(crate) fn import(folder: Folder, options: &Import) -> Result<(), Failure> {
         }
     };
     block_on(DOING, state::import(&config, input, &changes))?.doing(DOING)?;
-    tracing::info!("state successfully imported.  Make sure all peers have consistent states");
+    match config.consensus {
+        ConsensusSection::Etcd(_) => tracing::info!("state successfully imported into etcd"),
+        _ => tracing::info!("state successfully imported.  Make sure all peers have consistent states"),
+    }
     Ok(())
 }
 
 pub(crate) fn cleanup(folder: Folder, options: &Cleanup) -> Result<(), Failure> {
     const DOING: &str = "cleaning state";
     let _lock = folder.lock().doing("obtaining execution lock")?;
-    if !options.force && !confirmed("The peer state will be removed.  Existing pins may be lost.")? {
+    let config = load(folder)?;
+    let etcd = match &config.consensus {
+        ConsensusSection::Etcd(section) => Some(section),
+        _ => None,
+    };
+    let question = match etcd {
+        Some(_) => "This peer's copy of the pinset will be removed.  The pinset stays in etcd.",
+        None => "The peer state will be removed.  Existing pins may be lost.",
+    };
+    if !options.force && !confirmed(question)? {
         return Ok(());
     }
-    let config = load(folder)?;
     block_on(DOING, state::cleanup(&config))?.doing(DOING)?;
     tracing::info!("data correctly cleaned up");
+    if let Some(section) = etcd {
+        let prefix = section.prefix.trim_end_matches('/');
+        print(format_args!(
+            "the pinset is in etcd as before, and this peer copies it when it starts; when no peer runs any more, \
+             \"etcdctl del --prefix {prefix}/{}/\" removes it there\n",
+            section.cluster_name
+        ));
+    }
     Ok(())
 }
 

@@ -21,9 +21,11 @@
 //!   through a channel that forgets what a slow reader has not taken (`Resync`).
 //! - *Shutdown finishes what was accepted*: calls hold a gate open that shutdown has to close.
 //! - *Capabilities are what is true.* There is no leader and no trust to give: who has joined is a member and trusted.
-//!   Members join and leave by being started and stopped, so they cannot be added or removed by call.
+//!   Members join and leave by being started and stopped, and by call: one that is removed is no member any more, which its
+//!   cluster notices and stops, and may not join until it is added.
 
 mod follower;
+mod members;
 mod sequencer;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use follower::Follower;
+use members::Membership;
 pub use sequencer::Sequencer;
 
 const COMPONENT: &str = "shared log";
@@ -68,6 +71,7 @@ pub struct SharedLog {
     /// What the follower ended with, once it did.
     ended: watch::Receiver<Option<Result<()>>>,
     stop: CancellationToken,
+    membership: Arc<Membership>,
     _stop_on_drop: DropGuard,
 }
 
@@ -77,15 +81,30 @@ impl SharedLog {
         let FollowerParts { follower, membership, cleans, events, applied, stop } = follower;
         let (end, ended) = watch::channel(None);
         let token = stop.clone();
+        let membership = Arc::new(membership);
+        let joined = Arc::clone(&membership);
         tokio::spawn(async move {
             let mut follower = follower;
             let result = follower.run(token).await;
             // Whoever waits for the end may want to join again at once.
-            drop(membership);
+            joined.end();
+            drop(joined);
             end.send_replace(Some(result));
         });
         let _stop_on_drop = stop.clone().drop_guard();
-        Self { peer, log, copy, open: RwLock::new(true), cleans, events, applied, ended, stop, _stop_on_drop }
+        Self {
+            peer,
+            log,
+            copy,
+            open: RwLock::new(true),
+            cleans,
+            events,
+            applied,
+            ended,
+            stop,
+            membership,
+            _stop_on_drop,
+        }
     }
 
     /// Lets a call in, for as long as it holds what this returns.
@@ -100,6 +119,7 @@ impl SharedLog {
 
     async fn append(&self, operations: Vec<PinOperation>) -> Result<Vec<StateChange>> {
         let _inside = self.enter().await?;
+        self.membership.check()?;
         let appended = self.log.append(operations).await?;
         let mut applied = self.applied.clone();
         match applied.wait_for(|number| *number >= appended.number).await {
@@ -127,7 +147,7 @@ impl SharedLog {
 /// What [`SharedLog::start`] puts together.
 struct FollowerParts {
     follower: Follower,
-    membership: sequencer::Membership,
+    membership: Membership,
     cleans: mpsc::Sender<oneshot::Sender<Result<()>>>,
     events: broadcast::WeakSender<StateEvent>,
     applied: watch::Receiver<u64>,
@@ -137,12 +157,16 @@ struct FollowerParts {
 #[async_trait]
 impl Consensus for SharedLog {
     fn capabilities(&self) -> ConsensusCapabilities {
-        ConsensusCapabilities::default()
+        // It may get more fields, so nobody else can write it whole.
+        let mut can = ConsensusCapabilities::default();
+        can.membership_changes = true;
+        can
     }
 
     async fn ready(&self) -> Result<()> {
         // Joining has brought our copy up to date already.
-        self.enter().await.map(drop)
+        self.enter().await.map(drop)?;
+        self.membership.check()
     }
 
     async fn log_pin(&self, pin: Pin) -> Result<()> {
@@ -190,12 +214,18 @@ impl Consensus for SharedLog {
         Ok(self.log.peers())
     }
 
-    async fn add_peer(&self, _peer: &PeerId) -> Result<()> {
-        self.unsupported("takes in whoever joins it; start the peer on the same sequencer").await
+    /// Lets a peer that was removed in again; it is a member when it joins.
+    async fn add_peer(&self, peer: &PeerId) -> Result<()> {
+        let _inside = self.enter().await?;
+        self.membership.check()?;
+        self.log.keep_out(peer, false).await
     }
 
-    async fn remove_peer(&self, _peer: &PeerId) -> Result<()> {
-        self.unsupported("lets peers go when they stop; shut the peer down").await
+    /// Keeps a peer out until it is added.
+    async fn remove_peer(&self, peer: &PeerId) -> Result<()> {
+        let _inside = self.enter().await?;
+        self.membership.check()?;
+        self.log.keep_out(peer, true).await
     }
 
     async fn leader(&self) -> Result<Option<PeerId>> {
@@ -218,6 +248,7 @@ impl Consensus for SharedLog {
     /// as well.
     async fn clean(&self) -> Result<()> {
         let _inside = self.enter().await?;
+        self.membership.check()?;
         let (reply, answer) = oneshot::channel();
         // The copy has one writer, the follower. When it is gone, so is the other end of both channels.
         match self.cleans.send(reply).await {

@@ -4,6 +4,7 @@ use super::super::types::Command;
 use super::*;
 use crate::error::ErrorKind;
 use crate::storage::MemoryStorage;
+use crate::types::PeerId;
 
 fn id(index: u64) -> LogId {
     LogId::new(CommittedLeaderId::new(1, Node::default()), index)
@@ -18,7 +19,14 @@ fn indexes(entries: &[Entry]) -> Vec<u64> {
 }
 
 async fn log_on(storage: &Arc<dyn Storage>) -> LogStore {
-    LogStore::open(storage.clone(), Failure::default()).await.unwrap()
+    LogStore::open(Node::default(), storage.clone(), Failure::default()).await.unwrap()
+}
+
+/// Notes that the pinset is that far.
+fn set_applied(storage: &dyn Storage, index: u64) {
+    let mut batch = Batch::new();
+    records::put(&mut batch, APPLIED, &written(|writer| writer.log_id(&id(index))));
+    storage.write(batch, Durability::Buffered).unwrap();
 }
 
 /// A store with entries 0 to 9.
@@ -51,6 +59,7 @@ async fn both_ends_can_be_taken_away() {
     let log = log_on(&storage).await;
     log.cut(8).await.unwrap();
     log.cut(8).await.unwrap();
+    set_applied(&*storage, 5);
     log.drop_until(id(3)).await.unwrap();
     for log in [log.clone(), log_on(&storage).await] {
         assert_eq!(indexes(&log.entries(0, 100, true).await.unwrap()), [4, 5, 6, 7]);
@@ -58,6 +67,7 @@ async fn both_ends_can_be_taken_away() {
     }
     log.put(vec![entry(8, 1)]).await.unwrap();
     // Beyond the end, as after a snapshot.
+    set_applied(&*storage, 20);
     log.drop_until(id(20)).await.unwrap();
     for log in [log.clone(), log_on(&storage).await] {
         assert_eq!(indexes(&log.entries(0, 100, true).await.unwrap()), [0; 0]);
@@ -94,7 +104,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         let mut batch = Batch::new();
         damage(&mut batch);
         storage.write(batch, Durability::Synced).unwrap();
-        let error = LogStore::open(storage, Failure::default()).await.unwrap_err();
+        let error = LogStore::open(Node::default(), storage, Failure::default()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         // Without the end it is known only that there should be none.
         assert!(
@@ -115,4 +125,37 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         let log = log_on(&storage).await;
         assert_eq!(log.entries(4, 6, true).await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_before_the_pinset_has_it() {
+    let storage = ten().await;
+    let log = log_on(&storage).await;
+    set_applied(&*storage, 5);
+    let removing = tokio::spawn({
+        let log = log.clone();
+        async move { log.drop_until(id(12)).await }
+    });
+    sleep(Duration::from_secs(60)).await;
+    assert!(!removing.is_finished());
+    assert_eq!(log_on(&storage).await.last(), Some(id(9)));
+    set_applied(&*storage, 12);
+    removing.await.unwrap().unwrap();
+    assert_eq!(log_on(&storage).await.last(), Some(id(12)));
+    // What installs it fails.
+    let error = Error::new(ErrorKind::Io, "the disk does not write");
+    drop(log.failure.tell(error, StorageIOError::write_state_machine));
+    assert_eq!(log.drop_until(id(30)).await.unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[tokio::test]
+async fn a_leader_that_was_started_again_does_not_lead() {
+    let storage = ten().await;
+    let (own, other) = (Node::of(PeerId::random()), Node::of(PeerId::random()));
+    let vote = Vote::new_committed(3, own);
+    log_on(&storage).await.save_vote(&vote).await.unwrap();
+    let mut log = LogStore { node: other, ..log_on(&storage).await };
+    assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+    log.node = own;
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote { committed: false, ..vote }));
 }

@@ -28,14 +28,15 @@ impl Stand {
     async fn machine(&self) -> Machine {
         let (events, _) = events::channel(16);
         let surroundings = Surroundings {
+            node: Node::default(),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events: Arc::new(events),
+            events_max: 16,
             applied: Arc::new(watch::Sender::new(Applied::default())),
             transfers: Arc::default(),
             failure: Failure::default(),
             known: Arc::default(),
-            me: Node::default(),
         };
         Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
     }

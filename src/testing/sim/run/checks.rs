@@ -19,6 +19,12 @@ impl Run<'_> {
             }
             return Some(text);
         }
+        #[cfg(feature = "consensus-raft")]
+        if self.is_by_raft
+            && let Some(text) = self.different_progress()
+        {
+            return Some(text);
+        }
         if let Some(text) = self.different_dags() {
             return Some(text);
         }
@@ -120,9 +126,10 @@ impl Run<'_> {
             }
         }
         let now = (0..self.peers.len()).map(|peer| self.peers.clock(peer).now());
+        let skew = if self.is_by_raft { peers::JUMP_MAX } else { peers::SKEW_MAX };
         let all = Circumstances {
-            latest_now: now.clone().max().unwrap_or(crate::types::Timestamp::UNIX_EPOCH) + peers::SKEW_MAX,
-            expired_before: now.min().unwrap_or(crate::types::Timestamp::UNIX_EPOCH),
+            latest_now: now.clone().max().unwrap_or(Timestamp::UNIX_EPOCH) + skew,
+            expired_before: now.min().unwrap_or(Timestamp::UNIX_EPOCH),
             rewrites: Vec::new(),
             there_is_rewrite: false,
         };
@@ -142,7 +149,7 @@ impl Run<'_> {
             #[allow(unused_mut)] // Without the CRDT nobody writes anything once more.
             let mut circumstances = all.clone();
             #[cfg(feature = "consensus-crdt")]
-            {
+            if !self.is_by_raft {
                 let findings = dag.findings(&self.cids[cid], tag_of);
                 circumstances.rewrites = findings.rewrites;
                 circumstances.there_is_rewrite = findings.winner_is_rewrite;

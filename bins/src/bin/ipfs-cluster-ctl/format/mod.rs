@@ -37,7 +37,7 @@ pub(crate) fn peer(text: &mut String, json: &str) -> Result<()> {
         line!(text, "{} | ERROR: {}", peer.id, peer.error);
         return Ok(());
     }
-    let others = peer.cluster_peers.as_deref().unwrap_or_default().len() as i64 - 1;
+    let others = peer.cluster_peers.as_deref().unwrap_or_default().len().saturating_sub(1);
     // Ours alone: a peer of Go says nothing of it, and then the line is Go's.
     let pinset = if peer.pinset.is_unknown() { String::new() } else { format!(" | Pinset: {}", peer.pinset) };
     line!(text, "{} | {} | Sees {others} other peers{pinset}", peer.id, peer.peername);

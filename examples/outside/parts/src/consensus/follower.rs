@@ -100,7 +100,7 @@ impl Follower {
     async fn clean(&mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let mut log = shared.log.lock().await;
-        let alone = shared.peers().len() == 1;
+        let alone = shared.members().joined().count() == 1;
         if alone {
             log.clear().await?;
         }

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::follower::Follower;
+use super::members::{self, Members, Membership};
 use super::{BUFFERED_EVENTS_MAX, COMPONENT, FollowerParts, SharedLog};
 
 /// Calls that wait for the sequencer; more wait in their callers.
@@ -31,6 +32,8 @@ const SPACE: Space = Space::new("shared-log");
 const LOG: &[u8] = b"log";
 /// In a peer's store: of which log its pinset is a copy, and up to which entry.
 const COPY: &[u8] = b"copy";
+/// In the sequencer's store: who may not join.
+const REMOVED: &[u8] = b"removed";
 
 /// A totally ordered log of changes to one pinset, for all peers of one process. Clones are the same log.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ pub struct Sequencer {
 pub(super) struct Shared {
     /// Locked while entries are appended, and by who takes a copy.
     pub(super) log: tokio::sync::Mutex<Log>,
-    peers: Mutex<BTreeSet<PeerId>>,
+    members: Mutex<Members>,
 }
 
 impl fmt::Debug for Sequencer {
@@ -77,9 +80,12 @@ impl Sequencer {
                 begun
             }
         };
+        let removed = storage::run(Arc::clone(&storage), |storage| storage.get(SPACE, REMOVED)).await?;
+        let removed = removed.map(|record| members::decode(&record)).transpose()?.unwrap_or_default();
+        let members = Members::without(removed);
         let (entries, _) = broadcast::channel(KEPT_ENTRIES_MAX);
         let log = Log { storage, state, mark, unsure: 0, entries };
-        let shared = Arc::new(Shared { log: tokio::sync::Mutex::new(log), peers: Mutex::default() });
+        let shared = Arc::new(Shared { log: tokio::sync::Mutex::new(log), members: Mutex::new(members) });
         let (calls, waiting) = mpsc::channel(WAITING_CALLS_MAX);
         tokio::spawn(append_calls(Arc::clone(&shared), waiting));
         Ok(Self { calls, shared })
@@ -89,7 +95,7 @@ impl Sequencer {
     /// copy of the pinset is up to date when this returns. While a copy is taken, nobody appends.
     ///
     /// # Errors
-    /// `Conflict` when the peer has joined already, or its store has a pinset that does not come from this log;
+    /// `Conflict` when the peer has joined already or was removed, or its store has a pinset that does not come from this log;
     /// `InvalidInput` for the log's own store; those of [`State::replace`].
     pub async fn join(&self, cx: ConsensusContext) -> Result<SharedLog> {
         let membership = Membership::begin(&self.shared, cx.peer)?;
@@ -142,12 +148,25 @@ impl Sequencer {
 
     /// The peers that have joined, in ascending order.
     pub fn peers(&self) -> Vec<PeerId> {
-        self.shared.peers().iter().copied().collect()
+        self.shared.members().joined().collect()
     }
 
     /// Whether a peer has joined.
     pub fn has_peer(&self, peer: &PeerId) -> bool {
-        self.shared.peers().contains(peer)
+        self.shared.members().has(peer)
+    }
+
+    /// Ends a membership and keeps the peer out, or lets it in again: on disk, then so.
+    pub(super) async fn keep_out(&self, peer: &PeerId, is_out: bool) -> Result<()> {
+        // Whoever changes members holds this, so nobody else does meanwhile.
+        let mut log = self.shared.log.lock().await;
+        let removed = {
+            let members = self.shared.members();
+            if is_out { members.removed_with(peer)? } else { members.removed_without(peer) }
+        };
+        log.write_removed(&removed).await?;
+        self.shared.members().keep_out(removed);
+        Ok(())
     }
 
     /// Closes the log's store, so that another process can open it. Peers that still run are refused from then on.
@@ -169,34 +188,9 @@ impl Sequencer {
 }
 
 impl Shared {
-    pub(super) fn peers(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
-        // A set is whole, whoever panicked.
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// That a peer has joined, for as long as this lives.
-pub(super) struct Membership {
-    shared: Arc<Shared>,
-    peer: PeerId,
-}
-
-impl Membership {
-    fn begin(shared: &Arc<Shared>, peer: PeerId) -> Result<Self> {
-        if !shared.peers().insert(peer) {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("{peer} has joined this log already; shut it down first"),
-            )
-            .component(COMPONENT));
-        }
-        Ok(Self { shared: Arc::clone(shared), peer })
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.shared.peers().remove(&self.peer);
+    pub(super) fn members(&self) -> MutexGuard<'_, Members> {
+        // Members are whole, whoever panicked.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -346,6 +340,13 @@ impl Log {
             Err(error) => Err(error),
         };
         cleared.inspect_err(|error| self.failed(error))
+    }
+
+    async fn write_removed(&mut self, removed: &BTreeSet<PeerId>) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.put(SPACE, REMOVED, members::encode(removed));
+        let written = self.state.apply(Vec::new(), batch).await;
+        written.map(drop).inspect_err(|error| self.failed(error))
     }
 
     fn next_mark(&self) -> Mark {

@@ -447,3 +447,32 @@ impl Storage for Disk {
         self.inner.close()
     }
 }
+
+#[tokio::test]
+async fn a_peer_that_is_removed_is_out_until_it_is_added_also_after_a_restart() {
+    let storage = memory();
+    let one_disk = memory();
+    let log = Sequencer::open(Arc::clone(&storage), &SystemClock).await.unwrap();
+    let one = log.join(context(1, Arc::clone(&one_disk)).await).await.unwrap();
+    let other = join(&log, 2).await;
+    one.remove_peer(&peer(2)).await.unwrap();
+    assert_eq!(one.peers().await.unwrap(), [peer(1)]);
+    // It sees that it is out, so its cluster stops it, and what it asks for is refused.
+    assert_eq!(other.peers().await.unwrap(), [peer(1)]);
+    assert!(!one.is_trusted(&peer(2)));
+    let error = other.log_pin(pin(1)).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("removed"), "{error}");
+    assert_eq!(one.remove_peer(&peer(1)).await.unwrap_err().kind(), ErrorKind::Conflict);
+    other.shutdown().await.unwrap();
+    one.shutdown().await.unwrap();
+    drop((one, other, log));
+
+    let log = Sequencer::open(storage, &SystemClock).await.unwrap();
+    let one = log.join(context(1, one_disk).await).await.unwrap();
+    let error = log.join(context(2, memory()).await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    one.add_peer(&peer(2)).await.unwrap();
+    let other = join(&log, 2).await;
+    other.log_pin(pin(1)).await.unwrap();
+    assert_eq!(one.peers().await.unwrap(), [peer(1), peer(2)]);
+}

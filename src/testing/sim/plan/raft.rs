@@ -1,0 +1,278 @@
+//! Plans for peers that agree by Raft.
+
+use std::time::Duration;
+
+use super::{Plan, Step, Up, What, factors, pin};
+use crate::testing::cluster::DiskTrouble;
+use crate::testing::random::Random;
+
+/// How the peers agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftChoices {
+    /// Both of the times after which a leader is missed.
+    pub heartbeat: Duration,
+    /// How long a write may take.
+    pub patience: Duration,
+    /// Entries that are kept of those that are part of the pinset.
+    pub trailing: u64,
+    /// Entries after which older ones are removed.
+    pub threshold: u64,
+    /// Most entries in one message.
+    pub entries: u64,
+}
+
+/// Least and most steps of a run, without those of its stories.
+const STEPS: (usize, usize) = (10, 70);
+/// How wrong clocks get, in milliseconds either way.
+const JUMP_MAX_MILLISECONDS: usize = 2 * 60 * 60 * 1000;
+
+impl Plan {
+    /// The plan of a seed for peers that agree by Raft.
+    pub fn raft(seed: u64) -> Self {
+        let random = &mut Random::new(seed ^ 0x7261_6674);
+        let peers = *random.one_of(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5]);
+        let slowest = *random.one_of(&[1, 5, 20, 100]);
+        let mut delays = Vec::new();
+        for one in 0..peers {
+            for other in one + 1..peers {
+                delays.push((one, other, random.time(Duration::ZERO, Duration::from_millis(slowest))));
+            }
+        }
+        let heartbeat = *random.one_of(&[1_000, 2_000, 4_000]);
+        let mut plan = Self {
+            seed,
+            peers,
+            followers: 0,
+            trust_everybody: true,
+            bitswap: false,
+            batching: None,
+            factors: factors(random, peers),
+            repinning: random.percent(20),
+            late: (peers > 2 && random.percent(15)).then(|| random.below(peers)),
+            walker: None,
+            cids: random.between(1, 5),
+            delays,
+            loss_percent: if random.percent(20) { random.below(60) } else { 0 },
+            daemon_latency: random.time(Duration::ZERO, Duration::from_secs(2)),
+            daemon_failures_percent: if random.percent(25) { random.below(50) } else { 0 },
+            steps: Vec::new(),
+            raft: Some(RaftChoices {
+                heartbeat: Duration::from_millis(heartbeat),
+                patience: Duration::from_secs(random.between(5, 20) as u64),
+                trailing: random.between(0, 6) as u64,
+                threshold: random.between(1, 8) as u64,
+                entries: *random.one_of(&[1, 2, 64]),
+            }),
+        };
+        let weights = Weights::choose(random);
+        let mut up = Up::all(&plan);
+        if let Some(late) = plan.late {
+            up.peers[late] = false;
+        }
+        let patient = random.percent(50);
+        let count = random.between(STEPS.0, STEPS.1);
+        plan.steps = (0..count)
+            .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, &mut up) })
+            .collect();
+        // They elect somebody first.
+        plan.steps[0].after += Duration::from_millis(2 * heartbeat);
+        if random.percent(20) {
+            plan.add_disk_troubles(random);
+        }
+        for story in [Story::Snapshot, Story::QuorumLost, Story::OneByOne, Story::LeaderGone] {
+            if peers > 2 && random.percent(15) {
+                let story = plan.told(story, random);
+                let place = random.below(plan.steps.len());
+                plan.steps.splice(place..place, story);
+            }
+        }
+        plan
+    }
+
+    fn told(&self, story: Story, random: &mut Random) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let add = |steps: &mut Vec<Step>, after: Duration, what: What| steps.push(Step { after, what });
+        let writes = |steps: &mut Vec<Step>, random: &mut Random, peers: &[usize], count: usize| {
+            for _ in 0..count {
+                let (peer, cid) = (*random.one_of(peers), random.below(self.cids));
+                let what = match random.below(5) {
+                    0 => What::Unpin { peer, cid },
+                    1 => What::Read { peer, cid },
+                    _ => pin(peer, cid),
+                };
+                add(steps, random.time(Duration::ZERO, Duration::from_secs(1)), what);
+            }
+        };
+        let hidden = random.below(self.peers);
+        let others: Vec<usize> = (0..self.peers).filter(|peer| *peer != hidden).collect();
+        let all: Vec<usize> = (0..self.peers).collect();
+        let short = |random: &mut Random| random.time(Duration::ZERO, Duration::from_millis(600));
+        let long = |random: &mut Random| random.time(Duration::from_secs(1), Duration::from_secs(12));
+        match story {
+            Story::Snapshot => {
+                add(&mut steps, short(random), What::Isolate { peer: hidden });
+                let count = random.between(8, 24);
+                writes(&mut steps, random, &others, count);
+                for _ in 0..random.below(3) {
+                    add(&mut steps, long(random), What::Heal);
+                    let what = if random.percent(70) {
+                        What::Isolate { peer: hidden }
+                    } else {
+                        What::Crash { peer: hidden, keep_some: random.percent(50) }
+                    };
+                    add(&mut steps, random.time(Duration::ZERO, Duration::from_secs(4)), what);
+                    writes(&mut steps, random, &others, 2);
+                }
+                add(&mut steps, long(random), What::Heal);
+                add(&mut steps, short(random), What::Start { peer: hidden });
+            }
+            Story::QuorumLost => {
+                let survivors = random.below(self.peers.div_ceil(2)).max(1);
+                let mut down = all.clone();
+                while down.len() > self.peers - survivors {
+                    down.remove(random.below(down.len()));
+                }
+                for peer in &down {
+                    add(
+                        &mut steps,
+                        short(random),
+                        What::Crash { peer: *peer, keep_some: random.percent(50) },
+                    );
+                }
+                let left: Vec<usize> = all.iter().copied().filter(|peer| !down.contains(peer)).collect();
+                writes(&mut steps, random, &left, 3);
+                add(&mut steps, long(random), What::Read { peer: left[0], cid: 0 });
+                for peer in &down {
+                    add(&mut steps, short(random), What::Start { peer: *peer });
+                }
+            }
+            Story::OneByOne => {
+                for peer in all.iter().copied() {
+                    let what = if random.percent(70) {
+                        What::Crash { peer, keep_some: random.percent(50) }
+                    } else {
+                        What::Stop { peer }
+                    };
+                    add(&mut steps, short(random), what);
+                    let others: Vec<usize> = all.iter().copied().filter(|other| *other != peer).collect();
+                    writes(&mut steps, random, &others, 2);
+                    add(&mut steps, long(random), What::Start { peer });
+                }
+            }
+            Story::LeaderGone => {
+                for _ in 0..random.between(1, 3) {
+                    writes(&mut steps, random, &all, 2);
+                    let what = if random.percent(50) {
+                        What::IsolateLeader
+                    } else {
+                        What::CrashLeader { keep_some: random.percent(50) }
+                    };
+                    add(&mut steps, short(random), what);
+                    writes(&mut steps, random, &all, 4);
+                    add(&mut steps, long(random), What::Heal);
+                    for peer in all.iter().copied() {
+                        add(&mut steps, Duration::ZERO, What::Start { peer });
+                    }
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// What happens in this order, somewhere in a run.
+#[derive(Clone, Copy)]
+enum Story {
+    /// A peer is away for so long that it needs the whole pinset, and may be cut off again while it gets it.
+    Snapshot,
+    /// Too few are left to agree on anything.
+    QuorumLost,
+    /// Every peer in turn.
+    OneByOne,
+    /// The leader, whoever it is.
+    LeaderGone,
+}
+
+fn pause(random: &mut Random, patient: bool) -> Duration {
+    let milliseconds = match random.below(if patient { 10 } else { 8 }) {
+        0 => 0,
+        1..4 => random.below(50),
+        4..7 => random.below(1_500),
+        7 | 8 => random.below(6_000),
+        _ => random.below(25_000),
+    };
+    Duration::from_millis(milliseconds as u64)
+}
+
+/// How often each kind of thing is done.
+struct Weights([usize; 23]);
+
+impl Weights {
+    fn choose(random: &mut Random) -> Self {
+        let mut weights = [30, 12, 3, 22, 3, 1, 4, 3, 8, 4, 3, 1, 2, 10, 1, 3, 1, 3, 2, 3, 2, 1, 1];
+        for weight in &mut weights[1..] {
+            match random.below(4) {
+                0 => *weight = 0,
+                1 => *weight *= 3,
+                _ => {}
+            }
+        }
+        Self(weights)
+    }
+
+    fn what(&self, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
+        let mut left = random.below(self.0.iter().sum());
+        let mut kind = 0;
+        while left >= self.0[kind] {
+            left -= self.0[kind];
+            kind += 1;
+        }
+        let peer = up.choose(random, plan.peers, kind != 13);
+        let (cid, keep_some) = (random.below(plan.cids), random.percent(50));
+        let through = up.choose(random, plan.peers, true);
+        let another =
+            if plan.peers > 1 { (peer + random.between(1, plan.peers - 1)) % plan.peers } else { 0 };
+        match kind {
+            9 | 12 => up.peers[peer] = false,
+            11 => up.peers.fill(false),
+            13 => up.peers[peer] = true,
+            _ => {}
+        }
+        match kind {
+            0 => What::Pin {
+                peer,
+                cid,
+                factors: if random.percent(70) { (0, 0) } else { factors(random, plan.peers) },
+                direct: random.percent(5),
+                expires_in: random
+                    .percent(6)
+                    .then(|| random.time(Duration::from_secs(1), Duration::from_secs(30))),
+            },
+            1 => What::Unpin { peer, cid },
+            2 => What::Update { peer, from: cid, to: random.below(plan.cids) },
+            3 => What::Read { peer, cid },
+            4 => What::Burst { peer, cid, pins: random.between(2, 10) },
+            5 => What::Recover { peer },
+            6 if plan.peers > 1 => What::Partition { one: peer, other: another },
+            7 if plan.peers > 1 => What::Isolate { peer },
+            6..9 => What::Heal,
+            9 => What::Crash { peer, keep_some },
+            10 => What::CrashLeader { keep_some },
+            11 => What::CrashAll { keep_some },
+            12 => What::Stop { peer },
+            13 => What::Start { peer },
+            14 => What::DaemonDown { peer },
+            15 => What::DaemonUp { peer },
+            16 => What::Loss { percent: random.below(100) },
+            17 if plan.peers > 1 => What::IsolateLeader,
+            17 | 18 => {
+                let milliseconds = random.below(2 * JUMP_MAX_MILLISECONDS) as i64;
+                What::Skew { peer, milliseconds: milliseconds - JUMP_MAX_MILLISECONDS as i64 }
+            }
+            19 => What::Join { peer: random.below(plan.peers), through },
+            20 => What::Remove { peer: random.below(plan.peers), through },
+            21 => What::Disk { peer, trouble: DiskTrouble::FailingWrites(random.between(1, 3)) },
+            _ => What::Disk { peer, trouble: DiskTrouble::None },
+        }
+    }
+}
