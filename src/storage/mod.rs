@@ -287,8 +287,8 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Whether calls may wait for a disk. False only where they never do.
     fn blocks(&self) -> bool;
 
-    /// How much time of tokio's clock [`run`] lets pass before work on a store that never blocks: how a test has a slow disk
-    /// in simulated time. None everywhere else.
+    /// How much time of tokio's clock [`run`] lets pass before each piece of work: how a test has a slow disk in simulated
+    /// time. None everywhere else.
     fn latency(&self) -> Duration {
         Duration::ZERO
     }
@@ -327,11 +327,11 @@ where
     T: Send + 'static,
     F: FnOnce(&dyn Storage) -> Result<T> + Send + 'static,
 {
+    let latency = storage.latency();
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
     if !storage.blocks() {
-        let latency = storage.latency();
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
         return work(&*storage);
     }
     tokio::task::spawn_blocking(move || work(&*storage)).await.unwrap_or_else(|source| {

@@ -39,6 +39,7 @@ struct Faults {
     calls: BTreeMap<StorageCall, u64>,
     failing: BTreeMap<StorageCall, Failing>,
     latency: Duration,
+    blocks: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -74,9 +75,14 @@ impl FaultyStorage {
     }
 
     /// Lets every piece of work that goes through [`storage::run`](crate::storage::run) take this much longer, in the time of
-    /// tokio's clock, until [`FaultyStorage::heal`]. The store inside must be one that never blocks.
+    /// tokio's clock, until [`FaultyStorage::heal`].
     pub fn slow(&self, latency: Duration) {
         self.faults().latency = latency;
+    }
+
+    /// Says that it blocks, whatever the store inside does: then what is too large for memory goes to files.
+    pub fn pretend_to_block(&self) {
+        self.faults().blocks = true;
     }
 
     /// Everything works again.
@@ -152,7 +158,7 @@ impl Storage for FaultyStorage {
     }
 
     fn blocks(&self) -> bool {
-        self.inner.blocks()
+        self.faults().blocks || self.inner.blocks()
     }
 
     fn latency(&self) -> Duration {

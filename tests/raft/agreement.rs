@@ -97,6 +97,7 @@ async fn a_peer_that_returns_does_not_disturb_the_leader() {
     world.raft(1).log_pin(pin(0)).await.unwrap();
     let leader = world.leader().await;
     let away = world.follower().await;
+    let before = world.term(leader);
     world.net.isolate(peer(away));
     for number in 1..20 {
         world.raft(leader).log_pin(pin(number)).await.unwrap();
@@ -109,6 +110,9 @@ async fn a_peer_that_returns_does_not_disturb_the_leader() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(world.agreed().await.len(), 60);
+    for number in 1..=3 {
+        assert_eq!(world.term(number), before, "somebody was elected");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -114,7 +114,10 @@ async fn a_peer_of_another_cluster_is_refused_and_nothing_of_it_is_lost() {
     world.open(2, Arc::new(CrashStorage::new()), RaftConfig::default()).await;
     world.raft(2).log_pin(pin(2)).await.unwrap();
     let error = world.raft(1).add_peer(&peer(2)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.to_string().contains("another raft cluster; clean its state"), "{error}");
+    assert_eq!(world.raft(1).peers().await.unwrap(), [peer(1)]);
+    assert_eq!(world.raft(2).peers().await.unwrap(), [peer(2)]);
     assert_eq!(pins(&*world.raft(1).state()).await, [pin(1)]);
     assert_eq!(pins(&*world.raft(2).state()).await, [pin(2)]);
     world.raft(1).log_pin(pin(3)).await.unwrap();

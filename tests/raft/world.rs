@@ -28,7 +28,13 @@ pub(crate) struct World {
     pub(crate) net: MemoryNetwork,
     pub(crate) members: BTreeMap<u64, Member>,
     pub(crate) config: RaftConfig,
+    /// What the clocks of peers show at their next start.
+    pub(crate) clocks: BTreeMap<u64, Timestamp>,
+    /// Whether peers that are opened take their stores for disks.
+    pub(crate) is_blocking: bool,
+    clock: TokioClock,
     seed: u64,
+    starts: u64,
 }
 
 impl World {
@@ -42,7 +48,17 @@ impl World {
     pub(crate) async fn start_with(seed: u64, peers: u64, config: RaftConfig) -> Self {
         let net = MemoryNetwork::new(seed);
         net.set_delay(Duration::from_millis(1));
-        let mut world = Self { net, members: BTreeMap::new(), config, seed };
+        let clock = TokioClock::starting_at(Timestamp::from_unix_seconds(1_700_000_000));
+        let mut world = Self {
+            net,
+            members: BTreeMap::new(),
+            config,
+            clocks: BTreeMap::new(),
+            is_blocking: false,
+            clock,
+            seed,
+            starts: 0,
+        };
         for number in 1..=peers {
             world.open(number, Arc::new(CrashStorage::new()), world.config.clone()).await;
         }
@@ -57,11 +73,16 @@ impl World {
     ) -> ipfs_cluster::Result<()> {
         let transport: Arc<dyn PeerTransport> = Arc::new(self.net.join(peer(number)).unwrap());
         let faults = Arc::new(FaultyStorage::new(storage.clone()));
+        if self.is_blocking {
+            faults.pretend_to_block();
+        }
         let store: Arc<dyn Storage> = faults.clone();
         let state = Arc::new(StoreState::open(store.clone()).await?);
-        let clock = TokioClock::starting_at(Timestamp::from_unix_seconds(1_700_000_000));
+        let clock = self.clocks.get(&number).map_or(self.clock, |now| TokioClock::starting_at(*now));
         let mut cx = ConsensusContext::new(peer(number), store, state, transport.clone(), Arc::new(clock));
-        cx.seed = self.seed;
+        // Every start has another one.
+        self.starts += 1;
+        cx.seed = self.seed + 1_000_000 * self.starts;
         let raft = match Raft::open(config, cx).await {
             Ok(raft) => Arc::new(raft),
             Err(error) => {

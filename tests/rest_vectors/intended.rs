@@ -112,7 +112,7 @@ pub(crate) fn left_out(api: &str, name: &str, path: &str) -> Option<&'static str
         "ipfsproxy" => "IPFS proxy",
         "pinsvc" | "pinsvc-tls" => "pinning service",
         "prometheus" => "Prometheus",
-        "rest-raft" => "Raft",
+        "rest-raft" if cfg!(not(feature = "consensus-raft")) => "Raft, which this build does not have",
         _ if cfg!(not(feature = "add"))
             && path.starts_with("/add")
             && name != "method-GET-/add"

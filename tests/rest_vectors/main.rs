@@ -52,6 +52,7 @@ async fn our_answers_are_those_of_the_reference() {
     let mut tally = Tally::default();
     replay(&all, &["rest", "rest-2peers", "rest-ipfs-down"], RestConfig::default(), &mut tally).await;
     replay(&all, &["rest-auth"], with_users(), &mut tally).await;
+    replay(&all, &["rest-raft"], RestConfig::default(), &mut tally).await;
     for recording in &all {
         if let Some(reason) = intended::left_out(&recording.api, &recording.name, &recording.path) {
             *tally.left_out.entry(reason).or_default() += 1;
@@ -87,7 +88,7 @@ async fn replay(all: &[Recording], apis: &[&str], config: RestConfig, tally: &mu
     if pairs.peek().is_none() {
         return;
     }
-    let mut world = soon(World::start(config), "start").await;
+    let mut world = soon(World::start(config, apis.contains(&"rest-raft")), "start").await;
     let mut matched = Matched::default();
     for recording in pairs {
         let name = recording.name.as_str();

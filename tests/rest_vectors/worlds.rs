@@ -25,6 +25,8 @@ const PEER_A: &str = "12D3KooWKqMeRxLjvowrtRFqBWaPALNyB3tJxAiubfhe9UdwgeBK";
 const DAEMON_A: &str = "12D3KooWFCexTNU4tpCXwRE7ounDXzhomCVk8UxZGi7L2fSgrcgE";
 const PEER_B: &str = "12D3KooWJrXgPLcddsGwWa7UuMrxsts34DKx6he42cAd9FyR4s8L";
 const PEER_WITH_USERS: &str = "12D3KooWHrCn6yJVnRDoFmzoiNwfbGV1uSoFF6i1fjvdZa2vQy7W";
+/// The only member of a cluster that agrees by Raft.
+const PEER_RAFT: &str = "12D3KooWFcoiwUMpNgJESMFxEQrtdvPEKjvedUGwLWjp3jyjyjPi";
 const DAEMON_B: &str = "12D3KooWLQfAfEbqHt1dvLiyzt1N3jRom38H6cuBKX7j7fFHgYAW";
 const ABSENT: &str = "QmXFCHiN2nh6aWqtPcLcTrYkoYLfBvAz5YdzABAdTvH1KY";
 /// Pinned when the reference's daemon went down, without a name: somebody had pinned it again.
@@ -57,10 +59,16 @@ struct Member {
 
 impl Member {
     async fn start(network: &MemoryNetwork, name: &str, peer: &str, daemon: &str) -> Self {
+        let builder = Cluster::builder().preset(presets::Collaborative::default());
+        #[cfg(feature = "consensus-raft")]
+        let builder = if peer == PEER_RAFT {
+            builder.raft(ipfs_cluster::consensus::RaftConfig::default())
+        } else {
+            builder
+        };
         let ipfs = RecordedIpfs::new(daemon, &[ABSENT]);
         let config = ClusterConfig { monitor_ping_interval: PING_INTERVAL, ..ClusterConfig::default() };
-        let cluster = Cluster::builder()
-            .preset(presets::Collaborative::default())
+        let cluster = builder
             .config(config)
             .peername(name)
             .transport(network.join(peer.parse().unwrap()).unwrap())
@@ -121,10 +129,14 @@ impl Member {
 
 impl World {
     /// The peer that was recorded, alone.
-    pub(crate) async fn start(config: RestConfig) -> Self {
+    pub(crate) async fn start(config: RestConfig, is_raft: bool) -> Self {
         let network = MemoryNetwork::new(0);
-        let peer = if config.authentication.is_some() { PEER_WITH_USERS } else { PEER_A };
-        let asked = Member::start(&network, "peerA", peer, DAEMON_A).await;
+        let (name, peer, daemon) = match (is_raft, &config.authentication) {
+            (true, _) => ("peerR", PEER_RAFT, DAEMON_B),
+            (false, Some(_)) => ("peerA", PEER_WITH_USERS, DAEMON_A),
+            (false, None) => ("peerA", PEER_A, DAEMON_A),
+        };
+        let asked = Member::start(&network, name, peer, daemon).await;
         let config = config.listen(["/ip4/127.0.0.1/tcp/0".parse().unwrap()]);
         let api = RestApi::bind(config, asked.cluster.clone()).await.unwrap();
         until(async || asked.cluster.metric_names().len() == 4).await;
@@ -164,7 +176,11 @@ impl World {
             }
             "alerts" => {
                 let cluster = &self.asked.cluster;
-                until(async || cluster.alerts().len() >= 2 && cluster.metrics("ping").len() == 1).await;
+                let is_told = || cluster.alerts().iter().any(|alert| alert.metric.name == "ping");
+                until(async || {
+                    cluster.alerts().len() >= 2 && is_told() && cluster.metrics("ping").len() == 1
+                })
+                .await;
             }
             "ipfsdown-id" => {
                 let again = PINNED_AGAIN.parse().unwrap();

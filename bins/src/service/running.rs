@@ -361,6 +361,9 @@ fn builder(
             builder.crdt(crdt).pubsub_monitor(config.monitor.clone())
         }
         ConsensusSection::Raft(section) => {
+            for (key, instead) in section.without_effect() {
+                tracing::warn!("consensus.raft.{key} is set and has no effect: {instead}");
+            }
             let mut raft = RaftConfig::try_from(section)?;
             // Where something is stored already, that says who the members are.
             raft.join = !options.bootstrap.is_empty();

@@ -9,7 +9,8 @@ use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::{CommittedLeaderId, EntryPayload};
 
 use super::command::{self, Key, Operation, Operations, Part};
-use super::message::{Answer, Appended, Question};
+use super::lineage::{Last, Start};
+use super::message::{Answer, Appended, Head, Question};
 use super::records::Seen;
 use super::types::{Command, Entry, LogId, Membership, Node, PartOutcome, Vote};
 use super::wire::{PEERS_MAX, Reader, read, written};
@@ -54,7 +55,7 @@ fn encoded(part: &Part) -> Bytes {
 /// What peers ask each other.
 pub(crate) fn questions(bytes: &[u8]) -> bool {
     let again = |kind: u8, body: Bytes| {
-        Question::decode(kind, body).ok().map(|(cluster, question)| question.encode(cluster))
+        Question::decode(kind, body).ok().map(|(head, question)| question.encode(&head))
     };
     let Some((kind, body)) = split(bytes) else { return false };
     let Some((kind, body)) = again(kind, body) else { return false };
@@ -65,9 +66,9 @@ pub(crate) fn questions(bytes: &[u8]) -> bool {
 /// What they answer.
 pub(crate) fn answers(bytes: &[u8]) -> bool {
     let Some((kind, body)) = split(bytes) else { return false };
-    let Ok(answer) = Answer::decode(kind, body) else { return false };
-    let (kind, body) = answer.encode();
-    let again = Answer::decode(kind, body.clone()).map(|answer| answer.encode());
+    let Ok((start, answer)) = Answer::decode(kind, body) else { return false };
+    let (kind, body) = answer.encode(start);
+    let again = Answer::decode(kind, body.clone()).map(|(start, answer)| answer.encode(start));
     assert_eq!(again.ok(), Some((kind, body)));
     true
 }
@@ -140,6 +141,11 @@ pub(crate) fn question_samples() -> Vec<Vec<u8>> {
         entries: vec![entry(4), entry(5)],
     };
     let Some(peer) = peer(2) else { return Vec::new() };
+    let head = Head {
+        cluster: Some([7; 16]),
+        start: Start { session: 9, previous: 3, joined: 2 },
+        known: Last { session: 5, at: 4 },
+    };
     [
         Question::Append(append),
         Question::Vote(VoteRequest::new(vote, Some(log_id(9))), Some(vote)),
@@ -154,7 +160,7 @@ pub(crate) fn question_samples() -> Vec<Vec<u8>> {
     ]
     .iter()
     .map(|question| {
-        let (kind, body) = question.encode(Some([7; 16]));
+        let (kind, body) = question.encode(&head);
         [&[kind][..], &body].concat()
     })
     .collect()
@@ -177,11 +183,12 @@ pub(crate) fn answer_samples() -> Vec<Vec<u8>> {
         Answer::Installed(vote),
         Answer::NotLeader(peer(1)),
         Answer::NotMember(Some(log_id(2))),
+        Answer::Disowned(Last { session: 5, at: 4 }),
         Answer::Failed(ErrorKind::Unavailable, "no quorum".to_owned()),
     ]
     .iter()
     .map(|answer| {
-        let (kind, body) = answer.encode();
+        let (kind, body) = answer.encode(Start { session: 9, previous: 3, joined: 2 });
         [&[kind][..], &body].concat()
     })
     .collect()

@@ -5,8 +5,8 @@
 //! that the asking peer has not. Only with a quorum of yes it makes openraft elect. The times between are drawn from the
 //! seed of the context.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -23,18 +23,56 @@ use crate::error::Error;
 use crate::random::SplitMix64;
 use crate::types::PeerId;
 
+/// How long it counts that a leader was taken for dead.
+const ALARMS_WINDOW: Duration = Duration::from_secs(60);
+/// How many times elections that came to nothing double the time until the next one.
+const TRIES_MAX: u32 = 3;
+/// How many times that counts.
+const ALARMS_MAX: usize = 4;
+
 /// Draws how long to wait for a leader: between half of the time and all of it.
 #[derive(Debug)]
 struct Patience {
     random: SplitMix64,
     max: Duration,
+    /// Elections in a row that this peer began and that led to no leader.
+    tries: u32,
 }
 
 impl Patience {
-    fn draw(&mut self) -> Duration {
-        let half = self.max / 2;
+    /// After false alarms, or elections that came to nothing, more.
+    fn draw(&mut self, alarms: &Alarms) -> Duration {
+        let tries = 1 << self.tries.saturating_sub(1).min(TRIES_MAX);
+        let half = self.max * alarms.factor().max(tries) / 2;
         let micros = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).max(1);
         half + Duration::from_micros(self.random.next() % micros)
+    }
+}
+
+/// Leaders that were still there when another one was elected, because they, or their disks, are slow. With a few of them
+/// in a short time everybody waits longer, up to eight times as long, so that a leader is let do its work.
+#[derive(Debug, Default)]
+pub(super) struct Alarms(Mutex<VecDeque<(u64, Instant)>>);
+
+impl Alarms {
+    fn recent(&self) -> MutexGuard<'_, VecDeque<(u64, Instant)>> {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.retain(|(_, at)| at.elapsed() < ALARMS_WINDOW);
+        alarms
+    }
+
+    /// The leader of an old term speaks.
+    pub(super) fn heard_old_leader(&self, term: u64) {
+        let mut recent = self.recent();
+        if recent.iter().all(|(known, _)| *known != term) {
+            recent.push_back((term, Instant::now()));
+            recent.truncate(ALARMS_MAX);
+        }
+    }
+
+    /// How many times as long as usual to wait. One that was cut off for a while is no reason.
+    fn factor(&self) -> u32 {
+        1 << self.recent().len().saturating_sub(1)
     }
 }
 
@@ -42,8 +80,9 @@ impl Patience {
 pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
     let own =
         inner.peer.to_bytes().iter().fold(seed, |seed, byte| SplitMix64::new(seed ^ u64::from(*byte)).next());
-    let mut patience = Patience { random: SplitMix64::new(own), max: inner.config.election_timeout };
-    let mut wait = patience.draw();
+    let mut patience =
+        Patience { random: SplitMix64::new(own), max: inner.config.election_timeout, tries: 0 };
+    let mut wait = patience.draw(&inner.alarms);
     let mut last_try = Instant::now();
     let mut last_asked = last_try;
     let mut joint_since = None;
@@ -53,8 +92,10 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         sleep_until(due.max(Instant::now() + Duration::from_millis(1)).min(poll)).await;
         if matches!(*inner.standing.borrow(), Standing::Broken(_)) {
             // There is nothing left to look after.
+            inner.halt().await;
             return std::future::pending().await;
         }
+        inner.staging.expire();
         let Some(metrics) = inner.metrics() else {
             last_try = Instant::now();
             continue;
@@ -62,7 +103,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         if let Err(fatal) = &metrics.running_state {
             let why = inner.fatal(fatal);
             inner.recover(why).await;
-            (wait, last_try) = (patience.draw(), Instant::now());
+            (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
             continue;
         }
         if matches!(*inner.standing.borrow(), Standing::Removed) {
@@ -71,10 +112,14 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         }
         if metrics.state == ServerState::Leader {
             finish_change(&inner, &metrics, &mut joint_since).await;
+            patience.tries = 0;
             last_try = Instant::now();
             continue;
         }
         joint_since = None;
+        if inner.hears(inner.config.lease()) {
+            patience.tries = 0;
+        }
         let membership = metrics.membership_config.membership().clone();
         if !machine::is_voter(&inner.node(), &membership) {
             if inner.applied.borrow().has_voted
@@ -99,17 +144,18 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
                 && inner.heard_at() > last_try.max(due - wait)
                 && inner.heard_at().elapsed() < inner.config.lease()
             {
-                (wait, last_try) = (patience.draw(), Instant::now());
+                (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
                 continue;
             }
             debug!("asking for votes");
+            patience.tries += 1;
             if let Some(core) = inner.core()
                 && let Err(fatal) = core.raft.trigger().elect().await
             {
                 debug!(%fatal, "could not ask for votes");
             }
         }
-        (wait, last_try) = (patience.draw(), Instant::now());
+        (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
     }
 }
 
@@ -260,9 +306,20 @@ mod tests {
 
     #[test]
     fn patience_is_between_half_and_all_of_the_time() {
-        let mut patience = Patience { random: SplitMix64::new(7), max: Duration::from_secs(1) };
-        let drawn: BTreeSet<Duration> = (0..100).map(|_| patience.draw()).collect();
+        let mut patience = Patience { random: SplitMix64::new(7), max: Duration::from_secs(1), tries: 0 };
+        let drawn: BTreeSet<Duration> = (0..100).map(|_| patience.draw(&Alarms::default())).collect();
         assert!(drawn.len() > 90, "{drawn:?}");
         assert!(drawn.iter().all(|wait| (Duration::from_millis(500)..Duration::from_secs(1)).contains(wait)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leaders_that_were_only_slow_make_everybody_wait_longer_for_a_minute() {
+        let alarms = Alarms::default();
+        for (term, factor) in [(1, 1), (1, 1), (2, 2), (3, 4), (4, 8), (5, 8)] {
+            alarms.heard_old_leader(term);
+            assert_eq!(alarms.factor(), factor, "term {term}");
+        }
+        tokio::time::advance(ALARMS_WINDOW).await;
+        assert_eq!(alarms.factor(), 1);
     }
 }

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::command::{self, Operation, Part};
 use super::difference::Difference;
+use super::lineage::Known;
 use super::log::Failure;
 use super::records::{self, APPLIED, HAS_VOTED, MEMBERS, META, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
@@ -107,6 +108,7 @@ pub(super) struct Surroundings {
     pub(super) applied: Arc<Progress>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
+    pub(super) known: Arc<Known>,
 }
 
 /// Applies entries.
@@ -197,6 +199,8 @@ impl Machine {
         })
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
+        let at = now.members.log_id().map_or(0, |id| id.index);
+        self.at.known.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
@@ -332,7 +336,7 @@ impl PlannedPart {
 
 /// Entries on their way into one batch.
 struct Stage {
-    node: Node,
+    at: Surroundings,
     now: Applied,
     seen: BTreeMap<Node, SeenPeer>,
     batch: Batch,
@@ -345,7 +349,7 @@ struct Stage {
 impl Stage {
     fn new(machine: &Machine) -> Self {
         Self {
-            node: machine.at.node,
+            at: machine.at.clone(),
             now: machine.now.clone(),
             seen: machine.seen.clone(),
             batch: Batch::new(),
@@ -361,7 +365,8 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
-                self.now.has_voted |= is_voter(&self.node, &members);
+                self.at.known.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
+                self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()
             }

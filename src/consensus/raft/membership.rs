@@ -174,7 +174,10 @@ impl Inner {
     pub(super) async fn add_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
         if self.voters().contains(peer) {
-            return Ok(());
+            return match self.starts.disowned(peer) {
+                Some(disowned) => Err(disowned.error().context(format_args!("{peer} is a member already"))),
+                None => Ok(()),
+            };
         }
         // It counts for the quorum from the moment that it is added. One that is not there yet may come.
         if let Err(error) = self.check_speaks_raft(peer).await
@@ -185,6 +188,12 @@ impl Inner {
         if self.membership().nodes().count() >= PEERS_MAX {
             let text = format!("a raft cluster has at most {PEERS_MAX} members");
             return Err(Error::invalid_input(text).component(COMPONENT));
+        }
+        // Whoever belongs elsewhere says so at once.
+        match self.ask(peer, &Question::WouldVote(None), self.config.lease()).await {
+            Ok(other @ Answer::Failed(ErrorKind::Conflict, _)) => return Err(other.unexpected(peer)),
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(error),
+            _ => {}
         }
         if self.membership().get_node(&node).is_some() {
             // It was to be added before, and may have lost since what it got then: openraft would not notice.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
+use super::lineage::{Last, Start};
 use super::records::ClusterId;
 use super::types::{Answers, Entry, LogId, Node, PartOutcome, Types, Vote};
 use super::wire::{Reader, Writer, corrupt, read, written};
@@ -14,6 +15,17 @@ use crate::types::PeerId;
 const ENTRIES_MAX: usize = 4096;
 /// Longest text of an error that is taken from another peer, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
+
+/// What every question begins with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Head {
+    /// Which cluster it is about.
+    pub(super) cluster: Option<ClusterId>,
+    /// Of who asks.
+    pub(super) start: Start,
+    /// What who asks knows of who is asked.
+    pub(super) known: Last,
+}
 
 /// A question.
 #[derive(Debug)]
@@ -54,9 +66,11 @@ const HAND_OVER: u8 = 10;
 
 impl Question {
     /// The frame of a question. Who does not belong to a cluster yet says that it belongs to cluster 0.
-    pub(super) fn encode(&self, cluster: Option<ClusterId>) -> (u8, Bytes) {
+    pub(super) fn encode(&self, head: &Head) -> (u8, Bytes) {
         let mut writer = Writer::default();
-        writer.raw(&cluster.unwrap_or_default());
+        writer.raw(&head.cluster.unwrap_or_default());
+        writer.start(head.start);
+        writer.last_start(head.known);
         let kind = match self {
             Self::Append(request) => {
                 writer.vote(&request.vote);
@@ -108,14 +122,16 @@ impl Question {
         (kind, writer.0.into())
     }
 
-    /// A question, and which cluster it is about.
+    /// A question, and what it begins with.
     ///
     /// # Errors
     /// `Corrupt`.
-    pub(super) fn decode(kind: u8, body: Bytes) -> Result<(Option<ClusterId>, Self)> {
+    pub(super) fn decode(kind: u8, body: Bytes) -> Result<(Head, Self)> {
         read(body, |reader| {
             let mut cluster = ClusterId::default();
             cluster.copy_from_slice(&reader.take(size_of::<ClusterId>())?);
+            let cluster = (cluster != ClusterId::default()).then_some(cluster);
+            let head = Head { cluster, start: reader.start()?, known: reader.last_start()? };
             let question = match kind {
                 APPEND => Self::Append(AppendEntriesRequest {
                     vote: reader.vote()?,
@@ -137,7 +153,7 @@ impl Question {
                 HAND_OVER => Self::HandOver(reader.vote()?, reader.log_id()?),
                 kind => return Err(corrupt(format!("a question of the unknown kind {kind}"))),
             };
-            Ok(((cluster != ClusterId::default()).then_some(cluster), question))
+            Ok((head, question))
         })
     }
 }
@@ -175,6 +191,8 @@ pub(super) enum Answer {
     NotLeader(Option<PeerId>),
     /// Who asks is no member, by this entry.
     NotMember(Option<LogId>),
+    /// Who asks is not the peer that this one knows.
+    Disowned(Last),
     /// It did not work.
     Failed(ErrorKind, String),
 }
@@ -232,6 +250,7 @@ const INSTALLED: u8 = 8;
 const NOT_LEADER: u8 = 9;
 const NOT_MEMBER: u8 = 10;
 const FAILED: u8 = 11;
+const DISOWNED: u8 = 12;
 
 /// Kinds of errors that others are told of; the rest is `Remote`.
 const KINDS: &[ErrorKind] = &[
@@ -248,10 +267,11 @@ const KINDS: &[ErrorKind] = &[
 ];
 
 impl Answer {
-    /// The frame of an answer.
-    pub(super) fn encode(&self) -> (u8, Bytes) {
+    /// The frame of an answer of a peer in this start of it.
+    pub(super) fn encode(&self, start: Start) -> (u8, Bytes) {
         let mut kind = DONE;
         let body = written(|writer| {
+            writer.start(start);
             kind = match self {
                 Self::Done => DONE,
                 Self::Append(Appended::Success) => APPEND_SUCCESS,
@@ -291,6 +311,10 @@ impl Answer {
                     writer.option(since.as_ref(), Writer::log_id);
                     NOT_MEMBER
                 }
+                Self::Disowned(known) => {
+                    writer.last_start(*known);
+                    DISOWNED
+                }
                 Self::Failed(error, text) => {
                     let code = KINDS.iter().position(|kind| kind == error).unwrap_or(KINDS.len());
                     writer.byte(u8::try_from(code).unwrap_or(u8::MAX));
@@ -302,13 +326,14 @@ impl Answer {
         (kind, body)
     }
 
-    /// An answer.
+    /// An answer, and the start of who gives it.
     ///
     /// # Errors
     /// `Corrupt`.
-    pub(super) fn decode(kind: u8, body: Bytes) -> Result<Self> {
+    pub(super) fn decode(kind: u8, body: Bytes) -> Result<(Start, Self)> {
         read(body, |reader| {
-            Ok(match kind {
+            let start = reader.start()?;
+            let answer = match kind {
                 DONE => Self::Done,
                 APPEND_SUCCESS => Self::Append(Appended::Success),
                 APPEND_CONFLICT => Self::Append(Appended::Conflict),
@@ -327,8 +352,10 @@ impl Answer {
                     let text = text.get(..TEXT_BYTES_MAX).unwrap_or(&text);
                     Self::Failed(kind, String::from_utf8_lossy(text).into_owned())
                 }
+                DISOWNED => Self::Disowned(reader.last_start()?),
                 kind => return Err(corrupt(format!("an answer of the unknown kind {kind}"))),
-            })
+            };
+            Ok((start, answer))
         })
     }
 

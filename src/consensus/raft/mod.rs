@@ -16,6 +16,7 @@ mod difference;
 mod elections;
 mod frame;
 mod handover;
+mod lineage;
 mod log;
 mod machine;
 mod membership;
@@ -42,6 +43,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::command::Operations;
 use self::frame::Links;
+use self::lineage::Start;
 use self::node::{Inner, Parts, Standing};
 use self::records::{FORMAT, FORMAT_KEY, META, SESSION};
 use self::server::Server;
@@ -52,6 +54,7 @@ use super::events::{self, EventSource};
 use super::group::{self, Desk};
 use super::{Consensus, ConsensusCapabilities, ConsensusContext, OPERATIONS_MAX, StateEvent};
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::SplitMix64;
 use crate::state::{State, StateReader, decode_pin_protobuf};
 use crate::storage::{self, Batch, Durability, Storage};
 use crate::tasks::Tasks;
@@ -98,13 +101,15 @@ impl Raft {
         let tasks = Tasks::here("raft needs a tokio runtime", COMPONENT)?;
         let ConsensusContext { peer, storage, state, transport, clock, seed, .. } = cx;
         let now = u64::try_from(clock.now().unix_seconds()).unwrap_or(0).saturating_mul(1_000_000);
-        let session = prepare(&storage, &state, now).await?;
+        // Two that are started in the same second.
+        let now = now.saturating_add(SplitMix64::new(seed).next() % 1_000_000);
+        let start = prepare(&storage, &state, now).await?;
         let (desk, mut inbox) = group::desk(COMPONENT, writer::QUEUED_CALLS_MAX);
         let (sender, events) = events::channel(config.max_buffered_events);
         let (proposals, waiting) = mpsc::channel(propose::WAITING_PARTS_MAX);
         let salt = written(|writer| {
             writer.long(seed);
-            writer.long(session);
+            writer.long(start.session);
         });
         let inner = Inner::new(Parts {
             peer,
@@ -114,7 +119,7 @@ impl Raft {
             links: Links::new(transport.clone()),
             events: sender,
             proposals,
-            session,
+            start,
             salt,
         });
         let silent = CancellationToken::new();
@@ -162,8 +167,8 @@ impl Raft {
     }
 }
 
-/// Makes the store one of ours, and begins a session.
-async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -> Result<u64> {
+/// Makes the store one of ours, and begins a session, with a number that is greater than all before it whatever the clock says.
+async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -> Result<Start> {
     let is_empty = state.counts().pins == 0;
     storage::run(storage.clone(), move |storage| {
         if !records::is_ours(storage)? && !is_empty {
@@ -172,13 +177,17 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
                  pins.json\"";
             return Err(Error::new(ErrorKind::Conflict, message).component(COMPONENT));
         }
-        let last = records::get(storage, SESSION, Reader::long)?.unwrap_or(0);
-        let session = now.max(last + 1);
+        let last = records::get(storage, SESSION, Reader::long)?;
+        if last.is_none() && storage.get(META, FORMAT_KEY)?.is_some() {
+            return Err(records::damaged("the number of the last start is missing"));
+        }
+        let last = last.unwrap_or(0);
+        let session = now.max(last.saturating_add(1));
         let mut batch = Batch::new();
         batch.put(META, FORMAT_KEY, vec![FORMAT]);
         records::put(&mut batch, SESSION, &written(|writer| writer.long(session)));
         storage.write(batch, Durability::Synced)?;
-        Ok(session)
+        Ok(Start { session, previous: last, joined: 0 })
     })
     .await
 }

@@ -10,7 +10,7 @@ use openraft::raft::{
 };
 use openraft::{EmptyNode, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::frame::Asked;
 use super::message::{Answer, Appended, Question};
@@ -87,23 +87,30 @@ impl Target {
         inner.ask(&to, &question, patience).await
     }
 
+    /// Up to where this peer's log is known to be the other one's, too.
+    fn matched(&self) -> Option<LogId> {
+        self.inner.upgrade()?.metrics()?.replication?.get(&self.to).copied().flatten()
+    }
+
     /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
     async fn append(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
         let (inner, to) = self.inner()?;
         if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
             let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
-            let (kind, body) = Question::Append(rpc).encode(inner.cluster());
+            let (kind, body) = Question::Append(rpc).encode(&inner.head(&to));
             let answer = inner.links.start(&to, kind, body, inner.config.network_timeout);
             self.under_way = Some(UnderWay { vote, from, upto, answer });
         }
-        drop(inner);
         let Some(under_way) = &mut self.under_way else { return Err(Error::shut_down(COMPONENT)) };
         // Whoever waits may give up; the next one finds it here.
+        drop(inner);
         let arrived = (&mut under_way.answer).await;
         let upto = under_way.upto;
         self.under_way = None;
+        let (inner, to) = self.inner()?;
         let (kind, body) = arrived.map_err(|_| Error::shut_down(COMPONENT))??;
-        Ok((Answer::decode(kind, body)?, upto))
+        let (start, answer) = Answer::decode(kind, body)?;
+        Ok((inner.heard_answer(&to, start, answer).await?, upto))
     }
 
     /// Waits before it is tried again: at once would not help, and there may be no end to it. openraft's own way of waiting
@@ -132,7 +139,7 @@ impl Target {
             number: inner.next_transfer(),
         };
         let ask = |number| {
-            let (kind, body) = Question::Snapshot(vote, number, last).encode(inner.cluster());
+            let (kind, body) = Question::Snapshot(vote, number, last).encode(&inner.head(&to));
             let (inner, patience) = (inner.clone(), inner.config.network_timeout);
             async move {
                 let opened = async {
@@ -146,7 +153,8 @@ impl Target {
                 })
             }
         };
-        match sender.send(ask).await? {
+        let (start, answer) = sender.send(ask).await?;
+        match inner.heard_answer(&to, start, answer).await? {
             Answer::Installed(vote) => Ok(vote),
             other => Err(self.unexpected(other)),
         }
@@ -159,8 +167,17 @@ impl RaftNetwork<Types> for Target {
         rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Node>, Failed> {
-        let (vote, all) = (rpc.vote, upto(&rpc));
+        let (vote, before, all) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
         match self.append(rpc).await {
+            // openraft takes it for granted that nobody loses what it has acknowledged.
+            Ok((Answer::Append(Appended::Conflict), _)) if before.is_some() && before <= self.matched() => {
+                let text = format!(
+                    "{} lost entries that it had acknowledged: remove it, clean its state, and let it join again",
+                    self.to
+                );
+                warn!("{text}");
+                Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
+            }
             Ok((Answer::Append(Appended::HigherVote(theirs)), _)) if theirs <= vote => {
                 let text = "a peer refused entries for a vote that is none";
                 Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))

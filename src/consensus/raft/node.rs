@@ -13,11 +13,13 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::elections::Alarms;
 use super::frame::Links;
 use super::handover::MakingWay;
+use super::lineage::{Disowned, Known, Start};
 use super::log::{self, Failure, LogStore};
 use super::machine::{self, Applied, Machine, Progress, Surroundings};
-use super::message::{Answer, Question};
+use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
@@ -73,7 +75,8 @@ pub(super) struct Inner {
     pub(super) standing: watch::Sender<Standing>,
     pub(super) proposals: mpsc::Sender<Proposal>,
     /// This start of this peer.
-    pub(super) session: u64,
+    pub(super) start: Start,
+    pub(super) starts: Arc<Known>,
     me: Weak<Inner>,
     core: RwLock<Option<Core>>,
     /// None once it was shut down, so that readers come to an end.
@@ -84,6 +87,7 @@ pub(super) struct Inner {
     known: Mutex<Option<Membership>>,
     heard: Mutex<Heard>,
     pub(super) making_way: MakingWay,
+    pub(super) alarms: Alarms,
     transfer: AtomicU64,
     /// What a new cluster's id is made of.
     salt: Bytes,
@@ -103,7 +107,7 @@ impl std::fmt::Debug for Inner {
 /// When a leader spoke to this peer.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
-    /// Last, or when raft was started.
+    /// Last, or when raft was started, or when this peer voted for one.
     at: Instant,
     /// Whether one did since then.
     is_leader: bool,
@@ -118,7 +122,7 @@ pub(super) struct Parts {
     pub(super) links: Links,
     pub(super) events: EventSender,
     pub(super) proposals: mpsc::Sender<Proposal>,
-    pub(super) session: u64,
+    pub(super) start: Start,
     pub(super) salt: Bytes,
 }
 
@@ -128,7 +132,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { peer, config, storage, state, links, events, proposals, session, salt } = parts;
+        let Parts { peer, config, storage, state, links, events, proposals, start, salt } = parts;
         Arc::new_cyclic(|me| Self {
             peer,
             config,
@@ -140,7 +144,8 @@ impl Inner {
             applied: Arc::default(),
             standing: watch::Sender::new(Standing::Working),
             proposals,
-            session,
+            start,
+            starts: Arc::default(),
             me: me.clone(),
             core: RwLock::new(None),
             events: Mutex::new(Some(Arc::new(events))),
@@ -149,7 +154,8 @@ impl Inner {
             known: Mutex::new(None),
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             making_way: MakingWay::default(),
-            transfer: AtomicU64::new(session.wrapping_mul(1000)),
+            alarms: Alarms::default(),
+            transfer: AtomicU64::new(start.session.wrapping_mul(1000)),
             salt,
             turn: tokio::sync::Mutex::new(true),
         })
@@ -262,6 +268,11 @@ impl Inner {
         *lock(&self.heard) = Heard { at: Instant::now(), is_leader: true };
     }
 
+    /// This peer voted for another one, which has to be given time.
+    pub(super) fn voted(&self) {
+        lock(&self.heard).at = Instant::now();
+    }
+
     /// When a leader spoke to us last, or when this peer began to listen.
     pub(super) fn heard_at(&self) -> Instant {
         lock(&self.heard).at
@@ -282,9 +293,28 @@ impl Inner {
     /// # Errors
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
-        let (kind, body) = question.encode(self.cluster());
+        let (kind, body) = question.encode(&self.head(peer));
         let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
-        Answer::decode(kind, body)
+        let (start, answer) = Answer::decode(kind, body)?;
+        self.heard_answer(peer, start, answer).await
+    }
+
+    /// What every question to a peer begins with.
+    pub(super) fn head(&self, to: &PeerId) -> Head {
+        Head { cluster: self.cluster(), start: self.own_start(), known: self.starts.of(to) }
+    }
+
+    /// An answer, of the peer that is known.
+    ///
+    /// # Errors
+    /// `Conflict` when it is not, or this one is not the one that the other knows.
+    pub(super) async fn heard_answer(&self, from: &PeerId, start: Start, answer: Answer) -> Result<Answer> {
+        if let Answer::Disowned(known) = answer {
+            let disowned = self.judge_own(known);
+            return Err(disowned.map_or_else(|| answer.unexpected(from), Disowned::error));
+        }
+        self.recognize(from, start).await.map_err(|disowned| disowned.error().context(from))?;
+        Ok(answer)
     }
 
     /// Somebody said that this peer is no member, by an entry.
@@ -331,6 +361,8 @@ impl Inner {
     }
 
     async fn start_now(&self) -> Result<()> {
+        let known = self.starts.clone();
+        storage::run(self.storage.clone(), move |storage| known.load(storage)).await?;
         let (is_pristine, cluster) = storage::run(self.storage.clone(), |storage| {
             if storage.get(META, CLEANING)?.is_some() {
                 records::forget(storage)?;
@@ -353,6 +385,7 @@ impl Inner {
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
+            known: self.starts.clone(),
         };
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
@@ -419,6 +452,12 @@ impl Inner {
         if timeout(LET_GO_TIMEOUT, gone.cancelled()).await.is_err() {
             warn!("what applies entries has not let go of the pinset after {LET_GO_TIMEOUT:?}");
         }
+    }
+
+    /// Stops openraft, and leaves the rest: for a peer that must not take part any more.
+    pub(super) async fn halt(&self) {
+        let _turn = self.turn.lock().await;
+        self.stop_now().await;
     }
 
     /// Stops for good. Idempotent.
@@ -516,6 +555,7 @@ impl Inner {
             self.finish_cleaning().await
         }
         .await;
+        self.starts.clear();
         self.transfers.spoil();
         self.staging.clear();
         self.applied.set(Applied::default());

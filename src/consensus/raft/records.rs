@@ -9,6 +9,8 @@
 //! | | `session` | of the last start |
 //! | | `vote`, `purged`, `last` | of the log |
 //! | | `applied`, `members` | what the pinset is the result of |
+//! | | `joined` | since which entry this peer is a member |
+//! | | `known/`, peer | the last start of a member that was heard of (see `lineage`) |
 //! | | `has-voted` | there once this peer was a member that votes |
 //! | `raft-seen` | 0, peer | session and floor of its parts |
 //! | | 1, peer, sequence | answers of a part that was applied |
@@ -21,10 +23,12 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::lineage::Last;
 use super::wire::{Reader, corrupt, read, written};
 use super::{COMPONENT, types::Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Batch, Direction, Durability, KeyRange, Snapshot, Space, Storage};
+use crate::types::PeerId;
 
 pub(super) const LOG: Space = Space::new("raft-log");
 pub(super) const META: Space = Space::new("raft-meta");
@@ -39,6 +43,8 @@ pub(super) const PURGED: &[u8] = b"purged";
 pub(super) const LAST: &[u8] = b"last";
 pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERS: &[u8] = b"members";
+pub(super) const JOINED: &[u8] = b"joined";
+const KNOWN: &[u8] = b"known/";
 pub(super) const HAS_VOTED: &[u8] = b"has-voted";
 
 /// A change that older programs cannot read raises it.
@@ -108,6 +114,45 @@ fn decoded<T>(key: &'static [u8], bytes: Bytes, decode: impl FnOnce(&mut Reader)
     read(value, decode).map_err(|error| damaged(format!("{name:?}: {error}")))
 }
 
+fn known_key(peer: &PeerId) -> Bytes {
+    [KNOWN, &peer.to_bytes()].concat().into()
+}
+
+pub(super) fn put_known(batch: &mut Batch, peer: &PeerId, last: Last) {
+    let key = known_key(peer);
+    let value = seal(&key, &written(|writer| writer.last_start(last)));
+    batch.put(META, key, value);
+}
+
+pub(super) fn delete_known(batch: &mut Batch, peer: &PeerId) {
+    batch.delete(META, known_key(peer));
+}
+
+/// What is known of members.
+pub(super) fn all_known(storage: &dyn Storage) -> Result<Vec<(PeerId, Last)>> {
+    let mut all = Vec::new();
+    for (key, value) in known_records(storage)? {
+        let peer = key.strip_prefix(KNOWN).and_then(|bytes| PeerId::from_bytes(bytes).ok());
+        let last = unseal(&key, value).and_then(|value| read(value, Reader::last_start).ok());
+        // What is damaged is learned anew.
+        all.extend(peer.zip(last));
+    }
+    Ok(all)
+}
+
+fn known_records(storage: &dyn Storage) -> Result<Vec<(Bytes, Bytes)>> {
+    let (snapshot, mut all, mut range) = (storage.snapshot()?, Vec::new(), KeyRange::prefix(KNOWN));
+    loop {
+        let page = snapshot.scan(META, range.clone(), Direction::Forward, PAGE)?;
+        let last = page.entries.last().map(|(key, _)| key.clone());
+        all.extend(page.entries);
+        match last {
+            Some(last) if page.more => range = range.after(last),
+            _ => return Ok(all),
+        }
+    }
+}
+
 /// Looks whether what is there belongs together.
 ///
 /// # Errors
@@ -175,9 +220,10 @@ pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
     let mut batch = Batch::new();
-    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, HAS_VOTED] {
+    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, JOINED, HAS_VOTED] {
         batch.delete(META, key);
     }
+    known_records(storage)?.into_iter().for_each(|(key, _)| batch.delete(META, key));
     storage.write(batch, Durability::Synced)
 }
 

@@ -9,8 +9,10 @@
 //! | `heartbeat_timeout` | four times as long as the leader is silent |
 //! | `election_timeout` | between half of it and all of it without a leader, then an election |
 //! | `backups_rotate` | how many old stores `state cleanup` keeps |
-//! | `commit_retries` | nothing: a write is tried again until its time is over, and applied once |
-//! | `commit_timeout`, `snapshot_interval`, `leader_lease_timeout` | nothing: commits are announced at once, a snapshot costs nothing, and a leader keeps no lease |
+//! | `commit_retries` | nothing: a write is tried again until its time is over, which is harmless, because it is applied once |
+//! | `commit_timeout` | nothing: what is agreed on is told at once, not after a while without entries |
+//! | `snapshot_interval` | nothing: a snapshot is the pinset itself, so there is nothing to look for now and then |
+//! | `leader_lease_timeout` | nothing: a read that has to be fresh asks a quorum, and a leader without one takes no writes after twice `election_timeout` |
 //! | `data_folder`, `datastore_namespace` | nothing: where the reference keeps its data |
 //! | `storage`, `folder` | only here: the engine of our store, and its folder |
 
@@ -45,7 +47,7 @@ pub struct RaftSection {
     /// How long another peer may take to answer.
     #[serde(serialize_with = "duration::serialize", deserialize_with = "or::<_, 10_000>")]
     pub network_timeout: Duration,
-    /// Kept for the reference. As there, a section without it has 0.
+    /// Kept for the reference, see [`RaftSection::without_effect`]. As there, a section without it has 0.
     #[serde(default, deserialize_with = "number::natural")]
     pub commit_retries: u64,
     /// How long after a failed attempt a write is tried again.
@@ -63,7 +65,7 @@ pub struct RaftSection {
     /// Without a leader for between half of this time and all of it, another one is elected.
     #[serde(serialize_with = "duration::serialize", deserialize_with = "or::<_, 1000>")]
     pub election_timeout: Duration,
-    /// Kept for the reference.
+    /// Kept for the reference, see [`RaftSection::without_effect`].
     #[serde(serialize_with = "duration::serialize", deserialize_with = "or::<_, 50>")]
     pub commit_timeout: Duration,
     /// Most entries of the log in one message.
@@ -72,13 +74,13 @@ pub struct RaftSection {
     /// Entries kept of those that are not needed any more, for members that are a little behind.
     #[serde(deserialize_with = "number::zero_is::<_, DEFAULT_TRAILING>")]
     pub trailing_logs: usize,
-    /// Kept for the reference.
+    /// Kept for the reference, see [`RaftSection::without_effect`].
     #[serde(serialize_with = "duration::serialize", deserialize_with = "or::<_, 120_000>")]
     pub snapshot_interval: Duration,
     /// Entries after which older ones are removed.
     #[serde(deserialize_with = "number::zero_is::<_, DEFAULT_THRESHOLD>")]
     pub snapshot_threshold: usize,
-    /// Kept for the reference.
+    /// Kept for the reference, see [`RaftSection::without_effect`].
     #[serde(serialize_with = "duration::serialize", deserialize_with = "or::<_, 500>")]
     pub leader_lease_timeout: Duration,
     /// The engine of our store.
@@ -140,6 +142,36 @@ impl RaftSection {
         if self.folder.is_empty() { self.storage.as_str() } else { &self.folder }
     }
 
+    /// Keys that somebody has set, but that mean nothing here, and what there is instead.
+    pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
+        let default = Self::default();
+        [
+            (
+                self.commit_retries > default.commit_retries,
+                "commit_retries",
+                "a write is tried again for wait_for_leader_timeout, and applied once",
+            ),
+            (
+                self.commit_timeout != default.commit_timeout,
+                "commit_timeout",
+                "what is agreed on is told at once",
+            ),
+            (
+                self.snapshot_interval != default.snapshot_interval,
+                "snapshot_interval",
+                "a snapshot costs nothing; snapshot_threshold and trailing_logs bound the log",
+            ),
+            (
+                self.leader_lease_timeout != default.leader_lease_timeout,
+                "leader_lease_timeout",
+                "a leader without a quorum takes no writes after twice election_timeout",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(is_set, key, instead)| is_set.then_some((key, instead)))
+        .collect()
+    }
+
     fn peers(&self) -> Result<BTreeSet<PeerId>> {
         let parse = |text: &String| {
             parse_peer(text).map_err(|error| error.context("error parsing raft.init_peerset"))
@@ -155,6 +187,16 @@ impl ConfigSection for RaftSection {
     fn validate(&self) -> Result<()> {
         check(number::is_natural(self.commit_retries), "commit_retries is invalid")?;
         check(self.backups_rotate > 0, "backups_rotate should be larger than 0")?;
+        // They mean nothing here, but the reference would not start with the same file.
+        for (name, time, min) in [
+            ("commit_timeout", self.commit_timeout, 1),
+            ("snapshot_interval", self.snapshot_interval, 5),
+            ("leader_lease_timeout", self.leader_lease_timeout, 5),
+        ] {
+            if time < Duration::from_millis(min) {
+                check(false, &format!("{name} is too low: give it at least {min}ms"))?;
+            }
+        }
         RaftConfig::try_from(self)?.validate()
     }
 }
@@ -243,11 +285,27 @@ mod tests {
             ("/backups_rotate", json!(-1), "backups_rotate should be larger than 0"),
             ("/heartbeat_timeout", json!("1ms"), "raft.heartbeat_timeout"),
             ("/election_timeout", json!("500ms"), "raft.election_timeout"),
+            ("/commit_timeout", json!("10us"), "commit_timeout is too low"),
+            ("/snapshot_interval", json!("1ms"), "snapshot_interval is too low"),
+            ("/leader_lease_timeout", json!("1ms"), "leader_lease_timeout is too low"),
             ("/max_append_entries", json!(-1), "raft.max_append_entries"),
             ("/snapshot_threshold", json!(-1), "raft.snapshot_threshold"),
         ] {
             let text = refusal::<RaftSection>(changed::<RaftSection>(pointer, value));
             assert!(text.contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn keys_that_are_set_and_mean_nothing_are_named() {
+        assert_eq!(RaftSection::default().without_effect(), []);
+        assert_eq!(section::<RaftSection>(json!({})).without_effect(), []);
+        let set = json!({
+            "commit_retries": 5, "commit_timeout": "1s", "snapshot_interval": "1m", "leader_lease_timeout": "1s",
+            "trailing_logs": 5,
+        });
+        let keys: Vec<_> =
+            section::<RaftSection>(set).without_effect().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["commit_retries", "commit_timeout", "snapshot_interval", "leader_lease_timeout"]);
     }
 }

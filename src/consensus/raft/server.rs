@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::command::Part;
-use super::message::{Answer, Appended, Question};
+use super::message::{Answer, Appended, Head, Question};
 use super::node::Inner;
 use super::propose::Refusal;
-use super::records::ClusterId;
 use super::snapshot::{self, Receiver};
 use super::types::{LogId, Vote};
 use super::{COMPONENT, elections, frame};
@@ -80,8 +79,8 @@ impl Server {
                 timeout(patience, frame::read_body(&mut stream, length)).await.map_err(|_| {
                     Error::new(ErrorKind::Timeout, "a message did not come to its end").component(COMPONENT)
                 })??;
-            let (cluster, question) = Question::decode(kind, body)?;
-            let answer = match self.refusal(&inner, &from, cluster, &question).await {
+            let (head, question) = Question::decode(kind, body)?;
+            let answer = match self.refusal(&inner, &from, head, &question).await {
                 Some(refusal) => refusal,
                 None => match question {
                     Question::Snapshot(vote, number, last) => {
@@ -90,7 +89,7 @@ impl Server {
                     question => inner.answer(&from, question).await,
                 },
             };
-            let (kind, body) = answer.encode();
+            let (kind, body) = answer.encode(inner.own_start());
             timeout(patience, frame::write(&mut stream, kind, &body)).await.map_err(|_| {
                 Error::new(ErrorKind::Timeout, "an answer was not taken").component(COMPONENT)
             })??;
@@ -98,19 +97,14 @@ impl Server {
     }
 
     /// The refusal, where this peer may not ask that.
-    async fn refusal(
-        &self,
-        inner: &Inner,
-        from: &PeerId,
-        cluster: Option<ClusterId>,
-        question: &Question,
-    ) -> Option<Answer> {
+    async fn refusal(&self, inner: &Inner, from: &PeerId, head: Head, question: &Question) -> Option<Answer> {
         let refused = |kind, text: &str| Some(Answer::Failed(kind, text.to_owned()));
-        let Some(theirs) = cluster else {
+        let Some(theirs) = head.cluster else {
             return refused(ErrorKind::Unauthorized, "who asks belongs to no raft cluster");
         };
         let is_leading = matches!(question, Question::Append(_) | Question::Snapshot(..));
-        match inner.cluster() {
+        let ours = inner.cluster();
+        match ours {
             Some(ours) if ours != theirs => {
                 if self.is_time_to_warn() {
                     warn!(peer = %from, "a peer of another raft cluster with the same secret is refused");
@@ -119,13 +113,21 @@ impl Server {
                     "this peer belongs to another raft cluster; clean its state before it joins this one";
                 return refused(ErrorKind::Conflict, text);
             }
-            Some(_) => {}
-            None if is_leading => {
-                if let Err(error) = inner.join(theirs).await {
-                    return Some(error.into());
-                }
+            None if !is_leading => {
+                return refused(ErrorKind::Unavailable, "this peer belongs to no raft cluster yet");
             }
-            None => return refused(ErrorKind::Unavailable, "this peer belongs to no raft cluster yet"),
+            _ => {}
+        }
+        if inner.recognize(from, head.start).await.is_err() {
+            return Some(Answer::Disowned(inner.starts.of(from)));
+        }
+        if let Some(disowned) = inner.judge_own(head.known) {
+            return Some(disowned.error().into());
+        }
+        if ours.is_none()
+            && let Err(error) = inner.join(theirs).await
+        {
+            return Some(error.into());
         }
         // Who removed us may be no member that we know.
         if is_leading || matches!(question, Question::Removed(_)) || inner.is_member(from) {
@@ -220,6 +222,8 @@ impl Inner {
                 };
                 if is_leading {
                     self.heard();
+                } else {
+                    self.alarms.heard_old_leader(request.vote.leader_id.term);
                 }
                 let response = raft.append_entries(request).await.map_err(|error| self.openraft(error))?;
                 let appended = Appended::from(response);
@@ -233,7 +237,11 @@ impl Inner {
                 if let Some(handed) = handed {
                     self.let_go_of(&raft, handed, request.vote).await?;
                 }
-                raft.vote(request).await.map_err(|error| self.openraft(error))?.into()
+                let response = raft.vote(request).await.map_err(|error| self.openraft(error))?;
+                if response.vote_granted {
+                    self.voted();
+                }
+                response.into()
             }
             Question::HandOver(vote, last) => {
                 self.take_over(from, vote, last).await?;

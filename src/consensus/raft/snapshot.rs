@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::COMPONENT;
 use super::command::{PIN_BYTES_MAX, WINDOW};
 use super::frame;
+use super::lineage::Start;
 use super::message::Answer;
 use super::records::{self, APPLIED, MEMBERS, Seen};
 use super::types::{LogId, Node, StoredMembership};
@@ -196,7 +197,7 @@ pub(super) struct Sender<'a> {
 
 impl Sender<'_> {
     /// Sends everything. `ask` opens the stream and asks on it, about the transfer of that number. Gives the answer.
-    pub(super) async fn send<F>(self, ask: impl FnOnce(u64) -> F) -> Result<Answer>
+    pub(super) async fn send<F>(self, ask: impl FnOnce(u64) -> F) -> Result<(Start, Answer)>
     where
         F: Future<Output = Result<PeerStream>>,
     {
@@ -387,6 +388,14 @@ impl Staging {
         let received = self.slot().take()?;
         (received.from == *from && received.number == number && received.at.elapsed() < RESUME_MAX)
             .then_some(received)
+    }
+
+    /// Forgets what nobody went on with.
+    pub(super) fn expire(&self) {
+        let mut slot = self.slot();
+        if slot.as_ref().is_some_and(|received| received.at.elapsed() >= RESUME_MAX) {
+            slot.take();
+        }
     }
 
     /// Forgets what is there.

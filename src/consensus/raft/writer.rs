@@ -72,7 +72,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, inbox: Inbox<Work, Answers>, stop: CancellationToken) -> Self {
-        let session = inner.session;
+        let session = inner.start.session;
         Self {
             inner,
             inbox,
