@@ -6,7 +6,8 @@
 //! one before it. Others remember the last number that they heard of a member: whoever has never seen that number is on
 //! another store, and whoever has a smaller one has been replaced by another start. A peer that was removed and has joined
 //! again may well be on another store: what is known of it from before counts for nothing, which a member that was away
-//! meanwhile sees from the entry by which the peer joined.
+//! meanwhile sees from the entry by which the peer joined. Only those who vote promise anything, so a peer that is still
+//! getting what the others have may lose it and begin again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::{debug, warn};
 
 use super::COMPONENT;
+use super::machine::is_voter;
 use super::node::{Inner, Standing};
 use super::records::{self, JOINED, MEMBERS, META};
 use super::types::{Membership, Node};
@@ -29,7 +31,7 @@ pub(super) struct Start {
     pub(super) session: u64,
     /// The number of the one before it on the same store; 0 for the first one.
     pub(super) previous: u64,
-    /// The index of the entry by which the peer became a member; 0 for one that it does not know.
+    /// The index of the entry by which the peer became one that votes; 0 for one that it does not know.
     pub(super) joined: u64,
 }
 
@@ -151,9 +153,14 @@ impl Known {
         Ok(())
     }
 
-    /// Since which entry this peer is a member.
+    /// Since which entry this peer votes.
     pub(super) fn joined(&self) -> u64 {
         self.all().joined.unwrap_or(0)
+    }
+
+    /// Whether this peer votes, as far as it knows.
+    pub(super) fn is_voter(&self) -> bool {
+        self.all().joined.is_some()
     }
 
     /// What is known of a peer.
@@ -198,7 +205,7 @@ impl Known {
     pub(super) fn members_changed(&self, me: &Node, members: &Membership, at: u64, batch: &mut Batch) {
         let mut all = self.all();
         all.peers.retain(|peer, one| {
-            let stays = members.get_node(&Node::of(*peer)).is_some();
+            let stays = is_voter(&Node::of(*peer), members);
             if stays {
                 one.last.at = one.last.at.max(at);
                 records::put_known(batch, peer, one.last);
@@ -224,14 +231,14 @@ impl Known {
 }
 
 fn peers(members: &Membership) -> BTreeSet<PeerId> {
-    members.nodes().filter_map(|(node, _)| node.0).collect()
+    members.voter_ids().filter_map(|node| node.0).collect()
 }
 
 impl All {
     fn now(&mut self, me: &Node, members: &Membership, at: u64, batch: &mut Batch) {
         self.at = at;
         self.members = peers(members);
-        self.joined = members.get_node(me).map(|_| self.joined.unwrap_or(at));
+        self.joined = is_voter(me, members).then(|| self.joined.unwrap_or(at));
         match self.joined {
             Some(joined) => records::put(batch, JOINED, &joined.to_be_bytes()),
             None => batch.delete(META, JOINED),
@@ -264,6 +271,11 @@ impl Inner {
     /// What is wrong with this peer in the eyes of one that knows this start of it.
     pub(super) fn judge_own(&self, known: Last) -> Option<Disowned> {
         let disowned = judge(known, self.own_start()).err()?;
+        *self.disowned() = Some(disowned);
+        if disowned == Disowned::Older && !self.starts.is_voter() {
+            // Who asks may not know yet that this peer is joining again.
+            return Some(disowned);
+        }
         self.standing.send_if_modified(|standing| {
             let is_news = !matches!(standing, Standing::Broken(_) | Standing::Removed);
             if is_news {

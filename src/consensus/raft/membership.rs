@@ -117,6 +117,10 @@ impl Inner {
                 None => {}
             }
             if Instant::now() >= deadline {
+                if last.kind() == ErrorKind::Timeout {
+                    // It is not the caller's time that was too short.
+                    last = Error::new(ErrorKind::Unavailable, last.message()).component(COMPONENT);
+                }
                 return Err(last.context("this peer does not know whether it shows everything"));
             }
             sleep_until((Instant::now() + POLL).min(deadline)).await;

@@ -206,6 +206,11 @@ impl Consensus for Raft {
                 Standing::Removed => return Err(self.inner.removed()),
                 Standing::Working | Standing::Failing(_) => {}
             }
+            if !self.inner.starts.is_voter()
+                && let Some(disowned) = *self.inner.disowned()
+            {
+                return Err(disowned.error());
+            }
             // Whoever reads now sees what the others saw before.
             if self.inner.leader().is_some()
                 && self.inner.current_voters().contains(&self.inner.peer)

@@ -77,6 +77,8 @@ pub(super) struct Inner {
     /// This start of this peer.
     pub(super) start: Start,
     pub(super) starts: Arc<Known>,
+    /// What was wrong with this peer in the eyes of the member that asked last.
+    disowned: Mutex<Option<Disowned>>,
     me: Weak<Inner>,
     core: RwLock<Option<Core>>,
     /// None once it was shut down, so that readers come to an end.
@@ -146,6 +148,7 @@ impl Inner {
             proposals,
             start,
             starts: Arc::default(),
+            disowned: Mutex::new(None),
             me: me.clone(),
             core: RwLock::new(None),
             events: Mutex::new(Some(Arc::new(events))),
@@ -315,6 +318,10 @@ impl Inner {
         }
         self.recognize(from, start).await.map_err(|disowned| disowned.error().context(from))?;
         Ok(answer)
+    }
+
+    pub(super) fn disowned(&self) -> MutexGuard<'_, Option<Disowned>> {
+        lock(&self.disowned)
     }
 
     /// Somebody said that this peer is no member, by an entry.

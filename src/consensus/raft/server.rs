@@ -124,6 +124,9 @@ impl Server {
         if let Some(disowned) = inner.judge_own(head.known) {
             return Some(disowned.error().into());
         }
+        if is_leading {
+            inner.disowned().take();
+        }
         if ours.is_none()
             && let Err(error) = inner.join(theirs).await
         {

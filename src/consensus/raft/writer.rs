@@ -291,6 +291,11 @@ async fn until_written(
                 if matches!(*inner.standing.borrow(), Standing::Removed) {
                     return Err(inner.removed());
                 }
+                if !inner.starts.is_voter()
+                    && let Some(disowned) = *inner.disowned()
+                {
+                    return Err(disowned.error());
+                }
                 sleep_until((Instant::now() + LEADER_POLL).min(deadline)).await;
             }
         }
