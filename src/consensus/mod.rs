@@ -20,7 +20,7 @@
 //!
 //! Capabilities are what is *true*, not what is intended: a call that one does not have is `Unsupported`, at once, and with
 //! a text that says what to do instead. The cluster acts by them: with `membership_changes` a peer that is no longer a
-//! member stops, `POST /peers` adds one, and `DELETE /peers/{peer}` moves its pins away and removes it; with `trust` alone
+//! member stops (also one that is told so by [`NoLongerMember`] when it starts), `POST /peers` adds one, and `DELETE /peers/{peer}` moves its pins away and removes it; with `trust` alone
 //! whoever lives is a member, and nobody has to be added. [`Consensus::check_joinable`] is asked before a peer asks another one
 //! to add it. [`Consensus::is_trusted`] is asked for every call of another peer,
 //! whatever the capabilities.
@@ -216,8 +216,8 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// Returns when operations can be logged and the state can be read.
     ///
     /// # Errors
-    /// Why that will never be, with a [`NoLongerMember`] as source when the membership has ended and what is stored here is of
-    /// no more use; `ShutDown`.
+    /// `Conflict` with a [`NoLongerMember`] as source when this peer was a member and is none any more, and what is stored here
+    /// is of no more use: it stops then, as one that was removed. Otherwise why it will never be ready; `ShutDown`.
     async fn ready(&self) -> Result<()>;
 
     /// Adds or replaces an entry. Ok means that it survives a crash of this peer and is visible in

@@ -12,6 +12,7 @@ use super::COMPONENT;
 use super::gateway::Gateway;
 use super::keys::Keys;
 use super::plan::Limits;
+use crate::consensus::NoLongerMember;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::PeerTransport;
 use crate::types::{Multiaddr, PeerId};
@@ -132,10 +133,9 @@ impl Shared {
 
 /// What a peer that was removed is told.
 pub(super) fn removed(peer: &PeerId) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        format!("this peer was removed from the cluster; to let it in again start it with --bootstrap and the address of another \
-             peer, or add {peer} on that one (POST /peers)"),
-    )
-    .component(COMPONENT)
+    let text = format!(
+        "this peer was removed from the cluster; to let it in again start it with --bootstrap and the address of another \
+         peer, or add {peer} on that one (POST /peers)"
+    );
+    Error::new(ErrorKind::Conflict, text).component(COMPONENT).with_source(NoLongerMember)
 }

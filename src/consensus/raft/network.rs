@@ -49,7 +49,9 @@ struct UnderWay {
 impl UnderWay {
     /// Whether its answer says something about these, too.
     fn covers(&self, rpc: &AppendEntriesRequest<Types>) -> bool {
-        (self.vote, self.from) == (rpc.vote, rpc.prev_log_id) && self.upto <= upto(rpc)
+        // What was sent from the beginning on and had no entries yet is no answer to entries: openraft takes none for progress.
+        let says_something = self.upto.is_some() || rpc.entries.is_empty();
+        says_something && (self.vote, self.from) == (rpc.vote, rpc.prev_log_id) && self.upto <= upto(rpc)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use ipfs_cluster::consensus::NoLongerMember;
 use ipfs_cluster::types::PeerId;
 use ipfs_cluster::{Error, ErrorKind, Result};
 
@@ -127,7 +128,7 @@ impl Drop for Membership {
 
 fn removed(peer: &PeerId) -> Error {
     let text = format!("this peer was removed from the log; add {peer} on another peer to let it in again");
-    Error::new(ErrorKind::Conflict, text).component(COMPONENT)
+    Error::new(ErrorKind::Conflict, text).component(COMPONENT).with_source(NoLongerMember)
 }
 
 /// The record of those who are kept out.
