@@ -19,6 +19,7 @@ use super::node::{Inner, Standing};
 use super::propose::no_quorum;
 use super::types::Node;
 use super::wire::PEERS_MAX;
+use super::writer;
 use super::writer::no_leader;
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "testing")]
@@ -117,11 +118,9 @@ impl Inner {
                 None => {}
             }
             if Instant::now() >= deadline {
-                if last.kind() == ErrorKind::Timeout {
-                    // It is not the caller's time that was too short.
-                    last = Error::new(ErrorKind::Unavailable, last.message()).component(COMPONENT);
-                }
-                return Err(last.context("this peer does not know whether it shows everything"));
+                return Err(
+                    writer::unavailable(last).context("this peer does not know whether it shows everything")
+                );
             }
             sleep_until((Instant::now() + POLL).min(deadline)).await;
         };

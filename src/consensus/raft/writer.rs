@@ -338,14 +338,17 @@ pub(super) fn not_served(inner: &Inner) -> Error {
 
 /// Says that nobody knows whether it will happen.
 fn unknown(error: &Error) -> Error {
-    let error = match error.kind() {
-        // That of one attempt: what the caller has to know is that the cluster does not work.
-        ErrorKind::Timeout => Error::new(ErrorKind::Unavailable, error.to_string())
-            .component(COMPONENT)
-            .with_source(error.clone()),
-        _ => error.clone(),
-    };
-    error.context("the write was not acknowledged in time")
+    unavailable(error.clone()).context("the write was not acknowledged in time")
+}
+
+/// What one attempt ended with, for who asked: that one peer was silent means that the cluster does not work.
+pub(super) fn unavailable(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Timeout => {
+            Error::new(ErrorKind::Unavailable, error.to_string()).component(COMPONENT).with_source(error)
+        }
+        _ => error,
+    }
 }
 
 /// Whether trying again cannot help.
