@@ -75,8 +75,9 @@ const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 /// disagree on the order of changes.
 ///
 /// A write returns when it is on disk on a quorum and visible here, on whichever member it was called. [`Consensus::state`]
-/// is this peer's pinset, which follows the leader's; [`Raft::synchronize`] makes a read that comes after it see
-/// everything that was acknowledged before. Without a quorum writes fail with `Unavailable` after
+/// is this peer's pinset, which follows the leader's. After a crash it may be older than what was acknowledged until the
+/// peer is [ready](Consensus::ready), since only then it is known what was agreed on. [`Raft::synchronize`] makes a read that
+/// comes after it see everything that was acknowledged before. Without a quorum writes fail with `Unavailable` after
 /// [`RaftConfig::wait_for_leader_timeout`].
 ///
 /// Dropping it without [`Consensus::shutdown`] finishes what was accepted and then stops.
