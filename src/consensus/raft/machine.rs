@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::command::{self, Operation, Part};
 use super::difference::Difference;
 use super::lineage::Known;
-use super::log::Failure;
+use super::log::{Failure, LogStore};
 use super::records::{self, APPLIED, HAS_VOTED, MEMBERS, META, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
 use super::types::{
@@ -115,6 +115,7 @@ pub(super) struct Surroundings {
 #[derive(Debug)]
 pub(super) struct Machine {
     at: Surroundings,
+    log: LogStore,
     now: Applied,
     seen: BTreeMap<Node, SeenPeer>,
     /// Says when nothing is applied any more.
@@ -126,13 +127,13 @@ impl Machine {
     ///
     /// # Errors
     /// `Corrupt`, `StorageFull`, `Io`, `ShutDown`.
-    pub(super) async fn open(at: Surroundings, gone: DropGuard) -> Result<Self> {
+    pub(super) async fn open(at: Surroundings, log: LogStore, gone: DropGuard) -> Result<Self> {
         let untold = at.state.settle().await?;
         let (mut now, seen) = storage::run(at.storage.clone(), load).await?;
         now.has_voted |= is_voter(&at.node, now.members.membership());
         at.applied.set(now.clone());
         at.events.tell_changes(&untold);
-        Ok(Self { at, now, seen, _gone: gone })
+        Ok(Self { at, log, now, seen, _gone: gone })
     }
 
     async fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>> {
@@ -515,8 +516,15 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().collect();
-        self.apply_all(entries)
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let applied = async {
+            // A quorum has them, if this peer's own disk does.
+            if let Some(last) = entries.last() {
+                self.log.until_written(last.log_id.index).await?;
+            }
+            self.apply_all(entries).await
+        };
+        applied
             .await
             .map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
     }

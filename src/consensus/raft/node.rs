@@ -128,6 +128,11 @@ pub(super) struct Parts {
     pub(super) salt: Bytes,
 }
 
+/// Why there is no openraft where nothing is wrong.
+pub(super) fn starting() -> Error {
+    Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -183,9 +188,7 @@ impl Inner {
     /// Why there is none.
     pub(super) fn raft(&self) -> Result<Raft> {
         self.check()?;
-        self.core()
-            .map(|core| core.raft)
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT))
+        self.core().map(|core| core.raft).ok_or_else(starting)
     }
 
     /// # Errors
@@ -381,6 +384,8 @@ impl Inner {
             self.finish_cleaning().await?;
         }
         *lock(&self.cluster) = cluster;
+        // Of the time before.
+        self.failure.take();
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
             node: self.node(),
@@ -395,8 +400,8 @@ impl Inner {
             known: self.starts.clone(),
         };
         let gone = CancellationToken::new();
-        let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
         let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
+        let machine = Machine::open(surroundings, log.clone(), gone.clone().drop_guard()).await?;
         storage::run(self.storage.clone(), |storage| {
             records::check(storage)?;
             log::check_unapplied(storage)
@@ -451,11 +456,17 @@ impl Inner {
 
     async fn stop_now(&self) {
         let core = self.core.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Core { raft, gone, .. }) = core else { return };
+        let Some(Core { raft, log, gone }) = core else { return };
         if let Err(error) = raft.shutdown().await {
             error!(%error, "raft did not stop as it should");
         }
         drop(raft);
+        // Who opens the log next must not find it in the middle of a write.
+        match timeout(LET_GO_TIMEOUT, log.until_all_written()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "the end of the log was not written"),
+            Err(_) => warn!("the end of the log was not written within {LET_GO_TIMEOUT:?}"),
+        }
         if timeout(LET_GO_TIMEOUT, gone.cancelled()).await.is_err() {
             warn!("what applies entries has not let go of the pinset after {LET_GO_TIMEOUT:?}");
         }

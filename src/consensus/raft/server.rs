@@ -15,7 +15,8 @@ use tracing::{debug, warn};
 
 use super::command::Part;
 use super::message::{Answer, Appended, Head, Question};
-use super::node::Inner;
+use super::network::upto;
+use super::node::{Core, Inner, starting};
 use super::propose::Refusal;
 use super::snapshot::{self, Receiver};
 use super::types::{LogId, Vote};
@@ -215,7 +216,8 @@ impl Inner {
     }
 
     async fn try_answer(&self, from: &PeerId, question: Question) -> Result<Answer> {
-        let raft = self.raft()?;
+        self.check()?;
+        let Core { raft, log, .. } = self.core().ok_or_else(starting)?;
         Ok(match question {
             Question::Append(request) => {
                 let is_leading = {
@@ -228,8 +230,12 @@ impl Inner {
                 } else {
                     self.alarms.heard_old_leader(request.vote.leader_id.term);
                 }
+                let upto = upto(&request);
                 let response = raft.append_entries(request).await.map_err(|error| self.openraft(error))?;
                 let appended = Appended::from(response);
+                if appended == Appended::Success {
+                    log.until_safe(upto).await?;
+                }
                 if !matches!(appended, Appended::HigherVote(_)) {
                     // Writing may have taken a while.
                     self.heard();
@@ -254,7 +260,7 @@ impl Inner {
             Question::Propose(bytes) => {
                 let operations = self.check_part(from, &bytes)?;
                 match self.propose(bytes, operations).await {
-                    Ok((index, outcome)) => Answer::Proposed(index, outcome),
+                    Ok((id, outcome)) => Answer::Proposed(id, outcome),
                     Err(Refusal::NotLeader) => Answer::NotLeader(self.leader()),
                     Err(Refusal::Failed(error)) => error.into(),
                 }

@@ -38,7 +38,8 @@ impl Stand {
             failure: Failure::default(),
             known: Arc::default(),
         };
-        Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
+        let log = LogStore::open(Node::default(), self.storage.clone(), Failure::default()).await.unwrap();
+        Machine::open(surroundings, log, CancellationToken::new().drop_guard()).await.unwrap()
     }
 
     fn entry(&mut self, payload: EntryPayload<Types>) -> Entry {
