@@ -26,10 +26,10 @@ pub(crate) async fn syncs(setup: &Setup<'_>, delays: &[Duration], seconds: u64) 
         let apis = apis(&members);
         let warm = post_to(&apis, CLIENTS, 0, Stop::AtCount(WARM_PINS)).await?;
         let own = own_sync_time(&setup.folder)?;
-        let counted = || members.iter().map(|member| SlowDisk::syncs(&member.peer.folder)).sum::<Result<u64>>();
+        let counted =
+            || members.iter().map(|member| SlowDisk::syncs(&member.peer.folder)).sum::<Result<u64>>();
         let before = counted()?;
-        let posted =
-            post_to(&apis, CLIENTS, 10_000_000, Stop::After(Duration::from_secs(seconds))).await?;
+        let posted = post_to(&apis, CLIENTS, 10_000_000, Stop::After(Duration::from_secs(seconds))).await?;
         let syncs = counted()?.saturating_sub(before);
         wait_for_lines(&apis, "/allocations", warm.acknowledged + posted.acknowledged).await?;
         rows.extend([

@@ -36,7 +36,7 @@ impl Stand {
             applied: Arc::default(),
             transfers: Arc::default(),
             failure: Failure::default(),
-            known: Arc::default(),
+            starts: Arc::default(),
         };
         let log = LogStore::open(Node::default(), self.storage.clone(), Failure::default()).await.unwrap();
         Machine::open(surroundings, log, CancellationToken::new().drop_guard()).await.unwrap()
