@@ -14,7 +14,6 @@ use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use tokio::time::sleep;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
@@ -119,18 +118,6 @@ impl LogStore {
     pub(super) fn last(&self) -> Option<LogId> {
         let ends = self.ends();
         ends.last.or(ends.purged)
-    }
-
-    /// Makes sure that no entry is gone which a pinset up to here would need.
-    ///
-    /// # Errors
-    /// `Corrupt` with the way out.
-    pub(super) fn check_reaches(&self, applied: Option<LogId>) -> Result<()> {
-        let (begins, wanted) = (next_of(self.ends().purged), next_of(applied));
-        if begins <= wanted {
-            return Ok(());
-        }
-        Err(damaged(format!("it begins with entry {begins}, but the pinset needs entry {wanted} next")))
     }
 
     fn ends(&self) -> MutexGuard<'_, Ends> {
@@ -372,13 +359,6 @@ fn index_of(key: &Bytes) -> Result<u64> {
     .map_err(|_| damaged("a key is unreadable"))
 }
 
-fn hash(key: &[u8], piece: &[u8]) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(key);
-    hash.update(piece);
-    hash.digest()
-}
-
 pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
     let mut writer = Writer::with_capacity(size(entry));
     writer.entry(entry);
@@ -392,7 +372,7 @@ pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
         let mut writer = Writer::with_capacity(piece.len() + 16);
         writer.byte(VERSION);
         writer.short(pieces);
-        writer.long(hash(&key, piece));
+        writer.long(records::hash(&key, piece));
         writer.raw(piece);
         batch.put(LOG, key, writer.0);
     }
@@ -414,7 +394,7 @@ fn get(storage: &dyn Storage, index: u64) -> Result<Entry> {
             return Err(damaged(format!("entry {index} has the unknown version {version}")));
         }
         let piece = reader.everything();
-        if hash(&key, &piece) != sum {
+        if records::hash(&key, &piece) != sum {
             return Err(damaged(format!("entry {index} is not what was written")));
         }
         count = all;

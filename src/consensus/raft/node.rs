@@ -18,13 +18,13 @@ use super::frame::Links;
 use super::handover::MakingWay;
 use super::lineage::{Disowned, Known, Start};
 use super::log::{self, Failure, LogStore};
-use super::machine::{self, Applied, Machine, Progress, Surroundings};
+use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
-use super::types::{LogId, Membership, Metrics, Node, Raft};
+use super::types::{LogId, Membership, Metrics, Node, Raft, is_voter};
 use super::{COMPONENT, RaftConfig};
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
@@ -244,7 +244,7 @@ impl Inner {
     /// knows that they did: they may need it for that.
     pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
         let mut voters: BTreeSet<PeerId> = self.membership().voter_ids().filter_map(|node| node.0).collect();
-        if machine::is_voter(&self.node(), self.applied.borrow().members.membership()) {
+        if is_voter(&self.node(), self.applied.borrow().members.membership()) {
             voters.insert(self.peer);
         }
         voters
@@ -403,7 +403,7 @@ impl Inner {
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
-            known: self.starts.clone(),
+            starts: self.starts.clone(),
         };
         let gone = CancellationToken::new();
         let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
@@ -413,7 +413,6 @@ impl Inner {
             log::check_unapplied(storage)
         })
         .await?;
-        log.check_reaches(self.applied.borrow().id)?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)

@@ -36,7 +36,7 @@ impl Stand {
             applied: Arc::default(),
             transfers: Arc::default(),
             failure: Failure::default(),
-            known: Arc::default(),
+            starts: Arc::default(),
         };
         Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
     }
