@@ -82,9 +82,12 @@ impl Inner {
         if *peer != self.peer {
             return removed;
         }
-        let members = self.voters();
-        // It may see that it is gone, and stop, before anybody answers.
-        let is_gone = !members.is_empty() && !members.contains(peer);
+        // It may see that it is gone, and stop, before anybody answers. Only what was agreed on counts: an entry that says so
+        // and is in this peer's log alone may come to nothing, and whoever believed it would clean the store of a member.
+        let is_gone = {
+            let agreed = &self.applied.borrow().members;
+            agreed.log_id().is_some() && agreed.membership().get_node(&self.node()).is_none()
+        };
         if removed.is_err() && !is_gone && !matches!(*self.standing.borrow(), Standing::Removed) {
             return removed;
         }

@@ -53,6 +53,17 @@ pub(super) enum Standing {
     Removed,
 }
 
+impl Standing {
+    /// The store fails. Who was removed stays removed, whatever its store does.
+    fn fail(&mut self, error: Error) -> bool {
+        let may_recover = matches!(self, Self::Working | Self::Failing(_));
+        if may_recover {
+            *self = Self::Failing(error);
+        }
+        may_recover
+    }
+}
+
 /// A running openraft, and the log it writes.
 #[derive(Clone)]
 pub(super) struct Core {
@@ -507,7 +518,7 @@ impl Inner {
                 ErrorKind::StorageFull => "raft waits until there is space on this peer's disk",
                 _ => "raft waits until this peer's store works",
             };
-            self.standing.send_replace(Standing::Failing(why.context(what)));
+            self.standing.send_if_modified(|standing| standing.fail(why.context(what)));
             drop(may_start);
             retry.failed();
             sleep(retry.wait().min(RECOVER_WAIT_MAX)).await;
