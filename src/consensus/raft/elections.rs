@@ -9,17 +9,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt as _};
 use openraft::{LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
-use super::machine;
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
-use super::types::{LogId, Membership, Metrics, Node};
-use crate::error::Error;
+use super::types::{LogId, Membership, Metrics, Node, is_voter};
+use crate::error::{Error, Result};
 use crate::random::SplitMix64;
 use crate::types::PeerId;
 
@@ -121,14 +120,11 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             patience.tries = 0;
         }
         let membership = metrics.membership_config.membership().clone();
-        if !machine::is_voter(&inner.node(), &membership) {
-            if inner.applied.borrow().has_voted
-                && is_time_to_ask(&inner, last_asked)
-                && say_not_member(&inner, &membership).await
-            {
-                inner.set_removed();
-            }
+        if !is_voter(&inner.node(), &membership) {
             if is_time_to_ask(&inner, last_asked) {
+                if inner.applied.borrow().has_voted && say_not_member(&inner, &membership).await {
+                    inner.set_removed();
+                }
                 last_asked = Instant::now();
             }
             last_try = Instant::now();
@@ -165,20 +161,26 @@ fn is_time_to_ask(inner: &Inner, last: Instant) -> bool {
     inner.heard_at().max(last).elapsed() >= silence
 }
 
+/// Asks every other voter whether it would vote for this peer. Gives answers as they come.
+fn ask_voters<'a>(
+    inner: &'a Arc<Inner>,
+    membership: &Membership,
+    question: &'a Question,
+) -> impl Stream<Item = (PeerId, Result<Answer>)> + Unpin + use<'a> {
+    membership
+        .voter_ids()
+        .filter(|voter| *voter != inner.node())
+        .filter_map(|voter| voter.0)
+        .map(|voter| async move { (voter, inner.ask(&voter, question, inner.config.lease()).await) })
+        .collect::<FuturesUnordered<_>>()
+}
+
 /// Whether most of those that this peer knows as members say that it is none. One that is about to be added, and replays a
 /// log in which it was removed once, is known to one of any such majority.
 async fn say_not_member(inner: &Arc<Inner>, membership: &Membership) -> bool {
     let last = inner.core().and_then(|core| core.log.last());
     let question = Question::WouldVote(last);
-    let mut asked: FuturesUnordered<_> = membership
-        .voter_ids()
-        .filter(|voter| *voter != inner.node())
-        .filter_map(|voter| voter.0)
-        .map(|voter| {
-            let question = &question;
-            async move { (voter, inner.ask(&voter, question, inner.config.lease()).await) }
-        })
-        .collect();
+    let mut asked = ask_voters(inner, membership, &question);
     let mut no = BTreeSet::new();
     while let Some((voter, answer)) = asked.next().await {
         if matches!(answer, Ok(Answer::NotMember(_))) {
@@ -192,15 +194,8 @@ async fn say_not_member(inner: &Arc<Inner>, membership: &Membership) -> bool {
 async fn would_be_elected(inner: &Arc<Inner>, membership: &Membership) -> bool {
     let Some(last) = inner.core().map(|core| core.log.last()) else { return false };
     let mut yes = BTreeSet::from([inner.node()]);
-    let asked: FuturesUnordered<_> = membership
-        .voter_ids()
-        .filter(|voter| *voter != inner.node())
-        .filter_map(|voter| voter.0)
-        .map(|voter| async move {
-            (voter, inner.ask(&voter, &Question::WouldVote(last), inner.config.lease()).await)
-        })
-        .collect();
-    let mut asked = asked;
+    let question = Question::WouldVote(last);
+    let mut asked = ask_voters(inner, membership, &question);
     while let Some((voter, answer)) = asked.next().await {
         match answer {
             Ok(Answer::WouldVote(true)) => {

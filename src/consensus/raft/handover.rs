@@ -21,7 +21,7 @@ use super::COMPONENT;
 use super::message::{Answer, Question};
 use super::node::{Core, Inner};
 use super::snapshot::Staged;
-use super::types::{LogId, Metrics, Node, Raft, Vote};
+use super::types::{LogId, Metrics, Node, Raft, Vote, is_voter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
 
@@ -138,10 +138,7 @@ impl Inner {
             .iter()
             .flatten()
             .filter(move |(node, matched)| {
-                is_applied
-                    && **node != self.node()
-                    && matched.index() == last
-                    && membership.voter_ids().any(|voter| voter == **node)
+                is_applied && **node != self.node() && matched.index() == last && is_voter(node, membership)
             })
             .filter_map(|(node, _)| node.0)
     }

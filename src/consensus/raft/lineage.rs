@@ -15,10 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::{debug, warn};
 
 use super::COMPONENT;
-use super::machine::is_voter;
 use super::node::{Inner, Standing};
 use super::records::{self, JOINED, MEMBERS, META};
-use super::types::{Membership, Node};
+use super::types::{Membership, Node, is_voter};
 use super::wire::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Durability, Storage};

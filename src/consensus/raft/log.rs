@@ -15,7 +15,6 @@ use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use tokio::time::sleep;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::records::{self, APPLIED, COMMITTED, LAST, LOG, META, PURGED, VOTE};
 use super::trim::{Trim, Weights};
@@ -174,18 +173,6 @@ impl LogStore {
     pub(super) fn too_much(&self, bytes_max: u64) -> (u64, Option<u64>) {
         let ends = self.ends();
         (next_of(ends.purged), ends.weights.surplus(bytes_max))
-    }
-
-    /// Makes sure that no entry is gone which a pinset up to here would need.
-    ///
-    /// # Errors
-    /// `Corrupt` with the way out.
-    pub(super) fn check_reaches(&self, applied: Option<LogId>) -> Result<()> {
-        let (begins, wanted) = (next_of(self.ends().purged), next_of(applied));
-        if begins <= wanted {
-            return Ok(());
-        }
-        Err(damaged(format!("it begins with entry {begins}, but the pinset needs entry {wanted} next")))
     }
 
     fn ends(&self) -> MutexGuard<'_, Ends> {
@@ -439,13 +426,6 @@ fn index_of(key: &Bytes) -> Result<u64> {
     .map_err(|_| damaged("a key is unreadable"))
 }
 
-fn hash(key: &[u8], piece: &[u8]) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(key);
-    hash.update(piece);
-    hash.digest()
-}
-
 pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
     let mut writer = Writer::with_capacity(size(entry));
     writer.entry(entry);
@@ -459,7 +439,7 @@ pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
         let mut writer = Writer::with_capacity(piece.len() + 16);
         writer.byte(VERSION);
         writer.short(pieces);
-        writer.long(hash(&key, piece));
+        writer.long(records::hash(&key, piece));
         writer.raw(piece);
         batch.put(LOG, key, writer.0);
     }
@@ -481,7 +461,7 @@ fn get(storage: &dyn Storage, index: u64) -> Result<Entry> {
             return Err(damaged(format!("entry {index} has the unknown version {version}")));
         }
         let piece = reader.everything();
-        if hash(&key, &piece) != sum {
+        if records::hash(&key, &piece) != sum {
             return Err(damaged(format!("entry {index} is not what was written")));
         }
         count = all;

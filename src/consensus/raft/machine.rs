@@ -33,6 +33,7 @@ use super::snapshot::{Staged, Transfers};
 use super::trim::Trim;
 use super::types::{
     Answers, Entry, LogId, Membership, Node, Outcome, PartOutcome, StorageError, StoredMembership, Types,
+    is_voter,
 };
 use super::wire::{Reader, corrupt, written};
 use crate::consensus::StateEvent;
@@ -112,7 +113,7 @@ pub(super) struct Surroundings {
     pub(super) applied: Arc<Progress>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
-    pub(super) known: Arc<Known>,
+    pub(super) starts: Arc<Known>,
     pub(super) trim: Arc<Trim>,
 }
 
@@ -229,7 +230,7 @@ impl Machine {
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
         let at = now.members.log_id().map_or(0, |id| id.index);
-        self.at.known.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
+        self.at.starts.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
@@ -301,11 +302,6 @@ fn put_applied(batch: &mut Batch, now: &Applied) {
     if now.has_voted {
         batch.put(META, HAS_VOTED, Bytes::new());
     }
-}
-
-/// Whether a peer is one whose voice counts.
-pub(super) fn is_voter(node: &Node, members: &Membership) -> bool {
-    members.voter_ids().any(|voter| voter == *node)
 }
 
 /// Whether a peer needs nobody else to agree on anything.
@@ -399,7 +395,7 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
-                self.at.known.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
+                self.at.starts.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
                 self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError};
-use openraft::network::{Backoff, RPCOption};
+use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
@@ -17,6 +17,7 @@ use super::message::{Answer, Appended, Question};
 use super::node::Inner;
 use super::snapshot::Sender;
 use super::types::{LogId, Node, Types, Vote};
+use super::wire::corrupt;
 use super::{COMPONENT, frame};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
@@ -34,6 +35,8 @@ pub(super) struct Target {
     inner: Weak<Inner>,
     to: Node,
     under_way: Option<UnderWay>,
+    /// Whether it was said that the peer breaks a promise, so that it is not said with every try.
+    is_warned_of: bool,
 }
 
 /// Entries that were sent and not answered yet. openraft gives up after a quarter of the time after which a leader is missed,
@@ -64,7 +67,7 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Target;
 
     async fn new_client(&mut self, target: Node, _node: &EmptyNode) -> Target {
-        Target { inner: self.0.clone(), to: target, under_way: None }
+        Target { inner: self.0.clone(), to: target, under_way: None, is_warned_of: false }
     }
 }
 
@@ -92,8 +95,30 @@ impl Target {
         self.inner.upgrade()?.metrics()?.replication?.get(&self.to).copied().flatten()
     }
 
+    /// What openraft is told of entries that it wants the other one to have.
+    async fn append(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<AppendEntriesResponse<Node>> {
+        let (vote, before, all) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
+        match self.exchange(rpc).await? {
+            // openraft takes it for granted that nobody loses what it has acknowledged.
+            (Answer::Append(Appended::Conflict), _) if before.is_some() && before <= self.matched() => {
+                Err(corrupt(format!(
+                    "{} lost entries that it had acknowledged: remove it, clean its state, and let it join again",
+                    self.to
+                )))
+            }
+            (Answer::Append(Appended::HigherVote(theirs)), _) if theirs <= vote => {
+                Err(corrupt(format!("{} refused entries for a vote that is none", self.to)))
+            }
+            (Answer::Append(Appended::Success), upto) if upto < all => {
+                Ok(AppendEntriesResponse::PartialSuccess(upto))
+            }
+            (Answer::Append(appended), _) => Ok(appended.into()),
+            (other, _) => Err(self.unexpected(other)),
+        }
+    }
+
     /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
-    async fn append(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
+    async fn exchange(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
         let (inner, to) = self.inner()?;
         if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
             let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
@@ -167,35 +192,21 @@ impl RaftNetwork<Types> for Target {
         rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Node>, Failed> {
-        let (vote, before, all) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
-        match self.append(rpc).await {
-            // openraft takes it for granted that nobody loses what it has acknowledged.
-            Ok((Answer::Append(Appended::Conflict), _)) if before.is_some() && before <= self.matched() => {
-                let text = format!(
-                    "{} lost entries that it had acknowledged: remove it, clean its state, and let it join again",
-                    self.to
-                );
-                warn!("{text}");
-                Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
+        let error = match self.append(rpc).await {
+            Ok(appended) => {
+                self.is_warned_of = false;
+                return Ok(appended);
             }
-            Ok((Answer::Append(Appended::HigherVote(theirs)), _)) if theirs <= vote => {
-                let text = "a peer refused entries for a vote that is none";
-                Err(failed(&Error::new(ErrorKind::Corrupt, text).component(COMPONENT)))
-            }
-            Ok((Answer::Append(Appended::Success), upto)) if upto < all => {
-                Ok(AppendEntriesResponse::PartialSuccess(upto))
-            }
-            Ok((Answer::Append(appended), _)) => Ok(appended.into()),
-            Ok((other, _)) => {
-                self.pause().await;
-                Err(failed(&self.unexpected(other)))
-            }
-            Err(error) => {
-                debug!(peer = %self.to, %error, "entries were not taken");
-                self.pause().await;
-                Err(failed(&error))
-            }
+            Err(error) => error,
+        };
+        if error.kind() == ErrorKind::Corrupt && !self.is_warned_of {
+            self.is_warned_of = true;
+            warn!("{error}");
+        } else {
+            debug!(peer = %self.to, %error, "entries were not taken");
         }
+        self.pause().await;
+        Err(failed(&error))
     }
 
     async fn vote(
@@ -235,9 +246,5 @@ impl RaftNetwork<Types> for Target {
                 }
             },
         }
-    }
-
-    fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(PAUSE))
     }
 }

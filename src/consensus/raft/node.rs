@@ -18,14 +18,14 @@ use super::frame::Links;
 use super::handover::MakingWay;
 use super::lineage::{Disowned, Known, Start};
 use super::log::{Failure, LogStore};
-use super::machine::{self, Applied, Machine, Progress, Surroundings};
+use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
 use super::trim::Trim;
-use super::types::{LogId, Membership, Metrics, Node, Raft};
+use super::types::{LogId, Membership, Metrics, Node, Raft, is_voter};
 use super::{COMPONENT, RaftConfig};
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
@@ -237,7 +237,7 @@ impl Inner {
     /// knows that they did: they may need it for that.
     pub(super) fn current_voters(&self) -> BTreeSet<PeerId> {
         let mut voters: BTreeSet<PeerId> = self.membership().voter_ids().filter_map(|node| node.0).collect();
-        if machine::is_voter(&self.node(), self.applied.borrow().members.membership()) {
+        if is_voter(&self.node(), self.applied.borrow().members.membership()) {
             voters.insert(self.peer);
         }
         voters
@@ -396,7 +396,7 @@ impl Inner {
             applied: self.applied.clone(),
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
-            known: self.starts.clone(),
+            starts: self.starts.clone(),
             trim: self.trim.clone(),
         };
         let gone = CancellationToken::new();
@@ -404,7 +404,6 @@ impl Inner {
         let (storage, failure, trim) = (self.storage.clone(), self.failure.clone(), self.trim.clone());
         let log = LogStore::open(self.node(), storage, failure, trim).await?;
         storage::run(self.storage.clone(), records::check).await?;
-        log.check_reaches(self.applied.borrow().id)?;
         let named = log.check().await?;
         machine.catch_up(&log, named.as_ref()).await?;
         let network = Network(self.me.clone());

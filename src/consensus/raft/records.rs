@@ -24,9 +24,10 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::COMPONENT;
 use super::lineage::Last;
+use super::types::{LogId, Node};
 use super::wire::{Reader, corrupt, read, written};
-use super::{COMPONENT, types::Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Batch, Direction, Durability, KeyRange, Snapshot, Space, Storage};
 use crate::types::PeerId;
@@ -69,22 +70,23 @@ pub(super) fn damaged(what: impl std::fmt::Display) -> Error {
     ))
 }
 
-fn hash(key: &[u8], value: &[u8]) -> [u8; HASH_BYTES] {
+/// The hash of a record, which is written with it.
+pub(super) fn hash(key: &[u8], value: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(key);
     hash.update(value);
-    hash.digest().to_be_bytes()
+    hash.digest()
 }
 
 /// A value with its hash.
 fn seal(key: &[u8], value: &[u8]) -> Bytes {
-    [value, &hash(key, value)].concat().into()
+    [value, &hash(key, value).to_be_bytes()].concat().into()
 }
 
 /// The value of a record with its hash; none where they do not belong together.
 fn unseal(key: &[u8], sealed: Bytes) -> Option<Bytes> {
     let (value, sum) = sealed.split_last_chunk::<HASH_BYTES>()?;
-    (*sum == hash(key, value)).then(|| sealed.slice(..value.len()))
+    (*sum == hash(key, value).to_be_bytes()).then(|| sealed.slice(..value.len()))
 }
 
 /// Writes one of the records of `raft-meta`.
@@ -173,8 +175,15 @@ pub(super) fn check(storage: &dyn Storage) -> Result<()> {
     if index.is_some() && cluster(storage)?.is_none() {
         return missing("which cluster it belongs to");
     }
-    if applied.is_some() != members.is_some() || applied < purged {
+    if applied.is_some() != members.is_some() {
         return missing("how far the pinset is");
+    }
+    if applied < purged {
+        let next = |id: Option<LogId>| id.map_or(0, |id| id.index + 1);
+        let (begins, wanted) = (next(purged), next(applied));
+        return Err(damaged(format!(
+            "its log begins with entry {begins}, but the pinset needs entry {wanted} next"
+        )));
     }
     Ok(())
 }

@@ -39,6 +39,11 @@ impl Node {
     }
 }
 
+/// Whether a peer is one whose voice counts.
+pub(super) fn is_voter(node: &Node, members: &Membership) -> bool {
+    members.voter_ids().any(|voter| voter == *node)
+}
+
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

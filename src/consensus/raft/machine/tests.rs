@@ -36,7 +36,7 @@ impl Stand {
             applied: Arc::default(),
             transfers: Arc::default(),
             failure: Failure::default(),
-            known: Arc::default(),
+            starts: Arc::default(),
             trim: Arc::new(Trim::new(1 << 20)),
         };
         Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
