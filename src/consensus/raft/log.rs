@@ -2,7 +2,8 @@
 //!
 //! An entry is one or several records, because a record of a store is bounded: key = index and number of the piece, value
 //! = version, number of pieces, a hash of key and piece, the piece. `last` says which entry is the last one and is
-//! written with it, so that a log that was cut is known from one that ends there.
+//! written with it, so that a log that was cut is known from one that ends there. `committed` says up to where the log was
+//! known to be agreed on; it goes with the next entries, because it is not worth a sync of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -15,7 +16,8 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use tokio::time::sleep;
 
-use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
+use super::records::{self, APPLIED, COMMITTED, LAST, LOG, META, PURGED, VOTE};
+use super::trim::{Trim, Weights};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
 use super::wire::{Reader, Writer, read, written};
 use crate::error::{Error, ErrorKind, Result};
@@ -49,15 +51,21 @@ pub(super) struct LogStore {
     storage: Arc<dyn Storage>,
     ends: Arc<Mutex<Ends>>,
     failure: Failure,
+    trim: Arc<Trim>,
 }
 
 #[derive(Debug, Default)]
 struct Ends {
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// Up to where it is known to be agreed on, and what of that is written down.
+    committed: Option<LogId>,
+    committed_written: Option<LogId>,
     /// The newest entries, without a gap.
     cache: BTreeMap<u64, Entry>,
     cached_bytes: usize,
+    /// Of all that are there.
+    weights: Weights,
 }
 
 impl Ends {
@@ -93,9 +101,14 @@ impl LogStore {
     ///
     /// # Errors
     /// `Corrupt` when it is damaged or cut; `Io`, `ShutDown`.
-    pub(super) async fn open(node: Node, storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
+    pub(super) async fn open(
+        node: Node,
+        storage: Arc<dyn Storage>,
+        failure: Failure,
+        trim: Arc<Trim>,
+    ) -> Result<Self> {
         let ends = storage::run(storage.clone(), open).await?;
-        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), failure })
+        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), failure, trim })
     }
 
     /// The newest members that an entry from this index on names, in a store that nobody else has open.
@@ -120,12 +133,54 @@ impl LogStore {
         ends.last.or(ends.purged)
     }
 
+    /// The last entry that was known to be agreed on when one was written last.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.ends().committed
+    }
+
+    /// Reads all of it, so that a log which cannot be relied on is found at the start and not when somebody needs it; gives
+    /// the newest members that it names, if it does.
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry is damaged or missing; `Io`.
+    pub(super) async fn check(&self) -> Result<Option<StoredMembership>> {
+        let (first, end, committed) = {
+            let ends = self.ends();
+            (next_of(ends.purged), next_of(ends.last), ends.committed)
+        };
+        let (newest, weights) = storage::run(self.storage.clone(), move |storage| {
+            let (mut newest, mut weights) = (None, Weights::default());
+            for index in first..end {
+                let entry = get(storage, index)?;
+                weights.add(index, size(&entry) as u64);
+                if committed.is_some_and(|committed| committed.index == index && committed != entry.log_id) {
+                    return Err(damaged(format!("entry {index} is not the one that was agreed on")));
+                }
+                if let EntryPayload::Membership(members) = entry.payload {
+                    newest = Some(StoredMembership::new(Some(entry.log_id), members));
+                }
+            }
+            Ok((newest, weights))
+        })
+        .await?;
+        self.trim.grown(&weights);
+        self.ends().weights = weights;
+        Ok(newest)
+    }
+
+    /// The first entry that is there, and the first that would stay if no more than so many bytes were to, when there are
+    /// more.
+    pub(super) fn too_much(&self, bytes_max: u64) -> (u64, Option<u64>) {
+        let ends = self.ends();
+        (next_of(ends.purged), ends.weights.surplus(bytes_max))
+    }
+
     fn ends(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Entries from `start` on and before `end`, as many as are given at a time, and all that are there if `is_whole`.
-    async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
+    pub(super) async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
         loop {
             let purged = next_of(self.ends().purged);
             match self.entries_there(start, end, is_whole).await {
@@ -184,11 +239,18 @@ impl LogStore {
         storage::run(self.storage.clone(), move |storage| storage.write(batch, durability)).await
     }
 
-    async fn put(&self, entries: Vec<Entry>) -> Result<()> {
+    pub(super) async fn put(&self, entries: Vec<Entry>) -> Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
         records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
+        let committed = {
+            let ends = self.ends();
+            ends.committed.filter(|_| ends.committed > ends.committed_written)
+        };
+        if let Some(committed) = &committed {
+            records::put(&mut batch, COMMITTED, &written(|writer| writer.log_id(committed)));
+        }
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
         let durability =
@@ -196,7 +258,15 @@ impl LogStore {
         self.write(batch, durability).await?;
         let mut ends = self.ends();
         ends.last = Some(last);
-        entries.into_iter().for_each(|entry| ends.keep(entry));
+        ends.committed_written = committed.max(ends.committed_written);
+        let mut is_larger = false;
+        for entry in entries {
+            is_larger |= ends.weights.add(entry.log_id.index, size(&entry) as u64);
+            ends.keep(entry);
+        }
+        if is_larger {
+            self.trim.grown(&ends.weights);
+        }
         Ok(())
     }
 
@@ -228,6 +298,7 @@ impl LogStore {
         .await?;
         let mut ends = self.ends();
         ends.last = kept;
+        ends.weights.cut(from);
         ends.forget(|index| index >= from);
         Ok(())
     }
@@ -274,6 +345,7 @@ impl LogStore {
         {
             let mut ends = self.ends();
             (ends.purged, ends.last) = (Some(upto), Some(last));
+            ends.weights.drop_until(upto.index);
             ends.forget(|index| index <= upto.index);
         }
         storage::run(self.storage.clone(), move |storage| remove_below(storage, from, upto.index)).await
@@ -327,16 +399,11 @@ fn open(storage: &dyn Storage) -> Result<Ends> {
     {
         return Err(damaged(format!("entry {} is not the one it should be", last.index)));
     }
-    Ok(Ends { purged, last, ..Ends::default() })
-}
-
-/// Reads all entries that the pinset does not have yet.
-///
-/// # Errors
-/// `Corrupt` when one of them is damaged or missing; `Io`.
-pub(super) fn check_unapplied(storage: &dyn Storage) -> Result<()> {
-    let after = |key| records::get(storage, key, Reader::log_id).map(next_of);
-    (after(APPLIED)?.max(after(PURGED)?)..after(LAST)?).try_for_each(|index| get(storage, index).map(drop))
+    let committed = records::get(storage, COMMITTED, Reader::log_id)?;
+    if committed.is_some() && committed > last.max(purged) {
+        return Err(damaged(format!("it ends before entry {}, which was agreed on", next_of(committed) - 1)));
+    }
+    Ok(Ends { purged, last, committed, committed_written: committed, ..Ends::default() })
 }
 
 fn damaged(what: impl std::fmt::Display) -> Error {
@@ -540,6 +607,12 @@ impl RaftLogStorage<Types> for LogStore {
         let entries: Vec<Entry> = entries.into_iter().collect();
         self.put(entries).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
         callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let mut ends = self.ends();
+        ends.committed = committed.max(ends.committed);
         Ok(())
     }
 

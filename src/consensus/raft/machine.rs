@@ -16,7 +16,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use openraft::storage::RaftStateMachine;
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError};
+use openraft::{
+    EntryPayload, LogIdOptionExt as _, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
+    StorageIOError,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
@@ -24,9 +27,10 @@ use tracing::{info, warn};
 use super::command::{self, Operation, Part};
 use super::difference::Difference;
 use super::lineage::Known;
-use super::log::Failure;
+use super::log::{Failure, LogStore};
 use super::records::{self, APPLIED, HAS_VOTED, MEMBERS, META, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
+use super::trim::Trim;
 use super::types::{
     Answers, Entry, LogId, Membership, Node, Outcome, PartOutcome, StorageError, StoredMembership, Types,
     is_voter,
@@ -113,6 +117,7 @@ pub(super) struct Surroundings {
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
     pub(super) starts: Arc<Known>,
+    pub(super) trim: Arc<Trim>,
 }
 
 /// Applies entries.
@@ -170,6 +175,30 @@ impl Machine {
         self.at.events.tell_changes(&changes);
         self.at.applied.set(self.now.clone());
         Ok(outcomes)
+    }
+
+    /// Applies again what a power cut took from the pinset, as far as it is known without the others that it was agreed on:
+    /// what was known when an entry was last written and, where this peer is its own quorum, the whole log. `named` are the
+    /// newest members that the log names.
+    ///
+    /// # Errors
+    /// As applying.
+    pub(super) async fn catch_up(&mut self, log: &LogStore, named: Option<&StoredMembership>) -> Result<()> {
+        let members = named.filter(|named| named.log_id() > self.now.members.log_id());
+        let members = members.unwrap_or(&self.now.members).membership();
+        let upto = if is_quorum_alone(&self.at.node, members) { log.last() } else { log.committed() };
+        let (first, end) = (self.now.next(), upto.map_or(0, |upto| upto.index + 1));
+        while self.now.next() < end {
+            let entries = log.entries(self.now.next(), end, false).await?;
+            if entries.is_empty() {
+                break;
+            }
+            self.apply_all(entries).await?;
+        }
+        if first < end {
+            info!(entries = end - first, "applied again what the log has and the pinset did not");
+        }
+        Ok(())
     }
 
     fn meta(&self) -> Option<SnapshotMeta<Node, openraft::EmptyNode>> {
@@ -276,6 +305,11 @@ fn put_applied(batch: &mut Batch, now: &Applied) {
     if now.has_voted {
         batch.put(META, HAS_VOTED, Bytes::new());
     }
+}
+
+/// Whether a peer needs nobody else to agree on anything.
+fn is_quorum_alone(node: &Node, members: &Membership) -> bool {
+    members.get_joint_config().len() == 1 && members.voter_ids().eq([*node])
 }
 
 fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {
@@ -509,11 +543,16 @@ fn stored(pin: &Pin) -> Result<Pin> {
 
 /// Says what a snapshot would be, which costs nothing: its contents are read when they are sent.
 #[derive(Debug)]
-pub(super) struct Builder(Option<SnapshotMeta<Node, openraft::EmptyNode>>);
+pub(super) struct Builder {
+    meta: Option<SnapshotMeta<Node, openraft::EmptyNode>>,
+    trim: Arc<Trim>,
+}
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        Ok(Snapshot { meta: self.0.clone().unwrap_or_default(), snapshot: Box::default() })
+        let meta = self.meta.clone().unwrap_or_default();
+        self.trim.built(meta.last_log_id.next_index());
+        Ok(Snapshot { meta, snapshot: Box::default() })
     }
 }
 
@@ -536,7 +575,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder(self.meta())
+        Builder { meta: self.meta(), trim: self.at.trim.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Staged>, StorageError> {

@@ -17,13 +17,14 @@ use super::elections::Alarms;
 use super::frame::Links;
 use super::handover::MakingWay;
 use super::lineage::{Disowned, Known, Start};
-use super::log::{self, Failure, LogStore};
+use super::log::{Failure, LogStore};
 use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
+use super::trim::Trim;
 use super::types::{LogId, Membership, Metrics, Node, Raft, is_voter};
 use super::{COMPONENT, RaftConfig};
 use crate::consensus::events::EventSender;
@@ -83,6 +84,7 @@ pub(super) struct Inner {
     pub(super) transfers: Arc<Transfers>,
     pub(super) staging: Staging,
     pub(super) applied: Arc<Progress>,
+    pub(super) trim: Arc<Trim>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) proposals: mpsc::Sender<Proposal>,
     /// This start of this peer.
@@ -146,6 +148,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let Parts { peer, config, storage, state, links, events, proposals, start, salt } = parts;
+        let trim = Arc::new(Trim::new(config.max_log_bytes));
         Arc::new_cyclic(|me| Self {
             peer,
             config,
@@ -155,6 +158,7 @@ impl Inner {
             transfers: Arc::default(),
             staging: Staging::default(),
             applied: Arc::default(),
+            trim,
             standing: watch::Sender::new(Standing::Working),
             proposals,
             start,
@@ -404,15 +408,15 @@ impl Inner {
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
             starts: self.starts.clone(),
+            trim: self.trim.clone(),
         };
         let gone = CancellationToken::new();
-        let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
-        storage::run(self.storage.clone(), |storage| {
-            records::check(storage)?;
-            log::check_unapplied(storage)
-        })
-        .await?;
+        let mut machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
+        let (storage, failure, trim) = (self.storage.clone(), self.failure.clone(), self.trim.clone());
+        let log = LogStore::open(self.node(), storage, failure, trim).await?;
+        storage::run(self.storage.clone(), records::check).await?;
+        let named = log.check().await?;
+        machine.catch_up(&log, named.as_ref()).await?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)

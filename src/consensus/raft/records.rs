@@ -8,6 +8,7 @@
 //! | | `cluster` | what tells this cluster from others: 16 bytes |
 //! | | `session` | of the last start |
 //! | | `vote`, `purged`, `last` | of the log |
+//! | | `committed` | up to where the log was known to be agreed on when an entry was last written |
 //! | | `applied`, `members` | what the pinset is the result of |
 //! | | `joined` | since which entry this peer is a member |
 //! | | `known/`, peer | the last start of a member that was heard of (see `lineage`) |
@@ -42,6 +43,7 @@ pub(super) const SESSION: &[u8] = b"session";
 pub(super) const VOTE: &[u8] = b"vote";
 pub(super) const PURGED: &[u8] = b"purged";
 pub(super) const LAST: &[u8] = b"last";
+pub(super) const COMMITTED: &[u8] = b"committed";
 pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERS: &[u8] = b"members";
 pub(super) const JOINED: &[u8] = b"joined";
@@ -229,7 +231,7 @@ pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
     let mut batch = Batch::new();
-    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, JOINED, HAS_VOTED] {
+    for key in [CLUSTER, VOTE, PURGED, LAST, COMMITTED, APPLIED, MEMBERS, JOINED, HAS_VOTED] {
         batch.delete(META, key);
     }
     known_records(storage)?.into_iter().for_each(|(key, _)| batch.delete(META, key));

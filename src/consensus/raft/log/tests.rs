@@ -17,8 +17,13 @@ fn indexes(entries: &[Entry]) -> Vec<u64> {
     entries.iter().map(|entry| entry.log_id.index).collect()
 }
 
+async fn try_log_on(storage: &Arc<dyn Storage>) -> Result<LogStore> {
+    let trim = Arc::new(Trim::new(1 << 20));
+    LogStore::open(Node::default(), storage.clone(), Failure::default(), trim).await
+}
+
 async fn log_on(storage: &Arc<dyn Storage>) -> LogStore {
-    LogStore::open(Node::default(), storage.clone(), Failure::default()).await.unwrap()
+    try_log_on(storage).await.unwrap()
 }
 
 /// Notes that the pinset is that far.
@@ -106,7 +111,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         let mut batch = Batch::new();
         damage(&mut batch);
         storage.write(batch, Durability::Synced).unwrap();
-        let error = LogStore::open(Node::default(), storage, Failure::default()).await.unwrap_err();
+        let error = try_log_on(&storage).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         // Without the end it is known only that there should be none.
         assert!(
@@ -115,7 +120,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         );
         assert!(error.to_string().contains("let it join again"), "{error}");
     }
-    // What is in the middle is found when it is read.
+    // What is in the middle is found when all of it is read, or just that.
     for middle in [None, Some(vec![1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 7])] {
         let storage = ten().await;
         let mut batch = Batch::new();
@@ -125,6 +130,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         }
         storage.write(batch, Durability::Synced).unwrap();
         let log = log_on(&storage).await;
+        assert_eq!(log.check().await.unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(log.entries(4, 6, true).await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
