@@ -35,7 +35,7 @@ pub(super) struct Target {
     inner: Weak<Inner>,
     to: Node,
     under_way: Option<UnderWay>,
-    /// Whether it was said that the peer breaks a promise, so that it is not said with every try.
+    /// Whether it was said that the peer breaks a promise, or belongs elsewhere, so that it is not said with every try.
     is_warned_of: bool,
 }
 
@@ -199,7 +199,7 @@ impl RaftNetwork<Types> for Target {
             }
             Err(error) => error,
         };
-        if error.kind() == ErrorKind::Corrupt && !self.is_warned_of {
+        if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) && !self.is_warned_of {
             self.is_warned_of = true;
             warn!("{error}");
         } else {

@@ -430,9 +430,14 @@ impl Inner {
                 self.join(self.found(&members)).await?;
             }
             let nodes: BTreeSet<Node> = members.into_iter().map(Node::of).collect();
-            if let Err(error) = raft.initialize(nodes).await {
+            let number = nodes.len();
+            match raft.initialize(nodes).await {
+                Ok(()) => info!(
+                    members = number,
+                    "nothing is stored here: founding a new raft cluster (a peer that is to join one is started with --bootstrap)"
+                ),
                 // Somebody else may have been faster.
-                debug!(%error, "the cluster was not founded here");
+                Err(error) => debug!(%error, "the cluster was not founded here"),
             }
         }
         *self.core.write().unwrap_or_else(PoisonError::into_inner) = Some(Core { raft, log, gone });

@@ -107,10 +107,13 @@ impl Server {
         match ours {
             Some(ours) if ours != theirs => {
                 if self.is_time_to_warn() {
-                    warn!(peer = %from, "a peer of another raft cluster with the same secret is refused");
+                    warn!(
+                        peer = %from,
+                        "a peer of another raft cluster with the same secret is refused: if it is to be a member of this one,                          stop it, and start it with --bootstrap after \"ipfs-cluster-service state cleanup\""
+                    );
                 }
-                let text =
-                    "this peer belongs to another raft cluster; clean its state before it joins this one";
+                let text = "this peer belongs to another raft cluster; clean its state (\"ipfs-cluster-service state \
+                            cleanup\") before it joins this one";
                 return refused(ErrorKind::Conflict, text);
             }
             None if !is_leading => {
