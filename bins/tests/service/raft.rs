@@ -14,6 +14,11 @@ const OTHER_CID: &str = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn";
 fn home(secret: &str) -> Home {
     let home = Home::new();
     let ran = home.run_with(&["init", "--consensus", "raft"], &[("CLUSTER_SECRET", secret)], "");
+    assert!(
+        ran.stderr.contains("the first of a new cluster") && ran.stderr.contains("--bootstrap"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     home
 }

@@ -13,12 +13,12 @@ use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
 use openraft::{LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::types::{LogId, Membership, Metrics, Node, is_voter};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::random::SplitMix64;
 use crate::types::PeerId;
 
@@ -85,6 +85,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
     let mut last_try = Instant::now();
     let mut last_asked = last_try;
     let mut joint_since = None;
+    let mut strangers = BTreeSet::new();
     loop {
         let due = inner.heard_at().max(last_try) + wait;
         let poll = Instant::now() + inner.config.heartbeat_interval();
@@ -134,7 +135,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         if !is_alone && Instant::now() < inner.heard_at().max(last_try) + wait {
             continue;
         }
-        if is_alone || would_be_elected(&inner, &membership).await {
+        if is_alone || would_be_elected(&inner, &membership, &mut strangers).await {
             // Somebody may have been elected while the others were asked.
             if !is_alone
                 && inner.heard_at() > last_try.max(due - wait)
@@ -190,8 +191,13 @@ async fn say_not_member(inner: &Arc<Inner>, membership: &Membership) -> bool {
     !membership.get_joint_config().is_empty() && is_quorum(membership, &no)
 }
 
-/// Asks every voter, until enough of them say yes or no more will.
-async fn would_be_elected(inner: &Arc<Inner>, membership: &Membership) -> bool {
+/// Asks every voter, until enough of them say yes or no more will. Of each that turns out to be of another cluster an operator
+/// is told once: it runs, and would be looked for where it does not.
+async fn would_be_elected(
+    inner: &Arc<Inner>,
+    membership: &Membership,
+    strangers: &mut BTreeSet<PeerId>,
+) -> bool {
     let Some(last) = inner.core().map(|core| core.log.last()) else { return false };
     let mut yes = BTreeSet::from([inner.node()]);
     let question = Question::WouldVote(last);
@@ -202,6 +208,11 @@ async fn would_be_elected(inner: &Arc<Inner>, membership: &Membership) -> bool {
                 yes.insert(Node::of(voter));
             }
             Ok(Answer::NotMember(since)) => inner.told_not_member(since.as_ref()),
+            Ok(Answer::Failed(ErrorKind::Conflict, why)) if strangers.insert(voter) => warn!(
+                peer = %voter, why,
+                "a member is of another raft cluster than this peer: one of them was cleaned, recovered or imported into, \
+                 or began with another init_peerset"
+            ),
             Ok(_) => {}
             Err(error) => debug!(peer = %voter, %error, "a voter could not be asked"),
         }

@@ -109,7 +109,8 @@ impl Server {
                 if self.is_time_to_warn() {
                     warn!(
                         peer = %from,
-                        "a peer of another raft cluster with the same secret is refused: if it is to be a member of this one,                          stop it, and start it with --bootstrap after \"ipfs-cluster-service state cleanup\""
+                        "a peer of another raft cluster with the same secret is refused: if it is to be a member of this \
+                         one, stop it, and start it with --bootstrap after \"ipfs-cluster-service state cleanup\""
                     );
                 }
                 let text = "this peer belongs to another raft cluster; clean its state (\"ipfs-cluster-service state \
