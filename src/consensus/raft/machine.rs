@@ -56,8 +56,6 @@ pub(super) struct Applied {
     /// Whether this peer votes or did once: one that did and is in no list any more was removed, one that did not is yet
     /// to be added.
     pub(super) has_voted: bool,
-    /// The session of this peer that is in force; 0 where none is known.
-    pub(super) session: u64,
 }
 
 impl Applied {
@@ -141,16 +139,9 @@ impl Machine {
         let untold = at.state.settle().await?;
         let (mut now, seen) = storage::run(at.storage.clone(), load).await?;
         now.has_voted |= is_voter(&at.node, now.members.membership());
-        let mut machine = Self { at, now, seen, _gone: gone };
-        machine.show();
-        machine.at.events.tell_changes(&untold);
-        Ok(machine)
-    }
-
-    /// Tells how far it is now.
-    fn show(&mut self) {
-        self.now.session = self.seen.get(&self.at.node).map_or(0, |seen| seen.session);
-        self.at.applied.set(self.now.clone());
+        at.applied.set(now.clone());
+        at.events.tell_changes(&untold);
+        Ok(Self { at, now, seen, _gone: gone })
     }
 
     async fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>> {
@@ -182,7 +173,7 @@ impl Machine {
         }
         (self.now, self.seen) = (now, seen);
         self.at.events.tell_changes(&changes);
-        self.show();
+        self.at.applied.set(self.now.clone());
         Ok(outcomes)
     }
 
@@ -228,7 +219,7 @@ impl Machine {
         let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
         let members = meta.last_membership.clone();
         let has_voted = self.now.has_voted || is_voter(&self.at.node, members.membership());
-        let now = Applied { id: meta.last_log_id, members, has_voted, ..Applied::default() };
+        let now = Applied { id: meta.last_log_id, members, has_voted };
         #[cfg(feature = "testing")]
         let seen = if is_planted(Planted::SnapshotForgetsRequests) { Vec::new() } else { seen };
         let records =
@@ -258,7 +249,7 @@ impl Machine {
         for event in changes.unwrap_or_else(|| vec![StateEvent::Resync]) {
             self.at.events.tell(event);
         }
-        self.show();
+        self.at.applied.set(self.now.clone());
         Ok(())
     }
 }
@@ -330,7 +321,7 @@ fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {
         .map(|(key, value)| Seen::decode(key, value))
         .collect::<Result<Vec<_>>>()?;
     let has_voted = snapshot.get(META, HAS_VOTED)?.is_some();
-    Ok((Applied { id, members, has_voted, ..Applied::default() }, collect(records)))
+    Ok((Applied { id, members, has_voted }, collect(records)))
 }
 
 fn collect(records: Vec<Seen>) -> BTreeMap<Node, SeenPeer> {

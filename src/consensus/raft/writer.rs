@@ -121,16 +121,13 @@ impl Writer {
 
     fn done(&mut self, (sequence, session, result): (u64, Option<u64>, Result<()>)) {
         self.open.remove(&sequence);
-        self.exceed(session.unwrap_or(0));
-        self.result = std::mem::replace(&mut self.result, Ok(())).and(result);
-    }
-
-    /// Takes a session after the one that is in force, if that is not an earlier one anyway.
-    fn exceed(&mut self, in_force: u64) {
-        if in_force > self.session {
-            warn!("this peer's store is a new one, and its clock went back: it takes a new session");
-            self.session = in_force.saturating_add(1);
+        if let Some(session) = session
+            && session >= self.session
+        {
+            warn!("this peer's clock went back while it was away: it takes a new session");
+            self.session = session + 1;
         }
+        self.result = std::mem::replace(&mut self.result, Ok(())).and(result);
     }
 
     async fn finish(&mut self) {
@@ -147,8 +144,6 @@ impl Writer {
         match call.work {
             Work::Apply(operations, tells) => {
                 let (operations, waiters) = self.gather(operations, tells, call.reply);
-                let in_force = self.inner.applied.borrow().session;
-                self.exceed(in_force);
                 let sequence = self.next;
                 self.next += 1;
                 self.open.insert(sequence);

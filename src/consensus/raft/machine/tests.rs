@@ -152,14 +152,14 @@ async fn what_is_known_to_be_agreed_on_is_applied_before_anybody_is_heard() {
 
     for (voters, expected) in [(&[0][..], 10), (&[0, 1], 5), (&[1], 5)] {
         let mut stand = Stand::new().await;
-        let (own, origin) = (Node::of(stand.peers[0]), voters[0]);
+        let own = Node::of(stand.peers[0]);
         let voters = voters.iter().map(|peer| Node::of(stand.peers[*peer])).collect();
         let voters = Membership::new(vec![voters], ());
         let first = LogId::new(CommittedLeaderId::new(1, Node::default()), 0);
         let mut entries = vec![Entry { log_id: first, payload: EntryPayload::Blank }];
         entries.push(stand.entry(EntryPayload::Membership(voters)));
         for number in 2..=10u8 {
-            entries.push(stand.entry_of(origin, (7, u64::from(number), 1), pin(number)));
+            entries.push(stand.entry_of(0, (7, u64::from(number), 1), pin(number)));
         }
         let open =
             || LogStore::open(own, stand.storage.clone(), Failure::default(), Arc::new(Trim::new(1 << 20)));
