@@ -180,6 +180,7 @@ pub(crate) fn answer_samples() -> Vec<Vec<u8>> {
         Answer::Proposed(7, PartOutcome::Applied(vec![None, Some(Bytes::from_static(b"value"))])),
         Answer::Proposed(7, PartOutcome::Stale(8)),
         Answer::Proposed(7, PartOutcome::Unreadable),
+        Answer::Proposed(7, PartOutcome::NotMember),
         Answer::Barrier(9),
         Answer::Installed(vote),
         Answer::NotLeader(peer(1)),

@@ -399,6 +399,7 @@ fn put_outcome(writer: &mut Writer, outcome: &PartOutcome) {
             writer.long(*session);
         }
         PartOutcome::Unreadable => writer.byte(2),
+        PartOutcome::NotMember => writer.byte(3),
     }
 }
 
@@ -407,6 +408,7 @@ fn outcome(reader: &mut Reader) -> Result<PartOutcome> {
         0 => PartOutcome::Applied(command::decode_answers(reader)? as Answers),
         1 => PartOutcome::Stale(reader.long()?),
         2 => PartOutcome::Unreadable,
+        3 => PartOutcome::NotMember,
         _ => return Err(corrupt("an outcome of an unknown kind")),
     })
 }

@@ -238,6 +238,11 @@ async fn deliver(
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
             (None, Err(error))
         }
+        Ok(PartOutcome::NotMember) => {
+            let error = unknown(&inner.removed());
+            waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
+            (None, Err(error))
+        }
         Err(error) => {
             debug!(%error, callers = waiters.len(), "a part was not written");
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));

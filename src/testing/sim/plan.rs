@@ -135,6 +135,12 @@ pub enum What {
     CrashLeader {
         keep_some: bool,
     },
+    /// Waits until a peer votes for another one, for a while at most. So long after, the power goes under who voted; who got
+    /// the vote is cut off from all others, and all others reach each other.
+    CrashVoter {
+        after: Duration,
+        keep_some: bool,
+    },
     /// The power goes under everybody.
     CrashAll {
         keep_some: bool,
@@ -383,6 +389,7 @@ impl Plan {
                 | What::Loss { .. }
                 | What::IsolateLeader
                 | What::CrashLeader { .. }
+                | What::CrashVoter { .. }
                 | What::CrashAll { .. } => {}
             }
         }

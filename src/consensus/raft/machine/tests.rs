@@ -19,6 +19,13 @@ struct Stand {
 }
 
 impl Stand {
+    async fn with_members() -> (Self, Machine) {
+        let mut stand = Self::new().await;
+        let mut machine = stand.machine().await;
+        stand.members(&mut machine, &[0, 1]).await;
+        (stand, machine)
+    }
+
     async fn new() -> Self {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let state: Arc<dyn State> = Arc::new(StoreState::open(storage.clone()).await.unwrap());
@@ -59,6 +66,13 @@ impl Stand {
         self.entry(EntryPayload::Normal(Command(command::join(&[part]))))
     }
 
+    /// Applies that these are the members.
+    async fn members(&mut self, machine: &mut Machine, peers: &[usize]) {
+        let voters = peers.iter().map(|peer| Node::of(self.peers[*peer])).collect();
+        let entry = self.entry(EntryPayload::Membership(Membership::new(vec![voters], ())));
+        machine.apply_all(vec![entry]).await.unwrap();
+    }
+
     /// Applies what one peer asked for.
     async fn ask(
         &mut self,
@@ -87,8 +101,7 @@ fn applied(answers: Answers) -> PartOutcome {
 
 #[tokio::test]
 async fn a_part_that_comes_again_changes_nothing_and_has_the_same_answer() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     assert_eq!(stand.ask(&mut machine, 0, (7, 1, 1), pin(1)).await, applied(Vec::new()));
     let gone = stand.ask(&mut machine, 1, (3, 1, 1), PinOperation::Unpin(cid(1))).await;
     assert!(matches!(&gone, PartOutcome::Applied(answers) if answers.len() == 1 && answers[0].is_some()));
@@ -105,8 +118,7 @@ async fn a_part_that_comes_again_changes_nothing_and_has_the_same_answer() {
 
 #[tokio::test]
 async fn a_part_that_comes_again_at_the_same_time_has_the_same_answer() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     stand.ask(&mut machine, 0, (7, 1, 1), pin(1)).await;
     // A leader that had no answer for it stopped, and the next one has both in its log.
     let entries = [(); 2].map(|()| stand.entry_of(1, (3, 1, 1), PinOperation::Unpin(cid(1))));
@@ -117,8 +129,7 @@ async fn a_part_that_comes_again_at_the_same_time_has_the_same_answer() {
 
 #[tokio::test]
 async fn sessions_only_go_forward_and_floors_forget() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     for sequence in 1..=20 {
         stand.ask(&mut machine, 0, (7, sequence, sequence.saturating_sub(3).max(1)), pin(1)).await;
     }
@@ -135,28 +146,50 @@ async fn sessions_only_go_forward_and_floors_forget() {
 }
 
 #[tokio::test]
-async fn of_peers_that_left_nothing_is_remembered() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+async fn what_a_peer_asked_for_before_it_left_is_not_done_again() {
+    let (mut stand, mut machine) = Stand::with_members().await;
     for peer in 0..2 {
-        stand.ask(&mut machine, peer, (1, 1, 1), pin(1)).await;
+        stand.ask(&mut machine, peer, (5, 1, 1), pin(1)).await;
     }
-    let stays = Node::of(stand.peers[0]);
-    let entry = stand.entry(EntryPayload::Membership(Membership::new(vec![BTreeSet::from([stays])], ())));
-    machine.apply_all(vec![entry]).await.unwrap();
-    assert_eq!(machine.seen.keys().collect::<Vec<_>>(), [&stays]);
+    stand.members(&mut machine, &[0]).await;
+    assert_eq!(machine.seen.values().map(|seen| seen.done.len()).collect::<BTreeSet<_>>(), [0, 1].into());
     let again = stand.machine().await;
-    assert_eq!((again.seen, again.now), (machine.seen, machine.now));
+    assert_eq!(
+        (&again.seen, &again.now),
+        (&machine.seen, &machine.now),
+        "what is stored is what is remembered"
+    );
+    // Whoever waited for its answer asks once more, behind those that were told the pin is gone.
+    stand.ask(&mut machine, 0, (5, 2, 1), PinOperation::Unpin(cid(1))).await;
+    assert_eq!(stand.ask(&mut machine, 1, (5, 1, 1), pin(1)).await, PartOutcome::NotMember);
+    stand.members(&mut machine, &[0, 1]).await;
+    assert_eq!(stand.ask(&mut machine, 1, (5, 1, 1), pin(1)).await, PartOutcome::Stale(6));
+    assert_eq!(stand.state.get(&cid(1)).await.unwrap(), None);
+    // Started anew, it asks for something else.
+    assert_eq!(stand.ask(&mut machine, 1, (7, 1, 1), pin(1)).await, applied(Vec::new()));
+}
+
+#[tokio::test]
+async fn of_peers_that_left_long_ago_nothing_is_remembered() {
+    let (mut stand, mut machine) = Stand::with_members().await;
+    for session in 1..=LEFT_MAX as u64 + 5 {
+        stand.peers[1] = PeerId::random();
+        stand.members(&mut machine, &[0, 1]).await;
+        stand.ask(&mut machine, 1, (10 * session, 1, 1), pin(1)).await;
+    }
+    stand.members(&mut machine, &[0]).await;
+    assert_eq!(machine.seen.len(), LEFT_MAX);
+    assert_eq!(machine.seen.values().map(|seen| seen.session).min(), Some(61));
+    assert_eq!(machine.seen, stand.machine().await.seen);
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_is_left_out_by_everybody_alike() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     let rubbish = stand.entry(EntryPayload::Normal(Command(Bytes::from_static(b"rubbish"))));
     let part = stand.entry(EntryPayload::Normal(Command(command::join(&[Bytes::from_static(b"?")]))));
     let outcomes = machine.apply_all(vec![rubbish, part]).await.unwrap();
     assert!(outcomes[0].0.is_empty());
     assert_eq!(outcomes[1].0, [PartOutcome::Unreadable]);
-    assert_eq!(machine.now.next(), 3);
+    assert_eq!(machine.now.next(), 4);
 }

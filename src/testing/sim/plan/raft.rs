@@ -86,6 +86,13 @@ impl Plan {
                 plan.steps.splice(place..place, story);
             }
         }
+        // Choices of their own, so that more of them change nothing else.
+        let random = &mut Random::new(seed ^ 0x766f_7465_206c_6f73);
+        if peers > 2 && random.percent(15) {
+            let story = plan.told(Story::VoteLost, random);
+            let place = random.below(plan.steps.len());
+            plan.steps.splice(place..place, story);
+        }
         plan
     }
 
@@ -175,6 +182,30 @@ impl Plan {
                     }
                 }
             }
+            Story::VoteLost => {
+                // There and back: an answer to the vote has arrived then, and what follows it is about to.
+                let slowest = self.delays.iter().map(|(_, _, delay)| *delay).max().unwrap_or_default();
+                for _ in 0..random.between(1, 3) {
+                    let what = if random.percent(70) {
+                        What::IsolateLeader
+                    } else {
+                        What::CrashLeader { keep_some: random.percent(50) }
+                    };
+                    add(&mut steps, short(random), what);
+                    let after = random.time(Duration::ZERO, slowest * 2);
+                    add(
+                        &mut steps,
+                        Duration::ZERO,
+                        What::CrashVoter { after, keep_some: random.percent(30) },
+                    );
+                    for peer in all.iter().copied() {
+                        add(&mut steps, Duration::ZERO, What::Start { peer });
+                    }
+                    let count = random.between(2, 6);
+                    writes(&mut steps, random, &all, count);
+                    add(&mut steps, long(random), What::Heal);
+                }
+            }
         }
         steps
     }
@@ -191,6 +222,8 @@ enum Story {
     OneByOne,
     /// The leader, whoever it is.
     LeaderGone,
+    /// Who votes when the leader is gone loses power at once, and agrees with others than the one it voted for.
+    VoteLost,
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {
