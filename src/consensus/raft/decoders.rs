@@ -12,7 +12,8 @@ use super::command::{self, Key, Operation, Operations, Part};
 use super::lineage::{Last, Start};
 use super::message::{Answer, Appended, Head, Question};
 use super::records::Seen;
-use super::types::{Command, Entry, LogId, Membership, Node, PartOutcome, Vote};
+use super::removal::Members;
+use super::types::{Command, Entry, LogId, Membership, Node, PartOutcome, StoredMembership, Vote};
 use super::wire::{PEERS_MAX, Reader, read, written};
 use crate::error::ErrorKind;
 use crate::types::{Cid, PeerId, Pin, PinOperation, Revision};
@@ -183,7 +184,8 @@ pub(crate) fn answer_samples() -> Vec<Vec<u8>> {
         Answer::Barrier(9),
         Answer::Installed(vote),
         Answer::NotLeader(peer(1)),
-        Answer::NotMember(Some(log_id(2))),
+        Answer::NotMember,
+        Answer::Members(Members { newest: StoredMembership::default(), agreed: Some(log_id(2)) }),
         Answer::Disowned(Last { session: 5, at: 4 }),
         Answer::Failed(ErrorKind::Unavailable, "no quorum".to_owned()),
     ]

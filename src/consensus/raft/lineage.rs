@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 
 use super::COMPONENT;
 use super::node::{Inner, Standing};
-use super::records::{self, JOINED, MEMBERS, META};
+use super::records::{self, ClusterId, JOINED, MEMBERS, META};
+use super::removal::Verdict;
 use super::types::{Membership, Node, is_voter};
 use super::wire::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -245,7 +246,33 @@ impl All {
     }
 }
 
+/// Somebody said of this peer, which does not vote, that it did so on another store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    by: PeerId,
+    cluster: Option<ClusterId>,
+    /// Whether the members agree that it is one of them.
+    is_confirmed: bool,
+}
+
 impl Inner {
+    /// What is wrong with this peer, which does not vote, as far as it knows already.
+    pub(super) fn disowned(&self) -> Option<Disowned> {
+        let is_wrong = !self.starts.is_voter() && self.doubt().is_some_and(|doubt| doubt.is_confirmed);
+        is_wrong.then_some(Disowned::Older)
+    }
+
+    /// The same when the members have been asked. Whoever was removed, cleaned its store and waits to be added is right to do
+    /// so, whatever one says that was away meanwhile.
+    pub(super) async fn check_disowned(&self) -> Option<Disowned> {
+        let doubt = (*self.doubt())?;
+        if !doubt.is_confirmed && !self.starts.is_voter() {
+            let is_member = self.ask_members(Some(doubt.by), doubt.cluster).await == Verdict::Member;
+            *self.doubt() = is_member.then_some(Doubt { is_confirmed: true, ..doubt });
+        }
+        self.disowned()
+    }
+
     /// Looks at the start of a peer that speaks, and remembers it.
     ///
     /// # Errors
@@ -267,13 +294,16 @@ impl Inner {
         Start { joined: self.starts.joined(), ..self.start }
     }
 
-    /// What is wrong with this peer in the eyes of one that knows this start of it.
-    pub(super) fn judge_own(&self, known: Last) -> Option<Disowned> {
+    /// What is wrong with this peer in the eyes of another one, which knows this start of it and is of that cluster.
+    pub(super) fn judge_own(&self, by: &PeerId, cluster: Option<ClusterId>, known: Last) -> Option<Disowned> {
         let disowned = judge(known, self.own_start()).err()?;
-        *self.disowned() = Some(disowned);
-        if disowned == Disowned::Older && !self.starts.is_voter() {
-            // Who asks may not know yet that this peer is joining again.
-            return Some(disowned);
+        if !self.starts.is_voter() {
+            // That one may not know yet that this peer was removed, and is joining again.
+            let mut doubt = self.doubt();
+            if doubt.is_none() {
+                *doubt = Some(Doubt { by: *by, cluster, is_confirmed: false });
+            }
+            return Some(Disowned::Older);
         }
         self.standing.send_if_modified(|standing| {
             let is_news = !matches!(standing, Standing::Broken(_) | Standing::Removed);

@@ -27,6 +27,7 @@ mod notices;
 mod offline;
 mod propose;
 mod records;
+mod removal;
 mod section;
 mod server;
 mod snapshot;
@@ -210,9 +211,7 @@ impl Consensus for Raft {
                 Standing::Removed => return Err(self.inner.removed()),
                 Standing::Working | Standing::Failing(_) => {}
             }
-            if !self.inner.starts.is_voter()
-                && let Some(disowned) = *self.inner.disowned()
-            {
+            if let Some(disowned) = self.inner.check_disowned().await {
                 return Err(disowned.error());
             }
             // Whoever reads now sees what the others saw before.

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::elections::Alarms;
 use super::frame::Links;
 use super::handover::MakingWay;
-use super::lineage::{Disowned, Known, Start};
+use super::lineage::{Disowned, Doubt, Known, Start};
 use super::log::{Failure, LogStore};
 use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
@@ -25,7 +25,7 @@ use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
 use super::trim::Trim;
-use super::types::{LogId, Membership, Metrics, Node, Raft, is_voter};
+use super::types::{Membership, Metrics, Node, Raft, is_voter};
 use super::{COMPONENT, RaftConfig};
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
@@ -90,8 +90,7 @@ pub(super) struct Inner {
     /// This start of this peer.
     pub(super) start: Start,
     pub(super) starts: Arc<Known>,
-    /// What was wrong with this peer in the eyes of the member that asked last.
-    disowned: Mutex<Option<Disowned>>,
+    doubt: Mutex<Option<Doubt>>,
     me: Weak<Inner>,
     core: RwLock<Option<Core>>,
     /// None once it was shut down, so that readers come to an end.
@@ -163,7 +162,7 @@ impl Inner {
             proposals,
             start,
             starts: Arc::default(),
-            disowned: Mutex::new(None),
+            doubt: Mutex::new(None),
             me: me.clone(),
             core: RwLock::new(None),
             events: Mutex::new(Some(Arc::new(events))),
@@ -311,7 +310,18 @@ impl Inner {
     /// # Errors
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
-        let (kind, body) = question.encode(&self.head(peer));
+        self.ask_within(self.cluster(), peer, question, patience).await
+    }
+
+    /// The same as a peer of this cluster.
+    pub(super) async fn ask_within(
+        &self,
+        cluster: Option<ClusterId>,
+        peer: &PeerId,
+        question: &Question,
+        patience: Duration,
+    ) -> Result<Answer> {
+        let (kind, body) = question.encode(&Head { cluster, ..self.head(peer) });
         let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
         let (start, answer) = Answer::decode(kind, body)?;
         self.heard_answer(peer, start, answer).await
@@ -328,24 +338,16 @@ impl Inner {
     /// `Conflict` when it is not, or this one is not the one that the other knows.
     pub(super) async fn heard_answer(&self, from: &PeerId, start: Start, answer: Answer) -> Result<Answer> {
         if let Answer::Disowned(known) = answer {
-            let disowned = self.judge_own(known);
+            let disowned = self.judge_own(from, self.cluster(), known);
             return Err(disowned.map_or_else(|| answer.unexpected(from), Disowned::error));
         }
         self.recognize(from, start).await.map_err(|disowned| disowned.error().context(from))?;
         Ok(answer)
     }
 
-    pub(super) fn disowned(&self) -> MutexGuard<'_, Option<Disowned>> {
-        lock(&self.disowned)
-    }
-
-    /// Somebody said that this peer is no member, by an entry.
-    pub(super) fn told_not_member(&self, since: Option<&LogId>) {
-        let known = self.metrics().and_then(|metrics| *metrics.membership_config.log_id());
-        // Who has not heard yet that we were added knows an older entry than we do.
-        if since.is_some() && since > known.as_ref() {
-            self.set_removed();
-        }
+    /// What somebody said of this peer while it did not vote.
+    pub(super) fn doubt(&self) -> MutexGuard<'_, Option<Doubt>> {
+        lock(&self.doubt)
     }
 
     pub(super) fn set_removed(&self) {

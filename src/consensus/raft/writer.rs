@@ -296,9 +296,7 @@ async fn until_written(
                 if matches!(*inner.standing.borrow(), Standing::Removed) {
                     return Err(inner.removed());
                 }
-                if !inner.starts.is_voter()
-                    && let Some(disowned) = *inner.disowned()
-                {
+                if let Some(disowned) = inner.disowned() {
                     return Err(disowned.error());
                 }
                 sleep_until((Instant::now() + LEADER_POLL).min(deadline)).await;
@@ -380,8 +378,8 @@ impl Inner {
         match self.ask(leader, &Question::Propose(part), self.config.network_timeout).await? {
             Answer::Proposed(index, outcome) => Ok((index, outcome)),
             Answer::NotLeader(_) => Err(not_leader()),
-            Answer::NotMember(since) => {
-                self.told_not_member(since.as_ref());
+            Answer::NotMember => {
+                self.check_removed(Some(*leader)).await;
                 Err(not_leader())
             }
             other => Err(other.unexpected(leader)),

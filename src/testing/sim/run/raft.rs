@@ -35,6 +35,8 @@ pub(super) struct Members {
     ever_removing: BTreeSet<usize>,
     /// Peers that founded the cluster or were added to it, as somebody was told.
     joined: BTreeSet<usize>,
+    /// How often somebody wanted to add each peer, and was told that it worked.
+    adds: BTreeMap<usize, (u64, u64)>,
 }
 
 impl Members {
@@ -44,6 +46,16 @@ impl Members {
 
     pub(super) fn may_be_gone(&self, peer: usize) -> bool {
         self.ever_removing.contains(&peer)
+    }
+
+    fn adding(&mut self, peer: usize) -> &mut (u64, u64) {
+        self.adds.entry(peer).or_default()
+    }
+
+    /// How often a peer was to be added, when nobody is about to add it. One who was not told what became of that may be.
+    fn added(&mut self, peer: usize) -> Option<u64> {
+        let (begun, ended) = *self.adding(peer);
+        (begun == ended).then_some(begun)
     }
 }
 
@@ -89,12 +101,16 @@ impl Run<'_> {
         self.start(peer).await;
         let Some(cluster) = self.peers.get(through).cloned() else { return };
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
+        if peer != through {
+            lock(&history).members.adding(peer).0 += 1;
+        }
         self.calls.spawn(async move {
             let answer = cluster.add_peer(&id).await;
             let mut history = lock(&history);
             // A peer that is asked to add itself only says who it is.
             if answer.is_ok() && peer != through {
                 history.members.joined.insert(peer);
+                history.members.adding(peer).1 += 1;
             } else {
                 // It may be in the list of those that only listen, where others know it and it waits.
                 history.members.joined.remove(&peer);
@@ -158,16 +174,19 @@ impl Run<'_> {
     /// Lets a member remove a peer.
     pub(super) fn remove(&mut self, peer: usize, through: usize) {
         let Some(cluster) = self.peers.get(through).cloned() else { return };
-        {
+        let added = {
             let members = &mut lock(&self.history).members;
             members.removing.insert(peer);
             members.ever_removing.insert(peer);
-        }
+            members.added(peer)
+        };
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
         self.calls.spawn(async move {
             let answer = cluster.remove_peer(&id).await;
             let mut history = lock(&history);
-            if answer.is_ok() && history.members.removing.contains(&peer) {
+            // Who is added while somebody removes it may be a member afterwards: nobody knows what happened first.
+            let is_last = added.is_some() && history.members.added(peer) == added;
+            if answer.is_ok() && is_last && history.members.removing.contains(&peer) {
                 history.members.removed.insert(peer);
             }
             let told = answer.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
