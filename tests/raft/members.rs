@@ -87,13 +87,17 @@ async fn a_removal_that_too_few_agreed_on_is_none() {
         let members = world.raft(victim).peers().await.unwrap();
         assert!(members.contains(&peer(victim)), "{members:?}");
         world.open(away, disk, world.config.clone()).await;
-        let end = fact("it is a member again, or was removed after all", async || {
-            match tokio::time::timeout(Duration::from_secs(10), world.raft(victim).log_pin(pin(2))).await.ok()? {
-                Ok(()) => Some(true),
-                Err(error) => (error.kind() == ErrorKind::Conflict).then_some(false),
-            }
-        })
-        .await;
+        let end =
+            fact("it is a member again, or was removed after all", async || {
+                match tokio::time::timeout(Duration::from_secs(10), world.raft(victim).log_pin(pin(2)))
+                    .await
+                    .ok()?
+                {
+                    Ok(()) => Some(true),
+                    Err(error) => (error.kind() == ErrorKind::Conflict).then_some(false),
+                }
+            })
+            .await;
         if !end {
             assert!(!world.raft(away).peers().await.unwrap().contains(&peer(victim)));
             return;
