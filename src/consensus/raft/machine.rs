@@ -9,7 +9,7 @@
 //! synced at least, since that covers all before it: the next append to the log is one, and so is what says that the log
 //! begins later from now on. So an entry is never removed before the pinset that has it is on disk (see `log`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -40,9 +40,6 @@ use crate::storage::{self, Batch, Durability, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
 use crate::types::{Cid, Pin, PinOperation};
-
-/// Most peers that are no members any more and whose last session is remembered.
-const LEFT_MAX: usize = 64;
 
 /// How far the log has been applied, and who the members were then.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -365,7 +362,7 @@ impl Stage {
         match entry.payload {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
-                self.close_sessions(&members);
+                self.forget_others(&members);
                 self.at.starts.members_changed(&members, entry.log_id.index, &mut self.batch);
                 self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
@@ -381,28 +378,20 @@ impl Stage {
         }
     }
 
-    /// Of peers that leave, what they asked for is forgotten, and with it the session: if they join again, what is still on
-    /// its way from before is not done twice. Of those that left long ago nothing is remembered.
-    fn close_sessions(&mut self, members: &Membership) {
+    /// Of peers that do not vote any more nothing is remembered, so what they still ask for is not applied (see
+    /// [`Stage::part`]).
+    fn forget_others(&mut self, members: &Membership) {
         let batch = &mut self.batch;
-        let before = self.now.members.membership();
-        let mut left = BTreeSet::new();
-        for (node, seen) in self.seen.iter_mut().filter(|(node, _)| members.get_node(node).is_none()) {
-            if before.get_node(node).is_some() {
-                std::mem::take(&mut seen.done)
-                    .into_keys()
-                    .for_each(|sequence| batch.delete(SEEN, records::answers_key(node, sequence)));
-                (seen.session, seen.floor) = (seen.session.saturating_add(1), 0);
-                Seen::Peer(*node, seen.session, seen.floor).put(batch);
+        self.seen.retain(|node, seen| {
+            let stays = is_voter(node, members);
+            if !stays {
+                batch.delete(SEEN, records::seen_key(node));
+                seen.done
+                    .keys()
+                    .for_each(|sequence| batch.delete(SEEN, records::answers_key(node, *sequence)));
             }
-            left.insert((seen.session, *node));
-        }
-        while left.len() > LEFT_MAX
-            && let Some((_, node)) = left.pop_first()
-        {
-            batch.delete(SEEN, records::seen_key(&node));
-            self.seen.remove(&node);
-        }
+            stays
+        });
     }
 
     fn part(&mut self, part: Bytes) -> PlannedPart {
@@ -414,8 +403,9 @@ impl Stage {
             }
         };
         let (node, key) = (Node::of(part.key.origin), part.key);
-        // It may have been applied, and be here again: of those that left nobody knows.
-        if self.now.members.membership().get_node(&node).is_none() {
+        // It may have been applied before, and be here again because its answer was lost: of those that left nobody knows.
+        // Those that are about to vote write nothing yet: they may join twice.
+        if !is_voter(&node, self.now.members.membership()) {
             return PlannedPart::NotMember;
         }
         let seen = self.seen.entry(node).or_default();

@@ -19,7 +19,7 @@ use super::message::{Answer, Appended, Head, Question};
 use super::node::Inner;
 use super::propose::Refusal;
 use super::snapshot::{self, Receiver};
-use super::types::{LogId, Node, Vote};
+use super::types::{LogId, Node, Vote, is_voter};
 use super::{COMPONENT, elections, frame};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::{PeerStream, StreamHandler};
@@ -262,6 +262,11 @@ impl Inner {
             Question::WouldVote(theirs) => Answer::WouldVote(elections::would_vote(self, from, theirs)),
             Question::Propose(bytes) => {
                 let operations = self.check_part(from, &bytes)?;
+                if !is_voter(&Node::of(*from), &self.membership()) {
+                    // What it asks for would not be applied (see `machine`). It asks again until it is.
+                    let text = "this peer is not a full member of the cluster yet";
+                    return Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT));
+                }
                 match self.propose(bytes, operations).await {
                     Ok((index, outcome)) => Answer::Proposed(index, outcome),
                     Err(Refusal::NotLeader) => Answer::NotLeader(self.leader()),

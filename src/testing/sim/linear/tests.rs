@@ -178,7 +178,7 @@ fn any_history(random: &mut Random) -> Vec<Happened> {
             expires = matches!(call, Call::PinThatExpires(_)) || expires && matches!(call, Call::Read(_));
         }
         let call = match call {
-            Call::Read(_) if random.percent(10) => {
+            Call::Read(_) if random.percent(30) => {
                 Call::Read(random.percent(60).then(|| random.below(count) as u64))
             }
             call => call,
@@ -194,11 +194,11 @@ fn any_history(random: &mut Random) -> Vec<Happened> {
 fn it_says_what_a_search_through_all_orders_says() {
     let random = &mut Random::new(7);
     let mut verdicts = [0; 2];
-    for _ in 0..60_000 {
+    for _ in 0..40_000 {
         let history = any_history(random);
         let expected = search(&history);
         assert_eq!(check(&history), expected, "{history:#?}");
         verdicts[usize::from(expected == Verdict::Impossible)] += 1;
     }
-    assert!(verdicts.iter().all(|count| *count > 5_000), "{verdicts:?}");
+    assert!(verdicts.iter().all(|count| *count > 3_000), "{verdicts:?}");
 }
