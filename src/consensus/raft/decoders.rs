@@ -144,7 +144,7 @@ pub(crate) fn question_samples() -> Vec<Vec<u8>> {
     let Some(peer) = peer(2) else { return Vec::new() };
     let head = Head {
         cluster: Some([7; 16]),
-        start: Start { session: 9, previous: 3, joined: 2 },
+        start: Start { session: 9, heir: 3, joined: 2 },
         known: Last { session: 5, at: 4 },
     };
     [
@@ -191,7 +191,7 @@ pub(crate) fn answer_samples() -> Vec<Vec<u8>> {
     ]
     .iter()
     .map(|answer| {
-        let (kind, body) = answer.encode(Start { session: 9, previous: 3, joined: 2 });
+        let (kind, body) = answer.encode(Start { session: 9, heir: 3, joined: 2 });
         [&[kind][..], &body].concat()
     })
     .collect()

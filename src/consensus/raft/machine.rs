@@ -212,7 +212,7 @@ impl Machine {
         meta: &SnapshotMeta<Node, openraft::EmptyNode>,
         staged: Staged,
     ) -> Result<()> {
-        let Staged { sorter, seen } = staged;
+        let Staged { sorter, seen, eras } = staged;
         let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
         let members = meta.last_membership.clone();
         let has_voted = self.now.has_voted || is_voter(&self.at.node, members.membership());
@@ -230,7 +230,7 @@ impl Machine {
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
         let at = now.members.log_id().map_or(0, |id| id.index);
-        self.at.starts.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
+        self.at.starts.members_replaced(now.members.membership(), &eras, at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
@@ -397,7 +397,7 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
-                self.at.starts.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
+                self.at.starts.members_changed(&members, entry.log_id.index, &mut self.batch);
                 self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::elections::Alarms;
 use super::frame::Links;
 use super::handover::MakingWay;
-use super::lineage::{Disowned, Doubt, Known, Start};
+use super::lineage::{Disowned, Doubt, Known, Start, Unrecognized};
 use super::log::{Failure, LogStore};
 use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
@@ -87,8 +87,8 @@ pub(super) struct Inner {
     pub(super) trim: Arc<Trim>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) proposals: mpsc::Sender<Proposal>,
-    /// This start of this peer.
-    pub(super) start: Start,
+    /// The number of this start of this peer.
+    pub(super) session: u64,
     pub(super) starts: Arc<Known>,
     doubt: Mutex<Option<Doubt>>,
     me: Weak<Inner>,
@@ -136,7 +136,7 @@ pub(super) struct Parts {
     pub(super) links: Links,
     pub(super) events: EventSender,
     pub(super) proposals: mpsc::Sender<Proposal>,
-    pub(super) start: Start,
+    pub(super) session: u64,
     pub(super) salt: Bytes,
 }
 
@@ -146,7 +146,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { peer, config, storage, state, links, events, proposals, start, salt } = parts;
+        let Parts { peer, config, storage, state, links, events, proposals, session, salt } = parts;
         let trim = Arc::new(Trim::new(config.max_log_bytes));
         Arc::new_cyclic(|me| Self {
             peer,
@@ -160,7 +160,7 @@ impl Inner {
             trim,
             standing: watch::Sender::new(Standing::Working),
             proposals,
-            start,
+            session,
             starts: Arc::default(),
             doubt: Mutex::new(None),
             me: me.clone(),
@@ -172,7 +172,7 @@ impl Inner {
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             making_way: MakingWay::default(),
             alarms: Alarms::default(),
-            transfer: AtomicU64::new(start.session.wrapping_mul(1000)),
+            transfer: AtomicU64::new(session.wrapping_mul(1000)),
             salt,
             turn: tokio::sync::Mutex::new(true),
         })
@@ -321,15 +321,25 @@ impl Inner {
         question: &Question,
         patience: Duration,
     ) -> Result<Answer> {
-        let (kind, body) = question.encode(&Head { cluster, ..self.head(peer) });
-        let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
-        let (start, answer) = Answer::decode(kind, body)?;
-        self.heard_answer(peer, start, answer).await
+        let mut is_again = false;
+        loop {
+            let (kind, body) = question.encode(&Head { cluster, ..self.head(peer) });
+            let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
+            let (start, answer) = Answer::decode(kind, body)?;
+            // Who knows an earlier start of this peer is told that this one comes after it.
+            if let Answer::Disowned(known) = answer
+                && !std::mem::replace(&mut is_again, true)
+                && self.judge_own(peer, cluster, known).is_none()
+            {
+                continue;
+            }
+            return self.heard_answer(peer, start, answer).await;
+        }
     }
 
     /// What every question to a peer begins with.
     pub(super) fn head(&self, to: &PeerId) -> Head {
-        Head { cluster: self.cluster(), start: self.own_start(), known: self.starts.of(to) }
+        Head { cluster: self.cluster(), start: self.own_start(to), known: self.starts.of(to) }
     }
 
     /// An answer, of the peer that is known.
@@ -339,10 +349,19 @@ impl Inner {
     pub(super) async fn heard_answer(&self, from: &PeerId, start: Start, answer: Answer) -> Result<Answer> {
         if let Answer::Disowned(known) = answer {
             let disowned = self.judge_own(from, self.cluster(), known);
-            return Err(disowned.map_or_else(|| answer.unexpected(from), Disowned::error));
+            return Err(disowned.map_or_else(
+                || {
+                    let text = format!("{from} has not heard yet which of its starts this peer comes after");
+                    Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
+                },
+                Disowned::error,
+            ));
         }
-        self.recognize(from, start).await.map_err(|disowned| disowned.error().context(from))?;
-        Ok(answer)
+        match self.recognize(from, start).await {
+            Ok(()) => Ok(answer),
+            Err(Unrecognized::Disowned(disowned)) => Err(disowned.error().context(from)),
+            Err(Unrecognized::Failed(error)) => Err(error.context("the start of a peer was not noted")),
+        }
     }
 
     /// What somebody said of this peer while it did not vote.

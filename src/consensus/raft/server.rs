@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::command::Part;
+use super::lineage::Unrecognized;
 use super::message::{Answer, Appended, Head, Question};
 use super::node::Inner;
 use super::propose::Refusal;
@@ -89,7 +90,7 @@ impl Server {
                     question => inner.answer(&from, question).await,
                 },
             };
-            let (kind, body) = answer.encode(inner.own_start());
+            let (kind, body) = answer.encode(inner.own_start(&from));
             timeout(patience, frame::write(&mut stream, kind, &body)).await.map_err(|_| {
                 Error::new(ErrorKind::Timeout, "an answer was not taken").component(COMPONENT)
             })??;
@@ -126,8 +127,10 @@ impl Server {
             // Who asks this asks because it does not know whether it is right.
             return None;
         }
-        if inner.recognize(from, head.start).await.is_err() {
-            return Some(Answer::Disowned(inner.starts.of(from)));
+        match inner.recognize(from, head.start).await {
+            Ok(()) => {}
+            Err(Unrecognized::Disowned(_)) => return Some(Answer::Disowned(inner.starts.of(from))),
+            Err(Unrecognized::Failed(error)) => return Some(error.into()),
         }
         if let Some(disowned) = inner.judge_own(from, head.cluster, head.known) {
             return Some(disowned.error().into());

@@ -72,7 +72,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, inbox: Inbox<Work, Answers>, stop: CancellationToken) -> Self {
-        let session = inner.start.session;
+        let session = inner.session;
         Self {
             inner,
             inbox,
