@@ -100,8 +100,13 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             last_try = Instant::now();
             continue;
         };
-        if let Err(fatal) = &metrics.running_state {
-            let why = inner.fatal(fatal);
+        let log_failed = || inner.core().and_then(|core| core.log.failed());
+        let why = match &metrics.running_state {
+            Err(fatal) => Some(inner.fatal(fatal)),
+            // openraft does not know yet.
+            Ok(()) => log_failed(),
+        };
+        if let Some(why) = why {
             inner.recover(why).await;
             (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
             continue;
