@@ -244,10 +244,9 @@ impl Inner {
             // It was to be added before, and may have lost since what it got then: openraft would not notice.
             self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await?;
         }
-        if self.membership().get_node(&node).is_none() {
-            self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await?;
-        }
-        if let Err(error) = self.until_caught_up(node).await {
+        let added = ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})]));
+        let added = self.change(added, true).await?;
+        if let Err(error) = self.until_caught_up(node, added).await {
             // It must not stay half a member that nobody knows of.
             let undone = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await;
             if let Err(error) = undone {
@@ -260,7 +259,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn until_caught_up(&self, node: Node) -> Result<()> {
+    /// Waits until a peer has almost everything, and the entry by which it was added: it knows then that it is one of those that
+    /// are there, and what it knows from before does not count (see `removal`).
+    async fn until_caught_up(&self, node: Node, added: u64) -> Result<()> {
         let mut progress = None;
         let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
         loop {
@@ -268,7 +269,8 @@ impl Inner {
             let replication =
                 metrics.replication.ok_or_else(|| change_failed("this peer does not lead any more"))?;
             let matched = replication.get(&node).copied().flatten();
-            if matched.is_some() && matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0) {
+            let is_close = matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0);
+            if is_close && matched.index() >= Some(added) {
                 return Ok(());
             }
             let now = (matched, node.0.and_then(|peer| self.transfers.progress(&peer)));
@@ -328,14 +330,14 @@ impl Inner {
         }
     }
 
-    /// One change, once nobody else's is under way.
-    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<()> {
+    /// One change, once nobody else's is under way. Gives the index of its entry.
+    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<u64> {
         let deadline = Instant::now() + self.config.wait_for_leader_timeout;
         loop {
             let raft = self.raft()?;
             let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
             let error = match changed.await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(changed)) => return Ok(changed.log_id.index),
                 Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     error @ ChangeMembershipError::InProgress(_),
                 )))) => change_failed(error),
