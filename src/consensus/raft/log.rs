@@ -2,7 +2,8 @@
 //!
 //! An entry is one or several records, because a record of a store is bounded: key = index and number of the piece, value
 //! = version, number of pieces, a hash of key and piece, the piece. `last` says which entry is the last one and is
-//! written with it, so that a log that was cut is known from one that ends there.
+//! written with it, so that a log that was cut is known from one that ends there. `committed` says up to where the log was
+//! known to be agreed on; it goes with the next entries, because it is not worth a sync of its own.
 //!
 //! What is appended is in the log at once and on disk a moment later (`pending`).
 
@@ -18,7 +19,8 @@ use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, St
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
+use super::records::{self, APPLIED, COMMITTED, LAST, LOG, META, PURGED, VOTE};
+use super::trim::{Trim, Weights};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
 use super::wire::{Reader, Writer, read, written};
 use crate::error::{Error, ErrorKind, Result};
@@ -57,15 +59,21 @@ pub(super) struct LogStore {
     /// Tells that more is on disk, or that nothing will be.
     news: Arc<Notify>,
     failure: Failure,
+    trim: Arc<Trim>,
 }
 
 #[derive(Debug, Default)]
 struct Ends {
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// Up to where it is known to be agreed on, and what of that is written down.
+    committed: Option<LogId>,
+    committed_written: Option<LogId>,
     /// The newest entries, without a gap; all that are not on disk yet are among them.
     cache: BTreeMap<u64, Entry>,
     cached_bytes: usize,
+    /// Of all that are there.
+    weights: Weights,
     pending: Pending,
 }
 
@@ -109,9 +117,14 @@ impl LogStore {
     ///
     /// # Errors
     /// `Corrupt` when it is damaged or cut; `Io`, `ShutDown`.
-    pub(super) async fn open(node: Node, storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
+    pub(super) async fn open(
+        node: Node,
+        storage: Arc<dyn Storage>,
+        failure: Failure,
+        trim: Arc<Trim>,
+    ) -> Result<Self> {
         let ends = storage::run(storage.clone(), open).await?;
-        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), news: Arc::default(), failure })
+        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), news: Arc::default(), failure, trim })
     }
 
     /// The newest members that an entry from this index on names, in a store that nobody else has open.
@@ -136,12 +149,54 @@ impl LogStore {
         ends.last.or(ends.purged)
     }
 
+    /// The last entry that was known to be agreed on when one was written last.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.ends().committed
+    }
+
+    /// Reads all of it, so that a log which cannot be relied on is found at the start and not when somebody needs it; gives
+    /// the newest members that it names, if it does.
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry is damaged or missing; `Io`.
+    pub(super) async fn check(&self) -> Result<Option<StoredMembership>> {
+        let (first, end, committed) = {
+            let ends = self.ends();
+            (next_of(ends.purged), next_of(ends.last), ends.committed)
+        };
+        let (newest, weights) = storage::run(self.storage.clone(), move |storage| {
+            let (mut newest, mut weights) = (None, Weights::default());
+            for index in first..end {
+                let entry = get(storage, index)?;
+                weights.add(index, size(&entry) as u64);
+                if committed.is_some_and(|committed| committed.index == index && committed != entry.log_id) {
+                    return Err(damaged(format!("entry {index} is not the one that was agreed on")));
+                }
+                if let EntryPayload::Membership(members) = entry.payload {
+                    newest = Some(StoredMembership::new(Some(entry.log_id), members));
+                }
+            }
+            Ok((newest, weights))
+        })
+        .await?;
+        self.trim.grown(&weights);
+        self.ends().weights = weights;
+        Ok(newest)
+    }
+
+    /// The first entry that is there, and the first that would stay if no more than so many bytes were to, when there are
+    /// more.
+    pub(super) fn too_much(&self, bytes_max: u64) -> (u64, Option<u64>) {
+        let ends = self.ends();
+        (next_of(ends.purged), ends.weights.surplus(bytes_max))
+    }
+
     fn ends(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Entries from `start` on and before `end`, as many as are given at a time, and all that are there if `is_whole`.
-    async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
+    pub(super) async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
         loop {
             let purged = next_of(self.ends().purged);
             match self.entries_there(start, end, is_whole).await {
@@ -206,16 +261,28 @@ impl LogStore {
     }
 
     /// Writes entries, which are on disk when it returns.
-    async fn put(&self, entries: &[Entry]) -> Result<()> {
+    pub(super) async fn put(&self, entries: &[Entry]) -> Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
         records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
+        let committed = {
+            let ends = self.ends();
+            // A leader that has others to agree hears of it while its own disk is still writing.
+            let committed = ends.committed.min(Some(last));
+            committed.filter(|_| committed > ends.committed_written)
+        };
+        if let Some(committed) = &committed {
+            records::put(&mut batch, COMMITTED, &written(|writer| writer.log_id(committed)));
+        }
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
         let durability =
             if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
-        self.write(batch, durability).await
+        self.write(batch, durability).await?;
+        let mut ends = self.ends();
+        ends.committed_written = committed.max(ends.committed_written);
+        Ok(())
     }
 
     async fn cut(&self, from: u64) -> Result<()> {
@@ -247,6 +314,7 @@ impl LogStore {
         .await?;
         let mut ends = self.ends();
         ends.last = kept;
+        ends.weights.cut(from);
         ends.pending.written = kept;
         ends.forget(|index| index >= from);
         Ok(())
@@ -295,6 +363,7 @@ impl LogStore {
         {
             let mut ends = self.ends();
             (ends.purged, ends.last) = (Some(upto), Some(last));
+            ends.weights.drop_until(upto.index);
             ends.pending.written = Some(last);
             ends.forget(|index| index <= upto.index);
         }
@@ -349,18 +418,13 @@ fn open(storage: &dyn Storage) -> Result<Ends> {
     {
         return Err(damaged(format!("entry {} is not the one it should be", last.index)));
     }
-    let mut ends = Ends { purged, last, ..Ends::default() };
+    let committed = records::get(storage, COMMITTED, Reader::log_id)?;
+    if committed.is_some() && committed > last.max(purged) {
+        return Err(damaged(format!("it ends before entry {}, which was agreed on", next_of(committed) - 1)));
+    }
+    let mut ends = Ends { purged, last, committed, committed_written: committed, ..Ends::default() };
     ends.pending.written = last.or(purged);
     Ok(ends)
-}
-
-/// Reads all entries that the pinset does not have yet.
-///
-/// # Errors
-/// `Corrupt` when one of them is damaged or missing; `Io`.
-pub(super) fn check_unapplied(storage: &dyn Storage) -> Result<()> {
-    let after = |key| records::get(storage, key, Reader::log_id).map(next_of);
-    (after(APPLIED)?.max(after(PURGED)?)..after(LAST)?).try_for_each(|index| get(storage, index).map(drop))
 }
 
 fn damaged(what: impl std::fmt::Display) -> Error {
@@ -569,6 +633,12 @@ impl RaftLogStorage<Types> for LogStore {
             .map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
         // For openraft it is done; what it makes of that waits for the disk (see `pending`).
         callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let mut ends = self.ends();
+        ends.committed = committed.max(ends.committed);
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Target {
     inner: Weak<Inner>,
     to: Node,
     under_way: Option<UnderWay>,
-    /// Whether it was said that the peer breaks a promise, so that it is not said with every try.
+    /// Whether it was said that the peer breaks a promise, or belongs elsewhere, so that it is not said with every try.
     is_warned_of: bool,
 }
 
@@ -208,7 +208,7 @@ impl RaftNetwork<Types> for Target {
             }
             Err(error) => error,
         };
-        if error.kind() == ErrorKind::Corrupt && !self.is_warned_of {
+        if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) && !self.is_warned_of {
             self.is_warned_of = true;
             warn!("{error}");
         } else {
@@ -226,12 +226,7 @@ impl RaftNetwork<Types> for Target {
         let handed = self.inner.upgrade().and_then(|inner| inner.handed_for(&rpc.vote));
         match self.ask(Question::Vote(rpc, handed), option.hard_ttl()).await {
             Ok(Answer::Vote(vote, is_granted, last)) => Ok(VoteResponse::new(vote, last, is_granted)),
-            Ok(other) => {
-                if let (Answer::NotMember(since), Some(inner)) = (&other, self.inner.upgrade()) {
-                    inner.told_not_member(since.as_ref());
-                }
-                Err(failed(&self.unexpected(other)))
-            }
+            Ok(other) => Err(failed(&self.unexpected(other))),
             Err(error) => Err(failed(&error)),
         }
     }

@@ -54,7 +54,14 @@ impl LogStore {
         pending.bytes += entries.iter().map(size).sum::<usize>();
         pending.entries.extend(entries.iter().cloned());
         let writes_already = std::mem::replace(&mut pending.is_writing, true);
-        entries.into_iter().for_each(|entry| ends.keep(entry));
+        let mut is_larger = false;
+        for entry in entries {
+            is_larger |= ends.weights.add(entry.log_id.index, size(&entry) as u64);
+            ends.keep(entry);
+        }
+        if is_larger {
+            self.trim.grown(&ends.weights);
+        }
         drop(ends);
         if !writes_already {
             tokio::spawn(self.clone().write_out());

@@ -18,8 +18,13 @@ fn indexes(entries: &[Entry]) -> Vec<u64> {
     entries.iter().map(|entry| entry.log_id.index).collect()
 }
 
+async fn try_log_on(storage: &Arc<dyn Storage>) -> Result<LogStore> {
+    let trim = Arc::new(Trim::new(1 << 20));
+    LogStore::open(Node::default(), storage.clone(), Failure::default(), trim).await
+}
+
 async fn log_on(storage: &Arc<dyn Storage>) -> LogStore {
-    LogStore::open(Node::default(), storage.clone(), Failure::default()).await.unwrap()
+    try_log_on(storage).await.unwrap()
 }
 
 /// Appends entries, which are on disk then.
@@ -113,7 +118,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         let mut batch = Batch::new();
         damage(&mut batch);
         storage.write(batch, Durability::Synced).unwrap();
-        let error = LogStore::open(Node::default(), storage, Failure::default()).await.unwrap_err();
+        let error = try_log_on(&storage).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         // Without the end it is known only that there should be none.
         assert!(
@@ -122,7 +127,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         );
         assert!(error.to_string().contains("let it join again"), "{error}");
     }
-    // What is in the middle is found when it is read.
+    // What is in the middle is found when all of it is read, or just that.
     for middle in [None, Some(vec![1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 7])] {
         let storage = ten().await;
         let mut batch = Batch::new();
@@ -132,6 +137,7 @@ async fn a_log_that_was_damaged_or_cut_is_refused_with_the_way_out() {
         }
         storage.write(batch, Durability::Synced).unwrap();
         let log = log_on(&storage).await;
+        assert_eq!(log.check().await.unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(log.entries(4, 6, true).await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
@@ -242,4 +248,15 @@ async fn nobody_answers_for_entries_that_could_not_be_written() {
     assert_eq!(log.failed().map(|error| error.kind()), Some(ErrorKind::StorageFull));
     let storage: Arc<dyn Storage> = faulty.clone();
     assert_eq!(log_on(&storage).await.last(), Some(id(9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_agreed_on_before_it_is_on_disk_here_is_not_said_to_be_in_the_log() {
+    let (faulty, mut log) = slow().await;
+    log.take_in(vec![entry(10, 1)]).await.unwrap();
+    // Two others have the next one, which waits for this disk.
+    log.save_committed(Some(id(11))).await.unwrap();
+    log.until_all_written().await.unwrap();
+    let storage: Arc<dyn Storage> = faulty.clone();
+    assert_eq!(log_on(&storage).await.committed(), Some(id(10)));
 }
