@@ -335,6 +335,10 @@ impl Inner {
         let deadline = Instant::now() + self.config.wait_for_leader_timeout;
         loop {
             let raft = self.raft()?;
+            // The change that was waited for may have been that this leader leaves.
+            if raft.metrics().borrow().state != ServerState::Leader {
+                return Err(change_failed("this peer does not lead any more"));
+            }
             let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
             let error = match changed.await {
                 Ok(Ok(changed)) => return Ok(changed.log_id.index),
