@@ -31,6 +31,8 @@ pub enum StopReason {
     Requested,
     /// It never became ready.
     NotReady(Error),
+    /// It can take part no more as it is, because another peer with its identity was started since.
+    Superseded(Error),
     /// It is no longer a member of the cluster: somebody removed it, or it left when it was asked to stop.
     Removed,
     /// A background task ended or panicked.
@@ -42,6 +44,7 @@ impl std::fmt::Display for StopReason {
         match self {
             Self::Requested => f.write_str("shutdown was requested"),
             Self::NotReady(error) => write!(f, "the peer did not become ready: {error}"),
+            Self::Superseded(error) => write!(f, "the peer takes part no more: {error}"),
             Self::Removed => f.write_str("the peer was removed from the cluster"),
             Self::TaskFailed(name) => write!(f, "the background task {name} failed"),
         }

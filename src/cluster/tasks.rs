@@ -34,7 +34,7 @@ use super::Inner;
 use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
 use crate::consensus::{NoLongerMember, StateEvent};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::monitor::MonitorEvent;
@@ -413,6 +413,14 @@ async fn watch_peers(inner: Arc<Inner>) {
                 inner.life.stop(StopReason::Removed);
             }
             Ok(_) => {}
+            // Whoever is not ready yet is stopped by that.
+            Err(error)
+                if error.kind() == ErrorKind::Conflict
+                    && error.downcast_source::<NoLongerMember>().is_none()
+                    && inner.life.is_ready() =>
+            {
+                inner.life.stop(StopReason::Superseded(error.clone()));
+            }
             Err(error) => debug!(%error, "could not look who the members are"),
         }
         inner.life.board.ran("watch_peers", &members);

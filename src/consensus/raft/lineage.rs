@@ -8,10 +8,15 @@
 //! again may well be on another store: what is known of it from before counts for nothing, which a member that was away
 //! meanwhile sees from the entry by which the peer joined. Only those who vote promise anything, so a peer that is still
 //! getting what the others have may lose it and begin again.
+//!
+//! A copy that was taken since the last start has the right numbers. A leader that has told it entries before notices that it
+//! lacks some, and counts that as a start that the copy does not know of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::COMPONENT;
@@ -22,6 +27,9 @@ use super::wire::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Durability, Storage};
 use crate::types::PeerId;
+
+/// How often it is said that a member is not the one that it was.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A start of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +135,23 @@ struct One {
     last: Last,
     /// What was wrong with the one that spoke last.
     disowned: Option<Disowned>,
+    /// When that was said last.
+    told: Option<Instant>,
+}
+
+impl One {
+    const fn new(last: Last) -> Self {
+        Self { last, disowned: None, told: None }
+    }
+
+    /// Two that speak in turns are not said with every word.
+    fn tell(&mut self, peer: &PeerId, disowned: Disowned) {
+        self.disowned = Some(disowned);
+        if self.told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+            self.told = Some(Instant::now());
+            warn!(%peer, "a member is not the one that it was: {}", disowned.text());
+        }
+    }
 }
 
 impl Known {
@@ -147,7 +172,7 @@ impl Known {
         all.members = peers(members.membership());
         all.joined = joined;
         for (peer, last) in stored {
-            all.peers.entry(peer).or_insert(One { last, disowned: None });
+            all.peers.entry(peer).or_insert(One::new(last));
         }
         Ok(())
     }
@@ -179,7 +204,7 @@ impl Known {
         let is_member = all.members.contains(peer);
         let Some(one) = all.peers.get_mut(peer) else {
             if is_member {
-                all.peers.insert(*peer, One { last: now, disowned: None });
+                all.peers.insert(*peer, One::new(now));
             }
             return Ok(is_member.then_some(now));
         };
@@ -192,12 +217,23 @@ impl Known {
                 Ok(is_new.then_some(now))
             }
             Err(disowned) => {
-                if one.disowned.replace(disowned).is_none() {
-                    warn!(%peer, "a member is not the one that it was: {}", disowned.text());
-                }
+                one.tell(peer, disowned);
                 Err(disowned)
             }
         }
+    }
+
+    /// A member does not have what it said that it has: its store is an older copy of the one that it had, taken since its
+    /// last start, or its disk lost what was synced. It counts as one that was started once more since. What is known of it
+    /// now, if that is something else.
+    fn reverted(&self, peer: &PeerId) -> Option<Last> {
+        let mut all = self.all();
+        let at = all.at;
+        let one = all.peers.get_mut(peer).filter(|one| one.disowned.is_none())?;
+        // Between its start before and this one, if there is a number.
+        one.last = Last { session: one.last.session.saturating_sub(1), at: one.last.at.max(at) };
+        one.tell(peer, Disowned::Older);
+        Some(one.last)
     }
 
     /// There are other members from now on, by the entry of that index.
@@ -252,6 +288,11 @@ impl Inner {
     /// When it is not the peer that is known.
     pub(super) async fn recognize(&self, peer: &PeerId, start: Start) -> Result<(), Disowned> {
         let Some(last) = self.starts.hear(peer, start)? else { return Ok(()) };
+        self.note(peer, last).await;
+        Ok(())
+    }
+
+    async fn note(&self, peer: &PeerId, last: Last) {
         let mut batch = Batch::new();
         records::put_known(&mut batch, peer, last);
         let written =
@@ -259,7 +300,13 @@ impl Inner {
         if let Err(error) = written.await {
             debug!(%peer, %error, "the start of a peer was not noted");
         }
-        Ok(())
+    }
+
+    /// A member lost what it had said that it has.
+    pub(super) async fn disown(&self, peer: &PeerId) {
+        if let Some(last) = self.starts.reverted(peer) {
+            self.note(peer, last).await;
+        }
     }
 
     /// This start of this peer.

@@ -251,6 +251,11 @@ impl Consensus for Raft {
 
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.desk.check_open()?;
+        if let Standing::Broken(error) = &*self.inner.standing.borrow()
+            && error.kind() == ErrorKind::Conflict
+        {
+            return Err(error.clone());
+        }
         let mut members = self.inner.current_voters();
         if matches!(*self.inner.standing.borrow(), Standing::Removed) {
             members.remove(&self.inner.peer);
