@@ -379,6 +379,26 @@ mod tests {
     }
 
     #[test]
+    fn who_lost_what_it_said_it_has_counts_as_older_until_it_joins_again() {
+        let (known, peer) = (Known::default(), PeerId::random());
+        assert_eq!(known.reverted(&peer), None, "who does not vote promises nothing");
+        let members = Membership::new(vec![BTreeSet::from([Node::of(peer)])], ());
+        known.members_changed(&Node::default(), &members, 7, &mut Batch::new());
+        let start = Start { session: 20, previous: 10, joined: 3 };
+        known.hear(&peer, start).unwrap();
+        let last = known.reverted(&peer).unwrap();
+        assert_eq!(judge(last, start), Err(Disowned::Older), "it is told so");
+        assert_eq!(known.hear(&peer, start), Err(Disowned::Older));
+        assert_eq!(known.reverted(&peer), None, "once");
+        // What it lacks is noticed again after another start, as long as this peer leads.
+        assert_eq!(
+            known.hear(&peer, Start { session: 30, previous: 20, joined: 3 }),
+            Ok(Some(Last { session: 30, at: 7 }))
+        );
+        assert!(known.hear(&peer, Start { session: 40, previous: 0, joined: 9 }).is_ok());
+    }
+
+    #[test]
     fn who_left_and_joined_again_is_another_one_also_for_who_was_away() {
         let (known, me, peer) = (Known::default(), Node::of(PeerId::random()), PeerId::random());
         let members = |nodes: &[Node]| Membership::new(vec![nodes.iter().copied().collect()], ());
