@@ -55,6 +55,8 @@ impl std::fmt::Display for StopReason {
 #[derive(Clone, Debug)]
 pub(super) enum Readiness {
     Starting,
+    /// Its consensus is ready.
+    Agreeing,
     Ready,
 }
 
@@ -132,9 +134,9 @@ impl Life {
         }
     }
 
-    /// Whether it is ready.
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(*self.readiness.borrow(), Readiness::Ready)
+    /// Whether its consensus is ready.
+    pub(super) fn is_agreeing(&self) -> bool {
+        matches!(*self.readiness.borrow(), Readiness::Agreeing | Readiness::Ready)
     }
 
     /// Returns when the peer is ready.

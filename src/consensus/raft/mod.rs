@@ -48,7 +48,7 @@ use self::lineage::Start;
 use self::node::{Inner, Parts, Standing};
 use self::records::{FORMAT, FORMAT_KEY, META, SESSION};
 use self::server::Server;
-use self::types::Answers;
+use self::types::{Answers, is_voter};
 use self::wire::{Reader, written};
 use self::writer::{Work, Writer};
 use super::events::{self, EventSource};
@@ -215,10 +215,12 @@ impl Consensus for Raft {
             {
                 return Err(disowned.error());
             }
-            // Whoever reads now sees what the others saw before.
+            // Whoever reads now sees what the others saw before. A peer that joins again gets to know on the way that it was a
+            // member before, and was removed.
             if self.inner.leader().is_some()
                 && self.inner.current_voters().contains(&self.inner.peer)
                 && self.inner.barrier().await.is_ok()
+                && is_voter(&self.inner.node(), self.inner.applied.borrow().members.membership())
             {
                 return Ok(());
             }
