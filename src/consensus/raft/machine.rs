@@ -212,7 +212,7 @@ impl Machine {
         meta: &SnapshotMeta<Node, openraft::EmptyNode>,
         staged: Staged,
     ) -> Result<()> {
-        let Staged { sorter, seen } = staged;
+        let Staged { sorter, seen, eras } = staged;
         let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
         let members = meta.last_membership.clone();
         let has_voted = self.now.has_voted || is_voter(&self.at.node, members.membership());
@@ -230,7 +230,7 @@ impl Machine {
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
         let at = now.members.log_id().map_or(0, |id| id.index);
-        self.at.starts.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
+        self.at.starts.members_replaced(now.members.membership(), &eras, at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
@@ -346,6 +346,7 @@ enum PlannedPart {
     Before(Bytes),
     Stale(u64),
     Unreadable,
+    NotMember,
 }
 
 type Planned = Vec<PlannedPart>;
@@ -360,6 +361,7 @@ impl PlannedPart {
             },
             Self::Stale(session) => PartOutcome::Stale(session),
             Self::Unreadable => PartOutcome::Unreadable,
+            Self::NotMember => PartOutcome::NotMember,
         }
     }
 }
@@ -395,7 +397,7 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
-                self.at.starts.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
+                self.at.starts.members_changed(&members, entry.log_id.index, &mut self.batch);
                 self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()
@@ -410,11 +412,12 @@ impl Stage {
         }
     }
 
-    /// Of peers that are no members any more nothing is remembered.
+    /// Of peers that do not vote any more nothing is remembered, so what they still ask for is not applied (see
+    /// [`Stage::part`]).
     fn forget_others(&mut self, members: &Membership) {
         let batch = &mut self.batch;
         self.seen.retain(|node, seen| {
-            let stays = members.get_node(node).is_some();
+            let stays = is_voter(node, members);
             if !stays {
                 batch.delete(SEEN, records::seen_key(node));
                 seen.done
@@ -434,6 +437,11 @@ impl Stage {
             }
         };
         let (node, key) = (Node::of(part.key.origin), part.key);
+        // It may have been applied before, and be here again because its answer was lost: of those that left nobody knows.
+        // Those that are about to vote write nothing yet: they may join twice.
+        if !is_voter(&node, self.now.members.membership()) {
+            return PlannedPart::NotMember;
+        }
         let seen = self.seen.entry(node).or_default();
         if key.session < seen.session {
             return PlannedPart::Stale(seen.session);

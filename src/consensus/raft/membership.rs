@@ -1,14 +1,19 @@
 //! Members come and go.
 //!
 //! A peer that is added first only listens, until it has what the others have; then it votes. A peer that is removed is
-//! told so. Both are changed in two steps of which each is agreed on (joint consensus), and a leader that stops in between
-//! leaves the rest to the next one.
+//! told so, or finds out (`removal`). Both are changed in two steps of which each is agreed on (joint consensus), and a leader
+//! that stops in between leaves the rest to the next one.
+//!
+//! A leader never removes itself, it makes way first. The second step is an entry that names the members without the one that
+//! leaves. Had a leader only its own removal in its log when it stops, then it could not lead again, because openraft elects
+//! nobody who is not in the newest list of its log; and no other could be elected that needs its vote, because its log is
+//! longer. Of two peers neither would ever lead. Whoever has that entry without being about to leave can still be elected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::error::{ChangeMembershipError, CheckIsLeaderError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt as _};
+use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
@@ -17,7 +22,7 @@ use super::elections::change_failed;
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::propose::no_quorum;
-use super::types::Node;
+use super::types::{Membership, Node};
 use super::wire::PEERS_MAX;
 use super::writer;
 use super::writer::no_leader;
@@ -82,9 +87,12 @@ impl Inner {
         if *peer != self.peer {
             return removed;
         }
-        let members = self.voters();
-        // It may see that it is gone, and stop, before anybody answers.
-        let is_gone = !members.is_empty() && !members.contains(peer);
+        // It may see that it is gone, and stop, before anybody answers. Only what was agreed on counts: an entry that says so
+        // and is in this peer's log alone may come to nothing, and whoever believed it would clean the store of a member.
+        let is_gone = {
+            let agreed = &self.applied.borrow().members;
+            agreed.log_id().is_some() && agreed.membership().get_node(&self.node()).is_none()
+        };
         if removed.is_err() && !is_gone && !matches!(*self.standing.borrow(), Standing::Removed) {
             return removed;
         }
@@ -174,8 +182,39 @@ impl Inner {
         }
     }
 
+    /// The members by what was agreed on last, once no change of them is under way. Only so this peer knows that it leads, and
+    /// that nothing else will have happened when it says that there is nothing to do.
+    async fn settled(&self) -> Result<Membership> {
+        let deadline = Instant::now() + self.config.wait_for_leader_timeout;
+        loop {
+            let error = match timeout_at(deadline, self.barrier_as_leader()).await {
+                Ok(Ok(index)) => {
+                    let known =
+                        timeout_at(deadline, self.applied.until(index)).await.map(|()| self.known_members());
+                    match known {
+                        Ok(members) if members.agreed == *members.newest.log_id() => {
+                            return Ok(members.newest.membership().clone());
+                        }
+                        _ => change_failed("another change of them has not ended"),
+                    }
+                }
+                Ok(Err(error)) => error,
+                Err(_) => no_quorum(),
+            };
+            if Instant::now() >= deadline || !self.is_leader() {
+                return Err(error);
+            }
+            sleep_until((Instant::now() + POLL).min(deadline)).await;
+        }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.metrics().is_some_and(|metrics| metrics.state == ServerState::Leader)
+    }
+
     pub(super) async fn add_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
+        self.settled().await?;
         if self.voters().contains(peer) {
             return match self.starts.disowned(peer) {
                 Some(disowned) => Err(disowned.error().context(format_args!("{peer} is a member already"))),
@@ -246,8 +285,7 @@ impl Inner {
 
     pub(super) async fn remove_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
-        let membership = self.membership();
-        if membership.get_node(&node).is_none() {
+        if self.settled().await?.get_node(&node).is_none() {
             return Ok(());
         }
         let voters = self.voters();
@@ -255,6 +293,11 @@ impl Inner {
             if voters.len() == 1 {
                 let text = "cannot remove ourselves from a 1-peer cluster";
                 return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
+            }
+            if *peer == self.peer {
+                return Err(change_failed(
+                    "this peer leads, and no other could take over that has all entries",
+                ));
             }
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node])), false).await?;
         } else {

@@ -27,6 +27,7 @@ mod notices;
 mod offline;
 mod propose;
 mod records;
+mod removal;
 mod section;
 mod server;
 mod snapshot;
@@ -44,9 +45,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::command::Operations;
 use self::frame::Links;
-use self::lineage::Start;
 use self::node::{Inner, Parts, Standing};
-use self::records::{FORMAT, FORMAT_KEY, META, SESSION};
+use self::records::{ANCESTORS, FORMAT, FORMAT_KEY, META, SESSION};
 use self::server::Server;
 use self::types::{Answers, is_voter};
 use self::wire::{Reader, written};
@@ -104,15 +104,13 @@ impl Raft {
         let tasks = Tasks::here("raft needs a tokio runtime", COMPONENT)?;
         let ConsensusContext { peer, storage, state, transport, clock, seed, .. } = cx;
         let now = u64::try_from(clock.now().unix_seconds()).unwrap_or(0).saturating_mul(1_000_000);
-        // Two that are started in the same second.
-        let now = now.saturating_add(SplitMix64::new(seed).next() % 1_000_000);
-        let start = prepare(&storage, &state, now).await?;
+        let session = prepare(&storage, &state, now, SplitMix64::new(seed).next()).await?;
         let (desk, mut inbox) = group::desk(COMPONENT, writer::QUEUED_CALLS_MAX);
         let (sender, events) = events::channel(config.max_buffered_events);
         let (proposals, waiting) = mpsc::channel(propose::WAITING_PARTS_MAX);
         let salt = written(|writer| {
             writer.long(seed);
-            writer.long(start.session);
+            writer.long(session);
         });
         let inner = Inner::new(Parts {
             peer,
@@ -122,7 +120,7 @@ impl Raft {
             links: Links::new(transport.clone()),
             events: sender,
             proposals,
-            start,
+            session,
             salt,
         });
         let silent = CancellationToken::new();
@@ -172,7 +170,7 @@ impl Raft {
 }
 
 /// Makes the store one of ours, and begins a session, with a number that is greater than all before it whatever the clock says.
-async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -> Result<Start> {
+async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64, chance: u64) -> Result<u64> {
     let is_empty = state.counts().pins == 0;
     storage::run(storage.clone(), move |storage| {
         if !records::is_ours(storage)? && !is_empty {
@@ -185,13 +183,15 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
         if last.is_none() && storage.get(META, FORMAT_KEY)?.is_some() {
             return Err(records::damaged("the number of the last start is missing"));
         }
-        let last = last.unwrap_or(0);
-        let session = now.max(last.saturating_add(1));
+        let mut before = records::get(storage, ANCESTORS, Reader::ancestors)?.unwrap_or_default();
+        before.extend(last);
+        let (session, before) = lineage::next_start(before, now, chance);
         let mut batch = Batch::new();
+        records::put(&mut batch, ANCESTORS, &written(|writer| writer.ancestors(&before)));
         batch.put(META, FORMAT_KEY, vec![FORMAT]);
         records::put(&mut batch, SESSION, &written(|writer| writer.long(session)));
         storage.write(batch, Durability::Synced)?;
-        Ok(Start { session, previous: last, joined: 0 })
+        Ok(session)
     })
     .await
 }
@@ -210,9 +210,7 @@ impl Consensus for Raft {
                 Standing::Removed => return Err(self.inner.removed()),
                 Standing::Working | Standing::Failing(_) => {}
             }
-            if !self.inner.starts.is_voter()
-                && let Some(disowned) = *self.inner.disowned()
-            {
+            if let Some(disowned) = self.inner.check_disowned().await {
                 return Err(disowned.error());
             }
             // Whoever reads now sees what the others saw before. A peer that joins again gets to know on the way that it was a

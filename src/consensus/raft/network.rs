@@ -226,12 +226,7 @@ impl RaftNetwork<Types> for Target {
         let handed = self.inner.upgrade().and_then(|inner| inner.handed_for(&rpc.vote));
         match self.ask(Question::Vote(rpc, handed), option.hard_ttl()).await {
             Ok(Answer::Vote(vote, is_granted, last)) => Ok(VoteResponse::new(vote, last, is_granted)),
-            Ok(other) => {
-                if let (Answer::NotMember(since), Some(inner)) = (&other, self.inner.upgrade()) {
-                    inner.told_not_member(since.as_ref());
-                }
-                Err(failed(&self.unexpected(other)))
-            }
+            Ok(other) => Err(failed(&self.unexpected(other))),
             Err(error) => Err(failed(&error)),
         }
     }

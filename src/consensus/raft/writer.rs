@@ -72,7 +72,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, inbox: Inbox<Work, Answers>, stop: CancellationToken) -> Self {
-        let session = inner.start.session;
+        let session = inner.session;
         Self {
             inner,
             inbox,
@@ -238,6 +238,11 @@ async fn deliver(
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
             (None, Err(error))
         }
+        Ok(PartOutcome::NotMember) => {
+            let error = unknown(&inner.removed());
+            waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
+            (None, Err(error))
+        }
         Err(error) => {
             debug!(%error, callers = waiters.len(), "a part was not written");
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
@@ -291,9 +296,7 @@ async fn until_written(
                 if matches!(*inner.standing.borrow(), Standing::Removed) {
                     return Err(inner.removed());
                 }
-                if !inner.starts.is_voter()
-                    && let Some(disowned) = *inner.disowned()
-                {
+                if let Some(disowned) = inner.disowned() {
                     return Err(disowned.error());
                 }
                 sleep_until((Instant::now() + LEADER_POLL).min(deadline)).await;
@@ -375,8 +378,8 @@ impl Inner {
         match self.ask(leader, &Question::Propose(part), self.config.network_timeout).await? {
             Answer::Proposed(index, outcome) => Ok((index, outcome)),
             Answer::NotLeader(_) => Err(not_leader()),
-            Answer::NotMember(since) => {
-                self.told_not_member(since.as_ref());
+            Answer::NotMember => {
+                self.check_removed(Some(*leader)).await;
                 Err(not_leader())
             }
             other => Err(other.unexpected(leader)),
