@@ -76,7 +76,6 @@ async fn a_leader_can_be_removed() {
 #[tokio::test(start_paused = true)]
 async fn a_removal_that_too_few_agreed_on_is_none() {
     for is_leader in [false, true] {
-        // What was begun goes on once all are there again, so each begins anew.
         let mut world = World::start(12, 3).await;
         world.raft(1).log_pin(pin(1)).await.unwrap();
         let victim = if is_leader { world.leader().await } else { world.follower().await };
@@ -87,21 +86,9 @@ async fn a_removal_that_too_few_agreed_on_is_none() {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         let members = world.raft(victim).peers().await.unwrap();
         assert!(members.contains(&peer(victim)), "{members:?}");
+        // It may be removed after all.
         world.open(away, disk, world.config.clone()).await;
-        let end =
-            fact("it is a member again, or was removed after all", async || {
-                match tokio::time::timeout(Duration::from_secs(10), world.raft(victim).log_pin(pin(2)))
-                    .await
-                    .ok()?
-                {
-                    Ok(()) => Some(true),
-                    Err(error) => (error.kind() == ErrorKind::Conflict).then_some(false),
-                }
-            })
-            .await;
-        if !end {
-            assert!(!world.raft(away).peers().await.unwrap().contains(&peer(victim)));
-        }
+        fact("the others write", async || world.raft(away).log_pin(pin(2)).await.ok()).await;
     }
 }
 

@@ -35,8 +35,11 @@ const SEEDS_ONCE_WRONG: [u64; 9] = [1074, 1290, 1707, 1789, 2675, 7833, 52193, 7
 /// The same of peers that agree by Raft. What a peer had asked for before it was removed was applied again after (45355).
 /// Histories with dozens of writes at a time were left undecided (1034, 32066, 70857). A leader that removed itself without a
 /// quorum took its own log for agreed on (77179, 95952), or stopped with a log that was longer than that of the one who stayed
-/// and needed its vote (33718, 66411).
-const SEEDS_ONCE_WRONG_RAFT: [u64; 8] = [1034, 32066, 33718, 45355, 66411, 70857, 77179, 95952];
+/// and needed its vote (3935, 33718, 66411). Who was removed did not notice (30291), or did although it was added again (7363);
+/// who had cleaned its store was taken for a member that lost it (7851, 29672); a peer was wiped that had just been added
+/// (26865: the simulator itself).
+const SEEDS_ONCE_WRONG_RAFT: [u64; 14] =
+    [1034, 3935, 7363, 7851, 26865, 29672, 30291, 32066, 33718, 45355, 66411, 70857, 77179, 95952];
 /// Failing seeds that are shown.
 const FAILURES_SHOWN: usize = 5;
 
@@ -125,6 +128,8 @@ fn run_many(agreement: Agreement, usual: u64) {
         totals.1 += report.figures.acknowledged;
         totals.2 += report.figures.simulated;
         if !report.is_good() {
+            // All of it comes in the end; a long run says at once that there is something.
+            println!("seed {} went wrong", report.plan.seed);
             failures.lock().unwrap().push(report);
         }
         false
@@ -232,22 +237,22 @@ fn a_tie_decided_by_arrival_is_found() {
 
 #[test]
 fn a_log_that_is_answered_before_it_is_on_disk_is_found() {
-    is_found(Agreement::Raft, Planted::EntriesNotSynced, 150);
+    is_found(Agreement::Raft, Planted::EntriesNotSynced, 0);
 }
 
 #[test]
 fn a_retry_that_is_applied_twice_is_found() {
-    is_found(Agreement::Raft, Planted::RetryAppliedTwice, 550);
+    is_found(Agreement::Raft, Planted::RetryAppliedTwice, 0);
 }
 
 #[test]
 fn a_stale_leader_that_answers_is_found() {
-    is_found(Agreement::Raft, Planted::StaleLeaderAnswers, 200);
+    is_found(Agreement::Raft, Planted::StaleLeaderAnswers, 150);
 }
 
 #[test]
 fn a_leader_that_leads_on_after_a_restart_is_found() {
-    is_found(Agreement::Raft, Planted::LeaderStaysLeader, 800);
+    is_found(Agreement::Raft, Planted::LeaderStaysLeader, 150);
 }
 
 #[test]
@@ -262,5 +267,5 @@ fn a_snapshot_that_forgets_what_was_asked_for_is_found() {
 
 #[test]
 fn a_log_that_goes_before_the_pinset_has_it_is_found() {
-    is_found(Agreement::Raft, Planted::PurgedBeforeApplied, 1_100);
+    is_found(Agreement::Raft, Planted::PurgedBeforeApplied, 1_300);
 }

@@ -17,6 +17,8 @@ const INIT_PEERS_MAX: usize = 128;
 const LOG_BYTES: u64 = 256 << 20;
 /// Shortest times that a machine under load keeps.
 const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(20);
+/// Nothing can be written for as long as that when a leader dies.
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// How a [`Raft`](super::Raft) works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +125,12 @@ impl RaftConfig {
         }
         if self.election_timeout < self.heartbeat_timeout {
             return wrong("raft.election_timeout is shorter than raft.heartbeat_timeout".to_owned());
+        }
+        if self.election_timeout > ELECTION_TIMEOUT_MAX {
+            return wrong(format!(
+                "raft.election_timeout is too long: give it at most {ELECTION_TIMEOUT_MAX:?}, as nothing can be written for \
+                 that time when a leader dies"
+            ));
         }
         if self.init_peerset.len() > INIT_PEERS_MAX {
             return wrong(format!("raft.init_peerset names more than {INIT_PEERS_MAX} peers"));

@@ -4,6 +4,8 @@
 //! = version, number of pieces, a hash of key and piece, the piece. `last` says which entry is the last one and is
 //! written with it, so that a log that was cut is known from one that ends there. `committed` says up to where the log was
 //! known to be agreed on; it goes with the next entries, because it is not worth a sync of its own.
+//!
+//! What is appended is in the log at once and on disk a moment later (`pending`).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::records::{self, APPLIED, COMMITTED, LAST, LOG, META, PURGED, VOTE};
@@ -24,6 +27,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
+
+mod pending;
+use pending::Pending;
 
 /// What is in front of a piece.
 const VERSION: u8 = 1;
@@ -50,6 +56,8 @@ pub(super) struct LogStore {
     node: Node,
     storage: Arc<dyn Storage>,
     ends: Arc<Mutex<Ends>>,
+    /// Tells that more is on disk, or that nothing will be.
+    news: Arc<Notify>,
     failure: Failure,
     trim: Arc<Trim>,
 }
@@ -61,21 +69,29 @@ struct Ends {
     /// Up to where it is known to be agreed on, and what of that is written down.
     committed: Option<LogId>,
     committed_written: Option<LogId>,
-    /// The newest entries, without a gap.
+    /// The newest entries, without a gap; all that are not on disk yet are among them.
     cache: BTreeMap<u64, Entry>,
     cached_bytes: usize,
     /// Of all that are there.
     weights: Weights,
+    pending: Pending,
 }
 
 impl Ends {
     fn keep(&mut self, entry: Entry) {
         self.cached_bytes += size(&entry);
         self.cache.insert(entry.log_id.index, entry);
-        while self.cached_bytes > CACHE_BYTES_MAX && self.cache.len() > 1 {
-            if let Some((_, entry)) = self.cache.pop_first() {
-                self.cached_bytes -= size(&entry);
-            }
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        let written = self.pending.written.map(|id| id.index);
+        while self.cached_bytes > CACHE_BYTES_MAX
+            && self.cache.len() > 1
+            && let Some(first) = self.cache.first_entry()
+            && Some(*first.key()) <= written
+        {
+            self.cached_bytes -= size(&first.remove());
         }
     }
 
@@ -108,7 +124,7 @@ impl LogStore {
         trim: Arc<Trim>,
     ) -> Result<Self> {
         let ends = storage::run(storage.clone(), open).await?;
-        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), failure, trim })
+        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), news: Arc::default(), failure, trim })
     }
 
     /// The newest members that an entry from this index on names, in a store that nobody else has open.
@@ -204,33 +220,38 @@ impl LogStore {
             start = start.max(next_of(ends.purged));
             let end = end.min(next_of(ends.last));
             let end = if is_whole { end } else { end.min(start.saturating_add(READ_ENTRIES_MAX)) };
-            if ends.cache.first_key_value().is_some_and(|(first, _)| *first <= start) && start < end {
+            if start >= end {
+                return Ok(found);
+            }
+            let cached = ends.cache.first_key_value().map_or(end, |(first, _)| (*first).clamp(start, end));
+            if is_whole || cached == start {
                 let mut bytes = 0;
-                for entry in ends.cache.range(start..end).map(|(_, entry)| entry) {
+                for entry in ends.cache.range(cached..end).map(|(_, entry)| entry) {
                     bytes += size(entry);
                     if !is_whole && bytes > READ_BYTES_MAX && !found.is_empty() {
                         break;
                     }
                     found.push(entry.clone());
                 }
-                return Ok(found);
             }
-            end
+            cached
         };
         if start >= end {
             return Ok(found);
         }
+        // What is not in memory is on disk.
         storage::run(self.storage.clone(), move |storage| {
-            let mut bytes = 0;
+            let (mut bytes, mut all) = (0, Vec::new());
             for index in start..end {
                 let entry = get(storage, index)?;
                 bytes += size(&entry);
-                if !is_whole && bytes > READ_BYTES_MAX && !found.is_empty() {
+                if !is_whole && bytes > READ_BYTES_MAX && !all.is_empty() {
                     break;
                 }
-                found.push(entry);
+                all.push(entry);
             }
-            Ok(found)
+            all.append(&mut found);
+            Ok(all)
         })
         .await
     }
@@ -239,14 +260,17 @@ impl LogStore {
         storage::run(self.storage.clone(), move |storage| storage.write(batch, durability)).await
     }
 
-    pub(super) async fn put(&self, entries: Vec<Entry>) -> Result<()> {
+    /// Writes entries, which are on disk when it returns.
+    pub(super) async fn put(&self, entries: &[Entry]) -> Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
         records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
         let committed = {
             let ends = self.ends();
-            ends.committed.filter(|_| ends.committed > ends.committed_written)
+            // A leader that has others to agree hears of it while its own disk is still writing.
+            let committed = ends.committed.min(Some(last));
+            committed.filter(|_| committed > ends.committed_written)
         };
         if let Some(committed) = &committed {
             records::put(&mut batch, COMMITTED, &written(|writer| writer.log_id(committed)));
@@ -257,20 +281,12 @@ impl LogStore {
             if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
         self.write(batch, durability).await?;
         let mut ends = self.ends();
-        ends.last = Some(last);
         ends.committed_written = committed.max(ends.committed_written);
-        let mut is_larger = false;
-        for entry in entries {
-            is_larger |= ends.weights.add(entry.log_id.index, size(&entry) as u64);
-            ends.keep(entry);
-        }
-        if is_larger {
-            self.trim.grown(&ends.weights);
-        }
         Ok(())
     }
 
     async fn cut(&self, from: u64) -> Result<()> {
+        self.until_all_written().await?;
         let (purged, last) = {
             let ends = self.ends();
             (ends.purged, ends.last)
@@ -299,6 +315,7 @@ impl LogStore {
         let mut ends = self.ends();
         ends.last = kept;
         ends.weights.cut(from);
+        ends.pending.written = kept;
         ends.forget(|index| index >= from);
         Ok(())
     }
@@ -327,6 +344,7 @@ impl LogStore {
         if waits {
             self.until_applied(upto).await?;
         }
+        self.until_all_written().await?;
         let (from, last) = {
             let ends = self.ends();
             (next_of(ends.purged), ends.last.filter(|last| *last > upto))
@@ -346,6 +364,7 @@ impl LogStore {
             let mut ends = self.ends();
             (ends.purged, ends.last) = (Some(upto), Some(last));
             ends.weights.drop_until(upto.index);
+            ends.pending.written = Some(last);
             ends.forget(|index| index <= upto.index);
         }
         storage::run(self.storage.clone(), move |storage| remove_below(storage, from, upto.index)).await
@@ -403,7 +422,9 @@ fn open(storage: &dyn Storage) -> Result<Ends> {
     if committed.is_some() && committed > last.max(purged) {
         return Err(damaged(format!("it ends before entry {}, which was agreed on", next_of(committed) - 1)));
     }
-    Ok(Ends { purged, last, committed, committed_written: committed, ..Ends::default() })
+    let mut ends = Ends { purged, last, committed, committed_written: committed, ..Ends::default() };
+    ends.pending.written = last.or(purged);
+    Ok(ends)
 }
 
 fn damaged(what: impl std::fmt::Display) -> Error {
@@ -585,6 +606,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        self.until_all_written()
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
         let mut batch = Batch::new();
         records::put(&mut batch, VOTE, &written(|writer| writer.vote(vote)));
         let durability = Durability::Synced;
@@ -604,8 +628,10 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        self.put(entries).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
+        self.take_in(entries.into_iter().collect())
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
+        // For openraft it is done; what it makes of that waits for the disk (see `pending`).
         callback.log_io_completed(Ok(()));
         Ok(())
     }

@@ -121,6 +121,7 @@ pub(super) struct Surroundings {
 #[derive(Debug)]
 pub(super) struct Machine {
     at: Surroundings,
+    log: LogStore,
     now: Applied,
     seen: BTreeMap<Node, SeenPeer>,
     /// Says when nothing is applied any more.
@@ -132,13 +133,13 @@ impl Machine {
     ///
     /// # Errors
     /// `Corrupt`, `StorageFull`, `Io`, `ShutDown`.
-    pub(super) async fn open(at: Surroundings, gone: DropGuard) -> Result<Self> {
+    pub(super) async fn open(at: Surroundings, log: LogStore, gone: DropGuard) -> Result<Self> {
         let untold = at.state.settle().await?;
         let (mut now, seen) = storage::run(at.storage.clone(), load).await?;
         now.has_voted |= is_voter(&at.node, now.members.membership());
         at.applied.set(now.clone());
         at.events.tell_changes(&untold);
-        Ok(Self { at, now, seen, _gone: gone })
+        Ok(Self { at, log, now, seen, _gone: gone })
     }
 
     async fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>> {
@@ -180,13 +181,14 @@ impl Machine {
     ///
     /// # Errors
     /// As applying.
-    pub(super) async fn catch_up(&mut self, log: &LogStore, named: Option<&StoredMembership>) -> Result<()> {
+    pub(super) async fn catch_up(&mut self, named: Option<&StoredMembership>) -> Result<()> {
         let members = named.filter(|named| named.log_id() > self.now.members.log_id());
         let members = members.unwrap_or(&self.now.members).membership();
-        let upto = if is_quorum_alone(&self.at.node, members) { log.last() } else { log.committed() };
+        let is_alone = is_quorum_alone(&self.at.node, members);
+        let upto = if is_alone { self.log.last() } else { self.log.committed() };
         let (first, end) = (self.now.next(), upto.map_or(0, |upto| upto.index + 1));
         while self.now.next() < end {
-            let entries = log.entries(self.now.next(), end, false).await?;
+            let entries = self.log.entries(self.now.next(), end, false).await?;
             if entries.is_empty() {
                 break;
             }
@@ -558,10 +560,15 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().collect();
-        self.apply_all(entries)
-            .await
-            .map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let applied = async {
+            // A quorum has them, if this peer's own disk does.
+            if let Some(last) = entries.last() {
+                self.log.until_written(last.log_id.index).await?;
+            }
+            self.apply_all(entries).await
+        };
+        applied.await.map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

@@ -58,7 +58,8 @@ impl Inner {
         match self.ask(peer, &Question::WouldVote(None), self.config.network_timeout).await {
             Ok(Answer::Failed(ErrorKind::Conflict, _)) => {
                 let text = format!(
-                    "this peer belongs to another raft cluster than {peer}: clean its state before it joins that one"
+                    "this peer belongs to another raft cluster than {peer}: clean its state (\"ipfs-cluster-service state \
+                     cleanup\") before it joins that one"
                 );
                 Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT))
             }
@@ -70,9 +71,11 @@ impl Inner {
     pub(super) async fn check_speaks_raft(&self, peer: &PeerId) -> Result<()> {
         self.links.check(peer, self.config.network_timeout).await.map_err(|error| match error.kind() {
             ErrorKind::Unsupported => {
+                // Who reads it may be the other one.
                 let text = format!(
-                    "{peer} and this peer cannot be members of one raft cluster: it agrees in another way, or is a Go peer, \
-                     whose raft is another protocol"
+                    "{peer} and {} cannot be members of one raft cluster: {peer} agrees in another way, or is a Go peer, \
+                     whose raft is another protocol",
+                    self.peer
                 );
                 Error::new(ErrorKind::Conflict, text).component(COMPONENT)
             }
@@ -241,10 +244,9 @@ impl Inner {
             // It was to be added before, and may have lost since what it got then: openraft would not notice.
             self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await?;
         }
-        if self.membership().get_node(&node).is_none() {
-            self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await?;
-        }
-        if let Err(error) = self.until_caught_up(node).await {
+        let added = ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})]));
+        let added = self.change(added, true).await?;
+        if let Err(error) = self.until_caught_up(node, added).await {
             // It must not stay half a member that nobody knows of.
             let undone = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await;
             if let Err(error) = undone {
@@ -257,7 +259,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn until_caught_up(&self, node: Node) -> Result<()> {
+    /// Waits until a peer has almost everything, and the entry by which it was added: it knows then that it is one of those that
+    /// are there, and what it knows from before does not count (see `removal`).
+    async fn until_caught_up(&self, node: Node, added: u64) -> Result<()> {
         let mut progress = None;
         let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
         loop {
@@ -265,7 +269,8 @@ impl Inner {
             let replication =
                 metrics.replication.ok_or_else(|| change_failed("this peer does not lead any more"))?;
             let matched = replication.get(&node).copied().flatten();
-            if matched.is_some() && matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0) {
+            let is_close = matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0);
+            if is_close && matched.index() >= Some(added) {
                 return Ok(());
             }
             let now = (matched, node.0.and_then(|peer| self.transfers.progress(&peer)));
@@ -286,6 +291,7 @@ impl Inner {
     pub(super) async fn remove_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
         if self.settled().await?.get_node(&node).is_none() {
+            info!(%peer, "a peer that is no member of the raft cluster was to be removed: there is nothing to do");
             return Ok(());
         }
         let voters = self.voters();
@@ -324,14 +330,14 @@ impl Inner {
         }
     }
 
-    /// One change, once nobody else's is under way.
-    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<()> {
+    /// One change, once nobody else's is under way. Gives the index of its entry.
+    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<u64> {
         let deadline = Instant::now() + self.config.wait_for_leader_timeout;
         loop {
             let raft = self.raft()?;
             let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
             let error = match changed.await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(changed)) => return Ok(changed.log_id.index),
                 Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     error @ ChangeMembershipError::InProgress(_),
                 )))) => change_failed(error),

@@ -9,8 +9,8 @@
 //! A peer is no member when it is not in the newest list of all that it heard of, somebody knows that this list was agreed on,
 //! and more than half of those in it have no list that this peer is in. Had it been added after that list, then another list
 //! would have been agreed on after it, first by more than half of those in it, and one of them would have said so. If that
-//! happens while they are asked, it was no member when the first of them answered; whoever adds a peer that has stopped
-//! because of that sees that it does not answer.
+//! happens while they are asked, it was no member when the first of them answered. Who is added votes only when it has the
+//! entry by which it was to be added, so either it sees that in its own log, or whoever adds it sees that it has stopped.
 //!
 //! In the same way it is a member when it is in the newest list, and more than half of those in it, without its own voice,
 //! have lists that it is in: those who remove one peer are more than half of those who stay, and two such groups have
@@ -49,7 +49,7 @@ fn newest<'a>(own: &'a Members, answers: &'a BTreeMap<Node, Members>) -> &'a Sto
     all.max_by_key(|list| *list.log_id()).unwrap_or(&own.newest)
 }
 
-/// Whether a peer is a member.
+/// Whether a peer is a member that votes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Member,
@@ -61,16 +61,20 @@ pub(super) enum Verdict {
 /// Whether a peer is a member, by what it knows itself and what others answered.
 fn decide(me: &Node, own: &Members, answers: &BTreeMap<Node, Members>) -> Verdict {
     let newest = newest(own, answers);
-    let has_me = |list: &StoredMembership| list.membership().get_node(me).is_some();
+    let votes = |list: &StoredMembership| is_voter(me, list.membership());
+    // Who is about to join is neither.
+    let is_out = |list: &StoredMembership| list.membership().get_node(me).is_none();
     let agreed = answers.values().map(|answer| answer.agreed).max().max(Some(own.agreed)).flatten();
-    let is_in = has_me(newest);
     // Its own voice does not count, whatever it remembers.
-    let say_so = answers.iter().filter(|(_, answer)| has_me(&answer.newest) == is_in).map(|(node, _)| *node);
-    if newest.log_id().is_none() || !is_quorum(newest.membership(), &say_so.collect()) {
+    let is_said = |so: &dyn Fn(&StoredMembership) -> bool| {
+        let say_so = answers.iter().filter(|(_, answer)| so(&answer.newest)).map(|(node, _)| *node);
+        so(newest) && is_quorum(newest.membership(), &say_so.collect())
+    };
+    if newest.log_id().is_none() {
         Verdict::Unknown
-    } else if is_in {
+    } else if is_said(&votes) {
         Verdict::Member
-    } else if agreed >= *newest.log_id() {
+    } else if is_said(&is_out) && agreed >= *newest.log_id() {
         Verdict::NotMember
     } else {
         Verdict::Unknown
@@ -88,10 +92,13 @@ impl Inner {
     /// Asks the members, and `hint`, whether this peer was removed; stops taking part if so. One that never was a member
     /// that votes is yet to become one.
     pub(super) async fn check_removed(&self, hint: Option<PeerId>) {
-        let is_voter = is_voter(&self.node(), self.known_members().newest.membership());
-        if (is_voter || self.applied.borrow().has_voted)
-            && self.ask_members(hint, self.cluster()).await == Verdict::NotMember
-        {
+        let before = self.known_members().newest;
+        if !self.applied.borrow().has_voted && !is_voter(&self.node(), before.membership()) {
+            return;
+        }
+        let verdict = self.ask_members(hint, self.cluster()).await;
+        // Meanwhile it may have been added.
+        if verdict == Verdict::NotMember && self.known_members().newest == before {
             self.set_removed();
         }
     }
@@ -151,6 +158,11 @@ mod tests {
         let all = members(1, &[0, 1, 2], 1);
         let without = |agreed| members(5, &[1, 2], agreed);
         use Verdict::{Member, NotMember, Unknown};
+        let learns = {
+            let list =
+                Membership::new(vec![BTreeSet::from([nodes[1]])], BTreeSet::from([nodes[0], nodes[1]]));
+            Members { newest: StoredMembership::new(Some(id(7)), list), agreed: Some(id(7)) }
+        };
         for (own, answers, expected, why) in [
             (
                 &all,
@@ -173,6 +185,7 @@ mod tests {
             (&all, vec![(1, members(7, &[3], 7)), (3, members(7, &[3], 7))], NotMember, "all were replaced"),
             (&all, vec![(1, members(7, &[3], 7))], Unknown, "nobody of those that are left was heard"),
             (&all, vec![], Unknown, "nobody answered"),
+            (&all, vec![(1, learns.clone())], Unknown, "it is about to join"),
             (&Members::default(), vec![], Unknown, "nobody is a member"),
             (&Members::default(), vec![(1, all.clone()), (2, all.clone())], Member, "it lost its store"),
             (&all, vec![(1, all.clone())], Unknown, "what it says itself is no evidence"),

@@ -189,6 +189,8 @@ impl ConfigSection for RaftSection {
     fn validate(&self) -> Result<()> {
         check(number::is_natural(self.commit_retries), "commit_retries is invalid")?;
         check(self.backups_rotate > 0, "backups_rotate should be larger than 0")?;
+        // Nothing is the default, so this was less than nothing.
+        check(self.trailing_logs > 0, "raft.trailing_logs is invalid: it must not be negative")?;
         // They mean nothing here, but the reference would not start with the same file.
         for (name, time, min) in [
             ("commit_timeout", self.commit_timeout, 1),
@@ -292,6 +294,9 @@ mod tests {
             ("/leader_lease_timeout", json!("1ms"), "leader_lease_timeout is too low"),
             ("/max_append_entries", json!(-1), "raft.max_append_entries"),
             ("/snapshot_threshold", json!(-1), "raft.snapshot_threshold"),
+            ("/trailing_logs", json!(-1), "raft.trailing_logs is invalid"),
+            ("/election_timeout", json!("100h"), "raft.election_timeout is too long"),
+            ("/network_timeout", json!("-5s"), "it is negative"),
         ] {
             let text = refusal::<RaftSection>(changed::<RaftSection>(pointer, value));
             assert!(text.contains(words), "{text}");
