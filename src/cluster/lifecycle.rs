@@ -31,6 +31,8 @@ pub enum StopReason {
     Requested,
     /// It never became ready.
     NotReady(Error),
+    /// It can take part no more as it is, because another peer with its identity was started since.
+    Superseded(Error),
     /// It is no longer a member of the cluster: somebody removed it, or it left when it was asked to stop.
     Removed,
     /// A background task ended or panicked.
@@ -42,6 +44,7 @@ impl std::fmt::Display for StopReason {
         match self {
             Self::Requested => f.write_str("shutdown was requested"),
             Self::NotReady(error) => write!(f, "the peer did not become ready: {error}"),
+            Self::Superseded(error) => write!(f, "the peer takes part no more: {error}"),
             Self::Removed => f.write_str("the peer was removed from the cluster"),
             Self::TaskFailed(name) => write!(f, "the background task {name} failed"),
         }
@@ -52,6 +55,8 @@ impl std::fmt::Display for StopReason {
 #[derive(Clone, Debug)]
 pub(super) enum Readiness {
     Starting,
+    /// Its consensus is ready.
+    Agreeing,
     Ready,
 }
 
@@ -129,9 +134,9 @@ impl Life {
         }
     }
 
-    /// Whether it is ready.
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(*self.readiness.borrow(), Readiness::Ready)
+    /// Whether its consensus is ready.
+    pub(super) fn is_agreeing(&self) -> bool {
+        matches!(*self.readiness.borrow(), Readiness::Agreeing | Readiness::Ready)
     }
 
     /// Returns when the peer is ready.

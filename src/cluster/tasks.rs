@@ -34,7 +34,7 @@ use super::Inner;
 use super::hand_over::Turns;
 use super::lifecycle::{Readiness, StopReason, Task};
 use crate::consensus::{NoLongerMember, StateEvent};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::informer::Informer;
 use crate::ipfs_connector::Availability;
 use crate::monitor::MonitorEvent;
@@ -134,6 +134,7 @@ async fn ready(inner: Arc<Inner>) {
         return;
     }
     if outcome.is_ok() {
+        inner.life.readiness.send_replace(Readiness::Agreeing);
         outcome = inner.ipfs.ready().await;
     }
     if let Err(error) = outcome {
@@ -402,20 +403,25 @@ async fn watch_peers(inner: Arc<Inner>) {
     if !inner.consensus.capabilities().membership_changes {
         return rest().await;
     }
-    let mut was_member = false;
     loop {
-        // First at once: a peer that is removed soon after its start was a member, too. So was one that is ready, even if
-        // it came and went since it was looked last.
-        was_member |= inner.life.is_ready();
+        // Whose consensus was ready was a member, even if it came and went since it was looked last. Who is not ready may be
+        // about to join, and may be getting to know just now that it was one once and was removed.
+        let was_member = inner.life.is_agreeing();
         let members = inner.consensus.peers().await;
         match &members {
-            Ok(members) if members.contains(&inner.peer) => was_member = true,
-            // One that is not a member yet is about to join.
-            Ok(_) if was_member => {
+            Ok(members) if was_member && !members.contains(&inner.peer) => {
                 info!("this peer is no longer a member");
                 inner.life.stop(StopReason::Removed);
             }
             Ok(_) => {}
+            // Whoever is not ready yet is stopped by that.
+            Err(error)
+                if error.kind() == ErrorKind::Conflict
+                    && error.downcast_source::<NoLongerMember>().is_none()
+                    && was_member =>
+            {
+                inner.life.stop(StopReason::Superseded(error.clone()));
+            }
             Err(error) => debug!(%error, "could not look who the members are"),
         }
         inner.life.board.ran("watch_peers", &members);

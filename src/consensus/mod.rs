@@ -282,7 +282,8 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// Members, this peer included, in ascending order.
     ///
     /// # Errors
-    /// `Unavailable`, `ShutDown`.
+    /// `Conflict` when this peer can take part no more as it is, because the members know its identity with another state: it
+    /// stops then. `Unavailable`, `ShutDown`.
     async fn peers(&self) -> Result<Vec<PeerId>>;
 
     /// Whether this peer could be a member together with another one. Asked before that one is asked to add this peer:

@@ -115,6 +115,25 @@ async fn an_older_copy_of_a_store_is_refused() {
     }
 }
 
+/// As a machine that was put back to what it was a while ago: its peer was not started since, so its numbers are right.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_taken_since_the_last_start_is_refused_for_what_it_lacks() {
+    let (mut world, leader, victim) = three(5).await;
+    let old = copy(&*world.members[&victim].storage);
+    for number in 50..60 {
+        world.raft(victim).log_pin(pin(number)).await.unwrap();
+    }
+    world.agreed().await;
+    world.kill(victim);
+    tokio::time::sleep(A_WHILE).await;
+    world.open(victim, old, world.config.clone()).await;
+    assert_refused(&world, victim, leader, "clean its state, and let it join again").await;
+    let error = world.raft(victim).peers().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    remove_and_join_again(&mut world, victim).await;
+    assert!(world.agreed().await.contains(&pin(59)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_peers_with_one_identity_the_one_started_last_is_a_member() {
     let (mut world, _, victim) = three(3).await;

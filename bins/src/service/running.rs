@@ -169,6 +169,7 @@ pub fn outcome(reason: StopReason) -> Result<(), Failure> {
     match reason {
         StopReason::Requested | StopReason::Removed => Ok(()),
         StopReason::NotReady(error) => Err(Failure::new(STARTING, error)),
+        StopReason::Superseded(error) => Err(Failure::new("running cluster", error)),
         other => Err(Failure::new("running cluster", Error::internal(other.to_string()))),
     }
 }
@@ -269,7 +270,7 @@ fn known_addresses(config: &PeerConfig) -> Vec<Multiaddr> {
 }
 
 /// The peer that an address names.
-fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     address.iter().find_map(|part| match part {
         Protocol::P2p(peer) => Some(peer),
         _ => None,
@@ -358,8 +359,8 @@ fn builder(
         .ipfs(KuboConnector::with_config(config.ipfshttp.clone())?)
         .stateless_tracker(config.tracker.clone())
         .allocator(BalancedAllocator::new(config.allocator.clone())?)
-        .refuse_calls(options.closed.iter().copied())
-        .storage(storage::open(config)?);
+        .refuse_calls(options.closed.iter().copied());
+    let store = storage::open(config)?;
     builder = match &config.consensus {
         ConsensusSection::Solo(section) => {
             builder.solo(SoloConfig::from(section)).local_monitor(config.monitor.clone())
@@ -378,6 +379,9 @@ fn builder(
             let mut raft = RaftConfig::try_from(section)?;
             // Where something is stored already, that says who the members are.
             raft.join = !options.bootstrap.is_empty();
+            if !raft.join && raft.init_peerset.is_empty() {
+                storage::refuse_lost_raft(config, store.clone())?;
+            }
             raft.spool_folder = config.folder.path().to_owned();
             builder.raft(raft).pubsub_monitor(config.monitor.clone())
         }
@@ -388,6 +392,7 @@ fn builder(
             builder.etcd(settings).pubsub_monitor(config.monitor.clone())
         }
     };
+    builder = builder.storage(store);
     if let Some(host) = host {
         builder = builder.transport(host);
     }

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ipfs_cluster::config::StorageEngine;
+use ipfs_cluster::config::{StorageEngine, peerstore};
+use ipfs_cluster::consensus::RaftStore;
 use ipfs_cluster::storage::{FjallConfig, FjallStorage, RedbConfig, RedbStorage, Storage};
-use ipfs_cluster::{Error, Result};
+use ipfs_cluster::{Error, ErrorKind, Result};
 
 use super::config::PeerConfig;
 
@@ -50,6 +51,36 @@ pub fn refuse_reference_data(config: &PeerConfig) -> Result<()> {
         Some(data) if !folder.exists() => Err(data.refusal()),
         _ => Ok(()),
     }
+}
+
+/// Refuses to begin a cluster of this peer alone where it knew others before: its store may have been lost, or its disk may
+/// not be there, and what such a cluster acknowledges is nowhere else.
+///
+/// # Errors
+/// `Conflict` with the ways out, when nothing of a Raft cluster is stored and the peerstore names another peer; `Corrupt`,
+/// `Unsupported`, `Io` for the store.
+pub fn refuse_lost_raft(config: &PeerConfig, store: Arc<dyn Storage>) -> Result<()> {
+    let there = RaftStore::open(store)?.info()?;
+    if there.last_index.is_some() || !there.members.is_empty() {
+        return Ok(());
+    }
+    let path = config.cluster.peerstore_path(config.folder.path());
+    // One that cannot be read is complained of where it is used.
+    let known = peerstore::load(&path).unwrap_or_default().addresses;
+    let own = config.identity.id();
+    if !known.iter().filter_map(super::running::peer_of).any(|peer| peer != own) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "nothing of a raft cluster is stored in {}, but {} names other peers: if this peer lost its store, end its \
+             membership (\"ipfs-cluster-ctl peers rm {own}\", asked of another peer) and start it with --bootstrap; if it is \
+             to begin a cluster of its own, remove that file first",
+            folder(config).display(),
+            path.display(),
+        ),
+    ))
 }
 
 fn open_at(engine: StorageEngine, folder: &Path) -> Result<Arc<dyn Storage>> {

@@ -7,7 +7,9 @@ use ipfs_cluster::testing::fake_kubo::{FakeKubo, FakeKuboConfig};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::programs::{IN_SECONDS, Peer, wait_until_all_list_all};
+use crate::kubo::Kubo;
+use crate::programs::{Answers as _, IN_SECONDS, Peer, everywhere, pinset, wait_until_all_list_all};
+use crate::wait::{wait_until, wait_until_seen};
 
 pub(crate) const SECRET: &str = "6d616e79206d616e79206d616e79206d616e79206d616e79206d616e79206d61";
 
@@ -106,4 +108,50 @@ pub(crate) fn living(peers: &[Peer]) -> impl Iterator<Item = &Peer> + Clone {
 pub(crate) fn allocations(pin: &Value) -> BTreeSet<String> {
     let peers = pin["allocations"].as_array().cloned().unwrap_or_default();
     peers.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Pins something at each pair of these three peers, and waits until it is there.
+pub(crate) fn place_pairs(peers: &[Peer], kubos: &[Kubo]) -> Vec<String> {
+    let ids: Vec<_> = peers.iter().map(Peer::id).collect();
+    for peer in peers {
+        wait_until(&format!("{} knows how much room all have", peer.name()), || {
+            let room = peer.ctl(&["health", "metrics", "freespace"]).ok();
+            ids.iter().all(|id| room.contains(id))
+        });
+    }
+    let placed = [[0, 1], [1, 2], [2, 0]].map(|pair| {
+        let cid = everywhere(kubos, &format!("at {pair:?}"));
+        let preferred = pair.map(|number| ids[number].as_str()).join(",");
+        let arguments = ["--rmin", "2", "--rmax", "2", "--allocations", &preferred, &cid];
+        peers[0].ctl(&[&["pin", "add", "--no-status"], &arguments[..]].concat()).ok();
+        cid
+    });
+    wait_until_placed(peers, kubos, &placed);
+    placed.into()
+}
+
+/// Waits until everybody says that these pins are at two peers that live, and the daemons of just these hold them.
+#[track_caller]
+pub(crate) fn wait_until_placed(peers: &[Peer], kubos: &[Kubo], placed: &[String]) {
+    for peer in living(peers) {
+        wait_until_seen(&format!("{} says that each is at two of those that live", peer.name()), || {
+            let pins = pinset(peer);
+            let elsewhere: Vec<_> = placed
+                .iter()
+                .filter(|cid| {
+                    let holders = allocations(&pins[*cid]);
+                    let alive = living(peers).filter(|peer| holders.contains(&peer.id())).count();
+                    (holders.len(), alive) != (2, 2)
+                })
+                .collect();
+            if elsewhere.is_empty() { Ok(()) } else { Err(format!("{elsewhere:?}")) }
+        });
+    }
+    let pins = pinset(living(peers).next().unwrap());
+    for (peer, kubo) in peers.iter().zip(kubos).filter(|(peer, _)| peer.is_running()) {
+        wait_until(&format!("the daemon of {} holds its share", peer.name()), || {
+            let (held, id) = (kubo.pins(), peer.id());
+            placed.iter().all(|cid| held.contains(cid) == allocations(&pins[cid]).contains(&id))
+        });
+    }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{Consensus, Shared, living};
+use crate::cluster::{Consensus, Shared, living, place_pairs, wait_until_placed};
 use crate::crash::pinset as cids;
 use crate::etcd_server::Server;
 use crate::kubo::Kubo;
 use crate::load::{Account, cid};
 use crate::programs::{Answers as _, Peer, everywhere, pinset, wait_until_all_list_all, wait_until_equal};
-use crate::raft::{all_but, apis, wait_until_nothing_is_missing, wait_until_placed};
+use crate::raft::{all_but, apis, wait_until_nothing_is_missing};
 use crate::wait::{wait_until, wait_until_seen};
 
 /// Writes that are acknowledged before something happens, and after.
@@ -178,23 +178,7 @@ fn peers_on_etcd_come_and_go_under_load_and_their_pins_move() {
     let environment = through.environment();
     let etcd = consensus(&environment);
     let mut peers = etcd.members(&ipfs[..3], &[]);
-    let ids: Vec<_> = peers.iter().map(Peer::id).collect();
-    for peer in &peers {
-        wait_until(&format!("{} knows how much room all have", peer.name()), || {
-            let room = peer.ctl(&["health", "metrics", "freespace"]).ok();
-            ids.iter().all(|id| room.contains(id))
-        });
-    }
-    let placed: Vec<_> = [[0, 1], [1, 2], [2, 0]]
-        .map(|pair| {
-            let cid = everywhere(&kubos, &format!("at {pair:?}"));
-            let preferred = pair.map(|number| ids[number].as_str()).join(",");
-            let arguments = ["--rmin", "2", "--rmax", "2", "--allocations", &preferred, &cid];
-            peers[0].ctl(&[&["pin", "add", "--no-status"], &arguments[..]].concat()).ok();
-            cid
-        })
-        .into();
-    wait_until_placed(&peers, &kubos, &placed);
+    let placed = place_pairs(&peers, &kubos);
 
     let account = Account::new();
     account.while_writing(&apis(&peers), 1, || {
@@ -208,7 +192,7 @@ fn peers_on_etcd_come_and_go_under_load_and_their_pins_move() {
 
         account.write_through(&apis(all_but(&peers, 1)));
         account.wait_for(WRITES);
-        let id = &ids[1];
+        let id = &peers[1].id();
         peers[0].ctl(&["peers", "rm", id]).ok();
         assert_eq!(peers[1].ended(), 0, "{}", peers[1].log());
         let log = peers[1].log();

@@ -22,6 +22,7 @@ mod pinning;
 mod ports;
 mod programs;
 mod raft;
+mod raft_faults;
 mod raft_kills;
 mod service;
 #[path = "../support/wait.rs"]

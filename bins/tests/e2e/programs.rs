@@ -189,6 +189,31 @@ impl Peer {
         self.arguments = vec!["--bootstrap".to_owned(), through.multiaddr()];
     }
 
+    /// A peer that does not run, with a copy of the folder of this one, identity and all, as it is now. On ports of its own.
+    pub(crate) fn copy(&self, name: &str) -> Self {
+        let (api, swarm, folder) = (free_address(), free_address(), TempDir::new().unwrap());
+        copy_folder(self.path(), folder.path());
+        std::fs::remove_file(folder.path().join("daemon.log")).unwrap();
+        let mut environment = self.environment.clone();
+        for (variable, value) in [
+            ("CLUSTER_RESTAPI_HTTPLISTENMULTIADDRESS", format!("/ip4/127.0.0.1/tcp/{}", api.port())),
+            ("CLUSTER_LISTENMULTIADDRESS", format!("/ip4/127.0.0.1/tcp/{}", swarm.port())),
+            ("CLUSTER_PEERNAME", name.to_owned()),
+        ] {
+            environment.push((variable.to_owned(), value));
+        }
+        Self {
+            daemon: Daemon::new(name, folder.path()),
+            folder,
+            api,
+            swarm,
+            name: name.to_owned(),
+            environment,
+            arguments: Vec::new(),
+            power_cut: None,
+        }
+    }
+
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn resume(&mut self) {
         let mut arguments = vec!["daemon"];
@@ -291,6 +316,19 @@ impl Peer {
 
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{CRDT, RAFT, SECRET, Shared, allocations, living};
+use crate::cluster::{CRDT, RAFT, SECRET, Shared, living, place_pairs, wait_until_placed};
 use crate::crash::pinset as cids;
 use crate::kubo::Kubo;
 use crate::load::{Account, assert_nothing_lost, cid};
@@ -158,55 +158,13 @@ pub(crate) fn all_but(peers: &[Peer], number: usize) -> impl Iterator<Item = &Pe
     living(peers).filter(move |peer| peer.id() != id)
 }
 
-/// Waits until everybody says that these pins are at two peers that live, and the daemons of just these hold them.
-#[track_caller]
-pub(crate) fn wait_until_placed(peers: &[Peer], kubos: &[Kubo], placed: &[String]) {
-    for peer in living(peers) {
-        wait_until_seen(&format!("{} says that each is at two of those that live", peer.name()), || {
-            let pins = pinset(peer);
-            let elsewhere: Vec<_> = placed
-                .iter()
-                .filter(|cid| {
-                    let holders = allocations(&pins[*cid]);
-                    let alive = living(peers).filter(|peer| holders.contains(&peer.id())).count();
-                    (holders.len(), alive) != (2, 2)
-                })
-                .collect();
-            if elsewhere.is_empty() { Ok(()) } else { Err(format!("{elsewhere:?}")) }
-        });
-    }
-    let pins = pinset(living(peers).next().unwrap());
-    for (peer, kubo) in peers.iter().zip(kubos).filter(|(peer, _)| peer.is_running()) {
-        wait_until(&format!("the daemon of {} holds its share", peer.name()), || {
-            let (held, id) = (kubo.pins(), peer.id());
-            placed.iter().all(|cid| held.contains(cid) == allocations(&pins[cid]).contains(&id))
-        });
-    }
-}
-
 #[test]
 fn peers_come_and_go_under_load_and_their_pins_move() {
     let Some(kubos) = (0..4).map(|_| Kubo::start()).collect::<Option<Vec<_>>>() else { return };
     let ipfs: Vec<_> = kubos.iter().map(Kubo::multiaddr).collect();
     let ipfs: Vec<_> = ipfs.iter().map(String::as_str).collect();
     let mut peers = RAFT.members(&ipfs[..3], &[]);
-    let ids: Vec<_> = peers.iter().map(Peer::id).collect();
-    for peer in &peers {
-        wait_until(&format!("{} knows how much room all have", peer.name()), || {
-            let room = peer.ctl(&["health", "metrics", "freespace"]).ok();
-            ids.iter().all(|id| room.contains(id))
-        });
-    }
-    let placed: Vec<_> = [[0, 1], [1, 2], [2, 0]]
-        .map(|pair| {
-            let cid = everywhere(&kubos, &format!("at {pair:?}"));
-            let preferred = pair.map(|number| ids[number].as_str()).join(",");
-            let arguments = ["--rmin", "2", "--rmax", "2", "--allocations", &preferred, &cid];
-            peers[0].ctl(&[&["pin", "add", "--no-status"], &arguments[..]].concat()).ok();
-            cid
-        })
-        .into();
-    wait_until_placed(&peers, &kubos, &placed);
+    let placed = place_pairs(&peers, &kubos);
 
     let account = Account::new();
     account.while_writing(&apis(&peers), 1, || {
@@ -453,6 +411,9 @@ fn who_cannot_be_a_member_is_refused_and_told_why() {
     // Who was told to join itself has nobody to wait for.
     let own = lost.multiaddr();
     lost.arguments = vec!["--bootstrap".to_owned(), own];
+    let said = lost.service(&["daemon", "--bootstrap", &lost.multiaddr()]);
+    assert!(said.code == 1 && said.err.contains("names other peers"), "{said:?}");
+    std::fs::remove_file(lost.path().join("peerstore")).unwrap();
     lost.resume();
     wait_until_all_list_all([&lost]);
     wait_until("it is a cluster of its own", || {

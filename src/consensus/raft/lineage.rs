@@ -38,11 +38,15 @@
 //! - A message of an earlier start that comes late: it has a smaller number than the start that is known, and is refused.
 //!   One from before its sender was removed says an earlier era; it is not remembered, so it cannot stand in the way of the
 //!   one that joined since.
+//! - A copy of a store that was taken since its last start lists the right starts. A leader that has been told by it of entries
+//!   before notices that it lacks some, and counts that as a start that the copy does not list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use super::COMPONENT;
 use super::node::{Inner, Standing};
@@ -53,6 +57,9 @@ use super::wire::{PEERS_MAX, Reader, Writer, written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Durability, Storage};
 use crate::types::PeerId;
+
+/// How often it is said that a member is not the one that it was.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts of a store that are remembered. Who knows an earlier one of a peer refuses it.
 const STARTS_MAX: usize = 4096;
@@ -197,6 +204,23 @@ struct One {
     last: Last,
     /// What was wrong with the one that spoke last.
     disowned: Option<Disowned>,
+    /// When that was said last.
+    told: Option<Instant>,
+}
+
+impl One {
+    const fn new(last: Last) -> Self {
+        Self { last, disowned: None, told: None }
+    }
+
+    /// Two that speak in turns are not said with every word.
+    fn tell(&mut self, peer: &PeerId, disowned: Disowned) {
+        self.disowned = Some(disowned);
+        if self.told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+            self.told = Some(Instant::now());
+            warn!(%peer, "a member is not the one that it was: {}", disowned.text());
+        }
+    }
 }
 
 impl Known {
@@ -218,7 +242,7 @@ impl Known {
         all.eras = eras;
         all.ancestors = ancestors.into_iter().collect();
         for (peer, last) in stored {
-            all.peers.entry(peer).or_insert(One { last, disowned: None });
+            all.peers.entry(peer).or_insert(One::new(last));
         }
         Ok(())
     }
@@ -271,19 +295,30 @@ impl Known {
                 Ok(is_new.then_some(now))
             }
             Err(disowned) => {
-                if one.disowned.replace(disowned).is_none() {
-                    warn!(%peer, "a member is not the one that it was: {}", disowned.text());
-                }
+                one.tell(peer, disowned);
                 Err(disowned)
             }
         }
+    }
+
+    /// A member does not have what it said that it has: its store is an older copy of the one that it had, taken since its
+    /// last start, or its disk lost what was synced. It counts as one that was started once more since. What is known of it
+    /// now, if that is something else.
+    fn reverted(&self, peer: &PeerId) -> Option<Last> {
+        let mut all = self.all();
+        let at = all.at;
+        let one = all.peers.get_mut(peer).filter(|one| one.disowned.is_none())?;
+        // Between its start before and this one, if there is a number.
+        one.last = Last { session: one.last.session.saturating_sub(1), at: one.last.at.max(at) };
+        one.tell(peer, Disowned::Older);
+        Some(one.last)
     }
 
     /// Remembers what is on disk now.
     fn note(&self, peer: &PeerId, last: Last) {
         let mut all = self.all();
         if all.eras.contains_key(peer) {
-            all.peers.insert(*peer, One { last, disowned: None });
+            all.peers.entry(*peer).or_insert(One::new(last)).last = last;
         }
     }
 
@@ -372,14 +407,25 @@ impl Inner {
         let Some(last) = self.starts.hear(peer, start).map_err(Unrecognized::Disowned)? else {
             return Ok(());
         };
-        let mut batch = Batch::new();
-        records::put_known(&mut batch, peer, last);
         // What a peer promises counts from now on, so it must not be forgotten whose promise it was.
-        storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Synced))
-            .await
-            .map_err(Unrecognized::Failed)?;
+        self.write_known(peer, last).await.map_err(Unrecognized::Failed)?;
         self.starts.note(peer, last);
         Ok(())
+    }
+
+    async fn write_known(&self, peer: &PeerId, last: Last) -> Result<()> {
+        let mut batch = Batch::new();
+        records::put_known(&mut batch, peer, last);
+        storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Synced)).await
+    }
+
+    /// A member lost what it had said that it has.
+    pub(super) async fn disown(&self, peer: &PeerId) {
+        if let Some(last) = self.starts.reverted(peer)
+            && let Err(error) = self.write_known(peer, last).await
+        {
+            debug!(%peer, %error, "what a peer lost was not noted");
+        }
     }
 
     /// This start of this peer, as another one is told of it.

@@ -48,7 +48,7 @@ use self::frame::Links;
 use self::node::{Inner, Parts, Standing};
 use self::records::{ANCESTORS, FORMAT, FORMAT_KEY, META, SESSION};
 use self::server::Server;
-use self::types::Answers;
+use self::types::{Answers, is_voter};
 use self::wire::{Reader, written};
 use self::writer::{Work, Writer};
 use super::events::{self, EventSource};
@@ -213,10 +213,12 @@ impl Consensus for Raft {
             if let Some(disowned) = self.inner.check_disowned().await {
                 return Err(disowned.error());
             }
-            // Whoever reads now sees what the others saw before.
+            // Whoever reads now sees what the others saw before. A peer that joins again gets to know on the way that it was a
+            // member before, and was removed.
             if self.inner.leader().is_some()
                 && self.inner.current_voters().contains(&self.inner.peer)
                 && self.inner.barrier().await.is_ok()
+                && is_voter(&self.inner.node(), self.inner.applied.borrow().members.membership())
             {
                 return Ok(());
             }
@@ -249,6 +251,11 @@ impl Consensus for Raft {
 
     async fn peers(&self) -> Result<Vec<PeerId>> {
         self.desk.check_open()?;
+        if let Standing::Broken(error) = &*self.inner.standing.borrow()
+            && error.kind() == ErrorKind::Conflict
+        {
+            return Err(error.clone());
+        }
         let mut members = self.inner.current_voters();
         if matches!(*self.inner.standing.borrow(), Standing::Removed) {
             members.remove(&self.inner.peer);

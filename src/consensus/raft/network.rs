@@ -46,6 +46,8 @@ struct UnderWay {
     vote: Vote,
     from: Option<LogId>,
     upto: Option<LogId>,
+    /// Whether the peer had said before that it has the entry before these.
+    is_promised: bool,
     answer: Asked,
 }
 
@@ -98,9 +100,14 @@ impl Target {
     /// What openraft is told of entries that it wants the other one to have.
     async fn append(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<AppendEntriesResponse<Node>> {
         let (vote, before, all) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
-        match self.exchange(rpc).await? {
+        let (answer, upto, is_promised) = self.exchange(rpc).await?;
+        match (answer, upto) {
             // openraft takes it for granted that nobody loses what it has acknowledged.
             (Answer::Append(Appended::Conflict), _) if before.is_some() && before <= self.matched() => {
+                if is_promised {
+                    let (inner, to) = self.inner()?;
+                    inner.disown(&to).await;
+                }
                 Err(corrupt(format!(
                     "{} lost entries that it had acknowledged: remove it, clean its state, and let it join again",
                     self.to
@@ -117,8 +124,12 @@ impl Target {
         }
     }
 
-    /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
-    async fn exchange(&mut self, mut rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
+    /// Sends entries, or waits for the answer to those that were sent before. Gives it, up to where it goes, and whether the
+    /// peer had said before they were sent that it has the entry before them.
+    async fn exchange(
+        &mut self,
+        mut rpc: AppendEntriesRequest<Types>,
+    ) -> Result<(Answer, Option<LogId>, bool)> {
         let (inner, to) = self.inner()?;
         if let Some(core) = inner.core() {
             // This leader is one of those who agreed, which counts from when its own disk has it.
@@ -131,20 +142,21 @@ impl Target {
         }
         if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
             let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
+            let is_promised = from.is_some() && from <= self.matched();
             let (kind, body) = Question::Append(rpc).encode(&inner.head(&to));
             let answer = inner.links.start(&to, kind, body, inner.config.network_timeout);
-            self.under_way = Some(UnderWay { vote, from, upto, answer });
+            self.under_way = Some(UnderWay { vote, from, upto, is_promised, answer });
         }
         let Some(under_way) = &mut self.under_way else { return Err(Error::shut_down(COMPONENT)) };
         // Whoever waits may give up; the next one finds it here.
         drop(inner);
         let arrived = (&mut under_way.answer).await;
-        let upto = under_way.upto;
+        let (upto, is_promised) = (under_way.upto, under_way.is_promised);
         self.under_way = None;
         let (inner, to) = self.inner()?;
         let (kind, body) = arrived.map_err(|_| Error::shut_down(COMPONENT))??;
         let (start, answer) = Answer::decode(kind, body)?;
-        Ok((inner.heard_answer(&to, start, answer).await?, upto))
+        Ok((inner.heard_answer(&to, start, answer).await?, upto, is_promised))
     }
 
     /// Waits before it is tried again: at once would not help, and there may be no end to it. openraft's own way of waiting

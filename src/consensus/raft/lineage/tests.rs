@@ -164,3 +164,19 @@ fn starts_have_numbers_of_their_own_whatever_the_clock_says() {
     let (_, before) = next_start(vec![3; STARTS_MAX + 9], 0, 0);
     assert_eq!(before.len(), STARTS_MAX);
 }
+
+#[test]
+fn who_lost_what_it_said_it_has_counts_as_older_until_it_joins_again() {
+    let (known, peer) = (Known::default(), PeerId::random());
+    assert_eq!(known.reverted(&peer), None, "who does not vote promises nothing");
+    known.members_changed(&members(&[peer]), 7, &mut Batch::new());
+    let start = Start { session: 20, heir: 10, joined: 7 };
+    assert_eq!(known.take(&peer, start), Ok(true));
+    let last = known.reverted(&peer).unwrap();
+    assert_eq!(judge(last, start), Err(Disowned::Older), "it is told so");
+    assert_eq!(known.take(&peer, start), Err(Disowned::Older));
+    assert_eq!(known.reverted(&peer), None, "once");
+    // However often it is started again.
+    assert_eq!(known.take(&peer, Start { session: 30, heir: 20, joined: 7 }), Err(Disowned::Older));
+    assert_eq!(known.take(&peer, Start { session: 40, heir: 0, joined: 9 }), Ok(true));
+}
