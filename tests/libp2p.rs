@@ -328,6 +328,24 @@ async fn known_peers_are_dialled_again_and_remembered_for_the_peerstore() {
     until(|| later.peers() == [host.local_peer()]).await;
 }
 
+#[tokio::test]
+async fn a_peer_that_was_called_in_vain_again_and_again_is_not_forgotten() {
+    let (host, guest) = (start(tcp()).await, start(tcp()).await);
+    host.accept(echo(), Arc::new(Echo)).unwrap();
+    connect(&guest, &host).await;
+    let (peer, known) = (host.local_peer(), guest.known_addresses());
+    assert!(!known.is_empty());
+    let mut events = guest.events();
+    within(host.shutdown()).await.unwrap();
+    happens(&mut events, TransportEvent::Disconnected(peer)).await;
+    // As a member of a Raft cluster does, several times a second.
+    for _ in 0..30 {
+        assert!(within(guest.open(&peer, &echo())).await.is_err());
+    }
+    assert_eq!(guest.known_addresses(), known, "as it is written to the peerstore");
+    assert!(!guest.addresses(&peer).is_empty());
+}
+
 fn with_directory() -> Libp2pConfig {
     Libp2pConfig { dht_lan: true, ..tcp() }
 }

@@ -8,13 +8,17 @@
 //! with `-- --consensus etcd` through an etcd: the one at `--etcd http://host:2379`, or one that is started for it when the
 //! program is on PATH or named by `IPFS_CLUSTER_TEST_ETCD`.
 
+#[path = "quickstart/arguments.rs"]
+mod arguments;
 #[path = "quickstart/etcd.rs"]
 mod etcd;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use arguments::{Arguments, Name, SERVE_DEFAULT};
 use etcd::Etcd;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -46,53 +50,49 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 const REBROADCAST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-const SERVE_DEFAULT: &str = "/ip4/127.0.0.1/tcp/9094";
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let (mut serve, mut consensus, mut etcd_url) = (None, Name::Crdt, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--serve" => serve = Some(arguments.next().unwrap_or_else(|| SERVE_DEFAULT.to_owned())),
-            "--consensus" => match arguments.next().as_deref() {
-                Some("crdt") => consensus = Name::Crdt,
-                Some("raft") => consensus = Name::Raft,
-                Some("etcd") => consensus = Name::Etcd,
-                Some("solo") => consensus = Name::Solo,
-                other => {
-                    bail!("--consensus {}: this version has crdt, raft, etcd and solo", other.unwrap_or(""))
-                }
-            },
-            "--etcd" => {
-                etcd_url = Some(arguments.next().context("--etcd needs an address: http://host:2379")?);
-                consensus = Name::Etcd;
-            }
-            other => bail!(
-                "unknown argument {other:?}; known: --serve [MULTIADDRESS], --consensus crdt|raft|etcd|solo, --etcd URL"
-            ),
+async fn main() -> ExitCode {
+    let shown = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(Some(arguments)) => show(arguments).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
+}
 
+async fn show(Arguments { consensus, etcd, serve }: Arguments) -> Result<()> {
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     let kind = match consensus {
-        Name::Etcd => Kind::Etcd(Etcd::at_or_start(etcd_url, folder.path())?),
+        Name::Etcd => Kind::Etcd(Etcd::at_or_start(etcd, folder.path())?),
         Name::Raft => Kind::Raft,
         Name::Crdt | Name::Solo => Kind::Crdt,
     };
-    if let Kind::Etcd(etcd) = &kind {
-        println!("The peers agree through the etcd at {}.", etcd.url());
-    }
+    let agree = match &kind {
+        Kind::Crdt => "by CRDT, as the reference's do".to_owned(),
+        Kind::Raft => "by Raft".to_owned(),
+        Kind::Etcd(etcd) => format!("through the etcd at {}", etcd.url()),
+    };
     let size = if consensus == Name::Solo { 1 } else { PEERS };
+    if size > 1 {
+        println!("{size} peers are being started, which agree {agree} …");
+    }
     let mut peers = Peers::start(size, kind, folder.path().to_owned()).await?;
     if size > 1 {
         println!("{size} peers are up, over libp2p on this machine, each beside an IPFS daemon in memory:\n");
         peers.show("peers ls").await?;
+        peers.show_leader().await?;
     } else {
         let id = peers.first().cluster.peer_id();
-        println!("A peer is up: {id} (quickstart), beside an IPFS daemon in memory.\n");
+        println!("A peer is up: {id} (quickstart), a cluster of one, beside an IPFS daemon in memory.");
     }
-    let [photos, notes] = both_stages(&peers).await?;
+    let [photos, notes] = both_stages(&peers, consensus).await?;
     let missing = missing_content(&peers).await?;
     behind_our_back(&peers, photos).await?;
     if size > 1 {
@@ -103,30 +103,41 @@ async fn main() -> Result<()> {
     show_pin("pin rm", &cluster.unpin(&notes).await?);
     show_status("status", &cluster.wait(notes).until(Until::Gone).await?);
 
-    println!("\nCIDs used: photos {photos}\n           notes  {notes}\n           missing {missing}");
+    println!("\nCIDs used: photos  {photos}\n           notes   {notes}\n           missing {missing}");
     match serve {
         Some(address) => serve_until_interrupted(peers, &address, photos).await,
         None => {
             peers.stop().await;
-            println!("\nNext: the same with a REST API for ipfs-cluster-ctl:");
-            println!("  cargo run --release --example quickstart -- --serve");
-            println!("Or a peer beside your own Kubo daemon:");
-            println!("  cargo run --release --bin ipfs-cluster-service -- init");
-            println!("  cargo run --release --bin ipfs-cluster-service -- daemon");
-            println!("One that joins it, elsewhere, with the same secret in service.json:");
-            println!(
-                "  cargo run --release --bin ipfs-cluster-service -- daemon --bootstrap ADDRESS_OF_THE_FIRST"
-            );
+            show_what_is_next(consensus);
             Ok(())
         }
     }
 }
 
-async fn both_stages(peers: &Peers) -> Result<[Cid; 2]> {
+fn show_what_is_next(consensus: Name) {
+    let (flag, service) = (consensus.flag(), "cargo run --release --bin ipfs-cluster-service --");
+    println!("\nNext: the same with a REST API for ipfs-cluster-ctl:");
+    println!("  cargo run --release --example quickstart -- --serve{flag}");
+    println!("Or a peer beside your own Kubo daemon:");
+    println!("  {service} init{flag}");
+    println!("  {service} daemon");
+    match consensus {
+        Name::Crdt | Name::Raft => {
+            println!(
+                "One that joins it, elsewhere, with the same secret (cluster.secret in the first one's service.json):"
+            );
+            println!("  CLUSTER_SECRET=THE_SECRET {service} init{flag}");
+            println!("  {service} daemon --bootstrap ADDRESS_OF_THE_FIRST");
+        }
+        Name::Etcd => println!("and the same elsewhere, with the same secret (CLUSTER_SECRET)."),
+        Name::Solo => {}
+    }
+}
+
+async fn both_stages(peers: &Peers, consensus: Name) -> Result<[Cid; 2]> {
     let Peer { cluster, ipfs, .. } = peers.first();
-    title(
-        "Stage one: the pinset. `pin add` is done when every peer will remember it, even after a power cut.",
-    );
+    let done = consensus.done();
+    title(&format!("Stage one: the pinset. `pin add` is done when {done}. A power cut does not undo it."));
     let photos = ipfs.add_sample("a sample of photos");
     let notes = ipfs.add_sample("a sample of notes");
     for (cid, name) in [(photos, "photos"), (notes, "notes")] {
@@ -206,6 +217,7 @@ async fn peers_die_and_come_back(peers: &mut Peers) -> Result<()> {
     let last = peers.peers.len() - 1;
     let dead = peers.kill(last).await;
     println!("  {} is gone, and its IPFS daemon too.", peers.name(&dead));
+    peers.show_leader().await?;
     println!("  … it is dead when no ping came for {:?}, half a minute in earnest …", PING_INTERVAL * 2);
     until("the pins of the dead peer are pinned elsewhere", async || {
         if cluster.alerts().is_empty() {
@@ -254,15 +266,6 @@ async fn serve_until_interrupted(peers: Peers, address: &str, cid: Cid) -> Resul
     api.shutdown().await;
     peers.stop().await;
     Ok(())
-}
-
-/// What was asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Name {
-    Crdt,
-    Raft,
-    Etcd,
-    Solo,
 }
 
 /// How several peers agree.
@@ -387,7 +390,13 @@ impl Peers {
         for other in self.up() {
             cluster.join(&other.cluster.id().await.addresses.unwrap_or_default()).await?;
         }
-        cluster.ready().await?;
+        match tokio::time::timeout(PATIENCE, cluster.ready()).await {
+            Ok(ready) => ready?,
+            Err(_) => match &self.kind {
+                Kind::Etcd(etcd) => bail!("{name} waits for etcd: does it answer at {}?", etcd.url()),
+                Kind::Crdt | Kind::Raft => bail!("{name} was not ready within {PATIENCE:?}"),
+            },
+        }
         Ok(cluster)
     }
 
@@ -437,6 +446,24 @@ impl Peers {
             let others = info.cluster_peers.map_or(0, |peers| peers.len().saturating_sub(1));
             let pinset = if info.pinset.is_unknown() { String::new() } else { format!(" | {}", info.pinset) };
             println!("  {command:<24} {} | {} | sees {others} others{pinset}", info.id, info.peername);
+        }
+        Ok(())
+    }
+
+    /// Where there is one.
+    async fn show_leader(&self) -> Result<()> {
+        let consensus = self.first().cluster.consensus();
+        if !consensus.capabilities().leader {
+            return Ok(());
+        }
+        let mut leader = None;
+        until("there is a leader", async || {
+            leader = consensus.leader().await?;
+            Ok(leader.is_some())
+        })
+        .await?;
+        if let Some(leader) = leader {
+            println!("  {} leads: what is written at another peer goes through it", self.name(&leader));
         }
         Ok(())
     }

@@ -163,7 +163,10 @@ async fn state_events(inner: Arc<Inner>, mut events: BoxStream<'static, StateEve
                 inner.tracker.untrack(&pin.cid).await.map_err(|error| error.context(pin.cid))
             }
             StateEvent::Resync => {
-                warn!("missed changes of the pinset; comparing it with the daemon");
+                // A peer that was away gets the pinset as a whole, so it is no fault.
+                info!(
+                    "the pinset changed in a way that is not known pin by pin; comparing it with the daemon"
+                );
                 recover_everything(&inner).await.map(|_| ())
             }
         };

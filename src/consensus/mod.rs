@@ -31,7 +31,7 @@
 //!    the change survives a power cut of this peer, and [`Consensus::state`] shows it.
 //! 2. **Keep the pinset in [`ConsensusContext::state`]**, whose one writer you are. [`State::apply`] makes one synced batch of
 //!    a change and of records of your own (how far this copy is, say), so that a crash leaves both or neither. After an error
-//!    of it call [`State::settle`] before anything else: the batch may be there.
+//!    of it call [`State::settle`] before anything else: the batch may be there, and your records with it, so read them again.
 //! 3. **Let many callers share one sync.** Take what gathered while the last batch was written. All queues are bounded; who
 //!    does not fit waits, or gets `QueueFull`.
 //! 4. **Tell events after the state shows them and before the call returns**, through a channel that forgets what a slow
@@ -42,6 +42,15 @@
 //!    "no quorum" after seconds, not after a timeout of HTTP.
 //! 7. **A call that was given up may have happened.** Say so in the error, and make sure that doing it again does no harm: Raft
 //!    gives each part a key, etcd a lane to each writer.
+//! 8. **Put it into a peer**: `Cluster::builder().consensus_with(|cx| Mine::open(config, cx))` hands it its context while the
+//!    peer is being made ([`ClusterBuilder::consensus_with`](crate::cluster::ClusterBuilder::consensus_with)). What takes long,
+//!    or waits for others, belongs into [`Consensus::ready`]: the peer can be read meanwhile.
+//!
+//! Where the order is kept elsewhere, operations have to be written there. [`Pin`] is serde, in the form of `state export`,
+//! which keeps all of it; [`encode_pin_protobuf`](crate::state::encode_pin_protobuf) is shorter, but leaves out the mode and
+//! the user's allocations, as the reference's form does. A [`Revise`](PinOperation::Revise) is written with what was seen and
+//! what it becomes, and [`State::apply`] decides where the order puts it, on every peer alike. What [`State::apply`] refuses as
+//! `InvalidInput` it refuses everywhere and each time: a copy that meets that in the order goes on behind it.
 //!
 //! `examples/custom_consensus.rs` wraps another one. `examples/outside/parts` has one from scratch in a crate of its own: several
 //! peers of one process agree by one log on disk, and members are removed and added by call. `examples/etcd.rs` is a peer
@@ -58,6 +67,21 @@
 //!
 //! cargo test mine::direct::                                               all cases
 //! cargo test mine::direct::a_crash_loses_nothing_that_was_acknowledged    one of them
+//! ```
+//!
+//! A component is made for a test with the context that a peer would give it. `testing::CrashStorage` in the place of
+//! [`MemoryStorage`](crate::storage::MemoryStorage) loses what was not synced, when the fixture cuts the power:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use ipfs_cluster::{Result, clock::SystemClock, consensus::ConsensusContext, state::StoreState};
+//! # use ipfs_cluster::{storage::MemoryStorage, transport::MemoryNetwork, types::PeerId};
+//! async fn context(peer: PeerId) -> Result<ConsensusContext> {
+//!     let storage = Arc::new(MemoryStorage::new());
+//!     let state = Arc::new(StoreState::open(storage.clone()).await?);
+//!     let transport = Arc::new(MemoryNetwork::new(0).join(peer)?);
+//!     Ok(ConsensusContext::new(peer, storage, state, transport, Arc::new(SystemClock)))
+//! }
 //! ```
 //!
 //! A case asks [`Consensus::capabilities`] and examines either what one has, or that it says clearly what it has not; nothing

@@ -165,6 +165,12 @@ pub fn parse_go_duration(text: &str) -> Result<Duration> {
             "time: invalid duration {text:?} (expected a number with a unit, for example \"1h30m\", \"15s\" or \"250ms\")"
         ))
     };
+    if let Some(positive) = text.strip_prefix('-')
+        && positive.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && parse_go_duration(positive).is_ok()
+    {
+        return Err(Error::invalid_input(format!("time: invalid duration {text:?}: it is negative")));
+    }
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);

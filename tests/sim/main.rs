@@ -128,6 +128,8 @@ fn run_many(agreement: Agreement, usual: u64) {
         totals.1 += report.figures.acknowledged;
         totals.2 += report.figures.simulated;
         if !report.is_good() {
+            // All of it comes in the end; a long run says at once that there is something.
+            println!("seed {} went wrong", report.plan.seed);
             failures.lock().unwrap().push(report);
         }
         false

@@ -32,8 +32,14 @@ pub(crate) fn root() -> Result<PathBuf> {
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?).args(args);
-    // `cargo run` describes *this* package in the environment. Build scripts that watch these variables would run
-    // again each time somebody changes between `cargo xtask` and a plain cargo command.
+    forget_xtask(&mut command);
+    Ok(command)
+}
+
+/// For whatever runs cargo in the end. `cargo run` describes *this* package in the environment, and build scripts that watch
+/// these variables would run again, with all that is built on them, each time somebody changes between `cargo xtask` and a
+/// plain cargo command.
+pub(crate) fn forget_xtask(command: &mut Command) {
     for (name, _) in env::vars_os() {
         if name
             .to_str()
@@ -42,7 +48,6 @@ pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<Comma
             command.env_remove(name);
         }
     }
-    Ok(command)
 }
 
 /// Runs a program whose output goes to the terminal; an error unless it succeeds.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cargo::{cargo, root, run as run_command};
+use crate::cargo::{cargo, forget_xtask, root, run as run_command};
 use crate::kubo;
 use crate::steps::Steps;
 
@@ -31,6 +31,7 @@ pub(crate) fn run(steps: &mut Steps, go: &Path, args: &[String]) -> Result<()> {
         command.arg(PathBuf::from(cargo([])?.get_program())).args(["test", "--offline"]).args(PACKAGE);
         command.args(["--", "--nocapture", "--test-threads=1"]).args(args);
         command.current_dir(root()?).env(GO_VARIABLE, &go).env(kubo::PATH_VARIABLE, &kubo);
+        forget_xtask(&mut command);
         run_command(&mut command)
     })
 }

@@ -41,8 +41,11 @@ pub async fn run(config: PeerConfig, options: RunOptions) -> Result<(), Failure>
 
 /// As in the reference, a peer that was removed keeps nothing that would have it believe that it is a member still.
 async fn forget(config: &PeerConfig) -> Result<(), Failure> {
-    state::cleanup(config).await.doing("cleaning state")?;
-    info!("the state of this peer was put aside, because it is no member of the cluster any more");
+    let folder = state::cleanup(config).await.doing("cleaning state")?;
+    info!(
+        folder = folder.map(|folder| folder.display().to_string()),
+        "the state of this peer was put aside, because it is no member of the cluster any more"
+    );
     Ok(())
 }
 

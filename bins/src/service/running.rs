@@ -33,6 +33,8 @@ const JOIN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How often it is said that this fails, if it fails in the same way.
 const JOIN_FAILURE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
+/// Ways to fail that are told apart in that time.
+const JOIN_FAILURES_MAX: usize = 64;
 
 /// Where a process starts several peers, one at a time looks for ports.
 static LISTENING: Mutex<()> = Mutex::const_new(());
@@ -303,18 +305,27 @@ async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
     }
 }
 
-/// Why addresses could not be joined through, and since when that is known.
+/// Why addresses could not be joined through, and when that was said.
 #[derive(Debug, Default)]
-struct Failures(BTreeMap<Multiaddr, (String, Instant)>);
+struct Failures(BTreeMap<(Multiaddr, String), Instant>);
 
 impl Failures {
-    /// Says so, unless it did a while ago.
-    fn tell(&mut self, address: &Multiaddr, text: String) {
-        let is_known =
-            |(known, since): &(String, Instant)| *known == text && since.elapsed() < JOIN_FAILURE_INTERVAL;
-        if self.0.get(address).is_none_or(|told| !is_known(told)) {
+    /// Whether this is to be said: not if it was a while ago, with others between (attempts take turns in how they fail).
+    fn is_news(&mut self, address: &Multiaddr, text: &str) -> bool {
+        self.0.retain(|_, said_at| said_at.elapsed() < JOIN_FAILURE_INTERVAL);
+        let failure = (address.clone(), text.to_owned());
+        if self.0.len() >= JOIN_FAILURES_MAX || self.0.contains_key(&failure) {
+            return false;
+        }
+        self.0.insert(failure, Instant::now());
+        true
+    }
+
+    fn tell(&mut self, address: &Multiaddr, text: &str) {
+        // Who reads it sees the address before it.
+        let text = text.strip_prefix(&format!("joining through {address}: ")).unwrap_or(text);
+        if self.is_news(address, text) {
             error!("bootstrap to {address} failed: {text}");
-            self.0.insert(address.clone(), (text, Instant::now()));
         }
     }
 }
@@ -325,9 +336,9 @@ async fn join_once(cluster: &Cluster, addresses: &[Multiaddr], failures: &mut Fa
             Ok(_) => return,
             // Somebody is there who hangs up on what makes no sense to them.
             Err(error) if error.message().contains("reset by peer") => {
-                failures.tell(address, format!("{error}: it may have another cluster secret"));
+                failures.tell(address, &format!("{error}: it may have another cluster secret"));
             }
-            Err(error) => failures.tell(address, error.to_string()),
+            Err(error) => failures.tell(address, &error.to_string()),
         }
     }
 }
@@ -422,4 +433,23 @@ async fn say_when_ready(cluster: Cluster, is_ready: watch::Sender<bool>) {
     is_ready.send_replace(true);
     // Whoever waits for more than this must be able to tell it from a peer that failed.
     is_ready.closed().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_to_fail_that_take_turns_are_told_once_each() {
+        let [one, other]: [Multiaddr; 2] =
+            ["/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1"].map(|text| text.parse().unwrap());
+        let mut failures = Failures::default();
+        for round in 0..9 {
+            for (address, text) in [(&one, "late"), (&one, "refused"), (&other, "late")] {
+                assert_eq!(failures.is_news(address, text), round == 0, "{address} {text}");
+            }
+        }
+        let told = (0..1000).filter(|number| failures.is_news(&one, &number.to_string())).count();
+        assert_eq!(told, JOIN_FAILURES_MAX - 3);
+    }
 }

@@ -1,6 +1,7 @@
 //! The pinset of a peer that does not run: export, import, cleanup. Whoever calls holds the folder's lock.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -66,7 +67,8 @@ pub async fn export(config: &PeerConfig, to: &mut (dyn Write + Send)) -> Result<
 }
 
 /// Replaces the pinset by the pins of a stream of JSON documents, and says how many. Returns once they are on
-/// disk; after any error the old pinset is there. With etcd it is the pinset of all peers, whether they run or not; it is
+/// disk; after any error the old pinset is there. With Raft this peer begins a new cluster, and the old store is put aside as
+/// by [`cleanup`]. With etcd it is the pinset of all peers, whether they run or not; it is
 /// changed once all documents are read, and an error of etcd may leave it changed in part.
 ///
 /// # Errors
@@ -112,7 +114,16 @@ pub async fn import(
             };
             let closed = storage.close();
             match imported.and_then(|pins| closed.map(|()| pins)) {
-                Ok(pins) => replacement.finish().map(|()| pins),
+                Ok(pins) => match &config.consensus {
+                    // As in the reference.
+                    ConsensusSection::Raft(section) => {
+                        if let Some(before) = replacement.finish_keeping(section.backups_rotate)? {
+                            info!("what was there before is in {}", before.display());
+                        }
+                        Ok(pins)
+                    }
+                    _ => replacement.finish().map(|()| pins),
+                },
                 Err(error) => {
                     replacement.abandon()?;
                     Err(error)
@@ -200,11 +211,11 @@ async fn log_all(
 
 /// Removes what the consensus component has on disk, the pinset included. With Raft it is put aside, and as many old
 /// stores are kept as the configuration says: `<folder>.old.0` is the newest. With etcd it is this peer's copy: the pinset is
-/// in etcd, and is copied again when the peer starts.
+/// in etcd, and is copied again when the peer starts. Says where the store was put aside, if it was.
 ///
 /// # Errors
 /// Of the file system, naming the folder.
-pub async fn cleanup(config: &PeerConfig) -> Result<()> {
+pub async fn cleanup(config: &PeerConfig) -> Result<Option<PathBuf>> {
     let folder = storage::folder(config);
     if let ConsensusSection::Raft(section) = &config.consensus {
         return storage::put_aside(&folder, section.backups_rotate);
@@ -214,7 +225,7 @@ pub async fn cleanup(config: &PeerConfig) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(format!("removing {}", folder.display()), error))
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 

@@ -93,11 +93,24 @@ impl Replacement {
     /// # Errors
     /// `Io`; then the old store is there still, or is put back by the next [`open`].
     pub fn finish(self) -> Result<()> {
+        self.exchange()?;
+        remove(&self.old)
+    }
+
+    /// The same, but the old store is put aside, see [`put_aside`]. Says where, if there was one.
+    ///
+    /// # Errors
+    /// `Io`; then the old store is there still, or is put back by the next [`open`], unless the new one took its place.
+    pub fn finish_keeping(self, kept: usize) -> Result<Option<PathBuf>> {
+        self.exchange()?;
+        if self.old.exists() { add_to_kept(&self.old, &self.current, kept).map(Some) } else { Ok(None) }
+    }
+
+    fn exchange(&self) -> Result<()> {
         if self.current.exists() {
             rename(&self.current, &self.old)?;
         }
-        rename(&self.new, &self.current)?;
-        remove(&self.old)
+        rename(&self.new, &self.current)
     }
 
     /// Removes the new store.
@@ -152,11 +165,13 @@ impl Staging {
 ///
 /// # Errors
 /// `Io`.
-pub fn put_aside(folder: &Path, kept: usize) -> Result<()> {
+pub fn put_aside(folder: &Path, kept: usize) -> Result<Option<PathBuf>> {
     Replacement::of(folder).settle()?;
-    if !folder.exists() {
-        return Ok(());
-    }
+    if folder.exists() { add_to_kept(folder, folder, kept).map(Some) } else { Ok(None) }
+}
+
+/// Makes a store the newest of those that are kept of a folder, and says where it is then.
+fn add_to_kept(store: &Path, folder: &Path, kept: usize) -> Result<PathBuf> {
     let old = |number: usize| {
         let mut name = folder.file_name().unwrap_or_default().to_owned();
         name.push(format!(".old.{number}"));
@@ -169,7 +184,9 @@ pub fn put_aside(folder: &Path, kept: usize) -> Result<()> {
     for number in (0..free).rev() {
         rename(&old(number), &old(number + 1))?;
     }
-    rename(folder, &old(0))
+    let newest = old(0);
+    rename(store, &newest)?;
+    Ok(newest)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
@@ -221,15 +238,32 @@ mod tests {
     fn stores_are_put_aside_and_the_oldest_goes() {
         let folder = tempfile::tempdir().unwrap();
         let current = folder.path().join("fjall");
-        put_aside(&current, 2).unwrap();
+        assert_eq!(put_aside(&current, 2).unwrap(), None, "there is none");
         for what in ["first", "second", "third"] {
             store(&current, what);
-            put_aside(&current, 2).unwrap();
+            assert_eq!(put_aside(&current, 2).unwrap(), Some(folder.path().join("fjall.old.0")));
             assert!(!current.exists());
             assert_eq!(content(&folder.path().join("fjall.old.0")), what);
         }
         assert_eq!(content(&folder.path().join("fjall.old.1")), "second");
         assert!(!folder.path().join("fjall.old.2").exists());
+    }
+
+    #[test]
+    fn a_store_that_is_replaced_can_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let current = folder.path().join("fjall");
+        let replacement = || Replacement::of(&current);
+        store(&replacement().new, "first");
+        assert_eq!(replacement().finish_keeping(2).unwrap(), None, "there was none");
+        for (before, what) in [("first", "second"), ("second", "third")] {
+            store(&replacement().new, what);
+            let kept = replacement().finish_keeping(2).unwrap().unwrap();
+            assert_eq!(kept, folder.path().join("fjall.old.0"));
+            assert_eq!((content(&current).as_str(), content(&kept).as_str()), (what, before));
+            assert!(!replacement().old.exists() && !replacement().new.exists());
+        }
+        assert_eq!(content(&folder.path().join("fjall.old.1")), "first");
     }
 
     #[test]

@@ -213,7 +213,7 @@ fn a_peer_that_cannot_reach_whom_it_should_join_goes_on_alone_and_says_so() {
     let mut gone = daemon.member(CRDT, "gone", None, &[]);
     let mut peer = daemon.member(CRDT, "alone", Some(&gone), &[]);
     peer.resume();
-    let said = format!(" failed: joining through {}: ", gone.multiaddr());
+    let said = format!("bootstrap to {} failed: ", gone.multiaddr());
     wait_until("it says so", || peer.log().contains(&said));
     peer.ctl(&["pin", "add", "--no-status", CIDS[0]]).ok();
     wait_until_equal([&peer], 1);

@@ -14,6 +14,11 @@ const OTHER_CID: &str = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn";
 fn home(secret: &str) -> Home {
     let home = Home::new();
     let ran = home.run_with(&["init", "--consensus", "raft"], &[("CLUSTER_SECRET", secret)], "");
+    assert!(
+        ran.stderr.contains("the first of a new cluster") && ran.stderr.contains("--bootstrap"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     home
 }
@@ -122,8 +127,11 @@ fn the_pinset_is_exported_imported_and_cleaned_away() {
     let ran = home.run_with(&["state", "import", "-f"], &[], &pin);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(home.run(&["state", "export"]).stdout.contains(CID));
+    assert!(!home.path("fjall.old.0").exists(), "nothing was there before");
     let ran = home.run_with(&["state", "import", "-f"], &[], &pin.replace(CID, OTHER_CID));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
+    // As in the reference, what it takes the place of is kept.
+    assert!(home.path("fjall.old.0").exists() && ran.stderr.contains("fjall.old.0"), "{}", ran.stderr);
     let exported = home.run(&["state", "export"]).stdout;
     assert!(exported.contains(OTHER_CID) && !exported.contains(CID), "{exported}");
     // The peer starts on what was imported.
@@ -132,7 +140,8 @@ fn the_pinset_is_exported_imported_and_cleaned_away() {
     assert!(peer.has(OTHER_CID));
     assert_eq!(peer.running.stop(), 0);
     for _ in 0..2 {
-        assert_eq!(home.run(&["state", "cleanup", "-f"]).code, 0);
+        let ran = home.run(&["state", "cleanup", "-f"]);
+        assert!(ran.code == 0 && ran.stderr.contains("fjall.old.0"), "{}", ran.stderr);
         assert_eq!(home.run(&["state", "export"]).stdout, "");
     }
     assert!(home.path("fjall.old.0").exists() && home.path("fjall.old.1").exists());

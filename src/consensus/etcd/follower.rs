@@ -96,7 +96,7 @@ impl Follower {
                 }
                 End::Again(error) => {
                     is_down = true;
-                    warn!(component = COMPONENT, %error, "no longer following etcd; trying again");
+                    warn!(component = COMPONENT, %error, "not following etcd; trying again");
                 }
             }
             tokio::select! {

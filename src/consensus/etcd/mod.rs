@@ -259,7 +259,7 @@ impl Etcd {
         };
         let known = known.ok().and_then(|known| known.ok().and_then(|known| known.clone()));
         known.ok_or_else(|| {
-            let text = "etcd does not say who the members are";
+            let text = "etcd does not answer, or has no quorum, so this peer does not know who the members are; its log says why";
             Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
         })
     }

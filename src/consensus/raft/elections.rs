@@ -13,12 +13,12 @@ use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
 use openraft::{LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::types::{LogId, Membership, Metrics, Node, is_voter};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::random::SplitMix64;
 use crate::types::PeerId;
 
@@ -85,6 +85,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
     let mut last_try = Instant::now();
     let mut last_asked = last_try;
     let mut joint_since = None;
+    let mut strangers = BTreeSet::new();
     loop {
         let due = inner.heard_at().max(last_try) + wait;
         let poll = Instant::now() + inner.config.heartbeat_interval();
@@ -99,8 +100,13 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             last_try = Instant::now();
             continue;
         };
-        if let Err(fatal) = &metrics.running_state {
-            let why = inner.fatal(fatal);
+        let log_failed = || inner.core().and_then(|core| core.log.failed());
+        let why = match &metrics.running_state {
+            Err(fatal) => Some(inner.fatal(fatal)),
+            // openraft does not know yet.
+            Ok(()) => log_failed(),
+        };
+        if let Some(why) = why {
             inner.recover(why).await;
             (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
             continue;
@@ -132,7 +138,11 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         if !is_alone && Instant::now() < inner.heard_at().max(last_try) + wait {
             continue;
         }
-        let said = if is_alone { Poll::Elected } else { would_be_elected(&inner, &membership).await };
+        let said = if is_alone {
+            Poll::Elected
+        } else {
+            would_be_elected(&inner, &membership, &mut strangers).await
+        };
         if said == Poll::NotMember {
             inner.check_removed(None).await;
         }
@@ -188,8 +198,13 @@ enum Poll {
     NotMember,
 }
 
-/// Asks every voter, until enough of them say yes or no more will.
-async fn would_be_elected(inner: &Arc<Inner>, membership: &Membership) -> Poll {
+/// Asks every voter, until enough of them say yes or no more will. Of each that turns out to be of another cluster an operator
+/// is told once: it runs, and would be looked for where it does not.
+async fn would_be_elected(
+    inner: &Arc<Inner>,
+    membership: &Membership,
+    strangers: &mut BTreeSet<PeerId>,
+) -> Poll {
     let Some(last) = inner.core().map(|core| core.log.last()) else { return Poll::NotElected };
     let mut yes = BTreeSet::from([inner.node()]);
     let mut poll = Poll::NotElected;
@@ -201,6 +216,11 @@ async fn would_be_elected(inner: &Arc<Inner>, membership: &Membership) -> Poll {
                 yes.insert(Node::of(voter));
             }
             Ok(Answer::NotMember) => poll = Poll::NotMember,
+            Ok(Answer::Failed(ErrorKind::Conflict, why)) if strangers.insert(voter) => warn!(
+                peer = %voter, why,
+                "a member is of another raft cluster than this peer: one of them was cleaned, recovered or imported into, \
+                 or began with another init_peerset"
+            ),
             Ok(_) => {}
             Err(error) => debug!(peer = %voter, %error, "a voter could not be asked"),
         }

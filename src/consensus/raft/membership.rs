@@ -58,7 +58,8 @@ impl Inner {
         match self.ask(peer, &Question::WouldVote(None), self.config.network_timeout).await {
             Ok(Answer::Failed(ErrorKind::Conflict, _)) => {
                 let text = format!(
-                    "this peer belongs to another raft cluster than {peer}: clean its state before it joins that one"
+                    "this peer belongs to another raft cluster than {peer}: clean its state (\"ipfs-cluster-service state \
+                     cleanup\") before it joins that one"
                 );
                 Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT))
             }
@@ -70,9 +71,11 @@ impl Inner {
     pub(super) async fn check_speaks_raft(&self, peer: &PeerId) -> Result<()> {
         self.links.check(peer, self.config.network_timeout).await.map_err(|error| match error.kind() {
             ErrorKind::Unsupported => {
+                // Who reads it may be the other one.
                 let text = format!(
-                    "{peer} and this peer cannot be members of one raft cluster: it agrees in another way, or is a Go peer, \
-                     whose raft is another protocol"
+                    "{peer} and {} cannot be members of one raft cluster: {peer} agrees in another way, or is a Go peer, \
+                     whose raft is another protocol",
+                    self.peer
                 );
                 Error::new(ErrorKind::Conflict, text).component(COMPONENT)
             }
@@ -288,6 +291,7 @@ impl Inner {
     pub(super) async fn remove_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
         if self.settled().await?.get_node(&node).is_none() {
+            info!(%peer, "a peer that is no member of the raft cluster was to be removed: there is nothing to do");
             return Ok(());
         }
         let voters = self.voters();

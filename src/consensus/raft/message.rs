@@ -187,8 +187,8 @@ pub(super) enum Answer {
     Vote(Vote, bool, Option<LogId>),
     /// Whether there would be a vote.
     WouldVote(bool),
-    /// The part is in this entry, which is applied.
-    Proposed(u64, PartOutcome),
+    /// The part is in this entry, which is agreed on.
+    Proposed(LogId, PartOutcome),
     /// Everything before this index has to be applied.
     Barrier(u64),
     /// The receiver has this vote.
@@ -299,8 +299,8 @@ impl Answer {
                     writer.flag(*would);
                     WOULD
                 }
-                Self::Proposed(index, outcome) => {
-                    writer.long(*index);
+                Self::Proposed(id, outcome) => {
+                    writer.log_id(id);
                     put_outcome(writer, outcome);
                     PROPOSED
                 }
@@ -351,7 +351,7 @@ impl Answer {
                 HIGHER_VOTE => Self::Append(Appended::HigherVote(reader.vote()?)),
                 VOTED => Self::Vote(reader.vote()?, reader.flag()?, reader.option(Reader::log_id)?),
                 WOULD => Self::WouldVote(reader.flag()?),
-                PROPOSED => Self::Proposed(reader.long()?, outcome(reader)?),
+                PROPOSED => Self::Proposed(reader.log_id()?, outcome(reader)?),
                 UP_TO => Self::Barrier(reader.long()?),
                 INSTALLED => Self::Installed(reader.vote()?),
                 NOT_LEADER => Self::NotLeader(reader.option(Reader::peer)?),

@@ -1,7 +1,7 @@
 //! A strict order: a leader, a log that more than half of the members agree on, and a pinset that is its result.
 //!
 //! Raft itself is [openraft](https://docs.rs/openraft)'s; none of it shows outside of this folder. What is here is all
-//! around it: the log (`log`) and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
+//! around it: the log (`log`), how much of it is kept (`trim`), and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
 //! transport (`frame`, `message`, `network`, `server`), the whole pinset for peers that are far behind (`snapshot`),
 //! elections that do not disturb a leader (`elections`), a leader that makes way (`handover`), changes of members (`membership`), and writing: calls become
 //! parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`).
@@ -31,6 +31,7 @@ mod removal;
 mod section;
 mod server;
 mod snapshot;
+mod trim;
 mod types;
 mod wire;
 mod writer;
@@ -75,8 +76,9 @@ const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 /// disagree on the order of changes.
 ///
 /// A write returns when it is on disk on a quorum and visible here, on whichever member it was called. [`Consensus::state`]
-/// is this peer's pinset, which follows the leader's. After a crash it may be older than what was acknowledged until the
-/// peer is [ready](Consensus::ready), since only then it is known what was agreed on. [`Raft::synchronize`] makes a read that
+/// is this peer's pinset, which follows the leader's. After a crash it shows, from the start, everything that this peer alone
+/// can tell was agreed on: all of it at the only member of a cluster. At one of several the last writes may be missing until
+/// it hears a leader, and are there when it is [ready](Consensus::ready). [`Raft::synchronize`] makes a read that
 /// comes after it see everything that was acknowledged before. Without a quorum writes fail with `Unavailable` after
 /// [`RaftConfig::wait_for_leader_timeout`].
 ///
@@ -131,6 +133,7 @@ impl Raft {
         tasks.spawn(propose::serve(inner.clone(), waiting));
         tasks.spawn(elections::drive(inner.clone(), seed));
         tasks.spawn(notices::tell(inner.clone()));
+        tasks.spawn(trim::drive(inner.clone()));
         let stop = desk.stop_token();
         let ended = inbox.on_end();
         let writer = Writer::new(inner.clone(), inbox, stop.clone());

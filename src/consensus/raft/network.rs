@@ -35,7 +35,7 @@ pub(super) struct Target {
     inner: Weak<Inner>,
     to: Node,
     under_way: Option<UnderWay>,
-    /// Whether it was said that the peer breaks a promise, so that it is not said with every try.
+    /// Whether it was said that the peer breaks a promise, or belongs elsewhere, so that it is not said with every try.
     is_warned_of: bool,
 }
 
@@ -59,7 +59,7 @@ impl UnderWay {
 }
 
 /// The last entry that there is when these are.
-fn upto(rpc: &AppendEntriesRequest<Types>) -> Option<LogId> {
+pub(super) fn upto(rpc: &AppendEntriesRequest<Types>) -> Option<LogId> {
     rpc.entries.last().map_or(rpc.prev_log_id, |entry| Some(entry.log_id))
 }
 
@@ -118,8 +118,17 @@ impl Target {
     }
 
     /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
-    async fn exchange(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
+    async fn exchange(&mut self, mut rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
         let (inner, to) = self.inner()?;
+        if let Some(core) = inner.core() {
+            // This leader is one of those who agreed, which counts from when its own disk has it.
+            if rpc.entries.is_empty()
+                && let Some(commit) = rpc.leader_commit
+            {
+                core.log.until_written(commit.index).await?;
+            }
+            rpc.leader_commit = rpc.leader_commit.min(core.log.written());
+        }
         if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
             let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
             let (kind, body) = Question::Append(rpc).encode(&inner.head(&to));
@@ -199,7 +208,7 @@ impl RaftNetwork<Types> for Target {
             }
             Err(error) => error,
         };
-        if error.kind() == ErrorKind::Corrupt && !self.is_warned_of {
+        if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict) && !self.is_warned_of {
             self.is_warned_of = true;
             warn!("{error}");
         } else {

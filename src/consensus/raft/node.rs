@@ -17,13 +17,14 @@ use super::elections::Alarms;
 use super::frame::Links;
 use super::handover::MakingWay;
 use super::lineage::{Disowned, Doubt, Known, Start, Unrecognized};
-use super::log::{self, Failure, LogStore};
+use super::log::{Failure, LogStore};
 use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
+use super::trim::Trim;
 use super::types::{Membership, Metrics, Node, Raft, is_voter};
 use super::{COMPONENT, RaftConfig};
 use crate::consensus::events::EventSender;
@@ -83,6 +84,7 @@ pub(super) struct Inner {
     pub(super) transfers: Arc<Transfers>,
     pub(super) staging: Staging,
     pub(super) applied: Arc<Progress>,
+    pub(super) trim: Arc<Trim>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) proposals: mpsc::Sender<Proposal>,
     /// The number of this start of this peer.
@@ -138,6 +140,11 @@ pub(super) struct Parts {
     pub(super) salt: Bytes,
 }
 
+/// Why there is no openraft where nothing is wrong.
+pub(super) fn starting() -> Error {
+    Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,6 +152,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let Parts { peer, config, storage, state, links, events, proposals, session, salt } = parts;
+        let trim = Arc::new(Trim::new(config.max_log_bytes));
         Arc::new_cyclic(|me| Self {
             peer,
             config,
@@ -154,6 +162,7 @@ impl Inner {
             transfers: Arc::default(),
             staging: Staging::default(),
             applied: Arc::default(),
+            trim,
             standing: watch::Sender::new(Standing::Working),
             proposals,
             session,
@@ -193,9 +202,7 @@ impl Inner {
     /// Why there is none.
     pub(super) fn raft(&self) -> Result<Raft> {
         self.check()?;
-        self.core()
-            .map(|core| core.raft)
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT))
+        self.core().map(|core| core.raft).ok_or_else(starting)
     }
 
     /// # Errors
@@ -413,6 +420,8 @@ impl Inner {
             self.finish_cleaning().await?;
         }
         *lock(&self.cluster) = cluster;
+        // Of the time before.
+        self.failure.take();
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
             node: self.node(),
@@ -425,15 +434,15 @@ impl Inner {
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
             starts: self.starts.clone(),
+            trim: self.trim.clone(),
         };
         let gone = CancellationToken::new();
-        let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
-        storage::run(self.storage.clone(), |storage| {
-            records::check(storage)?;
-            log::check_unapplied(storage)
-        })
-        .await?;
+        let (storage, failure, trim) = (self.storage.clone(), self.failure.clone(), self.trim.clone());
+        let log = LogStore::open(self.node(), storage, failure, trim).await?;
+        let mut machine = Machine::open(surroundings, log.clone(), gone.clone().drop_guard()).await?;
+        storage::run(self.storage.clone(), records::check).await?;
+        let named = log.check().await?;
+        machine.catch_up(named.as_ref()).await?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
@@ -447,9 +456,14 @@ impl Inner {
                 self.join(self.found(&members)).await?;
             }
             let nodes: BTreeSet<Node> = members.into_iter().map(Node::of).collect();
-            if let Err(error) = raft.initialize(nodes).await {
+            let number = nodes.len();
+            match raft.initialize(nodes).await {
+                Ok(()) => info!(
+                    members = number,
+                    "nothing is stored here: founding a new raft cluster (a peer that is to join one is started with --bootstrap)"
+                ),
                 // Somebody else may have been faster.
-                debug!(%error, "the cluster was not founded here");
+                Err(error) => debug!(%error, "the cluster was not founded here"),
             }
         }
         *self.core.write().unwrap_or_else(PoisonError::into_inner) = Some(Core { raft, log, gone });
@@ -482,11 +496,17 @@ impl Inner {
 
     async fn stop_now(&self) {
         let core = self.core.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Core { raft, gone, .. }) = core else { return };
+        let Some(Core { raft, log, gone }) = core else { return };
         if let Err(error) = raft.shutdown().await {
             error!(%error, "raft did not stop as it should");
         }
         drop(raft);
+        // Who opens the log next must not find it in the middle of a write.
+        match timeout(LET_GO_TIMEOUT, log.until_all_written()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "the end of the log was not written"),
+            Err(_) => warn!("the end of the log was not written within {LET_GO_TIMEOUT:?}"),
+        }
         if timeout(LET_GO_TIMEOUT, gone.cancelled()).await.is_err() {
             warn!("what applies entries has not let go of the pinset after {LET_GO_TIMEOUT:?}");
         }

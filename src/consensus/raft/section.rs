@@ -4,7 +4,8 @@
 //!
 //! | key | here |
 //! |---|---|
-//! | `init_peerset`, `network_timeout`, `commit_retry_delay`, `trailing_logs`, `snapshot_threshold`, `max_append_entries` | as there |
+//! | `init_peerset`, `network_timeout`, `commit_retry_delay`, `snapshot_threshold`, `max_append_entries` | as there |
+//! | `trailing_logs` | as there, but no more than about 256 MiB of entries are kept |
 //! | `wait_for_leader_timeout` | how long a write may take, attempts that fail included |
 //! | `heartbeat_timeout` | four times as long as the leader is silent |
 //! | `election_timeout` | between half of it and all of it without a leader, then an election |
@@ -71,7 +72,8 @@ pub struct RaftSection {
     /// Most entries of the log in one message.
     #[serde(deserialize_with = "number::zero_is::<_, DEFAULT_ENTRIES>")]
     pub max_append_entries: usize,
-    /// Entries kept of those that are not needed any more, for members that are a little behind.
+    /// Entries kept of those that are not needed any more, for members that are a little behind; no more of them than
+    /// [`RaftConfig::max_log_bytes`].
     #[serde(deserialize_with = "number::zero_is::<_, DEFAULT_TRAILING>")]
     pub trailing_logs: usize,
     /// Kept for the reference, see [`RaftSection::without_effect`].
@@ -187,6 +189,8 @@ impl ConfigSection for RaftSection {
     fn validate(&self) -> Result<()> {
         check(number::is_natural(self.commit_retries), "commit_retries is invalid")?;
         check(self.backups_rotate > 0, "backups_rotate should be larger than 0")?;
+        // Nothing is the default, so this was less than nothing.
+        check(self.trailing_logs > 0, "raft.trailing_logs is invalid: it must not be negative")?;
         // They mean nothing here, but the reference would not start with the same file.
         for (name, time, min) in [
             ("commit_timeout", self.commit_timeout, 1),
@@ -290,6 +294,9 @@ mod tests {
             ("/leader_lease_timeout", json!("1ms"), "leader_lease_timeout is too low"),
             ("/max_append_entries", json!(-1), "raft.max_append_entries"),
             ("/snapshot_threshold", json!(-1), "raft.snapshot_threshold"),
+            ("/trailing_logs", json!(-1), "raft.trailing_logs is invalid"),
+            ("/election_timeout", json!("100h"), "raft.election_timeout is too long"),
+            ("/network_timeout", json!("-5s"), "it is negative"),
         ] {
             let text = refusal::<RaftSection>(changed::<RaftSection>(pointer, value));
             assert!(text.contains(words), "{text}");

@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 use super::command::Part;
 use super::lineage::Unrecognized;
 use super::message::{Answer, Appended, Head, Question};
-use super::node::Inner;
+use super::network::upto;
+use super::node::{Core, Inner, starting};
 use super::propose::Refusal;
 use super::snapshot::{self, Receiver};
 use super::types::{LogId, Node, Vote, is_voter};
@@ -108,10 +109,14 @@ impl Server {
         match ours {
             Some(ours) if ours != theirs => {
                 if self.is_time_to_warn() {
-                    warn!(peer = %from, "a peer of another raft cluster with the same secret is refused");
+                    warn!(
+                        peer = %from,
+                        "a peer of another raft cluster with the same secret is refused: if it is to be a member of this \
+                         one, stop it, and start it with --bootstrap after \"ipfs-cluster-service state cleanup\""
+                    );
                 }
-                let text =
-                    "this peer belongs to another raft cluster; clean its state before it joins this one";
+                let text = "this peer belongs to another raft cluster; clean its state (\"ipfs-cluster-service state \
+                            cleanup\") before it joins this one";
                 return refused(ErrorKind::Conflict, text);
             }
             None if !is_leading => {
@@ -224,7 +229,8 @@ impl Inner {
     }
 
     async fn try_answer(&self, from: &PeerId, question: Question) -> Result<Answer> {
-        let raft = self.raft()?;
+        self.check()?;
+        let Core { raft, log, .. } = self.core().ok_or_else(starting)?;
         Ok(match question {
             Question::Append(request) => {
                 let is_leading = {
@@ -237,8 +243,12 @@ impl Inner {
                 } else {
                     self.alarms.heard_old_leader(request.vote.leader_id.term);
                 }
+                let upto = upto(&request);
                 let response = raft.append_entries(request).await.map_err(|error| self.openraft(error))?;
                 let appended = Appended::from(response);
+                if appended == Appended::Success {
+                    log.until_safe(upto).await?;
+                }
                 if !matches!(appended, Appended::HigherVote(_)) {
                     // Writing may have taken a while.
                     self.heard();
@@ -268,7 +278,7 @@ impl Inner {
                     return Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT));
                 }
                 match self.propose(bytes, operations).await {
-                    Ok((index, outcome)) => Answer::Proposed(index, outcome),
+                    Ok((id, outcome)) => Answer::Proposed(id, outcome),
                     Err(Refusal::NotLeader) => Answer::NotLeader(self.leader()),
                     Err(Refusal::Failed(error)) => error.into(),
                 }

@@ -11,10 +11,13 @@ use crate::types::{Multiaddr, PeerId};
 
 /// Peers whose addresses are kept; the operator's are not counted.
 const PEERS_MAX: usize = 4_096;
-/// After so many attempts in a row that failed, a peer that the operator did not name is forgotten.
+/// After so many attempts in a row that failed, a peer that the operator did not name may be forgotten.
 const FAILURES_MAX: u32 = 10;
-/// Longest time between two attempts.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long none has succeeded by then: longer than a network, or a whole cluster, is away for a weekend. Two peers that
+/// have forgotten each other may never meet again.
+const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Longest time between two attempts: as long may a cluster take to meet again after its network was away.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// What is known of peers.
 #[derive(Debug, Default)]
@@ -31,6 +34,8 @@ struct Entry {
     /// Named by the operator: never forgotten.
     is_permanent: bool,
     failures: u32,
+    /// When the first of these failures was.
+    failing_since: Option<Instant>,
     retry_at: Option<Instant>,
 }
 
@@ -57,6 +62,7 @@ impl Book {
             rank,
             is_permanent: false,
             failures: 0,
+            failing_since: None,
             retry_at: None,
         });
         let mut is_new = false;
@@ -91,15 +97,23 @@ impl Book {
     pub(super) fn connected(&mut self, peer: &PeerId) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.failures = 0;
+            entry.failing_since = None;
             entry.retry_at = None;
         }
     }
 
-    /// An attempt failed: the next one waits longer each time.
+    /// An attempt failed: the next one waits longer each time. One that came before its time, because somebody wanted to
+    /// speak to the peer at once, changes nothing.
     pub(super) fn failed(&mut self, peer: &PeerId, now: Instant, interval: Duration) {
         let Some(entry) = self.peers.get_mut(peer) else { return };
-        entry.failures += 1;
-        if entry.failures >= FAILURES_MAX && !entry.is_permanent {
+        // An attempt ends a moment after it was due, and the next is due by the clock of the attempts.
+        if entry.retry_at.is_some_and(|at| now + interval / 4 < at) {
+            return;
+        }
+        entry.failures = entry.failures.saturating_add(1);
+        let since = *entry.failing_since.get_or_insert(now);
+        let is_hopeless = entry.failures >= FAILURES_MAX && now.duration_since(since) >= FORGET_AFTER;
+        if is_hopeless && !entry.is_permanent {
             self.peers.remove(peer);
             return;
         }
@@ -177,16 +191,28 @@ mod tests {
         book.failed(&peer(2), start, SECOND);
         assert_eq!(book.to_dial(start, 9, |_| false), [peer(3)]);
         assert_eq!(book.to_dial(start + SECOND, 9, |_| false), [peer(1), peer(3), peer(2)]);
+        let start = start + SECOND;
         book.failed(&peer(1), start, SECOND);
         book.failed(&peer(2), start, SECOND);
         assert_eq!(book.to_dial(start + SECOND, 9, |_| false), [peer(1), peer(3)]);
         book.connected(&peer(2));
         assert_eq!(book.to_dial(start, 9, |_| false), [peer(2), peer(3)]);
 
-        for _ in 0..FAILURES_MAX {
-            book.failed(&peer(1), start, SECOND);
+        // However many speak to it meanwhile, and a network that is away for days, make nobody forgotten.
+        for _ in 0..100 * FAILURES_MAX {
             book.failed(&peer(2), start, SECOND);
         }
+        assert_eq!(book.to_dial(start + SECOND, 9, |taken| *taken == peer(1)), [peer(3), peer(2)]);
+        let mut now = start;
+        let last = start + FORGET_AFTER - RETRY_AFTER_MAX;
+        while now < last {
+            now += RETRY_AFTER_MAX;
+            book.failed(&peer(1), now, SECOND);
+            book.failed(&peer(2), now, SECOND);
+            assert_eq!(book.addresses(&peer(2)), [address(2)]);
+        }
+        book.failed(&peer(1), now + RETRY_AFTER_MAX, SECOND);
+        book.failed(&peer(2), now + RETRY_AFTER_MAX, SECOND);
         assert_eq!(book.addresses(&peer(2)), []);
         assert_eq!(book.addresses(&peer(1)), [address(1)]);
     }

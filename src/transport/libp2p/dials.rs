@@ -281,18 +281,25 @@ fn dial_error(whom: &str, error: &DialError) -> Error {
             (ErrorKind::Unavailable, format!("a limit of ours was reached: {cause}"))
         }
         DialError::Transport(errors) => {
-            let told: Vec<_> = errors
-                .iter()
-                .take(ERRORS_TOLD_MAX)
-                .map(|(address, error)| format!("{address}: {}", innermost(error)))
-                .collect();
-            (ErrorKind::Unavailable, told.join("; "))
+            (ErrorKind::Unavailable, told(errors.iter().map(|(address, error)| (address, error as _))))
         }
         DialError::DialPeerConditionFalse(_) | DialError::Aborted => {
             (ErrorKind::Unavailable, error.to_string())
         }
     };
     Error::new(kind, format!("cannot reach {whom}: {why}")).component(COMPONENT)
+}
+
+/// Each address once, which several may have named, and without the peer, who is named already.
+fn told<'a>(errors: impl Iterator<Item = (&'a Multiaddr, &'a (dyn std::error::Error + 'static))>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for (address, error) in errors {
+        let text = format!("{}: {}", filters::split_peer(address).0, innermost(error));
+        if told.len() < ERRORS_TOLD_MAX && !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    told.join("; ")
 }
 
 /// The outer ones only say that a transport failed.
@@ -302,4 +309,24 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_several_named_is_told_once() {
+        let [refused, timeout] =
+            [io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut].map(io::Error::from);
+        let peer = PeerId::random();
+        let named: Multiaddr = format!("/ip4/10.0.0.1/tcp/1/p2p/{peer}").parse().unwrap();
+        let bare: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().unwrap();
+        let errors: [(&Multiaddr, &(dyn std::error::Error + 'static)); 4] =
+            [(&named, &refused), (&bare, &refused), (&named, &refused), (&bare, &timeout)];
+        let expected = "/ip4/10.0.0.1/tcp/1: connection refused; /ip4/10.0.0.1/tcp/1: timed out";
+        assert_eq!(told(errors.into_iter()), expected);
+    }
 }

@@ -115,6 +115,7 @@ pub(crate) fn run(folder: &Folder, options: &Init) -> Result<(), Failure> {
     match (own, &sections.consensus) {
         (Some(own), ConsensusSection::Crdt(section)) => say_what_is_next(own, section),
         (_, ConsensusSection::Etcd(section)) if options.source.is_none() => say_where_etcd_is(section),
+        (_, ConsensusSection::Raft(section)) if options.source.is_none() => say_how_raft_begins(section),
         _ => {}
     }
     Ok(())
@@ -187,6 +188,25 @@ Next:
   {PROGRAM} daemon
       runs this peer, and again on each other machine, with the same cluster.secret and the same consensus.etcd; the
       peers find each other through etcd"
+    ));
+}
+
+/// A peer that is started without a word about the others is a cluster of its own, which nobody expects who wants it to join
+/// one.
+fn say_how_raft_begins(section: &RaftSection) {
+    let first = match section.init_peerset.len() {
+        0 => "runs this peer as the first of a new cluster".to_owned(),
+        others => {
+            format!("runs this peer; the cluster begins once more than half of it and {others} others run")
+        }
+    };
+    say(format_args!(
+        "
+Next:
+  {PROGRAM} daemon
+      {first}
+  {PROGRAM} daemon --bootstrap /ip4/<address>/tcp/9096/p2p/<peer id>
+      or, with the same cluster.secret, has it join the cluster of the peer at this address"
     ));
 }
 

@@ -72,6 +72,11 @@ pub(crate) fn import(folder: Folder, options: &Import) -> Result<(), Failure> {
         ConsensusSection::Etcd(_) => tracing::info!("state successfully imported into etcd"),
         _ => tracing::info!("state successfully imported.  Make sure all peers have consistent states"),
     }
+    if let ConsensusSection::Raft(_) = config.consensus {
+        tracing::info!(
+            "this peer is the first of a new raft cluster: the others join it with \"daemon --bootstrap\", after \"state cleanup\""
+        );
+    }
     Ok(())
 }
 
@@ -90,8 +95,11 @@ pub(crate) fn cleanup(folder: Folder, options: &Cleanup) -> Result<(), Failure> 
     if !options.force && !confirmed(question)? {
         return Ok(());
     }
-    block_on(DOING, state::cleanup(&config))?.doing(DOING)?;
+    let put_aside = block_on(DOING, state::cleanup(&config))?.doing(DOING)?;
     tracing::info!("data correctly cleaned up");
+    if let Some(folder) = put_aside {
+        tracing::info!("what was there is in {}", folder.display());
+    }
     if let Some(section) = etcd {
         let prefix = section.prefix.trim_end_matches('/');
         print(format_args!(

@@ -33,7 +33,7 @@ impl Stand {
     async fn machine(&self) -> Machine {
         let (events, _) = events::channel(16);
         let surroundings = Surroundings {
-            node: Node::default(),
+            node: Node::of(self.peers[0]),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events: Arc::new(events),
@@ -42,8 +42,11 @@ impl Stand {
             transfers: Arc::default(),
             failure: Failure::default(),
             starts: Arc::default(),
+            trim: Arc::new(Trim::new(1 << 20)),
         };
-        Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
+        let (storage, trim) = (self.storage.clone(), Arc::new(Trim::new(1 << 20)));
+        let log = LogStore::open(Node::default(), storage, Failure::default(), trim).await.unwrap();
+        Machine::open(surroundings, log, CancellationToken::new().drop_guard()).await.unwrap()
     }
 
     fn entry(&mut self, payload: EntryPayload<Types>) -> Entry {
@@ -141,6 +144,43 @@ async fn sessions_only_go_forward_and_floors_forget() {
     assert_eq!(stand.ask(&mut machine, 0, (7, 21, 20), pin(3)).await, PartOutcome::Stale(8));
     assert_eq!(stand.state.get(&cid(3)).await.unwrap(), None);
     assert_eq!((seen(&machine), machine.seen), (1, stand.machine().await.seen));
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_agreed_on_is_applied_before_anybody_is_heard() {
+    use openraft::storage::RaftLogStorage as _;
+
+    for (voters, expected) in [(&[0][..], 10), (&[0, 1], 5), (&[1], 5)] {
+        let mut stand = Stand::new().await;
+        let (own, origin) = (Node::of(stand.peers[0]), voters[0]);
+        let voters = voters.iter().map(|peer| Node::of(stand.peers[*peer])).collect();
+        let voters = Membership::new(vec![voters], ());
+        let first = LogId::new(CommittedLeaderId::new(1, Node::default()), 0);
+        let mut entries = vec![Entry { log_id: first, payload: EntryPayload::Blank }];
+        entries.push(stand.entry(EntryPayload::Membership(voters)));
+        for number in 2..=10u8 {
+            entries.push(stand.entry_of(origin, (7, u64::from(number), 1), pin(number)));
+        }
+        let open =
+            || LogStore::open(own, stand.storage.clone(), Failure::default(), Arc::new(Trim::new(1 << 20)));
+        let mut log = open().await.unwrap();
+        let last = entries.split_off(10);
+        log.save_committed(Some(entries[1].log_id)).await.unwrap();
+        log.put(&entries).await.unwrap();
+        log.save_committed(Some(entries[5].log_id)).await.unwrap();
+        assert_eq!(open().await.unwrap().committed(), Some(entries[1].log_id), "it has no sync of its own");
+        log.put(&last).await.unwrap();
+        let log = open().await.unwrap();
+        let named = log.check().await.unwrap();
+        let mut machine = stand.machine().await;
+        machine.catch_up(named.as_ref()).await.unwrap();
+        assert_eq!(machine.now.next() - 1, expected);
+        assert_eq!(stand.state.counts().pins, expected - 1);
+        // And not again.
+        let mut again = stand.machine().await;
+        again.catch_up(named.as_ref()).await.unwrap();
+        assert_eq!(again.now, machine.now);
+    }
 }
 
 #[tokio::test]
