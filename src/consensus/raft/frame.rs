@@ -164,6 +164,13 @@ impl Links {
         Self(Arc::new(Shared { transport, idle, asked, closed }))
     }
 
+    /// Those that this peer is connected to, in ascending order.
+    pub(super) fn peers(&self) -> Vec<PeerId> {
+        let mut peers = self.0.transport.peers();
+        peers.sort_unstable();
+        peers
+    }
+
     /// Lets go of everything.
     pub(super) fn close(&self) {
         self.0.closed.cancel();

@@ -16,8 +16,8 @@
 //! have lists that it is in: those who remove one peer are more than half of those who stay, and two such groups have
 //! somebody in common. A peer with an empty store learns so whether it was right to lose the old one.
 //!
-//! Those in a newer list that this peer hears of are asked in turn, so it finds out also when all that it knew were
-//! replaced meanwhile, as long as one of them still knows by whom.
+//! Those in a newer list that this peer hears of are asked in turn, and at last all that it is connected to. So it finds out
+//! also when all that it knew as members were replaced meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +29,7 @@ use super::message::{Answer, Question};
 use super::node::Inner;
 use super::records::ClusterId;
 use super::types::{LogId, Node, StoredMembership, is_voter};
+use super::wire::PEERS_MAX;
 use crate::types::PeerId;
 
 /// How many newer lists in a row are followed. Each has to name somebody who was not asked yet.
@@ -108,9 +109,13 @@ impl Inner {
         let (me, own) = (self.node(), self.known_members());
         let mut asked = BTreeSet::from([me]);
         let mut answers = BTreeMap::new();
+        let mut strangers = self.links.peers().into_iter().map(Node::of).take(PEERS_MAX);
         for _ in 0..ROUNDS_MAX {
-            let known: BTreeSet<Node> =
+            let mut known: BTreeSet<Node> =
                 newest(&own, &answers).membership().voter_ids().chain(hint.map(Node::of)).collect();
+            if known.is_subset(&asked) {
+                known.extend(strangers.by_ref());
+            }
             let mut waiting: FuturesUnordered<_> = known
                 .difference(&asked)
                 .filter_map(|node| node.0)
