@@ -11,6 +11,7 @@ use ipfs_cluster::storage::{FjallConfig, FjallStorage, Storage as _};
 use tokio::process::{Child, Command};
 
 use crate::http::{CREDENTIALS, Connection, sends_credentials};
+use crate::slow_disk::SlowDisk;
 
 /// How long a program may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -32,6 +33,7 @@ pub(crate) struct Peer {
     pub(crate) api: SocketAddr,
     swarm: SocketAddr,
     environment: Vec<(&'static str, String)>,
+    disk: Option<SlowDisk>,
 }
 
 /// A running daemon.
@@ -78,13 +80,30 @@ impl Peer {
             environment.push(("CLUSTER_RESTAPI_BASICAUTHCREDENTIALS", CREDENTIALS.to_owned()));
         }
         environment.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let peer = Self { subject: subject.clone(), folder: folder.to_owned(), api, swarm, environment };
+        let peer =
+            Self { subject: subject.clone(), folder: folder.to_owned(), api, swarm, environment, disk: None };
         peer.run(subject.init).await?;
         Ok(peer)
     }
 
+    /// The same peer, whose daemon runs on such a disk.
+    pub(crate) fn on(self, disk: Option<SlowDisk>) -> Self {
+        Self { disk, ..self }
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.subject.program);
+        self.command_on(None, arguments)
+    }
+
+    fn command_on(&self, disk: Option<SlowDisk>, arguments: &[&str]) -> Command {
+        let mut command = match disk {
+            None => Command::new(&self.subject.program),
+            Some(disk) => {
+                let mut command = disk.arguments(&SlowDisk::notes(&self.folder));
+                command.arg(&self.subject.program);
+                command
+            }
+        };
         command.arg("--config").arg(&self.folder).args(arguments).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         command
@@ -113,7 +132,7 @@ impl Peer {
         let started = Instant::now();
         let words: Vec<&str> =
             std::iter::once("daemon").chain(arguments.iter().map(String::as_str)).collect();
-        let mut command = self.command(&words);
+        let mut command = self.command_on(self.disk, &words);
         if sends_credentials() {
             // With its log, which has a line for each request, as in operation.
             let mut log = std::fs::File::options();

@@ -10,12 +10,15 @@ mod follow;
 mod http;
 mod load;
 mod many;
+mod peers;
 mod raft;
 mod report;
 mod scenarios;
+mod slow_disk;
 mod walk;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -80,9 +83,12 @@ struct Arguments {
     #[arg(long, default_value = "solo", value_parser = ["solo", "crdt"])]
     consensus: String,
     /// Only these of `post`, `until-pinned`, `big`, `ctl`, `cluster`, `join`, `follow`, `walk`, `raft` (or one of
-    /// `raft-writes`, `raft-failover`, `raft-snapshot`), `add`; `walk` needs the reference.
+    /// `raft-writes`, `raft-syncs`, `raft-failover`, `raft-snapshot`), `add`; `walk` needs the reference.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// How much longer than on this disk syncs take in `raft-syncs`, with strace: one run for each.
+    #[arg(long, value_delimiter = ',', default_value = "0,500us,1ms,2ms,5ms", value_parser = slow_disk::parse_delay)]
+    sync_delay: Vec<Duration>,
     /// With basic authentication, and the log in a file.
     #[arg(long)]
     authenticated: bool,
@@ -219,6 +225,11 @@ async fn measure(subject: &Subject, ctl: Option<&Path>, arguments: &Arguments) -
     if wanted("raft") || wanted("raft-writes") {
         eprintln!("{}: three peers on Raft …", subject.name);
         rows.extend(raft::writes(&setup, arguments.seconds).await.context("writes on Raft")?);
+    }
+    if wanted("raft") || wanted("raft-syncs") {
+        eprintln!("{}: three peers on Raft, disks of several speeds …", subject.name);
+        let writing = raft::syncs(&setup, &arguments.sync_delay, arguments.seconds);
+        rows.extend(writing.await.context("writes on Raft, disks of several speeds")?);
     }
     if wanted("raft") || wanted("raft-failover") {
         eprintln!("{}: the end of a leader …", subject.name);

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::daemon::{Daemon, FakeKubo, Peer};
+use crate::daemon::{FakeKubo, Peer};
 use crate::http::Connection;
 use crate::load::{Stop, nth_cid, post_and_count, post_pins};
+use crate::peers::{self, PEERS, apis};
 use crate::report::Row;
 use crate::scenarios::{Setup, list, write_export};
 
-const PEERS: usize = 3;
 /// One secret for all, as `init` would make it.
 pub(crate) const SECRET: &str = "6c6f6f706261636b206265616e6368206f6e6c79206c6f6f706261636b206265";
 /// How long peers may take to agree.
@@ -32,38 +32,10 @@ fn settings(replication: &'static str) -> [(&'static str, &'static str); 8] {
     ]
 }
 
-/// A running peer and the daemon beside it.
-struct Member {
-    kubo: FakeKubo,
-    peer: Peer,
-    daemon: Daemon,
-}
-
-impl Member {
-    async fn stop(self) -> Result<()> {
-        self.daemon.stop().await?;
-        self.kubo.stop().await
-    }
-}
-
 /// Pins through one of three peers, replication 1, beside daemons that take 100 ms a pin; and the status of all.
 pub(crate) async fn cluster(setup: &Setup<'_>, pins: u64) -> Result<Vec<Row>> {
-    let mut members: Vec<Member> = Vec::new();
-    for number in 0..PEERS {
-        let kubo = FakeKubo::start(setup.fake_kubo, Duration::from_millis(100), None).await?;
-        let folder = setup.folder.join(format!("cluster-{number}"));
-        let peer = Peer::init_with(setup.subject, &folder, kubo.address, &settings("1")).await?;
-        let mut addresses = Vec::new();
-        for member in &members {
-            addresses.push(member.peer.address().await?);
-        }
-        let (daemon, _) = peer.start_with(&bootstrap(&addresses), "/id").await?;
-        members.push(Member { kubo, peer, daemon });
-    }
-    let apis: Vec<SocketAddr> = members.iter().map(|member| member.daemon.api).collect();
-    wait_for_lines(&apis, "/peers", PEERS as u64).await?;
-    wait_for_metrics(apis[0], PEERS).await?;
-
+    let members = peers::start(setup, "cluster", &settings("1"), None).await?;
+    let apis = apis(&members);
     let posted = post_and_count(apis[0], 64, 10_000_000, Stop::AtCount(pins)).await?;
     let last = Instant::now();
     wait_until_equal(setup, &apis, posted.acknowledged).await?;

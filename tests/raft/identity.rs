@@ -74,6 +74,29 @@ async fn a_member_whose_store_was_deleted_is_refused_until_it_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_removed_and_cleaned_its_store_waits_whatever_a_leader_says_that_was_away() {
+    let mut world = World::start(5, 5).await;
+    world.raft(1).log_pin(pin(1)).await.unwrap();
+    world.agreed().await;
+    let old = world.leader().await;
+    world.net.isolate(peer(old));
+    let victim = *world.members.keys().find(|number| **number != old).unwrap();
+    let other = *world.members.keys().find(|number| ![old, victim].contains(number)).unwrap();
+    fact("it is removed", async || world.raft(other).remove_peer(&peer(victim)).await.ok()).await;
+    world.stop(victim).await;
+    tokio::time::sleep(A_WHILE).await;
+    world.open_to_join(victim).await;
+    // The only one that it hears takes it for a member that lost its store.
+    world.net.heal(peer(old), peer(victim));
+    let waits = tokio::time::timeout(Duration::from_secs(60), world.raft(victim).ready()).await;
+    assert!(waits.is_err(), "{waits:?}");
+    world.net.heal_all();
+    world.raft(other).add_peer(&peer(victim)).await.unwrap();
+    world.raft(victim).ready().await.unwrap();
+    assert_eq!(world.agreed().await, [pin(1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_older_copy_of_a_store_is_refused() {
     for is_leader in [false, true] {
         let (mut world, leader, follower) = three(2).await;

@@ -9,6 +9,7 @@ mod disks;
 mod durability;
 mod identity;
 mod linearizable;
+mod log_size;
 mod members;
 mod removed;
 mod shutdown;

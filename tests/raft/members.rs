@@ -74,6 +74,63 @@ async fn a_leader_can_be_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removal_that_too_few_agreed_on_is_none() {
+    for is_leader in [false, true] {
+        let mut world = World::start(12, 3).await;
+        world.raft(1).log_pin(pin(1)).await.unwrap();
+        let victim = if is_leader { world.leader().await } else { world.follower().await };
+        let away = *world.members.keys().find(|number| **number != victim).unwrap();
+        let disk = world.kill(away);
+        // With one of three away the other two have to agree, of whom one is to leave.
+        let error = world.raft(victim).remove_peer(&peer(victim)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        let members = world.raft(victim).peers().await.unwrap();
+        assert!(members.contains(&peer(victim)), "{members:?}");
+        // It may be removed after all.
+        world.open(away, disk, world.config.clone()).await;
+        fact("the others write", async || world.raft(away).log_pin(pin(2)).await.ok()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_nobody_hears_does_not_remove_itself() {
+    for seed in 0..4 {
+        let world = World::start(seed, 2).await;
+        world.raft(1).log_pin(pin(1)).await.unwrap();
+        let leader = world.leader().await;
+        world.net.isolate(peer(leader));
+        let removed = async { world.raft(leader).remove_peer(&peer(leader)).await };
+        let healed = async {
+            tokio::time::sleep(Duration::from_secs(seed)).await;
+            world.net.heal_all();
+        };
+        // Whatever became of it, those who are members have a leader.
+        if let (Ok(()), ()) = tokio::join!(removed, healed) {
+            world.raft(3 - leader).log_pin(pin(2)).await.unwrap();
+            continue;
+        }
+        for number in 1..=2 {
+            fact("it writes", async || world.raft(number).log_pin(pin(number)).await.ok()).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_who_only_thinks_that_it_leads_says_that_there_is_nothing_to_do() {
+    let world = World::start(13, 3).await;
+    world.raft(1).log_pin(pin(1)).await.unwrap();
+    let leader = world.leader().await;
+    world.net.isolate(peer(leader));
+    // Others may have added it, or removed it.
+    for (error, number) in [
+        (world.raft(leader).remove_peer(&peer(77)).await, 77),
+        (world.raft(leader).add_peer(&peer(world.follower().await)).await, 2),
+    ] {
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Unavailable, "{number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_was_removed_while_it_was_away_finds_out() {
     let mut world = World::start(3, 3).await;
     world.raft(1).log_pin(pin(1)).await.unwrap();

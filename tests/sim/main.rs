@@ -32,6 +32,14 @@ const SEEDS_TOLD: u64 = 10_000;
 /// what a failed write had left was given to a peer, then lost (73947); a repinning that waited for nothing took an unpin
 /// with it that did (95857: the check was too strict).
 const SEEDS_ONCE_WRONG: [u64; 9] = [1074, 1290, 1707, 1789, 2675, 7833, 52193, 73947, 95857];
+/// The same of peers that agree by Raft. What a peer had asked for before it was removed was applied again after (45355).
+/// Histories with dozens of writes at a time were left undecided (1034, 32066, 70857). A leader that removed itself without a
+/// quorum took its own log for agreed on (77179, 95952), or stopped with a log that was longer than that of the one who stayed
+/// and needed its vote (3935, 33718, 66411). Who was removed did not notice (30291), or did although it was added again (7363);
+/// who had cleaned its store was taken for a member that lost it (7851, 29672); a peer was wiped that had just been added
+/// (26865: the simulator itself).
+const SEEDS_ONCE_WRONG_RAFT: [u64; 14] =
+    [1034, 3935, 7363, 7851, 26865, 29672, 30291, 32066, 33718, 45355, 66411, 70857, 77179, 95952];
 /// Failing seeds that are shown.
 const FAILURES_SHOWN: usize = 5;
 
@@ -120,6 +128,8 @@ fn run_many(agreement: Agreement, usual: u64) {
         totals.1 += report.figures.acknowledged;
         totals.2 += report.figures.simulated;
         if !report.is_good() {
+            // All of it comes in the end; a long run says at once that there is something.
+            println!("seed {} went wrong", report.plan.seed);
             failures.lock().unwrap().push(report);
         }
         false
@@ -154,8 +164,10 @@ fn nothing_goes_wrong_over_raft_in_many_seeds() {
 
 #[test]
 fn what_went_wrong_once_goes_well() {
-    for seed in SEEDS_ONCE_WRONG {
-        let report = sim::run_seed(Agreement::Crdt, seed, None);
+    let by_crdt = SEEDS_ONCE_WRONG.into_iter().map(|seed| (Agreement::Crdt, seed));
+    let by_raft = SEEDS_ONCE_WRONG_RAFT.into_iter().map(|seed| (Agreement::Raft, seed));
+    for (agreement, seed) in by_crdt.chain(by_raft) {
+        let report = sim::run_seed(agreement, seed, None);
         assert!(report.is_good(), "{report}");
     }
 }
@@ -225,25 +237,35 @@ fn a_tie_decided_by_arrival_is_found() {
 
 #[test]
 fn a_log_that_is_answered_before_it_is_on_disk_is_found() {
-    is_found(Agreement::Raft, Planted::EntriesNotSynced, 150);
+    is_found(Agreement::Raft, Planted::EntriesNotSynced, 0);
 }
 
 #[test]
 fn a_retry_that_is_applied_twice_is_found() {
-    is_found(Agreement::Raft, Planted::RetryAppliedTwice, 550);
+    is_found(Agreement::Raft, Planted::RetryAppliedTwice, 0);
 }
 
 #[test]
 fn a_stale_leader_that_answers_is_found() {
-    is_found(Agreement::Raft, Planted::StaleLeaderAnswers, 200);
+    is_found(Agreement::Raft, Planted::StaleLeaderAnswers, 150);
 }
 
 #[test]
 fn a_leader_that_leads_on_after_a_restart_is_found() {
-    is_found(Agreement::Raft, Planted::LeaderStaysLeader, 800);
+    is_found(Agreement::Raft, Planted::LeaderStaysLeader, 150);
+}
+
+#[test]
+fn a_vote_that_is_answered_before_it_is_on_disk_is_found() {
+    is_found(Agreement::Raft, Planted::VoteNotSynced, 0);
+}
+
+#[test]
+fn a_snapshot_that_forgets_what_was_asked_for_is_found() {
+    is_found(Agreement::Raft, Planted::SnapshotForgetsRequests, 0);
 }
 
 #[test]
 fn a_log_that_goes_before_the_pinset_has_it_is_found() {
-    is_found(Agreement::Raft, Planted::PurgedBeforeApplied, 1_100);
+    is_found(Agreement::Raft, Planted::PurgedBeforeApplied, 1_300);
 }

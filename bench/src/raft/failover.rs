@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 
-use super::{CLIENTS, apis, start};
+use super::{CLIENTS, start};
 use crate::http::Connection;
 use crate::load::{Stop, nth_cid, post_to};
 use crate::many::wait_for_lines;
+use crate::peers::apis;
 use crate::report::Row;
 use crate::scenarios::Setup;
 

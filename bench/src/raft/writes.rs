@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{CLIENTS, Member, PEERS, apis, start};
+use super::{CLIENTS, start};
 use crate::load::{Posted, Stop, post_to};
 use crate::many::wait_for_lines;
+use crate::peers::{Member, PEERS, apis};
 use crate::report::Row;
 use crate::scenarios::Setup;
 

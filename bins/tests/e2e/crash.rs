@@ -23,8 +23,6 @@ const LONG_KILLS: u64 = 200;
 pub(crate) const LONG_KILLS_A_CUT: u64 = 4;
 /// Answers before a daemon ends, so that a round is about something on a slow machine as well.
 const ANSWERED_MIN: u64 = 50;
-/// Pinned by nobody else.
-const AGREED_AGAIN: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 
 /// The CIDs that a peer lists.
 pub(crate) fn pinset(peer: &Peer) -> BTreeSet<String> {
@@ -46,7 +44,7 @@ enum Kind {
     Crdt,
     /// Deltas of many operations, which are acknowledged before there is a delta.
     CrdtInBatches,
-    /// A cluster of one, which can agree on everything by itself.
+    /// A cluster of one, which agrees on everything by itself.
     Raft,
 }
 
@@ -64,17 +62,6 @@ impl Kind {
         };
         // Nothing listens there: this is about the pinset, not about the daemon.
         Peer::start("/ip4/127.0.0.1/tcp/1", &["--consensus", consensus, "--storage", engine], environment)
-    }
-
-    /// The CIDs that a peer lists once it knows what was agreed on: with Raft that is so when something is agreed on again.
-    fn pinset(self, peer: &Peer) -> BTreeSet<String> {
-        if self != Self::Raft {
-            return pinset(peer);
-        }
-        peer.ctl(&["pin", "add", "--no-status", AGREED_AGAIN]).ok();
-        let mut listed = pinset(peer);
-        listed.remove(AGREED_AGAIN);
-        listed
     }
 }
 
@@ -128,7 +115,7 @@ fn nothing_acknowledged_is_lost(kind: Kind, engine: &str, end: End, rounds: u64)
         let (refused, texts) = account.refused();
         assert_eq!(refused, 0, "{kind:?} on {engine}, round {round}: {texts:?}");
         peer.resume();
-        let there = kind.pinset(&peer);
+        let there = pinset(&peer);
         assert_nothing_lost(format!("{kind:?} on {engine}, round {round}"), &account, &there);
         let (of, unanswered) = account.settle(&there);
         known += of - unanswered;

@@ -6,12 +6,10 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::access_log::Record;
-use super::lines::{Beginning, Lines};
+use super::lines::{Beginning, Flow, Lines};
 use crate::api::error::ApiError;
 use crate::api::json;
 
-/// The trailer that tells what went wrong after the first line of a listing; empty when nothing did.
-pub(super) const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// An answer.
@@ -35,19 +33,6 @@ pub(super) struct Listing {
     pub(super) record: Option<Record>,
     pub(super) content_type: HeaderValue,
     pub(super) flow: Flow,
-}
-
-/// How a listing ends, and what happens meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flow {
-    /// Nothing else happens; other requests may follow.
-    Plain,
-    /// It goes on for as long as the caller wants to listen, and the connection with it.
-    Endless,
-    /// The body of the request is read meanwhile, and the connection is closed at the end. Then there is no trailer when
-    /// nothing went wrong.
-    #[cfg_attr(not(feature = "add"), allow(dead_code))]
-    Upload,
 }
 
 /// What is in a listing.

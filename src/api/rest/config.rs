@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access_log::AccessLog;
+use super::access_log::{AccessLog, Log};
 use super::activity::TimeLimits;
-use super::auth::{Authentication, Security};
+use super::auth::{Authentication, Security, Users};
 use super::connection::Limits;
 use super::cors::{Cors, CorsConfig};
-use super::gate::{check_exposed, custom_headers};
+use super::gate::{Gate, check_exposed, custom_headers};
 use super::handlers::BodyLimits;
-use super::section::RestApiSection;
+use super::section::{HEADER_BYTES_MIN, RestApiSection};
 use super::tls::RestTls;
 use super::tokens::TOKEN_FILE;
 use crate::config::{Identity, Secret};
@@ -21,8 +21,6 @@ use crate::error::{Error, Result};
 use crate::transport::PeerTransport;
 use crate::types::Multiaddr;
 
-/// Least that `max_header_bytes` may be, and its default.
-pub(super) const HEADER_BYTES_MIN: usize = 4096;
 /// The reference reads so many bytes more than it is told.
 const HEADER_BYTES_SLOP: usize = 4096;
 /// Most that `max_header_bytes` may be.
@@ -202,6 +200,17 @@ impl RestConfig {
             },
             head_bytes: self.max_header_bytes + HEADER_BYTES_SLOP,
         }
+    }
+
+    /// Reads or makes the key of the tokens, and opens the log. Blocks.
+    ///
+    /// # Errors
+    /// As [`RestConfig::validate`], and those of the two files.
+    pub(super) fn open_gate(&self) -> Result<Gate> {
+        let users =
+            self.authentication.as_ref().map(|users| Users::open(users, self.security)).transpose()?;
+        let (cors, headers) = (Cors::new(&self.cors)?, custom_headers(&self.headers)?);
+        Ok(Gate::new(self.security, users, cors, headers, Log::open(&self.access_log)?))
     }
 
     pub(super) fn body_limits(&self) -> BodyLimits {

@@ -18,26 +18,23 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::activity::{Activity, Busy, Phase, Takeover, TimeLimits, Watched};
-use super::answer::{Answer, Flow};
+use super::answer::Answer;
 use super::caller::Caller;
+use super::drain::{LINGER, LINGER_BYTES, drain};
 use super::handlers::Api;
 use super::io::Io;
+use super::lines::Flow;
 use super::listing;
 use super::outlet::Outlet;
 use super::room::Place;
 
-/// How long we wait for the caller to close its side after we closed ours. Closing with bytes unread would reset the
-/// connection and might destroy our answer on its way.
-const LINGER: Duration = Duration::from_millis(500);
-/// Most bytes that are read and thrown away meanwhile.
-const LINGER_BYTES: u64 = 1024 * 1024;
-
-/// The same where an upload was not read to its end: many send all of it before they look for an answer.
+/// How long what is left of an upload is read where it was not read to its end: many send all of it before they look for an
+/// answer.
 const UPLOAD_LINGER: Duration = Duration::from_secs(5);
 const UPLOAD_LINGER_BYTES: u64 = 256 << 20;
 
@@ -288,22 +285,7 @@ async fn close(mut socket: Socket, activity: &Activity, (linger, bytes): (Durati
     }
     // From now on nothing counts as a head.
     let _busy = activity.busy();
-    drain_up_to(socket, linger, bytes).await;
-}
-
-/// Reads what the other side still sends after we closed ours, and throws it away, up to its limits.
-pub(super) async fn drain(socket: impl AsyncRead + Unpin) {
-    drain_up_to(socket, LINGER, LINGER_BYTES).await;
-}
-
-async fn drain_up_to(socket: impl AsyncRead + Unpin, linger: Duration, bytes: u64) {
-    let mut rest = socket.take(bytes);
-    let drained = async {
-        let mut buffer = [0; 16 * 1024];
-        while matches!(rest.read(&mut buffer).await, Ok(read) if read > 0) {}
-        io::Result::Ok(())
-    };
-    let _ = tokio::time::timeout(linger, drained).await;
+    drain(socket, linger, bytes).await;
 }
 
 /// A body that is known whole; the request is in hand until it was taken.

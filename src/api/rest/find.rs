@@ -19,7 +19,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::answer::{self, Answer};
-use super::query::Query;
+use super::query::{Query, quoted};
 use crate::api::error::ApiError;
 use crate::api::json::Line;
 use crate::error::{Error, ErrorKind};
@@ -141,13 +141,6 @@ fn check(query: &Query<'_>, beside: &[&str]) -> Result<(), ApiError> {
         return Err(ApiError::bad_request("parameter cids cannot stand beside limits, filters and orders"));
     }
     Ok(())
-}
-
-/// A key as a message shows it: not all of a long one, and nothing but printable characters.
-pub(super) fn quoted(key: &str) -> String {
-    const SHOWN_CHARACTERS: usize = 64;
-    let shown: String = key.chars().take(SHOWN_CHARACTERS).collect();
-    format!("{shown:?}")
 }
 
 fn wrong(name: &str, why: &str) -> ApiError {

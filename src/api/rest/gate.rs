@@ -19,7 +19,6 @@ use hyper::{Method, Response, StatusCode};
 use super::access_log::Log;
 use super::answer::{self, Answer};
 use super::auth::{Checked, Claim, Identity, Login, Security, Users};
-use super::config::RestConfig;
 use super::cors::{self, Cors};
 use crate::api::error::ApiError;
 use crate::error::{Error, Result};
@@ -75,23 +74,15 @@ pub(super) struct Pass {
 }
 
 impl Gate {
-    /// Reads or makes the key of the tokens, and opens the log. Blocks.
-    ///
-    /// # Errors
-    /// As [`RestConfig::validate`], and those of the two files.
-    pub(super) fn open(config: &RestConfig) -> Result<Self> {
-        let users = config
-            .authentication
-            .as_ref()
-            .map(|users| Users::open(users, config.security).map(Arc::new))
-            .transpose()?;
-        Ok(Self {
-            security: config.security,
-            users,
-            cors: Cors::new(&config.cors)?,
-            headers: custom_headers(&config.headers)?,
-            log: Log::open(&config.access_log)?,
-        })
+    /// One of its parts.
+    pub(super) fn new(
+        security: Security,
+        users: Option<Users>,
+        cors: Cors,
+        headers: HeaderMap,
+        log: Log,
+    ) -> Self {
+        Self { security, users: users.map(Arc::new), cors, headers, log }
     }
 
     /// One that lets everybody pass, and no page of another origin call.

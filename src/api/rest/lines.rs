@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::Either;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
+use hyper::header::HeaderName;
 
 use super::access_log::Record;
-use super::answer::Flow;
 use crate::api::json::Line;
 use crate::error::{Error, Result};
 
@@ -26,6 +26,22 @@ const INLINE_ITEMS_MAX: usize = 32;
 const JOINED_BYTES: usize = 64 * 1024;
 /// Errors that a listing tells about, before it ends.
 const ERRORS_MAX: usize = 16;
+
+/// The trailer that tells what went wrong after the first line of a listing; empty when nothing did.
+pub(super) const STREAM_ERROR: HeaderName = HeaderName::from_static("x-stream-error");
+
+/// How a listing ends, and what happens meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Nothing else happens; other requests may follow.
+    Plain,
+    /// It goes on for as long as the caller wants to listen, and the connection with it.
+    Endless,
+    /// The body of the request is read meanwhile, and the connection is closed at the end. Then there is no trailer when
+    /// nothing went wrong.
+    #[cfg_attr(not(feature = "add"), allow(dead_code))]
+    Upload,
+}
 
 /// The lines of a listing, from the first on.
 pub(super) struct Lines {
@@ -221,7 +237,7 @@ impl hyper::body::Body for LinesBody {
             let mut trailers = hyper::HeaderMap::new();
             for value in self.failures.values(self.flow) {
                 if let Ok(value) = hyper::header::HeaderValue::from_bytes(value.as_bytes()) {
-                    trailers.append(super::answer::STREAM_ERROR, value);
+                    trailers.append(STREAM_ERROR, value);
                 }
             }
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));

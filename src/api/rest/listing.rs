@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Takeover;
-use super::answer::{self, Content, Flow, Listing};
+use super::answer::{self, Content, Listing};
 use super::ear::{Ear, next};
+use super::lines::Flow;
 use super::lines::{Failures, Lines};
 use crate::api::json::Civil;
 use crate::types::Timestamp;

@@ -119,6 +119,7 @@ mod connection;
 mod cors;
 #[cfg(feature = "testing")]
 pub(crate) mod decoders;
+mod drain;
 mod ear;
 mod events;
 mod find;
@@ -187,7 +188,7 @@ pub fn router(cluster: Cluster) -> axum::Router {
 /// # Errors
 /// `InvalidInput` for a configuration that cannot work, naming the setting; `Io` for one of the files.
 pub fn router_with(config: &RestConfig, cluster: Cluster) -> Result<axum::Router> {
-    Ok(route(Api::new(cluster, config.body_limits(), Gate::open(config)?)))
+    Ok(route(Api::new(cluster, config.body_limits(), config.open_gate()?)))
 }
 
 fn route(api: Api) -> axum::Router {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use multiaddr::Protocol;
 
-use super::find::quoted;
 use crate::api::error::ApiError;
 use crate::cluster::Scope;
 use crate::types::{
@@ -197,6 +196,13 @@ fn ambiguous(name: &str) -> ApiError {
 fn shown(name: &str) -> Cow<'_, str> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
     if name.len() <= 64 && name.chars().all(is_plain) { name.into() } else { quoted(name).into() }
+}
+
+/// A key as a message shows it: not all of a long one, and nothing but printable characters.
+pub(super) fn quoted(key: &str) -> String {
+    const SHOWN_CHARACTERS: usize = 64;
+    let shown: String = key.chars().take(SHOWN_CHARACTERS).collect();
+    format!("{shown:?}")
 }
 
 /// Keeps what was asked for, for the test that the document describes what handlers read.

@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::auth::Security;
-use super::config::HEADER_BYTES_MIN;
 use crate::config::{Addresses, ConfigSection, Hidden, check, duration, number};
 use crate::error::Result;
+
+/// Least that `max_header_bytes` may be, and its default.
+pub(super) const HEADER_BYTES_MIN: usize = 4096;
 
 /// `api.restapi`. A missing CORS key is an empty list or `false`, not the default; see [`CorsConfig`](super::CorsConfig)
 /// for what an empty list means.

@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 use super::caller::Caller;
 use super::config::RestConfig;
 use super::connection::{self, Limits};
-use super::gate::Gate;
 use super::handlers::Api;
 use super::io::Io;
 use super::libp2p_http::{self, Streams};
@@ -99,7 +98,7 @@ impl RestApi {
             );
         }
         let of_gate = config.clone();
-        let gate = tokio::task::spawn_blocking(move || Gate::open(&of_gate)).await.map_err(|source| {
+        let gate = tokio::task::spawn_blocking(move || of_gate.open_gate()).await.map_err(|source| {
             crate::Error::internal("opening the files of the REST API did not finish").with_source(source)
         })??;
         let host = match &config.libp2p {

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, version};
 use tokio_rustls::server::TlsStream;
 
-use super::connection::drain;
+use super::drain::{LINGER, LINGER_BYTES, drain};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest file of certificates or of a key, in bytes.
@@ -107,7 +107,7 @@ impl Tls {
         if looks_like_http(&beginning) {
             stream.write_all(NOT_ENCRYPTED).await?;
             stream.shutdown().await?;
-            drain(stream).await;
+            drain(stream, LINGER, LINGER_BYTES).await;
             return Err(io::Error::other("the caller speaks plain HTTP"));
         }
         let _slot = self.handshakes.acquire().await.map_err(io::Error::other)?;

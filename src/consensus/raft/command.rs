@@ -3,7 +3,8 @@
 //! A part has a key: its peer, the *session* of that peer (a number that grows with each of its starts) and its sequence
 //! within the session. A peer that does not know what became of a part asks for it again under the same key, and whoever
 //! applies the log applies each key once. Below a *floor* the peer waits for nothing any more, so nothing has to be
-//! remembered of what is below.
+//! remembered of what is below. Of a peer that does not vote any more nothing is remembered, and nothing that it asked for is
+//! applied: it may have been applied while it voted.
 
 use std::sync::Arc;
 

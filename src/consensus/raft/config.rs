@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 
+use super::trim::PIECE_BYTES;
 use super::{COMPONENT, OPERATIONS_MAX};
 use crate::error::{Error, Result};
 use crate::types::PeerId;
 
 /// Most peers that may be named to begin with.
 const INIT_PEERS_MAX: usize = 128;
+/// Bytes of entries that are kept: half a million pins or a million, and read within a second or so at the next start.
+const LOG_BYTES: u64 = 256 << 20;
 /// Shortest times that a machine under load keeps.
 const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(20);
 /// Nothing can be written for as long as that when a leader dies.
@@ -38,10 +41,14 @@ pub struct RaftConfig {
     pub election_timeout: Duration,
     /// Most entries of the log in one message.
     pub max_append_entries: u64,
-    /// Entries that are kept of those that a new peer would get as part of the whole pinset.
+    /// Entries that are kept of those that a new peer would get as part of the whole pinset; fewer when they would have
+    /// more than [`max_log_bytes`](Self::max_log_bytes).
     pub trailing_logs: u64,
     /// Entries after which older ones are removed from the log.
     pub snapshot_threshold: u64,
+    /// About how many bytes of entries are kept at most of those that are in the pinset. A peer that was away while more was
+    /// written gets the whole pinset.
+    pub max_log_bytes: u64,
     /// Most operations of several callers that share one entry of the log. A single call may have more.
     pub max_batch_operations: usize,
     /// About how many bytes of pins share one entry. A single call may have more.
@@ -65,6 +72,7 @@ impl Default for RaftConfig {
             max_append_entries: 64,
             trailing_logs: 10_240,
             snapshot_threshold: 8192,
+            max_log_bytes: LOG_BYTES,
             max_batch_operations: 4096,
             max_batch_bytes: 4 << 20,
             max_buffered_events: 16 * 1024,
@@ -94,6 +102,12 @@ impl RaftConfig {
             if !(1..=max).contains(&value) {
                 return wrong(format!("raft.{name} is {value}, but must be between 1 and {max}"));
             }
+        }
+        if self.max_log_bytes < PIECE_BYTES {
+            return wrong(format!(
+                "raft.max_log_bytes is {}, but must be at least {PIECE_BYTES}",
+                self.max_log_bytes
+            ));
         }
         for (name, value) in [
             ("wait_for_leader_timeout", self.wait_for_leader_timeout),
@@ -145,8 +159,8 @@ impl RaftConfig {
             max_payload_entries: self.max_append_entries,
             replication_lag_threshold: self.trailing_logs.saturating_add(self.snapshot_threshold),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_threshold),
-            max_in_snapshot_log_to_keep: self.trailing_logs,
-            purge_batch_size: (self.trailing_logs / 8).clamp(1, 256),
+            // What is kept is ours to say (see `trim`).
+            max_in_snapshot_log_to_keep: u64::MAX,
             ..Config::default()
         };
         config.validate().map_err(|source| {

@@ -12,7 +12,8 @@ use super::command::{self, Key, Operation, Operations, Part};
 use super::lineage::{Last, Start};
 use super::message::{Answer, Appended, Head, Question};
 use super::records::Seen;
-use super::types::{Command, Entry, LogId, Membership, Node, PartOutcome, Vote};
+use super::removal::Members;
+use super::types::{Command, Entry, LogId, Membership, Node, PartOutcome, StoredMembership, Vote};
 use super::wire::{PEERS_MAX, Reader, read, written};
 use crate::error::ErrorKind;
 use crate::types::{Cid, PeerId, Pin, PinOperation, Revision};
@@ -143,7 +144,7 @@ pub(crate) fn question_samples() -> Vec<Vec<u8>> {
     let Some(peer) = peer(2) else { return Vec::new() };
     let head = Head {
         cluster: Some([7; 16]),
-        start: Start { session: 9, previous: 3, joined: 2 },
+        start: Start { session: 9, heir: 3, joined: 2 },
         known: Last { session: 5, at: 4 },
     };
     [
@@ -176,19 +177,21 @@ pub(crate) fn answer_samples() -> Vec<Vec<u8>> {
         Answer::Append(Appended::HigherVote(vote)),
         Answer::Vote(vote, true, Some(log_id(1))),
         Answer::WouldVote(false),
-        Answer::Proposed(7, PartOutcome::Applied(vec![None, Some(Bytes::from_static(b"value"))])),
-        Answer::Proposed(7, PartOutcome::Stale(8)),
-        Answer::Proposed(7, PartOutcome::Unreadable),
+        Answer::Proposed(log_id(7), PartOutcome::Applied(vec![None, Some(Bytes::from_static(b"value"))])),
+        Answer::Proposed(log_id(7), PartOutcome::Stale(8)),
+        Answer::Proposed(log_id(7), PartOutcome::Unreadable),
+        Answer::Proposed(log_id(7), PartOutcome::NotMember),
         Answer::Barrier(9),
         Answer::Installed(vote),
         Answer::NotLeader(peer(1)),
-        Answer::NotMember(Some(log_id(2))),
+        Answer::NotMember,
+        Answer::Members(Members { newest: StoredMembership::default(), agreed: Some(log_id(2)) }),
         Answer::Disowned(Last { session: 5, at: 4 }),
         Answer::Failed(ErrorKind::Unavailable, "no quorum".to_owned()),
     ]
     .iter()
     .map(|answer| {
-        let (kind, body) = answer.encode(Start { session: 9, previous: 3, joined: 2 });
+        let (kind, body) = answer.encode(Start { session: 9, heir: 3, joined: 2 });
         [&[kind][..], &body].concat()
     })
     .collect()

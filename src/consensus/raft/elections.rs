@@ -100,8 +100,13 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             last_try = Instant::now();
             continue;
         };
-        if let Err(fatal) = &metrics.running_state {
-            let why = inner.fatal(fatal);
+        let log_failed = || inner.core().and_then(|core| core.log.failed());
+        let why = match &metrics.running_state {
+            Err(fatal) => Some(inner.fatal(fatal)),
+            // openraft does not know yet.
+            Ok(()) => log_failed(),
+        };
+        if let Some(why) = why {
             inner.recover(why).await;
             (wait, last_try) = (patience.draw(&inner.alarms), Instant::now());
             continue;
@@ -123,9 +128,7 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         let membership = metrics.membership_config.membership().clone();
         if !is_voter(&inner.node(), &membership) {
             if is_time_to_ask(&inner, last_asked) {
-                if inner.applied.borrow().has_voted && say_not_member(&inner, &membership).await {
-                    inner.set_removed();
-                }
+                inner.check_removed(None).await;
                 last_asked = Instant::now();
             }
             last_try = Instant::now();
@@ -135,7 +138,15 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
         if !is_alone && Instant::now() < inner.heard_at().max(last_try) + wait {
             continue;
         }
-        if is_alone || would_be_elected(&inner, &membership, &mut strangers).await {
+        let said = if is_alone {
+            Poll::Elected
+        } else {
+            would_be_elected(&inner, &membership, &mut strangers).await
+        };
+        if said == Poll::NotMember {
+            inner.check_removed(None).await;
+        }
+        if said == Poll::Elected {
             // Somebody may have been elected while the others were asked.
             if !is_alone
                 && inner.heard_at() > last_try.max(due - wait)
@@ -176,19 +187,15 @@ fn ask_voters<'a>(
         .collect::<FuturesUnordered<_>>()
 }
 
-/// Whether most of those that this peer knows as members say that it is none. One that is about to be added, and replays a
-/// log in which it was removed once, is known to one of any such majority.
-async fn say_not_member(inner: &Arc<Inner>, membership: &Membership) -> bool {
-    let last = inner.core().and_then(|core| core.log.last());
-    let question = Question::WouldVote(last);
-    let mut asked = ask_voters(inner, membership, &question);
-    let mut no = BTreeSet::new();
-    while let Some((voter, answer)) = asked.next().await {
-        if matches!(answer, Ok(Answer::NotMember(_))) {
-            no.insert(Node::of(voter));
-        }
-    }
-    !membership.get_joint_config().is_empty() && is_quorum(membership, &no)
+/// What voters say of a peer that would stand for election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Poll {
+    /// Enough of them would vote for it.
+    Elected,
+    /// They would not, or do not answer.
+    NotElected,
+    /// They would not, and for one of them it is no member.
+    NotMember,
 }
 
 /// Asks every voter, until enough of them say yes or no more will. Of each that turns out to be of another cluster an operator
@@ -197,9 +204,10 @@ async fn would_be_elected(
     inner: &Arc<Inner>,
     membership: &Membership,
     strangers: &mut BTreeSet<PeerId>,
-) -> bool {
-    let Some(last) = inner.core().map(|core| core.log.last()) else { return false };
+) -> Poll {
+    let Some(last) = inner.core().map(|core| core.log.last()) else { return Poll::NotElected };
     let mut yes = BTreeSet::from([inner.node()]);
+    let mut poll = Poll::NotElected;
     let question = Question::WouldVote(last);
     let mut asked = ask_voters(inner, membership, &question);
     while let Some((voter, answer)) = asked.next().await {
@@ -207,7 +215,7 @@ async fn would_be_elected(
             Ok(Answer::WouldVote(true)) => {
                 yes.insert(Node::of(voter));
             }
-            Ok(Answer::NotMember(since)) => inner.told_not_member(since.as_ref()),
+            Ok(Answer::NotMember) => poll = Poll::NotMember,
             Ok(Answer::Failed(ErrorKind::Conflict, why)) if strangers.insert(voter) => warn!(
                 peer = %voter, why,
                 "a member is of another raft cluster than this peer: one of them was cleaned, recovered or imported into, \
@@ -217,14 +225,14 @@ async fn would_be_elected(
             Err(error) => debug!(peer = %voter, %error, "a voter could not be asked"),
         }
         if is_quorum(membership, &yes) {
-            return true;
+            return Poll::Elected;
         }
     }
-    is_quorum(membership, &yes)
+    poll
 }
 
 /// Whether these are more than half of the voters, before and after a change of members.
-fn is_quorum(membership: &Membership, yes: &BTreeSet<Node>) -> bool {
+pub(super) fn is_quorum(membership: &Membership, yes: &BTreeSet<Node>) -> bool {
     membership.get_joint_config().iter().all(|voters| voters.intersection(yes).count() > voters.len() / 2)
 }
 
@@ -242,7 +250,8 @@ fn decide(leads: bool, hears: bool, theirs: Option<LogId>, ours: Option<LogId>) 
     !leads && !hears && theirs >= ours
 }
 
-/// A leader that was elected in the middle of a change of members brings it to its end.
+/// A leader that was elected in the middle of a change of members brings it to its end. One that leaves with it has another
+/// one do that (see `membership`).
 async fn finish_change(inner: &Arc<Inner>, metrics: &Metrics, since: &mut Option<Instant>) {
     let membership = metrics.membership_config.membership();
     let [_, .., goal] = membership.get_joint_config().as_slice() else {
@@ -254,6 +263,11 @@ async fn finish_change(inner: &Arc<Inner>, metrics: &Metrics, since: &mut Option
         return;
     }
     if metrics.last_applied.index() < metrics.membership_config.log_id().index() {
+        return;
+    }
+    if !goal.contains(&inner.node()) {
+        inner.hand_over().await;
+        *since = None;
         return;
     }
     info!("ending a change of members that another leader began");

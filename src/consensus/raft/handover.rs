@@ -21,7 +21,7 @@ use super::COMPONENT;
 use super::message::{Answer, Question};
 use super::node::{Core, Inner};
 use super::snapshot::Staged;
-use super::types::{LogId, Metrics, Node, Raft, Vote, is_voter};
+use super::types::{LogId, Metrics, Node, Raft, Vote};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PeerId;
 
@@ -128,17 +128,20 @@ impl Inner {
         }
     }
 
-    /// Voters that have everything, once everything is agreed on and applied here.
+    /// Voters that have everything, once everything is agreed on and applied here. Nobody who is about to leave.
     fn heirs<'a>(&'a self, metrics: &'a Metrics) -> impl Iterator<Item = PeerId> + 'a {
         let last = metrics.last_log_index;
         let is_applied = metrics.last_applied.index() == last;
-        let membership = metrics.membership_config.membership();
+        let stay = metrics.membership_config.membership().get_joint_config().last();
         metrics
             .replication
             .iter()
             .flatten()
             .filter(move |(node, matched)| {
-                is_applied && **node != self.node() && matched.index() == last && is_voter(node, membership)
+                is_applied
+                    && **node != self.node()
+                    && matched.index() == last
+                    && stay.is_some_and(|stay| stay.contains(node))
             })
             .filter_map(|(node, _)| node.0)
     }

@@ -1,35 +1,71 @@
 //! Whether a peer is the one that the others know.
 //!
 //! A member that forgets what it voted for, or what it said it has, breaks the promises of all. That is what happens when a
-//! store is deleted, restored from an older copy, or when two peers run with one identity. So each start of a peer has a
-//! number that is greater than all before it in its store, and every message says the number of its sender's start and the
-//! one before it. Others remember the last number that they heard of a member: whoever has never seen that number is on
-//! another store, and whoever has a smaller one has been replaced by another start. A peer that was removed and has joined
-//! again may well be on another store: what is known of it from before counts for nothing, which a member that was away
-//! meanwhile sees from the entry by which the peer joined. Only those who vote promise anything, so a peer that is still
-//! getting what the others have may lose it and begin again.
+//! store is deleted, restored from an older copy, or when two peers run with one identity. What must hold:
+//!
+//! > Who counts the voice of a member has that member on a store that remembers everything it ever promised to whoever counts.
+//!
+//! Each start of a peer has a number, greater than all before it in its store, which is on disk, with the numbers of the
+//! starts before it, before anything is said in that start. Whoever hears a member remembers the number of its last start,
+//! on disk before the voice counts. A later start has to prove that it comes after that one: it says which start it takes
+//! the other one to know, and that has to be the one, which is only said of starts that the own store lists. What the other
+//! one knows is learned from its questions, and from its refusal: who was started several times while another one was away
+//! is refused once, and has it right then. So the start that is known is always one of those in the store that speaks, and
+//! as everything is in one store, so are the promises of it.
+//!
+//! A peer that was removed may lose its store and be added again. Entries before its removal were agreed on without its
+//! voice, so nothing of what it promised before counts any more. The entry by which a member became one that votes, its
+//! era, follows from the log, so all agree on it, and it is part of snapshots. A start that has applied that entry says so. It
+//! is judged by what is known only when that is of the same era or later.
+//!
+//! What happens then:
+//!
+//! - A crash after a start was counted, and before that was on disk: nothing was said yet. The number may be used again.
+//!   A crash of who heard it: either it is on disk there, or it did not count, and is heard anew.
+//! - Clocks that go back: the number is greater than those in the store, whatever the clock says. It contains chance, so two
+//!   starts of copies of one store have different numbers also when the clock is behind both.
+//! - A copy of a store, or an older one: it does not list the starts that came after, so whoever knows one of them refuses it,
+//!   however often it is started again. Of two that are started from one store, the one whose start is heard first stays.
+//! - Removed and added again with another store: its era is later than what is known, so it is taken for another one. Until
+//!   it has applied the entry of its era it does not know of that, like everybody who does not vote yet, so nothing is
+//!   remembered of a start that says an earlier era: it may have joined with its old store, or be one that spoke before it
+//!   was removed. It promises little until then: it has votes and acknowledgements to lose only of that moment.
+//! - Removed and added again with the store that it had: the starts before are in it, so it is right in any case.
+//! - Whoever was away while another one was removed and added again knows it from before, and an era that is later, which
+//!   only entries can say that were agreed on. Before that other one knows of its era it is refused, which does no harm: it
+//!   does not vote yet in its own eyes, so it takes no offence (but asks all, see `removal`), and the leader knows it.
+//! - A snapshot that replaces what is known says the eras of all members: what is known of one stays if its era is not later.
+//! - A message of an earlier start that comes late: it has a smaller number than the start that is known, and is refused.
+//!   One from before its sender was removed says an earlier era; it is not remembered, so it cannot stand in the way of the
+//!   one that joined since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::COMPONENT;
 use super::node::{Inner, Standing};
-use super::records::{self, JOINED, MEMBERS, META};
-use super::types::{Membership, Node, is_voter};
-use super::wire::{Reader, Writer};
+use super::records::{self, ANCESTORS, ClusterId, JOINED, MEMBERS};
+use super::removal::Verdict;
+use super::types::Membership;
+use super::wire::{PEERS_MAX, Reader, Writer, written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Durability, Storage};
 use crate::types::PeerId;
+
+/// Starts of a store that are remembered. Who knows an earlier one of a peer refuses it.
+const STARTS_MAX: usize = 4096;
+/// What chance adds to the number of a start, at most.
+const CHANCE_MICROS: u64 = 1_000_000;
 
 /// A start of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Start {
     /// Its number.
     pub(super) session: u64,
-    /// The number of the one before it on the same store; 0 for the first one.
-    pub(super) previous: u64,
+    /// The start on the same store that it takes who hears this to know; 0 for the first one.
+    pub(super) heir: u64,
     /// The index of the entry by which the peer became one that votes; 0 for one that it does not know.
     pub(super) joined: u64,
 }
@@ -73,11 +109,11 @@ impl Disowned {
 
 /// Whether a start comes after what is known; whether it is another one.
 fn judge(known: Last, start: Start) -> Result<bool, Disowned> {
-    if start.joined > known.at {
+    if start.joined > known.at || known.session == 0 {
         Ok(true)
     } else if start.session < known.session {
         Err(Disowned::Superseded)
-    } else if start.session > known.session && start.previous < known.session {
+    } else if start.session > known.session && start.heir != known.session {
         Err(Disowned::Older)
     } else {
         Ok(start.session > known.session)
@@ -87,7 +123,7 @@ fn judge(known: Last, start: Start) -> Result<bool, Disowned> {
 impl Writer {
     pub(super) fn start(&mut self, start: Start) {
         self.long(start.session);
-        self.long(start.previous);
+        self.long(start.heir);
         self.long(start.joined);
     }
 
@@ -95,16 +131,45 @@ impl Writer {
         self.long(last.session);
         self.long(last.at);
     }
+
+    pub(super) fn eras(&mut self, eras: &Eras) {
+        self.count(eras.len());
+        for (peer, since) in eras {
+            self.peer(peer);
+            self.long(*since);
+        }
+    }
+
+    pub(super) fn ancestors(&mut self, starts: &[u64]) {
+        self.count(starts.len());
+        starts.iter().for_each(|start| self.long(*start));
+    }
 }
 
 impl Reader {
     pub(super) fn start(&mut self) -> Result<Start> {
-        Ok(Start { session: self.long()?, previous: self.long()?, joined: self.long()? })
+        Ok(Start { session: self.long()?, heir: self.long()?, joined: self.long()? })
     }
 
     pub(super) fn last_start(&mut self) -> Result<Last> {
         Ok(Last { session: self.long()?, at: self.long()? })
     }
+
+    pub(super) fn eras(&mut self) -> Result<Eras> {
+        // Those before and after a change.
+        (0..self.count(2 * PEERS_MAX)?).map(|_| Ok((self.peer()?, self.long()?))).collect()
+    }
+
+    pub(super) fn ancestors(&mut self) -> Result<Vec<u64>> {
+        (0..self.count(STARTS_MAX)?).map(|_| self.long()).collect()
+    }
+}
+
+/// The number of the next start on a store where these were before, at a time in microseconds, by chance; and of all before it.
+pub(super) fn next_start(mut before: Vec<u64>, now: u64, chance: u64) -> (u64, Vec<u64>) {
+    let last = before.last().copied().unwrap_or(0);
+    before.drain(..before.len().saturating_sub(STARTS_MAX));
+    (now.max(last).saturating_add(1 + chance % CHANCE_MICROS), before)
 }
 
 /// What is known of all members.
@@ -114,13 +179,18 @@ pub(super) struct Known(Mutex<All>);
 #[derive(Debug, Default)]
 struct All {
     peers: BTreeMap<PeerId, One>,
-    /// Of others nothing is remembered: one that was removed may come back on another store.
-    members: BTreeSet<PeerId>,
-    /// The index of the entry that names the members.
+    /// Those who vote, and since which entry. Of others nothing is remembered.
+    eras: Eras,
+    /// The index of the entry that names them.
     at: u64,
-    /// Since which entry this peer is one of them.
-    joined: Option<u64>,
+    /// The starts of this peer before this one on the same store.
+    ancestors: BTreeSet<u64>,
+    /// Those of them, or this one, that others know.
+    proven: BTreeMap<PeerId, u64>,
 }
+
+/// Since which entry each member votes.
+pub(super) type Eras = BTreeMap<PeerId, u64>;
 
 #[derive(Clone, Copy, Debug)]
 struct One {
@@ -141,25 +211,40 @@ impl Known {
     pub(super) fn load(&self, storage: &dyn Storage) -> Result<()> {
         let stored = records::all_known(storage)?;
         let members = records::get(storage, MEMBERS, Reader::stored_membership)?.unwrap_or_default();
-        let joined = records::get(storage, JOINED, Reader::long)?;
+        let eras = records::get(storage, JOINED, Reader::eras)?.unwrap_or_default();
+        let ancestors = records::get(storage, ANCESTORS, Reader::ancestors)?.unwrap_or_default();
         let mut all = self.all();
         all.at = members.log_id().map_or(0, |id| id.index);
-        all.members = peers(members.membership());
-        all.joined = joined;
+        all.eras = eras;
+        all.ancestors = ancestors.into_iter().collect();
         for (peer, last) in stored {
             all.peers.entry(peer).or_insert(One { last, disowned: None });
         }
         Ok(())
     }
 
-    /// Since which entry this peer votes.
-    pub(super) fn joined(&self) -> u64 {
-        self.all().joined.unwrap_or(0)
+    /// Since which entry a peer votes, by what was agreed on.
+    pub(super) fn joined(&self, peer: &PeerId) -> Option<u64> {
+        self.all().eras.get(peer).copied()
     }
 
-    /// Whether this peer votes, as far as it knows.
-    pub(super) fn is_voter(&self) -> bool {
-        self.all().joined.is_some()
+    /// What another one is told of a start of this peer.
+    fn shown_to(&self, to: &PeerId, me: &PeerId, session: u64) -> Start {
+        let all = self.all();
+        let heir = all.proven.get(to).or(all.ancestors.last()).copied().unwrap_or(0);
+        Start { session, heir, joined: all.eras.get(me).copied().unwrap_or(0) }
+    }
+
+    /// What is wrong with a start of this peer in the eyes of another one. Where nothing is, that one will be told what it wants
+    /// to hear.
+    fn judge_own(&self, by: &PeerId, known: Last, start: Start) -> Result<(), Disowned> {
+        let mut all = self.all();
+        let heir = if all.ancestors.contains(&known.session) { known.session } else { start.heir };
+        judge(known, Start { heir, ..start })?;
+        if heir == known.session && heir != 0 {
+            all.proven.insert(*by, heir);
+        }
+        Ok(())
     }
 
     /// What is known of a peer.
@@ -172,23 +257,17 @@ impl Known {
         self.all().peers.get(peer).and_then(|one| one.disowned)
     }
 
-    /// Looks at a peer that speaks; what is known of it now, if that is something else.
+    /// Looks at a peer that speaks; what is to be remembered of it, if that is something else.
     fn hear(&self, peer: &PeerId, start: Start) -> Result<Option<Last>, Disowned> {
         let mut all = self.all();
         let now = Last { session: start.session, at: all.at.max(start.joined) };
-        let is_member = all.members.contains(peer);
+        let Some(era) = all.eras.get(peer).copied() else { return Ok(None) };
         let Some(one) = all.peers.get_mut(peer) else {
-            if is_member {
-                all.peers.insert(*peer, One { last: now, disowned: None });
-            }
-            return Ok(is_member.then_some(now));
+            return Ok((start.joined >= era).then_some(now));
         };
         match judge(one.last, start) {
             Ok(is_new) => {
                 one.disowned = None;
-                if is_new {
-                    one.last = now;
-                }
                 Ok(is_new.then_some(now))
             }
             Err(disowned) => {
@@ -200,27 +279,25 @@ impl Known {
         }
     }
 
-    /// There are other members from now on, by the entry of that index.
-    pub(super) fn members_changed(&self, me: &Node, members: &Membership, at: u64, batch: &mut Batch) {
+    /// Remembers what is on disk now.
+    fn note(&self, peer: &PeerId, last: Last) {
         let mut all = self.all();
-        all.peers.retain(|peer, one| {
-            let stays = is_voter(&Node::of(*peer), members);
-            if stays {
-                one.last.at = one.last.at.max(at);
-                records::put_known(batch, peer, one.last);
-            } else {
-                records::delete_known(batch, peer);
-            }
-            stays
-        });
-        all.now(me, members, at, batch);
+        if all.eras.contains_key(peer) {
+            all.peers.insert(*peer, One { last, disowned: None });
+        }
     }
 
-    /// The same, from a snapshot: what happened before is not known, so all members are learned anew.
-    pub(super) fn members_replaced(&self, me: &Node, members: &Membership, at: u64, batch: &mut Batch) {
+    /// There are other members from now on, by the entry of that index.
+    pub(super) fn members_changed(&self, members: &Membership, at: u64, batch: &mut Batch) {
         let mut all = self.all();
-        std::mem::take(&mut all.peers).keys().for_each(|peer| records::delete_known(batch, peer));
-        all.now(me, members, at, batch);
+        let eras = peers(members).map(|peer| (peer, all.eras.get(&peer).copied().unwrap_or(at))).collect();
+        all.now(eras, at, batch);
+    }
+
+    /// The same, from a snapshot, which says since when each of them votes.
+    pub(super) fn members_replaced(&self, members: &Membership, eras: &Eras, at: u64, batch: &mut Batch) {
+        let eras = peers(members).map(|peer| (peer, eras.get(&peer).copied().unwrap_or(at))).collect();
+        self.all().now(eras, at, batch);
     }
 
     /// Forgets everything.
@@ -229,51 +306,102 @@ impl Known {
     }
 }
 
-fn peers(members: &Membership) -> BTreeSet<PeerId> {
-    members.voter_ids().filter_map(|node| node.0).collect()
+fn peers(members: &Membership) -> impl Iterator<Item = PeerId> {
+    members.voter_ids().filter_map(|node| node.0)
 }
 
 impl All {
-    fn now(&mut self, me: &Node, members: &Membership, at: u64, batch: &mut Batch) {
-        self.at = at;
-        self.members = peers(members);
-        self.joined = is_voter(me, members).then(|| self.joined.unwrap_or(at));
-        match self.joined {
-            Some(joined) => records::put(batch, JOINED, &joined.to_be_bytes()),
-            None => batch.delete(META, JOINED),
-        }
+    /// What is known of a member counts as long as it is the same one.
+    fn now(&mut self, eras: Eras, at: u64, batch: &mut Batch) {
+        self.peers.retain(|peer, one| {
+            let stays = eras.get(peer).is_some_and(|era| *era <= one.last.at);
+            if stays {
+                one.last.at = one.last.at.max(at);
+                records::put_known(batch, peer, one.last);
+            } else {
+                records::delete_known(batch, peer);
+            }
+            stays
+        });
+        records::put(batch, JOINED, &written(|writer| writer.eras(&eras)));
+        (self.eras, self.at) = (eras, at);
     }
 }
 
+/// Why the voice of a peer does not count.
+#[derive(Debug)]
+pub(super) enum Unrecognized {
+    /// It is not the one that is known.
+    Disowned(Disowned),
+    /// Its start could not be noted.
+    Failed(Error),
+}
+
+/// Somebody said of this peer, which does not vote, that it did so on another store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    by: PeerId,
+    cluster: Option<ClusterId>,
+    /// Whether the members agree that it is one of them.
+    is_confirmed: bool,
+}
+
 impl Inner {
+    /// What is wrong with this peer, which does not vote, as far as it knows already.
+    pub(super) fn disowned(&self) -> Option<Disowned> {
+        let is_wrong = !self.votes() && self.doubt().is_some_and(|doubt| doubt.is_confirmed);
+        is_wrong.then_some(Disowned::Older)
+    }
+
+    /// The same when the members have been asked. Whoever was removed, cleaned its store and waits to be added is right to do
+    /// so, whatever one says that was away meanwhile.
+    pub(super) async fn check_disowned(&self) -> Option<Disowned> {
+        let doubt = (*self.doubt())?;
+        if !doubt.is_confirmed && !self.votes() {
+            let is_member = self.ask_members(Some(doubt.by), doubt.cluster).await == Verdict::Member;
+            *self.doubt() = is_member.then_some(Doubt { is_confirmed: true, ..doubt });
+        }
+        self.disowned()
+    }
+
     /// Looks at the start of a peer that speaks, and remembers it.
     ///
     /// # Errors
-    /// When it is not the peer that is known.
-    pub(super) async fn recognize(&self, peer: &PeerId, start: Start) -> Result<(), Disowned> {
-        let Some(last) = self.starts.hear(peer, start)? else { return Ok(()) };
+    /// When it is not the peer that is known, or cannot be remembered.
+    pub(super) async fn recognize(&self, peer: &PeerId, start: Start) -> Result<(), Unrecognized> {
+        let Some(last) = self.starts.hear(peer, start).map_err(Unrecognized::Disowned)? else {
+            return Ok(());
+        };
         let mut batch = Batch::new();
         records::put_known(&mut batch, peer, last);
-        let written =
-            storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Buffered));
-        if let Err(error) = written.await {
-            debug!(%peer, %error, "the start of a peer was not noted");
-        }
+        // What a peer promises counts from now on, so it must not be forgotten whose promise it was.
+        storage::run(self.storage.clone(), |storage| storage.write(batch, Durability::Synced))
+            .await
+            .map_err(Unrecognized::Failed)?;
+        self.starts.note(peer, last);
         Ok(())
     }
 
-    /// This start of this peer.
-    pub(super) fn own_start(&self) -> Start {
-        Start { joined: self.starts.joined(), ..self.start }
+    /// This start of this peer, as another one is told of it.
+    pub(super) fn own_start(&self, to: &PeerId) -> Start {
+        self.starts.shown_to(to, &self.peer, self.session)
     }
 
-    /// What is wrong with this peer in the eyes of one that knows this start of it.
-    pub(super) fn judge_own(&self, known: Last) -> Option<Disowned> {
-        let disowned = judge(known, self.own_start()).err()?;
-        *self.disowned() = Some(disowned);
-        if disowned == Disowned::Older && !self.starts.is_voter() {
-            // Who asks may not know yet that this peer is joining again.
-            return Some(disowned);
+    /// Whether this peer votes, by what it knows was agreed on.
+    pub(super) fn votes(&self) -> bool {
+        self.starts.joined(&self.peer).is_some()
+    }
+
+    /// What is wrong with this peer in the eyes of another one, which knows this start of it and is of that cluster.
+    pub(super) fn judge_own(&self, by: &PeerId, cluster: Option<ClusterId>, known: Last) -> Option<Disowned> {
+        let disowned = self.starts.judge_own(by, known, self.own_start(by)).err()?;
+        if !self.votes() {
+            // That one may not know yet that this peer was removed, and is joining again.
+            let mut doubt = self.doubt();
+            if doubt.is_none() {
+                *doubt = Some(Doubt { by: *by, cluster, is_confirmed: false });
+            }
+            return Some(Disowned::Older);
         }
         self.standing.send_if_modified(|standing| {
             let is_news = !matches!(standing, Standing::Broken(_) | Standing::Removed);
@@ -288,67 +416,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_start_is_one_of_those_after_the_known_one_or_disowned() {
-        for (known, session, previous, joined, expected) in [
-            (0, 5, 0, 3, Ok(true)),
-            (0, 5, 4, 3, Ok(true)),
-            (5, 5, 0, 3, Ok(false)),
-            (5, 9, 5, 3, Ok(true)),
-            // Some were never heard of.
-            (5, 9, 8, 3, Ok(true)),
-            (5, 9, 0, 3, Err(Disowned::Older)),
-            (5, 9, 4, 0, Err(Disowned::Older)),
-            (5, 4, 3, 3, Err(Disowned::Superseded)),
-            // It has joined again since.
-            (5, 9, 0, 8, Ok(true)),
-            (5, 4, 0, 8, Ok(true)),
-        ] {
-            let (known, start) = (Last { session: known, at: 7 }, Start { session, previous, joined });
-            assert_eq!(judge(known, start), expected, "{known:?} {start:?}");
-        }
-    }
-
-    #[test]
-    fn of_two_with_one_identity_the_one_that_was_started_later_stays() {
-        let (known, peer) = (Known::default(), PeerId::random());
-        let members = Membership::new(vec![BTreeSet::from([Node::of(peer)])], ());
-        known.members_changed(&Node::default(), &members, 0, &mut Batch::new());
-        let hear = |session, previous| {
-            known.hear(&peer, Start { session, previous, joined: 0 }).map(|last| last.is_some())
-        };
-        assert_eq!(hear(10, 3), Ok(true));
-        // A copy of its store is started elsewhere.
-        assert_eq!(hear(20, 10), Ok(true));
-        assert_eq!(hear(10, 3), Err(Disowned::Superseded));
-        assert_eq!(known.disowned(&peer), Some(Disowned::Superseded));
-        // Starting it again does not help.
-        assert_eq!(hear(30, 10), Err(Disowned::Older));
-        assert_eq!(hear(20, 10), Ok(false));
-        assert_eq!((known.disowned(&peer), known.of(&peer).session), (None, 20));
-    }
-
-    #[test]
-    fn who_left_and_joined_again_is_another_one_also_for_who_was_away() {
-        let (known, me, peer) = (Known::default(), Node::of(PeerId::random()), PeerId::random());
-        let members = |nodes: &[Node]| Membership::new(vec![nodes.iter().copied().collect()], ());
-        let mut batch = Batch::new();
-        known.members_changed(&me, &members(&[me, Node::of(peer)]), 4, &mut batch);
-        assert_eq!(known.joined(), 4);
-        let old = Start { session: 10, previous: 0, joined: 4 };
-        let new = Start { session: 20, previous: 0, joined: 9 };
-        assert!(known.hear(&peer, old).unwrap().is_some());
-        assert_eq!(known.hear(&peer, Start { joined: 4, ..new }), Err(Disowned::Older));
-        assert!(known.hear(&peer, new).unwrap().is_some());
-        assert_eq!(known.hear(&peer, old), Err(Disowned::Superseded));
-        // Who applies it all forgets, and is a member since it was added itself.
-        known.members_changed(&me, &members(&[me]), 8, &mut batch);
-        assert_eq!((known.of(&peer), known.joined()), (Last::default(), 4));
-        known.members_changed(&me, &members(&[Node::of(peer)]), 10, &mut batch);
-        known.members_replaced(&me, &members(&[me]), 12, &mut batch);
-        assert_eq!(known.joined(), 12);
-    }
-}
+mod tests;

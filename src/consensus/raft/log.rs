@@ -2,7 +2,10 @@
 //!
 //! An entry is one or several records, because a record of a store is bounded: key = index and number of the piece, value
 //! = version, number of pieces, a hash of key and piece, the piece. `last` says which entry is the last one and is
-//! written with it, so that a log that was cut is known from one that ends there.
+//! written with it, so that a log that was cut is known from one that ends there. `committed` says up to where the log was
+//! known to be agreed on; it goes with the next entries, because it is not worth a sync of its own.
+//!
+//! What is appended is in the log at once and on disk a moment later (`pending`).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,15 +16,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::records::{self, APPLIED, LAST, LOG, META, PURGED, VOTE};
+use super::records::{self, APPLIED, COMMITTED, LAST, LOG, META, PURGED, VOTE};
+use super::trim::{Trim, Weights};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
 use super::wire::{Reader, Writer, read, written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
+
+mod pending;
+use pending::Pending;
 
 /// What is in front of a piece.
 const VERSION: u8 = 1;
@@ -48,26 +56,42 @@ pub(super) struct LogStore {
     node: Node,
     storage: Arc<dyn Storage>,
     ends: Arc<Mutex<Ends>>,
+    /// Tells that more is on disk, or that nothing will be.
+    news: Arc<Notify>,
     failure: Failure,
+    trim: Arc<Trim>,
 }
 
 #[derive(Debug, Default)]
 struct Ends {
     purged: Option<LogId>,
     last: Option<LogId>,
-    /// The newest entries, without a gap.
+    /// Up to where it is known to be agreed on, and what of that is written down.
+    committed: Option<LogId>,
+    committed_written: Option<LogId>,
+    /// The newest entries, without a gap; all that are not on disk yet are among them.
     cache: BTreeMap<u64, Entry>,
     cached_bytes: usize,
+    /// Of all that are there.
+    weights: Weights,
+    pending: Pending,
 }
 
 impl Ends {
     fn keep(&mut self, entry: Entry) {
         self.cached_bytes += size(&entry);
         self.cache.insert(entry.log_id.index, entry);
-        while self.cached_bytes > CACHE_BYTES_MAX && self.cache.len() > 1 {
-            if let Some((_, entry)) = self.cache.pop_first() {
-                self.cached_bytes -= size(&entry);
-            }
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        let written = self.pending.written.map(|id| id.index);
+        while self.cached_bytes > CACHE_BYTES_MAX
+            && self.cache.len() > 1
+            && let Some(first) = self.cache.first_entry()
+            && Some(*first.key()) <= written
+        {
+            self.cached_bytes -= size(&first.remove());
         }
     }
 
@@ -93,9 +117,14 @@ impl LogStore {
     ///
     /// # Errors
     /// `Corrupt` when it is damaged or cut; `Io`, `ShutDown`.
-    pub(super) async fn open(node: Node, storage: Arc<dyn Storage>, failure: Failure) -> Result<Self> {
+    pub(super) async fn open(
+        node: Node,
+        storage: Arc<dyn Storage>,
+        failure: Failure,
+        trim: Arc<Trim>,
+    ) -> Result<Self> {
         let ends = storage::run(storage.clone(), open).await?;
-        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), failure })
+        Ok(Self { node, storage, ends: Arc::new(Mutex::new(ends)), news: Arc::default(), failure, trim })
     }
 
     /// The newest members that an entry from this index on names, in a store that nobody else has open.
@@ -120,12 +149,54 @@ impl LogStore {
         ends.last.or(ends.purged)
     }
 
+    /// The last entry that was known to be agreed on when one was written last.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.ends().committed
+    }
+
+    /// Reads all of it, so that a log which cannot be relied on is found at the start and not when somebody needs it; gives
+    /// the newest members that it names, if it does.
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry is damaged or missing; `Io`.
+    pub(super) async fn check(&self) -> Result<Option<StoredMembership>> {
+        let (first, end, committed) = {
+            let ends = self.ends();
+            (next_of(ends.purged), next_of(ends.last), ends.committed)
+        };
+        let (newest, weights) = storage::run(self.storage.clone(), move |storage| {
+            let (mut newest, mut weights) = (None, Weights::default());
+            for index in first..end {
+                let entry = get(storage, index)?;
+                weights.add(index, size(&entry) as u64);
+                if committed.is_some_and(|committed| committed.index == index && committed != entry.log_id) {
+                    return Err(damaged(format!("entry {index} is not the one that was agreed on")));
+                }
+                if let EntryPayload::Membership(members) = entry.payload {
+                    newest = Some(StoredMembership::new(Some(entry.log_id), members));
+                }
+            }
+            Ok((newest, weights))
+        })
+        .await?;
+        self.trim.grown(&weights);
+        self.ends().weights = weights;
+        Ok(newest)
+    }
+
+    /// The first entry that is there, and the first that would stay if no more than so many bytes were to, when there are
+    /// more.
+    pub(super) fn too_much(&self, bytes_max: u64) -> (u64, Option<u64>) {
+        let ends = self.ends();
+        (next_of(ends.purged), ends.weights.surplus(bytes_max))
+    }
+
     fn ends(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Entries from `start` on and before `end`, as many as are given at a time, and all that are there if `is_whole`.
-    async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
+    pub(super) async fn entries(&self, start: u64, end: u64, is_whole: bool) -> Result<Vec<Entry>> {
         loop {
             let purged = next_of(self.ends().purged);
             match self.entries_there(start, end, is_whole).await {
@@ -149,33 +220,38 @@ impl LogStore {
             start = start.max(next_of(ends.purged));
             let end = end.min(next_of(ends.last));
             let end = if is_whole { end } else { end.min(start.saturating_add(READ_ENTRIES_MAX)) };
-            if ends.cache.first_key_value().is_some_and(|(first, _)| *first <= start) && start < end {
+            if start >= end {
+                return Ok(found);
+            }
+            let cached = ends.cache.first_key_value().map_or(end, |(first, _)| (*first).clamp(start, end));
+            if is_whole || cached == start {
                 let mut bytes = 0;
-                for entry in ends.cache.range(start..end).map(|(_, entry)| entry) {
+                for entry in ends.cache.range(cached..end).map(|(_, entry)| entry) {
                     bytes += size(entry);
                     if !is_whole && bytes > READ_BYTES_MAX && !found.is_empty() {
                         break;
                     }
                     found.push(entry.clone());
                 }
-                return Ok(found);
             }
-            end
+            cached
         };
         if start >= end {
             return Ok(found);
         }
+        // What is not in memory is on disk.
         storage::run(self.storage.clone(), move |storage| {
-            let mut bytes = 0;
+            let (mut bytes, mut all) = (0, Vec::new());
             for index in start..end {
                 let entry = get(storage, index)?;
                 bytes += size(&entry);
-                if !is_whole && bytes > READ_BYTES_MAX && !found.is_empty() {
+                if !is_whole && bytes > READ_BYTES_MAX && !all.is_empty() {
                     break;
                 }
-                found.push(entry);
+                all.push(entry);
             }
-            Ok(found)
+            all.append(&mut found);
+            Ok(all)
         })
         .await
     }
@@ -184,23 +260,33 @@ impl LogStore {
         storage::run(self.storage.clone(), move |storage| storage.write(batch, durability)).await
     }
 
-    async fn put(&self, entries: Vec<Entry>) -> Result<()> {
+    /// Writes entries, which are on disk when it returns.
+    pub(super) async fn put(&self, entries: &[Entry]) -> Result<()> {
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
         let mut batch = Batch::new();
         entries.iter().try_for_each(|entry| put(&mut batch, entry))?;
         records::put(&mut batch, LAST, &written(|writer| writer.log_id(&last)));
+        let committed = {
+            let ends = self.ends();
+            // A leader that has others to agree hears of it while its own disk is still writing.
+            let committed = ends.committed.min(Some(last));
+            committed.filter(|_| committed > ends.committed_written)
+        };
+        if let Some(committed) = &committed {
+            records::put(&mut batch, COMMITTED, &written(|writer| writer.log_id(committed)));
+        }
         let durability = Durability::Synced;
         #[cfg(feature = "testing")]
         let durability =
             if is_planted(Planted::EntriesNotSynced) { Durability::Buffered } else { durability };
         self.write(batch, durability).await?;
         let mut ends = self.ends();
-        ends.last = Some(last);
-        entries.into_iter().for_each(|entry| ends.keep(entry));
+        ends.committed_written = committed.max(ends.committed_written);
         Ok(())
     }
 
     async fn cut(&self, from: u64) -> Result<()> {
+        self.until_all_written().await?;
         let (purged, last) = {
             let ends = self.ends();
             (ends.purged, ends.last)
@@ -228,6 +314,8 @@ impl LogStore {
         .await?;
         let mut ends = self.ends();
         ends.last = kept;
+        ends.weights.cut(from);
+        ends.pending.written = kept;
         ends.forget(|index| index >= from);
         Ok(())
     }
@@ -256,6 +344,7 @@ impl LogStore {
         if waits {
             self.until_applied(upto).await?;
         }
+        self.until_all_written().await?;
         let (from, last) = {
             let ends = self.ends();
             (next_of(ends.purged), ends.last.filter(|last| *last > upto))
@@ -274,6 +363,8 @@ impl LogStore {
         {
             let mut ends = self.ends();
             (ends.purged, ends.last) = (Some(upto), Some(last));
+            ends.weights.drop_until(upto.index);
+            ends.pending.written = Some(last);
             ends.forget(|index| index <= upto.index);
         }
         storage::run(self.storage.clone(), move |storage| remove_below(storage, from, upto.index)).await
@@ -327,16 +418,13 @@ fn open(storage: &dyn Storage) -> Result<Ends> {
     {
         return Err(damaged(format!("entry {} is not the one it should be", last.index)));
     }
-    Ok(Ends { purged, last, ..Ends::default() })
-}
-
-/// Reads all entries that the pinset does not have yet.
-///
-/// # Errors
-/// `Corrupt` when one of them is damaged or missing; `Io`.
-pub(super) fn check_unapplied(storage: &dyn Storage) -> Result<()> {
-    let after = |key| records::get(storage, key, Reader::log_id).map(next_of);
-    (after(APPLIED)?.max(after(PURGED)?)..after(LAST)?).try_for_each(|index| get(storage, index).map(drop))
+    let committed = records::get(storage, COMMITTED, Reader::log_id)?;
+    if committed.is_some() && committed > last.max(purged) {
+        return Err(damaged(format!("it ends before entry {}, which was agreed on", next_of(committed) - 1)));
+    }
+    let mut ends = Ends { purged, last, committed, committed_written: committed, ..Ends::default() };
+    ends.pending.written = last.or(purged);
+    Ok(ends)
 }
 
 fn damaged(what: impl std::fmt::Display) -> Error {
@@ -518,6 +606,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        self.until_all_written()
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
         let mut batch = Batch::new();
         records::put(&mut batch, VOTE, &written(|writer| writer.vote(vote)));
         let durability = Durability::Synced;
@@ -537,9 +628,17 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        self.put(entries).await.map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
+        self.take_in(entries.into_iter().collect())
+            .await
+            .map_err(|error| self.failure.tell(error, StorageIOError::write_logs))?;
+        // For openraft it is done; what it makes of that waits for the disk (see `pending`).
         callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let mut ends = self.ends();
+        ends.committed = committed.max(ends.committed);
         Ok(())
     }
 

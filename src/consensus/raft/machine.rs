@@ -16,7 +16,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use openraft::storage::RaftStateMachine;
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError};
+use openraft::{
+    EntryPayload, LogIdOptionExt as _, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta,
+    StorageIOError,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 use tracing::{info, warn};
@@ -24,9 +27,10 @@ use tracing::{info, warn};
 use super::command::{self, Operation, Part};
 use super::difference::Difference;
 use super::lineage::Known;
-use super::log::Failure;
+use super::log::{Failure, LogStore};
 use super::records::{self, APPLIED, HAS_VOTED, MEMBERS, META, SEEN, Seen};
 use super::snapshot::{Staged, Transfers};
+use super::trim::Trim;
 use super::types::{
     Answers, Entry, LogId, Membership, Node, Outcome, PartOutcome, StorageError, StoredMembership, Types,
     is_voter,
@@ -110,12 +114,14 @@ pub(super) struct Surroundings {
     pub(super) transfers: Arc<Transfers>,
     pub(super) failure: Failure,
     pub(super) starts: Arc<Known>,
+    pub(super) trim: Arc<Trim>,
 }
 
 /// Applies entries.
 #[derive(Debug)]
 pub(super) struct Machine {
     at: Surroundings,
+    log: LogStore,
     now: Applied,
     seen: BTreeMap<Node, SeenPeer>,
     /// Says when nothing is applied any more.
@@ -127,13 +133,13 @@ impl Machine {
     ///
     /// # Errors
     /// `Corrupt`, `StorageFull`, `Io`, `ShutDown`.
-    pub(super) async fn open(at: Surroundings, gone: DropGuard) -> Result<Self> {
+    pub(super) async fn open(at: Surroundings, log: LogStore, gone: DropGuard) -> Result<Self> {
         let untold = at.state.settle().await?;
         let (mut now, seen) = storage::run(at.storage.clone(), load).await?;
         now.has_voted |= is_voter(&at.node, now.members.membership());
         at.applied.set(now.clone());
         at.events.tell_changes(&untold);
-        Ok(Self { at, now, seen, _gone: gone })
+        Ok(Self { at, log, now, seen, _gone: gone })
     }
 
     async fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>> {
@@ -169,6 +175,31 @@ impl Machine {
         Ok(outcomes)
     }
 
+    /// Applies again what a power cut took from the pinset, as far as it is known without the others that it was agreed on:
+    /// what was known when an entry was last written and, where this peer is its own quorum, the whole log. `named` are the
+    /// newest members that the log names.
+    ///
+    /// # Errors
+    /// As applying.
+    pub(super) async fn catch_up(&mut self, named: Option<&StoredMembership>) -> Result<()> {
+        let members = named.filter(|named| named.log_id() > self.now.members.log_id());
+        let members = members.unwrap_or(&self.now.members).membership();
+        let is_alone = is_quorum_alone(&self.at.node, members);
+        let upto = if is_alone { self.log.last() } else { self.log.committed() };
+        let (first, end) = (self.now.next(), upto.map_or(0, |upto| upto.index + 1));
+        while self.now.next() < end {
+            let entries = self.log.entries(self.now.next(), end, false).await?;
+            if entries.is_empty() {
+                break;
+            }
+            self.apply_all(entries).await?;
+        }
+        if first < end {
+            info!(entries = end - first, "applied again what the log has and the pinset did not");
+        }
+        Ok(())
+    }
+
     fn meta(&self) -> Option<SnapshotMeta<Node, openraft::EmptyNode>> {
         let last = self.now.id?;
         Some(SnapshotMeta {
@@ -183,7 +214,7 @@ impl Machine {
         meta: &SnapshotMeta<Node, openraft::EmptyNode>,
         staged: Staged,
     ) -> Result<()> {
-        let Staged { sorter, seen } = staged;
+        let Staged { sorter, seen, eras } = staged;
         let sorter = sorter.ok_or_else(|| corrupt("a snapshot without contents cannot be installed"))?;
         let members = meta.last_membership.clone();
         let has_voted = self.now.has_voted || is_voter(&self.at.node, members.membership());
@@ -201,7 +232,7 @@ impl Machine {
         .await?;
         records.iter().for_each(|record| record.put(&mut batch));
         let at = now.members.log_id().map_or(0, |id| id.index);
-        self.at.starts.members_replaced(&self.at.node, now.members.membership(), at, &mut batch);
+        self.at.starts.members_replaced(now.members.membership(), &eras, at, &mut batch);
         put_applied(&mut batch, &now);
         let sorted = storage::run(self.at.storage.clone(), |_| sorter.into_sorted()).await?;
         self.at.transfers.spoil();
@@ -275,6 +306,11 @@ fn put_applied(batch: &mut Batch, now: &Applied) {
     }
 }
 
+/// Whether a peer needs nobody else to agree on anything.
+fn is_quorum_alone(node: &Node, members: &Membership) -> bool {
+    members.get_joint_config().len() == 1 && members.voter_ids().eq([*node])
+}
+
 fn load(storage: &dyn Storage) -> Result<(Applied, BTreeMap<Node, SeenPeer>)> {
     let snapshot = storage.snapshot()?;
     let id = records::get_in(&*snapshot, APPLIED, Reader::log_id)?;
@@ -312,6 +348,7 @@ enum PlannedPart {
     Before(Bytes),
     Stale(u64),
     Unreadable,
+    NotMember,
 }
 
 type Planned = Vec<PlannedPart>;
@@ -326,6 +363,7 @@ impl PlannedPart {
             },
             Self::Stale(session) => PartOutcome::Stale(session),
             Self::Unreadable => PartOutcome::Unreadable,
+            Self::NotMember => PartOutcome::NotMember,
         }
     }
 }
@@ -361,7 +399,7 @@ impl Stage {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(members) => {
                 self.forget_others(&members);
-                self.at.starts.members_changed(&self.at.node, &members, entry.log_id.index, &mut self.batch);
+                self.at.starts.members_changed(&members, entry.log_id.index, &mut self.batch);
                 self.now.has_voted |= is_voter(&self.at.node, &members);
                 self.now.members = StoredMembership::new(Some(entry.log_id), members);
                 Vec::new()
@@ -376,11 +414,12 @@ impl Stage {
         }
     }
 
-    /// Of peers that are no members any more nothing is remembered.
+    /// Of peers that do not vote any more nothing is remembered, so what they still ask for is not applied (see
+    /// [`Stage::part`]).
     fn forget_others(&mut self, members: &Membership) {
         let batch = &mut self.batch;
         self.seen.retain(|node, seen| {
-            let stays = members.get_node(node).is_some();
+            let stays = is_voter(node, members);
             if !stays {
                 batch.delete(SEEN, records::seen_key(node));
                 seen.done
@@ -400,6 +439,11 @@ impl Stage {
             }
         };
         let (node, key) = (Node::of(part.key.origin), part.key);
+        // It may have been applied before, and be here again because its answer was lost: of those that left nobody knows.
+        // Those that are about to vote write nothing yet: they may join twice.
+        if !is_voter(&node, self.now.members.membership()) {
+            return PlannedPart::NotMember;
+        }
         let seen = self.seen.entry(node).or_default();
         if key.session < seen.session {
             return PlannedPart::Stale(seen.session);
@@ -491,11 +535,16 @@ fn stored(pin: &Pin) -> Result<Pin> {
 
 /// Says what a snapshot would be, which costs nothing: its contents are read when they are sent.
 #[derive(Debug)]
-pub(super) struct Builder(Option<SnapshotMeta<Node, openraft::EmptyNode>>);
+pub(super) struct Builder {
+    meta: Option<SnapshotMeta<Node, openraft::EmptyNode>>,
+    trim: Arc<Trim>,
+}
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        Ok(Snapshot { meta: self.0.clone().unwrap_or_default(), snapshot: Box::default() })
+        let meta = self.meta.clone().unwrap_or_default();
+        self.trim.built(meta.last_log_id.next_index());
+        Ok(Snapshot { meta, snapshot: Box::default() })
     }
 }
 
@@ -511,14 +560,19 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().collect();
-        self.apply_all(entries)
-            .await
-            .map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let applied = async {
+            // A quorum has them, if this peer's own disk does.
+            if let Some(last) = entries.last() {
+                self.log.until_written(last.log_id.index).await?;
+            }
+            self.apply_all(entries).await
+        };
+        applied.await.map_err(|error| self.at.failure.tell(error, StorageIOError::write_state_machine))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder(self.meta())
+        Builder { meta: self.meta(), trim: self.at.trim.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Staged>, StorageError> {

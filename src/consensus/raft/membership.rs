@@ -1,14 +1,19 @@
 //! Members come and go.
 //!
 //! A peer that is added first only listens, until it has what the others have; then it votes. A peer that is removed is
-//! told so. Both are changed in two steps of which each is agreed on (joint consensus), and a leader that stops in between
-//! leaves the rest to the next one.
+//! told so, or finds out (`removal`). Both are changed in two steps of which each is agreed on (joint consensus), and a leader
+//! that stops in between leaves the rest to the next one.
+//!
+//! A leader never removes itself, it makes way first. The second step is an entry that names the members without the one that
+//! leaves. Had a leader only its own removal in its log when it stops, then it could not lead again, because openraft elects
+//! nobody who is not in the newest list of its log; and no other could be elected that needs its vote, because its log is
+//! longer. Of two peers neither would ever lead. Whoever has that entry without being about to leave can still be elected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::error::{ChangeMembershipError, CheckIsLeaderError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt as _};
+use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt as _, ServerState};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
@@ -17,7 +22,7 @@ use super::elections::change_failed;
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::propose::no_quorum;
-use super::types::Node;
+use super::types::{Membership, Node};
 use super::wire::PEERS_MAX;
 use super::writer;
 use super::writer::no_leader;
@@ -85,9 +90,12 @@ impl Inner {
         if *peer != self.peer {
             return removed;
         }
-        let members = self.voters();
-        // It may see that it is gone, and stop, before anybody answers.
-        let is_gone = !members.is_empty() && !members.contains(peer);
+        // It may see that it is gone, and stop, before anybody answers. Only what was agreed on counts: an entry that says so
+        // and is in this peer's log alone may come to nothing, and whoever believed it would clean the store of a member.
+        let is_gone = {
+            let agreed = &self.applied.borrow().members;
+            agreed.log_id().is_some() && agreed.membership().get_node(&self.node()).is_none()
+        };
         if removed.is_err() && !is_gone && !matches!(*self.standing.borrow(), Standing::Removed) {
             return removed;
         }
@@ -177,8 +185,39 @@ impl Inner {
         }
     }
 
+    /// The members by what was agreed on last, once no change of them is under way. Only so this peer knows that it leads, and
+    /// that nothing else will have happened when it says that there is nothing to do.
+    async fn settled(&self) -> Result<Membership> {
+        let deadline = Instant::now() + self.config.wait_for_leader_timeout;
+        loop {
+            let error = match timeout_at(deadline, self.barrier_as_leader()).await {
+                Ok(Ok(index)) => {
+                    let known =
+                        timeout_at(deadline, self.applied.until(index)).await.map(|()| self.known_members());
+                    match known {
+                        Ok(members) if members.agreed == *members.newest.log_id() => {
+                            return Ok(members.newest.membership().clone());
+                        }
+                        _ => change_failed("another change of them has not ended"),
+                    }
+                }
+                Ok(Err(error)) => error,
+                Err(_) => no_quorum(),
+            };
+            if Instant::now() >= deadline || !self.is_leader() {
+                return Err(error);
+            }
+            sleep_until((Instant::now() + POLL).min(deadline)).await;
+        }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.metrics().is_some_and(|metrics| metrics.state == ServerState::Leader)
+    }
+
     pub(super) async fn add_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
+        self.settled().await?;
         if self.voters().contains(peer) {
             return match self.starts.disowned(peer) {
                 Some(disowned) => Err(disowned.error().context(format_args!("{peer} is a member already"))),
@@ -205,10 +244,9 @@ impl Inner {
             // It was to be added before, and may have lost since what it got then: openraft would not notice.
             self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await?;
         }
-        if self.membership().get_node(&node).is_none() {
-            self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), true).await?;
-        }
-        if let Err(error) = self.until_caught_up(node).await {
+        let added = ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})]));
+        let added = self.change(added, true).await?;
+        if let Err(error) = self.until_caught_up(node, added).await {
             // It must not stay half a member that nobody knows of.
             let undone = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await;
             if let Err(error) = undone {
@@ -221,7 +259,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn until_caught_up(&self, node: Node) -> Result<()> {
+    /// Waits until a peer has almost everything, and the entry by which it was added: it knows then that it is one of those that
+    /// are there, and what it knows from before does not count (see `removal`).
+    async fn until_caught_up(&self, node: Node, added: u64) -> Result<()> {
         let mut progress = None;
         let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
         loop {
@@ -229,7 +269,8 @@ impl Inner {
             let replication =
                 metrics.replication.ok_or_else(|| change_failed("this peer does not lead any more"))?;
             let matched = replication.get(&node).copied().flatten();
-            if matched.is_some() && matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0) {
+            let is_close = matched.next_index() + BEHIND_MAX > metrics.last_log_index.unwrap_or(0);
+            if is_close && matched.index() >= Some(added) {
                 return Ok(());
             }
             let now = (matched, node.0.and_then(|peer| self.transfers.progress(&peer)));
@@ -249,8 +290,7 @@ impl Inner {
 
     pub(super) async fn remove_as_leader(&self, peer: &PeerId) -> Result<()> {
         let node = Node::of(*peer);
-        let membership = self.membership();
-        if membership.get_node(&node).is_none() {
+        if self.settled().await?.get_node(&node).is_none() {
             info!(%peer, "a peer that is no member of the raft cluster was to be removed: there is nothing to do");
             return Ok(());
         }
@@ -259,6 +299,11 @@ impl Inner {
             if voters.len() == 1 {
                 let text = "cannot remove ourselves from a 1-peer cluster";
                 return Err(Error::new(ErrorKind::Conflict, text).component(COMPONENT));
+            }
+            if *peer == self.peer {
+                return Err(change_failed(
+                    "this peer leads, and no other could take over that has all entries",
+                ));
             }
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node])), false).await?;
         } else {
@@ -285,14 +330,14 @@ impl Inner {
         }
     }
 
-    /// One change, once nobody else's is under way.
-    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<()> {
+    /// One change, once nobody else's is under way. Gives the index of its entry.
+    async fn change(&self, change: ChangeMembers<Node, EmptyNode>, retain: bool) -> Result<u64> {
         let deadline = Instant::now() + self.config.wait_for_leader_timeout;
         loop {
             let raft = self.raft()?;
             let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
             let error = match changed.await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(changed)) => return Ok(changed.log_id.index),
                 Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     error @ ChangeMembershipError::InProgress(_),
                 )))) => change_failed(error),

@@ -5,6 +5,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, V
 
 use super::lineage::{Last, Start};
 use super::records::ClusterId;
+use super::removal::Members;
 use super::types::{Answers, Entry, LogId, Node, PartOutcome, Types, Vote};
 use super::wire::{Reader, Writer, corrupt, read, written};
 use super::{COMPONENT, command};
@@ -44,8 +45,10 @@ pub(super) enum Question {
     Add(PeerId),
     /// The same: end its membership.
     Remove(PeerId),
-    /// To a peer that is no member any more, since that entry.
+    /// To a peer that is no member any more, since that entry. It may come late, so it is a reason to ask.
     Removed(LogId),
+    /// Who the members are, as far as who is asked knows.
+    Members,
     /// Of the leader: what follows on this stream is a snapshot. Vote, number of the transfer, and what the receiver will
     /// have at least.
     Snapshot(Vote, u64, LogId),
@@ -63,6 +66,7 @@ const REMOVE: u8 = 7;
 const REMOVED: u8 = 8;
 const SNAPSHOT: u8 = 9;
 const HAND_OVER: u8 = 10;
+const MEMBERS: u8 = 11;
 
 impl Question {
     /// The frame of a question. Who does not belong to a cluster yet says that it belongs to cluster 0.
@@ -107,6 +111,7 @@ impl Question {
                 writer.log_id(since);
                 REMOVED
             }
+            Self::Members => MEMBERS,
             Self::Snapshot(vote, transfer, last) => {
                 writer.vote(vote);
                 writer.long(*transfer);
@@ -149,6 +154,7 @@ impl Question {
                 ADD => Self::Add(reader.peer()?),
                 REMOVE => Self::Remove(reader.peer()?),
                 REMOVED => Self::Removed(reader.log_id()?),
+                MEMBERS => Self::Members,
                 SNAPSHOT => Self::Snapshot(reader.vote()?, reader.long()?, reader.log_id()?),
                 HAND_OVER => Self::HandOver(reader.vote()?, reader.log_id()?),
                 kind => return Err(corrupt(format!("a question of the unknown kind {kind}"))),
@@ -181,16 +187,18 @@ pub(super) enum Answer {
     Vote(Vote, bool, Option<LogId>),
     /// Whether there would be a vote.
     WouldVote(bool),
-    /// The part is in this entry, which is applied.
-    Proposed(u64, PartOutcome),
+    /// The part is in this entry, which is agreed on.
+    Proposed(LogId, PartOutcome),
     /// Everything before this index has to be applied.
     Barrier(u64),
     /// The receiver has this vote.
     Installed(Vote),
     /// This peer does not lead; another one may.
     NotLeader(Option<PeerId>),
-    /// Who asks is no member, by this entry.
-    NotMember(Option<LogId>),
+    /// Who asks is no member, as far as this peer knows.
+    NotMember,
+    /// Who the members are, as far as this peer knows.
+    Members(Members),
     /// Who asks is not the peer that this one knows.
     Disowned(Last),
     /// It did not work.
@@ -251,6 +259,7 @@ const NOT_LEADER: u8 = 9;
 const NOT_MEMBER: u8 = 10;
 const FAILED: u8 = 11;
 const DISOWNED: u8 = 12;
+const KNOWN_MEMBERS: u8 = 13;
 
 /// Kinds of errors that others are told of; the rest is `Remote`.
 const KINDS: &[ErrorKind] = &[
@@ -290,8 +299,8 @@ impl Answer {
                     writer.flag(*would);
                     WOULD
                 }
-                Self::Proposed(index, outcome) => {
-                    writer.long(*index);
+                Self::Proposed(id, outcome) => {
+                    writer.log_id(id);
                     put_outcome(writer, outcome);
                     PROPOSED
                 }
@@ -307,9 +316,11 @@ impl Answer {
                     writer.option(leader.as_ref(), Writer::peer);
                     NOT_LEADER
                 }
-                Self::NotMember(since) => {
-                    writer.option(since.as_ref(), Writer::log_id);
-                    NOT_MEMBER
+                Self::NotMember => NOT_MEMBER,
+                Self::Members(members) => {
+                    writer.stored_membership(&members.newest);
+                    writer.option(members.agreed.as_ref(), Writer::log_id);
+                    KNOWN_MEMBERS
                 }
                 Self::Disowned(known) => {
                     writer.last_start(*known);
@@ -340,11 +351,15 @@ impl Answer {
                 HIGHER_VOTE => Self::Append(Appended::HigherVote(reader.vote()?)),
                 VOTED => Self::Vote(reader.vote()?, reader.flag()?, reader.option(Reader::log_id)?),
                 WOULD => Self::WouldVote(reader.flag()?),
-                PROPOSED => Self::Proposed(reader.long()?, outcome(reader)?),
+                PROPOSED => Self::Proposed(reader.log_id()?, outcome(reader)?),
                 UP_TO => Self::Barrier(reader.long()?),
                 INSTALLED => Self::Installed(reader.vote()?),
                 NOT_LEADER => Self::NotLeader(reader.option(Reader::peer)?),
-                NOT_MEMBER => Self::NotMember(reader.option(Reader::log_id)?),
+                NOT_MEMBER => Self::NotMember,
+                KNOWN_MEMBERS => {
+                    let newest = reader.stored_membership()?;
+                    Self::Members(Members { newest, agreed: reader.option(Reader::log_id)? })
+                }
                 FAILED => {
                     let code = reader.byte()?;
                     let kind = KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Remote);
@@ -364,7 +379,7 @@ impl Answer {
         let (kind, text) = match self {
             Self::Failed(kind, text) => (kind, format!("{from} says: {text}")),
             Self::NotLeader(_) => (ErrorKind::Unavailable, format!("{from} does not lead")),
-            Self::NotMember(_) => {
+            Self::NotMember => {
                 (ErrorKind::Unauthorized, format!("for {from} this peer is no member of its cluster"))
             }
             _ => (ErrorKind::Corrupt, format!("{from} answered something else than was asked")),
@@ -384,6 +399,7 @@ fn put_outcome(writer: &mut Writer, outcome: &PartOutcome) {
             writer.long(*session);
         }
         PartOutcome::Unreadable => writer.byte(2),
+        PartOutcome::NotMember => writer.byte(3),
     }
 }
 
@@ -392,6 +408,7 @@ fn outcome(reader: &mut Reader) -> Result<PartOutcome> {
         0 => PartOutcome::Applied(command::decode_answers(reader)? as Answers),
         1 => PartOutcome::Stale(reader.long()?),
         2 => PartOutcome::Unreadable,
+        3 => PartOutcome::NotMember,
         _ => return Err(corrupt("an outcome of an unknown kind")),
     })
 }

@@ -1,7 +1,7 @@
 //! A strict order: a leader, a log that more than half of the members agree on, and a pinset that is its result.
 //!
 //! Raft itself is [openraft](https://docs.rs/openraft)'s; none of it shows outside of this folder. What is here is all
-//! around it: the log (`log`) and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
+//! around it: the log (`log`), how much of it is kept (`trim`), and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
 //! transport (`frame`, `message`, `network`, `server`), the whole pinset for peers that are far behind (`snapshot`),
 //! elections that do not disturb a leader (`elections`), a leader that makes way (`handover`), changes of members (`membership`), and writing: calls become
 //! parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`).
@@ -27,9 +27,11 @@ mod notices;
 mod offline;
 mod propose;
 mod records;
+mod removal;
 mod section;
 mod server;
 mod snapshot;
+mod trim;
 mod types;
 mod wire;
 mod writer;
@@ -43,9 +45,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::command::Operations;
 use self::frame::Links;
-use self::lineage::Start;
 use self::node::{Inner, Parts, Standing};
-use self::records::{FORMAT, FORMAT_KEY, META, SESSION};
+use self::records::{ANCESTORS, FORMAT, FORMAT_KEY, META, SESSION};
 use self::server::Server;
 use self::types::Answers;
 use self::wire::{Reader, written};
@@ -75,8 +76,9 @@ const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 /// disagree on the order of changes.
 ///
 /// A write returns when it is on disk on a quorum and visible here, on whichever member it was called. [`Consensus::state`]
-/// is this peer's pinset, which follows the leader's. After a crash it may be older than what was acknowledged until the
-/// peer is [ready](Consensus::ready), since only then it is known what was agreed on. [`Raft::synchronize`] makes a read that
+/// is this peer's pinset, which follows the leader's. After a crash it shows, from the start, everything that this peer alone
+/// can tell was agreed on: all of it at the only member of a cluster. At one of several the last writes may be missing until
+/// it hears a leader, and are there when it is [ready](Consensus::ready). [`Raft::synchronize`] makes a read that
 /// comes after it see everything that was acknowledged before. Without a quorum writes fail with `Unavailable` after
 /// [`RaftConfig::wait_for_leader_timeout`].
 ///
@@ -102,15 +104,13 @@ impl Raft {
         let tasks = Tasks::here("raft needs a tokio runtime", COMPONENT)?;
         let ConsensusContext { peer, storage, state, transport, clock, seed, .. } = cx;
         let now = u64::try_from(clock.now().unix_seconds()).unwrap_or(0).saturating_mul(1_000_000);
-        // Two that are started in the same second.
-        let now = now.saturating_add(SplitMix64::new(seed).next() % 1_000_000);
-        let start = prepare(&storage, &state, now).await?;
+        let session = prepare(&storage, &state, now, SplitMix64::new(seed).next()).await?;
         let (desk, mut inbox) = group::desk(COMPONENT, writer::QUEUED_CALLS_MAX);
         let (sender, events) = events::channel(config.max_buffered_events);
         let (proposals, waiting) = mpsc::channel(propose::WAITING_PARTS_MAX);
         let salt = written(|writer| {
             writer.long(seed);
-            writer.long(start.session);
+            writer.long(session);
         });
         let inner = Inner::new(Parts {
             peer,
@@ -120,7 +120,7 @@ impl Raft {
             links: Links::new(transport.clone()),
             events: sender,
             proposals,
-            start,
+            session,
             salt,
         });
         let silent = CancellationToken::new();
@@ -133,6 +133,7 @@ impl Raft {
         tasks.spawn(propose::serve(inner.clone(), waiting));
         tasks.spawn(elections::drive(inner.clone(), seed));
         tasks.spawn(notices::tell(inner.clone()));
+        tasks.spawn(trim::drive(inner.clone()));
         let stop = desk.stop_token();
         let ended = inbox.on_end();
         let writer = Writer::new(inner.clone(), inbox, stop.clone());
@@ -169,7 +170,7 @@ impl Raft {
 }
 
 /// Makes the store one of ours, and begins a session, with a number that is greater than all before it whatever the clock says.
-async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -> Result<Start> {
+async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64, chance: u64) -> Result<u64> {
     let is_empty = state.counts().pins == 0;
     storage::run(storage.clone(), move |storage| {
         if !records::is_ours(storage)? && !is_empty {
@@ -182,13 +183,15 @@ async fn prepare(storage: &Arc<dyn Storage>, state: &Arc<dyn State>, now: u64) -
         if last.is_none() && storage.get(META, FORMAT_KEY)?.is_some() {
             return Err(records::damaged("the number of the last start is missing"));
         }
-        let last = last.unwrap_or(0);
-        let session = now.max(last.saturating_add(1));
+        let mut before = records::get(storage, ANCESTORS, Reader::ancestors)?.unwrap_or_default();
+        before.extend(last);
+        let (session, before) = lineage::next_start(before, now, chance);
         let mut batch = Batch::new();
+        records::put(&mut batch, ANCESTORS, &written(|writer| writer.ancestors(&before)));
         batch.put(META, FORMAT_KEY, vec![FORMAT]);
         records::put(&mut batch, SESSION, &written(|writer| writer.long(session)));
         storage.write(batch, Durability::Synced)?;
-        Ok(Start { session, previous: last, joined: 0 })
+        Ok(session)
     })
     .await
 }
@@ -207,9 +210,7 @@ impl Consensus for Raft {
                 Standing::Removed => return Err(self.inner.removed()),
                 Standing::Working | Standing::Failing(_) => {}
             }
-            if !self.inner.starts.is_voter()
-                && let Some(disowned) = *self.inner.disowned()
-            {
+            if let Some(disowned) = self.inner.check_disowned().await {
                 return Err(disowned.error());
             }
             // Whoever reads now sees what the others saw before.

@@ -59,7 +59,7 @@ impl UnderWay {
 }
 
 /// The last entry that there is when these are.
-fn upto(rpc: &AppendEntriesRequest<Types>) -> Option<LogId> {
+pub(super) fn upto(rpc: &AppendEntriesRequest<Types>) -> Option<LogId> {
     rpc.entries.last().map_or(rpc.prev_log_id, |entry| Some(entry.log_id))
 }
 
@@ -118,8 +118,17 @@ impl Target {
     }
 
     /// Sends entries, or waits for the answer to those that were sent before. Gives it, and up to where it goes.
-    async fn exchange(&mut self, rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
+    async fn exchange(&mut self, mut rpc: AppendEntriesRequest<Types>) -> Result<(Answer, Option<LogId>)> {
         let (inner, to) = self.inner()?;
+        if let Some(core) = inner.core() {
+            // This leader is one of those who agreed, which counts from when its own disk has it.
+            if rpc.entries.is_empty()
+                && let Some(commit) = rpc.leader_commit
+            {
+                core.log.until_written(commit.index).await?;
+            }
+            rpc.leader_commit = rpc.leader_commit.min(core.log.written());
+        }
         if self.under_way.as_ref().is_none_or(|before| !before.covers(&rpc)) {
             let (vote, from, upto) = (rpc.vote, rpc.prev_log_id, upto(&rpc));
             let (kind, body) = Question::Append(rpc).encode(&inner.head(&to));
@@ -217,12 +226,7 @@ impl RaftNetwork<Types> for Target {
         let handed = self.inner.upgrade().and_then(|inner| inner.handed_for(&rpc.vote));
         match self.ask(Question::Vote(rpc, handed), option.hard_ttl()).await {
             Ok(Answer::Vote(vote, is_granted, last)) => Ok(VoteResponse::new(vote, last, is_granted)),
-            Ok(other) => {
-                if let (Answer::NotMember(since), Some(inner)) = (&other, self.inner.upgrade()) {
-                    inner.told_not_member(since.as_ref());
-                }
-                Err(failed(&self.unexpected(other)))
-            }
+            Ok(other) => Err(failed(&self.unexpected(other))),
             Err(error) => Err(failed(&error)),
         }
     }

@@ -16,15 +16,16 @@ use tracing::{debug, error, info, warn};
 use super::elections::Alarms;
 use super::frame::Links;
 use super::handover::MakingWay;
-use super::lineage::{Disowned, Known, Start};
-use super::log::{self, Failure, LogStore};
+use super::lineage::{Disowned, Doubt, Known, Start, Unrecognized};
+use super::log::{Failure, LogStore};
 use super::machine::{Applied, Machine, Progress, Surroundings};
 use super::message::{Answer, Head, Question};
 use super::network::Network;
 use super::propose::Proposal;
 use super::records::{self, CLEANING, CLUSTER, ClusterId, FORMAT, FORMAT_KEY, META};
 use super::snapshot::{Staging, Transfers};
-use super::types::{LogId, Membership, Metrics, Node, Raft, is_voter};
+use super::trim::Trim;
+use super::types::{Membership, Metrics, Node, Raft, is_voter};
 use super::{COMPONENT, RaftConfig};
 use crate::consensus::events::EventSender;
 use crate::consensus::group::Retry;
@@ -53,6 +54,17 @@ pub(super) enum Standing {
     Removed,
 }
 
+impl Standing {
+    /// The store fails. Who was removed stays removed, whatever its store does.
+    fn fail(&mut self, error: Error) -> bool {
+        let may_recover = matches!(self, Self::Working | Self::Failing(_));
+        if may_recover {
+            *self = Self::Failing(error);
+        }
+        may_recover
+    }
+}
+
 /// A running openraft, and the log it writes.
 #[derive(Clone)]
 pub(super) struct Core {
@@ -72,13 +84,13 @@ pub(super) struct Inner {
     pub(super) transfers: Arc<Transfers>,
     pub(super) staging: Staging,
     pub(super) applied: Arc<Progress>,
+    pub(super) trim: Arc<Trim>,
     pub(super) standing: watch::Sender<Standing>,
     pub(super) proposals: mpsc::Sender<Proposal>,
-    /// This start of this peer.
-    pub(super) start: Start,
+    /// The number of this start of this peer.
+    pub(super) session: u64,
     pub(super) starts: Arc<Known>,
-    /// What was wrong with this peer in the eyes of the member that asked last.
-    disowned: Mutex<Option<Disowned>>,
+    doubt: Mutex<Option<Doubt>>,
     me: Weak<Inner>,
     core: RwLock<Option<Core>>,
     /// None once it was shut down, so that readers come to an end.
@@ -124,8 +136,13 @@ pub(super) struct Parts {
     pub(super) links: Links,
     pub(super) events: EventSender,
     pub(super) proposals: mpsc::Sender<Proposal>,
-    pub(super) start: Start,
+    pub(super) session: u64,
     pub(super) salt: Bytes,
+}
+
+/// Why there is no openraft where nothing is wrong.
+pub(super) fn starting() -> Error {
+    Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,7 +151,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { peer, config, storage, state, links, events, proposals, start, salt } = parts;
+        let Parts { peer, config, storage, state, links, events, proposals, session, salt } = parts;
+        let trim = Arc::new(Trim::new(config.max_log_bytes));
         Arc::new_cyclic(|me| Self {
             peer,
             config,
@@ -144,11 +162,12 @@ impl Inner {
             transfers: Arc::default(),
             staging: Staging::default(),
             applied: Arc::default(),
+            trim,
             standing: watch::Sender::new(Standing::Working),
             proposals,
-            start,
+            session,
             starts: Arc::default(),
-            disowned: Mutex::new(None),
+            doubt: Mutex::new(None),
             me: me.clone(),
             core: RwLock::new(None),
             events: Mutex::new(Some(Arc::new(events))),
@@ -158,7 +177,7 @@ impl Inner {
             heard: Mutex::new(Heard { at: Instant::now(), is_leader: false }),
             making_way: MakingWay::default(),
             alarms: Alarms::default(),
-            transfer: AtomicU64::new(start.session.wrapping_mul(1000)),
+            transfer: AtomicU64::new(session.wrapping_mul(1000)),
             salt,
             turn: tokio::sync::Mutex::new(true),
         })
@@ -183,9 +202,7 @@ impl Inner {
     /// Why there is none.
     pub(super) fn raft(&self) -> Result<Raft> {
         self.check()?;
-        self.core()
-            .map(|core| core.raft)
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "raft is being started").component(COMPONENT))
+        self.core().map(|core| core.raft).ok_or_else(starting)
     }
 
     /// # Errors
@@ -296,15 +313,36 @@ impl Inner {
     /// # Errors
     /// As [`Links::ask`].
     pub(super) async fn ask(&self, peer: &PeerId, question: &Question, patience: Duration) -> Result<Answer> {
-        let (kind, body) = question.encode(&self.head(peer));
-        let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
-        let (start, answer) = Answer::decode(kind, body)?;
-        self.heard_answer(peer, start, answer).await
+        self.ask_within(self.cluster(), peer, question, patience).await
+    }
+
+    /// The same as a peer of this cluster.
+    pub(super) async fn ask_within(
+        &self,
+        cluster: Option<ClusterId>,
+        peer: &PeerId,
+        question: &Question,
+        patience: Duration,
+    ) -> Result<Answer> {
+        let mut is_again = false;
+        loop {
+            let (kind, body) = question.encode(&Head { cluster, ..self.head(peer) });
+            let (kind, body) = self.links.ask(peer, kind, body, patience).await?;
+            let (start, answer) = Answer::decode(kind, body)?;
+            // Who knows an earlier start of this peer is told that this one comes after it.
+            if let Answer::Disowned(known) = answer
+                && !std::mem::replace(&mut is_again, true)
+                && self.judge_own(peer, cluster, known).is_none()
+            {
+                continue;
+            }
+            return self.heard_answer(peer, start, answer).await;
+        }
     }
 
     /// What every question to a peer begins with.
     pub(super) fn head(&self, to: &PeerId) -> Head {
-        Head { cluster: self.cluster(), start: self.own_start(), known: self.starts.of(to) }
+        Head { cluster: self.cluster(), start: self.own_start(to), known: self.starts.of(to) }
     }
 
     /// An answer, of the peer that is known.
@@ -313,24 +351,25 @@ impl Inner {
     /// `Conflict` when it is not, or this one is not the one that the other knows.
     pub(super) async fn heard_answer(&self, from: &PeerId, start: Start, answer: Answer) -> Result<Answer> {
         if let Answer::Disowned(known) = answer {
-            let disowned = self.judge_own(known);
-            return Err(disowned.map_or_else(|| answer.unexpected(from), Disowned::error));
+            let disowned = self.judge_own(from, self.cluster(), known);
+            return Err(disowned.map_or_else(
+                || {
+                    let text = format!("{from} has not heard yet which of its starts this peer comes after");
+                    Error::new(ErrorKind::Unavailable, text).component(COMPONENT)
+                },
+                Disowned::error,
+            ));
         }
-        self.recognize(from, start).await.map_err(|disowned| disowned.error().context(from))?;
-        Ok(answer)
+        match self.recognize(from, start).await {
+            Ok(()) => Ok(answer),
+            Err(Unrecognized::Disowned(disowned)) => Err(disowned.error().context(from)),
+            Err(Unrecognized::Failed(error)) => Err(error.context("the start of a peer was not noted")),
+        }
     }
 
-    pub(super) fn disowned(&self) -> MutexGuard<'_, Option<Disowned>> {
-        lock(&self.disowned)
-    }
-
-    /// Somebody said that this peer is no member, by an entry.
-    pub(super) fn told_not_member(&self, since: Option<&LogId>) {
-        let known = self.metrics().and_then(|metrics| *metrics.membership_config.log_id());
-        // Who has not heard yet that we were added knows an older entry than we do.
-        if since.is_some() && since > known.as_ref() {
-            self.set_removed();
-        }
+    /// What somebody said of this peer while it did not vote.
+    pub(super) fn doubt(&self) -> MutexGuard<'_, Option<Doubt>> {
+        lock(&self.doubt)
     }
 
     pub(super) fn set_removed(&self) {
@@ -381,6 +420,8 @@ impl Inner {
             self.finish_cleaning().await?;
         }
         *lock(&self.cluster) = cluster;
+        // Of the time before.
+        self.failure.take();
         let events = lock(&self.events).clone().ok_or_else(|| Error::shut_down(COMPONENT))?;
         let surroundings = Surroundings {
             node: self.node(),
@@ -393,15 +434,15 @@ impl Inner {
             transfers: self.transfers.clone(),
             failure: self.failure.clone(),
             starts: self.starts.clone(),
+            trim: self.trim.clone(),
         };
         let gone = CancellationToken::new();
-        let machine = Machine::open(surroundings, gone.clone().drop_guard()).await?;
-        let log = LogStore::open(self.node(), self.storage.clone(), self.failure.clone()).await?;
-        storage::run(self.storage.clone(), |storage| {
-            records::check(storage)?;
-            log::check_unapplied(storage)
-        })
-        .await?;
+        let (storage, failure, trim) = (self.storage.clone(), self.failure.clone(), self.trim.clone());
+        let log = LogStore::open(self.node(), storage, failure, trim).await?;
+        let mut machine = Machine::open(surroundings, log.clone(), gone.clone().drop_guard()).await?;
+        storage::run(self.storage.clone(), records::check).await?;
+        let named = log.check().await?;
+        machine.catch_up(named.as_ref()).await?;
         let network = Network(self.me.clone());
         let config = Arc::new(self.config.openraft()?);
         let raft = Raft::new(self.node(), config, network, log.clone(), machine)
@@ -455,11 +496,17 @@ impl Inner {
 
     async fn stop_now(&self) {
         let core = self.core.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Core { raft, gone, .. }) = core else { return };
+        let Some(Core { raft, log, gone }) = core else { return };
         if let Err(error) = raft.shutdown().await {
             error!(%error, "raft did not stop as it should");
         }
         drop(raft);
+        // Who opens the log next must not find it in the middle of a write.
+        match timeout(LET_GO_TIMEOUT, log.until_all_written()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "the end of the log was not written"),
+            Err(_) => warn!("the end of the log was not written within {LET_GO_TIMEOUT:?}"),
+        }
         if timeout(LET_GO_TIMEOUT, gone.cancelled()).await.is_err() {
             warn!("what applies entries has not let go of the pinset after {LET_GO_TIMEOUT:?}");
         }
@@ -512,7 +559,7 @@ impl Inner {
                 ErrorKind::StorageFull => "raft waits until there is space on this peer's disk",
                 _ => "raft waits until this peer's store works",
             };
-            self.standing.send_replace(Standing::Failing(why.context(what)));
+            self.standing.send_if_modified(|standing| standing.fail(why.context(what)));
             drop(may_start);
             retry.failed();
             sleep(retry.wait().min(RECOVER_WAIT_MAX)).await;

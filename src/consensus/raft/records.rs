@@ -7,9 +7,11 @@
 //! | | `cleaning` | there while everything is being forgotten |
 //! | | `cluster` | what tells this cluster from others: 16 bytes |
 //! | | `session` | of the last start |
+//! | | `ancestors` | those of the starts before it on this store (see `lineage`) |
 //! | | `vote`, `purged`, `last` | of the log |
+//! | | `committed` | up to where the log was known to be agreed on when an entry was last written |
 //! | | `applied`, `members` | what the pinset is the result of |
-//! | | `joined` | since which entry this peer is a member |
+//! | | `joined` | since which entry each member votes |
 //! | | `known/`, peer | the last start of a member that was heard of (see `lineage`) |
 //! | | `has-voted` | there once this peer was a member that votes |
 //! | `raft-seen` | 0, peer | session and floor of its parts |
@@ -39,9 +41,11 @@ pub(super) const FORMAT_KEY: &[u8] = b"format";
 pub(super) const CLEANING: &[u8] = b"cleaning";
 pub(super) const CLUSTER: &[u8] = b"cluster";
 pub(super) const SESSION: &[u8] = b"session";
+pub(super) const ANCESTORS: &[u8] = b"ancestors";
 pub(super) const VOTE: &[u8] = b"vote";
 pub(super) const PURGED: &[u8] = b"purged";
 pub(super) const LAST: &[u8] = b"last";
+pub(super) const COMMITTED: &[u8] = b"committed";
 pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERS: &[u8] = b"members";
 pub(super) const JOINED: &[u8] = b"joined";
@@ -224,12 +228,12 @@ pub(super) fn cluster(storage: &dyn Storage) -> Result<Option<ClusterId>> {
     })
 }
 
-/// Forgets everything but that the store is ours and its sessions.
+/// Forgets everything but that the store is ours and its last session.
 pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
     let mut batch = Batch::new();
-    for key in [CLUSTER, VOTE, PURGED, LAST, APPLIED, MEMBERS, JOINED, HAS_VOTED] {
+    for key in [CLUSTER, VOTE, PURGED, LAST, COMMITTED, APPLIED, MEMBERS, JOINED, HAS_VOTED, ANCESTORS] {
         batch.delete(META, key);
     }
     known_records(storage)?.into_iter().for_each(|(key, _)| batch.delete(META, key));

@@ -4,7 +4,8 @@
 //!
 //! | key | here |
 //! |---|---|
-//! | `init_peerset`, `network_timeout`, `commit_retry_delay`, `trailing_logs`, `snapshot_threshold`, `max_append_entries` | as there |
+//! | `init_peerset`, `network_timeout`, `commit_retry_delay`, `snapshot_threshold`, `max_append_entries` | as there |
+//! | `trailing_logs` | as there, but no more than about 256 MiB of entries are kept |
 //! | `wait_for_leader_timeout` | how long a write may take, attempts that fail included |
 //! | `heartbeat_timeout` | four times as long as the leader is silent |
 //! | `election_timeout` | between half of it and all of it without a leader, then an election |
@@ -71,7 +72,8 @@ pub struct RaftSection {
     /// Most entries of the log in one message.
     #[serde(deserialize_with = "number::zero_is::<_, DEFAULT_ENTRIES>")]
     pub max_append_entries: usize,
-    /// Entries kept of those that are not needed any more, for members that are a little behind.
+    /// Entries kept of those that are not needed any more, for members that are a little behind; no more of them than
+    /// [`RaftConfig::max_log_bytes`].
     #[serde(deserialize_with = "number::zero_is::<_, DEFAULT_TRAILING>")]
     pub trailing_logs: usize,
     /// Kept for the reference, see [`RaftSection::without_effect`].

@@ -14,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::command::Part;
+use super::lineage::Unrecognized;
 use super::message::{Answer, Appended, Head, Question};
-use super::node::Inner;
+use super::network::upto;
+use super::node::{Core, Inner, starting};
 use super::propose::Refusal;
 use super::snapshot::{self, Receiver};
-use super::types::{LogId, Vote};
+use super::types::{LogId, Node, Vote, is_voter};
 use super::{COMPONENT, elections, frame};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::{PeerStream, StreamHandler};
@@ -89,7 +91,7 @@ impl Server {
                     question => inner.answer(&from, question).await,
                 },
             };
-            let (kind, body) = answer.encode(inner.own_start());
+            let (kind, body) = answer.encode(inner.own_start(&from));
             timeout(patience, frame::write(&mut stream, kind, &body)).await.map_err(|_| {
                 Error::new(ErrorKind::Timeout, "an answer was not taken").component(COMPONENT)
             })??;
@@ -122,14 +124,20 @@ impl Server {
             }
             _ => {}
         }
-        if inner.recognize(from, head.start).await.is_err() {
-            return Some(Answer::Disowned(inner.starts.of(from)));
+        if matches!(question, Question::Members) {
+            // Who asks this asks because it does not know whether it is right.
+            return None;
         }
-        if let Some(disowned) = inner.judge_own(head.known) {
+        match inner.recognize(from, head.start).await {
+            Ok(()) => {}
+            Err(Unrecognized::Disowned(_)) => return Some(Answer::Disowned(inner.starts.of(from))),
+            Err(Unrecognized::Failed(error)) => return Some(error.into()),
+        }
+        if let Some(disowned) = inner.judge_own(from, head.cluster, head.known) {
             return Some(disowned.error().into());
         }
         if is_leading {
-            inner.disowned().take();
+            inner.doubt().take();
         }
         if ours.is_none()
             && let Err(error) = inner.join(theirs).await
@@ -137,11 +145,13 @@ impl Server {
             return Some(error.into());
         }
         // Who removed us may be no member that we know.
-        if is_leading || matches!(question, Question::Removed(_)) || inner.is_member(from) {
+        let is_for_all = is_leading || matches!(question, Question::Removed(_));
+        // Who is about to leave is a member until that is agreed on: until then its voice may be needed.
+        let was_member = || inner.applied.borrow().members.membership().get_node(&Node::of(*from)).is_some();
+        if is_for_all || inner.is_member(from) || was_member() {
             return None;
         }
-        let since = *inner.applied.borrow().members.log_id();
-        Some(Answer::NotMember(since))
+        Some(Answer::NotMember)
     }
 
     async fn snapshot(
@@ -219,7 +229,8 @@ impl Inner {
     }
 
     async fn try_answer(&self, from: &PeerId, question: Question) -> Result<Answer> {
-        let raft = self.raft()?;
+        self.check()?;
+        let Core { raft, log, .. } = self.core().ok_or_else(starting)?;
         Ok(match question {
             Question::Append(request) => {
                 let is_leading = {
@@ -232,8 +243,12 @@ impl Inner {
                 } else {
                     self.alarms.heard_old_leader(request.vote.leader_id.term);
                 }
+                let upto = upto(&request);
                 let response = raft.append_entries(request).await.map_err(|error| self.openraft(error))?;
                 let appended = Appended::from(response);
+                if appended == Appended::Success {
+                    log.until_safe(upto).await?;
+                }
                 if !matches!(appended, Appended::HigherVote(_)) {
                     // Writing may have taken a while.
                     self.heard();
@@ -257,8 +272,13 @@ impl Inner {
             Question::WouldVote(theirs) => Answer::WouldVote(elections::would_vote(self, from, theirs)),
             Question::Propose(bytes) => {
                 let operations = self.check_part(from, &bytes)?;
+                if !is_voter(&Node::of(*from), &self.membership()) {
+                    // What it asks for would not be applied (see `machine`). It asks again until it is.
+                    let text = "this peer is not a full member of the cluster yet";
+                    return Err(Error::new(ErrorKind::Unavailable, text).component(COMPONENT));
+                }
                 match self.propose(bytes, operations).await {
-                    Ok((index, outcome)) => Answer::Proposed(index, outcome),
+                    Ok((id, outcome)) => Answer::Proposed(id, outcome),
                     Err(Refusal::NotLeader) => Answer::NotLeader(self.leader()),
                     Err(Refusal::Failed(error)) => error.into(),
                 }
@@ -275,9 +295,12 @@ impl Inner {
                 self.as_leader(self.remove_as_leader(&peer)).await?
             }
             Question::Removed(since) => {
-                self.told_not_member(Some(&since));
+                if Some(since) > *self.known_members().newest.log_id() {
+                    self.check_removed(Some(*from)).await;
+                }
                 Answer::Done
             }
+            Question::Members => Answer::Members(self.known_members()),
             // It is dealt with where the stream is.
             Question::Snapshot(..) => {
                 Answer::Failed(ErrorKind::Internal, "a snapshot out of place".to_owned())

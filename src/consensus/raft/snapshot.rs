@@ -21,9 +21,9 @@ use tokio::time::{Instant, timeout};
 use super::COMPONENT;
 use super::command::{PIN_BYTES_MAX, WINDOW};
 use super::frame;
-use super::lineage::Start;
+use super::lineage::{Eras, Start};
 use super::message::Answer;
-use super::records::{self, APPLIED, MEMBERS, Seen};
+use super::records::{self, APPLIED, JOINED, MEMBERS, Seen};
 use super::types::{LogId, Node, StoredMembership};
 use super::wire::{PEERS_MAX, Reader, Writer, corrupt, read, written};
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +72,8 @@ type Meta = SnapshotMeta<Node, openraft::EmptyNode>;
 pub(super) struct Staged {
     pub(super) sorter: Option<Sorter>,
     pub(super) seen: Vec<(Bytes, Bytes)>,
+    /// Since when each of the members votes.
+    pub(super) eras: Eras,
 }
 
 /// Snapshots that are being sent.
@@ -307,11 +309,12 @@ impl Sender<'_> {
     }
 
     async fn end(&self, stream: &mut PeerStream, view: Arc<dyn Snapshot>) -> Result<()> {
-        let (seen, applied, members) = storage::run(self.storage.clone(), move |_| {
+        let (seen, applied, members, eras) = storage::run(self.storage.clone(), move |_| {
             Ok((
                 records::all_seen(&*view)?,
                 records::get_in(&*view, APPLIED, Reader::log_id)?,
                 records::get_in(&*view, MEMBERS, Reader::stored_membership)?.unwrap_or_default(),
+                records::get_in(&*view, JOINED, Reader::eras)?.unwrap_or_default(),
             ))
         })
         .await?;
@@ -326,6 +329,7 @@ impl Sender<'_> {
         let end = written(|writer| {
             writer.option(applied.as_ref(), Writer::log_id);
             writer.stored_membership(&members);
+            writer.eras(&eras);
         });
         self.write(stream, END, &end).await
     }
@@ -471,10 +475,10 @@ impl Receiver<'_> {
                     }
                 }
                 END => {
-                    let (id, members) = read(body, |reader| {
-                        Ok((reader.option(Reader::log_id)?, reader.stored_membership()?))
+                    let (id, members, eras) = read(body, |reader| {
+                        Ok((reader.option(Reader::log_id)?, reader.stored_membership()?, reader.eras()?))
                     })?;
-                    return Ok((meta(id, members)?, Staged { sorter: Some(received.sorter), seen }));
+                    return Ok((meta(id, members)?, Staged { sorter: Some(received.sorter), seen, eras }));
                 }
                 kind => return Err(corrupt(format!("a snapshot has a message of the unknown kind {kind}"))),
             }

@@ -82,6 +82,8 @@ pub(super) enum PartOutcome {
     Stale(u64),
     /// It was not applied: it does not decode.
     Unreadable,
+    /// It was not applied now: its peer is no member any more, so that nobody remembers whether it was before.
+    NotMember,
 }
 
 /// For each unpin whose caller asked: the value of the entry as it was.

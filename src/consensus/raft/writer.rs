@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use openraft::raft::AppendEntriesRequest;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -16,7 +17,7 @@ use super::command::{Key, Operations, PART_BYTES_MAX};
 use super::message::{Answer, Question};
 use super::node::{Inner, Standing};
 use super::propose::{Refusal, no_quorum};
-use super::types::{Answers, PartOutcome};
+use super::types::{Answers, LogId, PartOutcome};
 use crate::consensus::OPERATIONS_MAX;
 use crate::consensus::group::{Call, Inbox, Reply};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,11 +25,11 @@ use crate::types::PeerId;
 
 /// Calls that wait; more wait in their callers.
 pub(super) const QUEUED_CALLS_MAX: usize = 4096;
-/// Parts under way at a time, over slow lines: while one travels the next ones gather.
+/// Parts under way at a time: while one travels the next ones gather.
 const PARTS_UNDER_WAY: usize = 4;
-/// How long a part has to be under way before another one follows it: over fast lines one at a time is the quickest way,
-/// because what gathers meanwhile costs one sync and one round through all peers together.
-const PART_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+/// How long a part has to be under way before another one follows it: what gathers meanwhile costs one message together.
+/// The leader sees to it that parts share entries.
+const PART_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 /// How often it is looked whether there is a leader.
 const LEADER_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 /// How long what was accepted may still take once a shutdown has begun.
@@ -72,7 +73,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(inner: Arc<Inner>, inbox: Inbox<Work, Answers>, stop: CancellationToken) -> Self {
-        let session = inner.start.session;
+        let session = inner.session;
         Self {
             inner,
             inbox,
@@ -238,6 +239,11 @@ async fn deliver(
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
             (None, Err(error))
         }
+        Ok(PartOutcome::NotMember) => {
+            let error = unknown(&inner.removed());
+            waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
+            (None, Err(error))
+        }
         Err(error) => {
             debug!(%error, callers = waiters.len(), "a part was not written");
             waiters.into_iter().for_each(|waiter| waiter.reply.send(Err(error.clone())));
@@ -252,8 +258,12 @@ async fn until_applied(
     operations: usize,
     deadline: Instant,
 ) -> Result<PartOutcome> {
-    let (index, outcome) = until_written(inner, part, operations, deadline).await?;
-    match timeout_at(deadline, inner.applied.until(index + 1)).await {
+    let (id, outcome) = until_written(inner, part, operations, deadline).await?;
+    let applied = async {
+        inner.told_agreed(id).await;
+        inner.applied.until(id.index + 1).await;
+    };
+    match timeout_at(deadline, applied).await {
         Ok(()) => Ok(outcome),
         Err(_) => {
             let text = "it is written for good, but this peer is too far behind to show it";
@@ -269,7 +279,7 @@ async fn until_written(
     part: Bytes,
     operations: usize,
     deadline: Instant,
-) -> Result<(u64, PartOutcome)> {
+) -> Result<(LogId, PartOutcome)> {
     let mut last = None;
     loop {
         match inner.leader() {
@@ -291,9 +301,7 @@ async fn until_written(
                 if matches!(*inner.standing.borrow(), Standing::Removed) {
                     return Err(inner.removed());
                 }
-                if !inner.starts.is_voter()
-                    && let Some(disowned) = *inner.disowned()
-                {
+                if let Some(disowned) = inner.disowned() {
                     return Err(disowned.error());
                 }
                 sleep_until((Instant::now() + LEADER_POLL).min(deadline)).await;
@@ -357,7 +365,27 @@ fn is_final(error: &Error) -> bool {
 }
 
 impl Inner {
-    async fn send(&self, leader: &PeerId, part: Bytes, operations: usize) -> Result<(u64, PartOutcome)> {
+    /// The leader says that an entry is agreed on, in the answer to who asked for it: its next message to this peer may wait
+    /// for the disk. Nothing happens where this peer follows another one by now, or has no such entry yet.
+    async fn told_agreed(&self, id: LogId) {
+        let Some(core) = self.core() else { return };
+        let vote = core.raft.metrics().borrow().vote;
+        let is_leaders = vote.committed && vote.leader_id.term == id.leader_id.term;
+        if !is_leaders || self.applied.borrow().next() > id.index || core.log.last() < Some(id) {
+            return;
+        }
+        let request = AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(id),
+            leader_commit: Some(id),
+            entries: Vec::new(),
+        };
+        if let Err(error) = core.raft.append_entries(request).await {
+            debug!(%error, "raft was not told that an entry is agreed on");
+        }
+    }
+
+    async fn send(&self, leader: &PeerId, part: Bytes, operations: usize) -> Result<(LogId, PartOutcome)> {
         let not_leader = || {
             Error::new(ErrorKind::Unavailable, format!("{leader} does not lead any more"))
                 .component(COMPONENT)
@@ -373,10 +401,10 @@ impl Inner {
             };
         }
         match self.ask(leader, &Question::Propose(part), self.config.network_timeout).await? {
-            Answer::Proposed(index, outcome) => Ok((index, outcome)),
+            Answer::Proposed(id, outcome) => Ok((id, outcome)),
             Answer::NotLeader(_) => Err(not_leader()),
-            Answer::NotMember(since) => {
-                self.told_not_member(since.as_ref());
+            Answer::NotMember => {
+                self.check_removed(Some(*leader)).await;
                 Err(not_leader())
             }
             other => Err(other.unexpected(leader)),

@@ -1,10 +1,12 @@
 //! Whether what callers saw of a pin is what they could have seen of one pin in one place: each call looks as if it had
 //! happened at one moment between its beginning and its end. Pure.
+//!
+//! In general that takes a search through all orders. Here every pin has a name of its own, which makes it short: whoever
+//! saw a name saw it between the one call that gave it and the next that changed anything. So a pin, all who read its name,
+//! and the removal that gave it back belong together, as one [`Unit`], and nothing else happened among them. All that is
+//! left to tell apart after a unit is whether there is a pin, for those who saw that there is none.
 
-use std::collections::{BTreeSet, HashSet};
-
-/// Combinations of calls that are looked at before it is left undecided.
-const COMBINATIONS_MAX: usize = 1 << 20;
+use std::collections::BTreeMap;
 
 /// The name that a pin has; none when it is not there.
 pub type Value = Option<u64>;
@@ -12,14 +14,14 @@ pub type Value = Option<u64>;
 /// What was asked for, and seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// The pin has this name from now on; what that gives says nothing.
+    /// The pin has this name from now on, which no other call gives it; what that gives says nothing.
     Pin(u64),
+    /// The same, and it may be gone at any moment at which it still has the name.
+    PinThatExpires(u64),
     /// It is gone. What it was, if that is known.
     Unpin(Option<Value>),
     /// It was this.
     Read(Value),
-    /// It is gone if it was this.
-    Expire(u64),
 }
 
 /// One call.
@@ -29,7 +31,7 @@ pub struct Happened {
     pub call: Call,
     /// When it began. Times of a history are numbers that grow.
     pub began: u64,
-    /// When it ended. None where nobody knows whether it happened: then it may at any time, or never.
+    /// When it ended. None where nobody knows whether it happened: then it may at any time, or never, and saw nothing.
     pub ended: Option<u64>,
 }
 
@@ -40,180 +42,160 @@ pub enum Verdict {
     Linearizable,
     /// There is none.
     Impossible,
-    /// There are too many to look at.
-    Undecided,
 }
 
-/// What a call makes of a value, if it could have happened then.
-fn step(call: Call, value: Value) -> Option<Value> {
-    match call {
-        Call::Pin(name) => Some(Some(name)),
-        Call::Unpin(Some(was)) if was != value => None,
-        Call::Unpin(_) => Some(None),
-        Call::Read(was) => (was == value).then_some(value),
-        Call::Expire(name) => (value == Some(name)).then_some(None),
+/// Calls that happened one after the other with nothing in between.
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    /// When the last of them began: nothing that is left may have ended before, when they are next.
+    began: u64,
+    /// When the first of them ended.
+    ended: u64,
+    kind: Kind,
+}
+
+/// What a unit is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Saw that there is no pin.
+    Absence,
+    /// There is one afterwards, whatever was before.
+    Pin,
+    /// There is none afterwards, whatever was before.
+    Removal,
+}
+
+/// Calls about a name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Named {
+    /// When it was given.
+    pin: Option<Span>,
+    expires: bool,
+    /// When it was seen.
+    seen: Option<Span>,
+    /// When it was given back.
+    removed: Option<Span>,
+}
+
+/// When the last of some calls began, and the first ended.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    began: u64,
+    ended: u64,
+}
+
+impl Span {
+    fn with(self, other: Self) -> Self {
+        Self { began: self.began.max(other.began), ended: self.ended.min(other.ended) }
     }
 }
 
-impl Call {
-    /// Whether it goes otherwise where the pin is something else than this.
-    fn tells_of(self, value: Value) -> bool {
-        match self {
-            Self::Pin(_) | Self::Unpin(None) => false,
-            Self::Unpin(Some(was)) | Self::Read(was) => was == value,
-            Self::Expire(name) => value == Some(name),
+impl Named {
+    /// None where they cannot have happened one after the other.
+    fn unit(&self) -> Option<Unit> {
+        let mut all = self.pin?;
+        let mut before = all;
+        for next in [self.seen, self.removed].into_iter().flatten() {
+            if before.began > next.ended {
+                return None;
+            }
+            (all, before) = (all.with(next), before.with(next));
+        }
+        // One that expires can always be gone at the end, and more can follow that than the pin.
+        let is_gone = self.removed.is_some() || self.expires;
+        let kind = if is_gone { Kind::Removal } else { Kind::Pin };
+        Some(Unit { began: all.began, ended: all.ended, kind })
+    }
+}
+
+/// What a history says: units, and the beginnings of removals that may have happened.
+struct Told {
+    units: Vec<Unit>,
+    perhaps: Vec<u64>,
+}
+
+/// None where it contradicts itself.
+fn told(history: &[Happened]) -> Option<Told> {
+    let mut names = BTreeMap::<u64, Named>::new();
+    let (mut units, mut perhaps) = (Vec::new(), Vec::new());
+    for happened in history {
+        let Happened { call, began, ended } = *happened;
+        let span = Span { began, ended: ended.unwrap_or(u64::MAX) };
+        match (call, ended) {
+            (Call::Pin(name) | Call::PinThatExpires(name), _) => {
+                let named = names.entry(name).or_default();
+                (named.pin, named.expires) = (Some(span), matches!(call, Call::PinThatExpires(_)));
+            }
+            (Call::Read(_), None) => {}
+            (Call::Unpin(_), None) => perhaps.push(began),
+            (Call::Read(Some(name)), Some(_)) => {
+                let named = names.entry(name).or_default();
+                named.seen = Some(named.seen.map_or(span, |seen| seen.with(span)));
+            }
+            (Call::Unpin(Some(Some(name))), Some(_)) => {
+                if names.entry(name).or_default().removed.replace(span).is_some() {
+                    return None;
+                }
+            }
+            (Call::Read(None) | Call::Unpin(Some(None)), Some(ended)) => {
+                units.push(Unit { began, ended, kind: Kind::Absence });
+            }
+            (Call::Unpin(None), Some(ended)) => units.push(Unit { began, ended, kind: Kind::Removal }),
         }
     }
+    for named in names.into_values() {
+        let is_seen = named.seen.is_some() || named.removed.is_some();
+        match named.pin {
+            // It may as well not have happened; or, where it expires, have been a removal.
+            Some(pin) if pin.ended == u64::MAX && !is_seen => {
+                perhaps.extend(named.expires.then_some(pin.began));
+            }
+            _ => units.push(named.unit()?),
+        }
+    }
+    perhaps.sort_unstable();
+    Some(Told { units, perhaps })
 }
 
-/// Calls that happened, of a history.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Set(Vec<u64>);
-
-impl Set {
-    fn has(&self, index: usize) -> bool {
-        self.0[index / 64] & (1 << (index % 64)) != 0
-    }
-
-    fn with(&self, index: usize) -> Self {
-        let mut set = self.clone();
-        set.0[index / 64] |= 1 << (index % 64);
-        set
-    }
-}
-
-/// Wing and Gong's search, with what was seen left out. In the beginning the pin is not there.
+/// Whether a history is linearizable. In the beginning the pin is not there.
+///
+/// It takes one unit after the other, of those that can be next, and never has to take one back:
+///
+/// 1. One that saw that there is no pin, where there is none. It changes nothing.
+/// 2. One that leaves a pin. Where there is one already, it makes no difference to what follows, since nobody sees its name
+///    any more. Where there is none, and later ones saw that, a removal has to come before those; if one can be next, it
+///    comes after this pin as well as before it, and if none can, there is nothing else to do.
+/// 3. A removal: of several the one that ended first, as any other can take its place later.
+/// 4. A removal that may not have happened, where there is a pin.
 pub fn check(history: &[Happened]) -> Verdict {
-    let seen: BTreeSet<u64> = history
-        .iter()
-        .filter_map(|happened| match happened.call {
-            Call::Read(value) | Call::Unpin(Some(value)) => value,
-            _ => None,
-        })
-        .collect();
-    // A write that may have happened and that nobody saw can as well not have happened; and where it expires, as well have
-    // been a removal.
-    let unseen: BTreeSet<u64> = history
-        .iter()
-        .filter_map(|happened| match (happened.call, happened.ended) {
-            (Call::Pin(name), None) if !seen.contains(&name) => Some(name),
-            _ => None,
-        })
-        .collect();
-    let told = history.iter().filter_map(|happened| match happened.call {
-        Call::Pin(name) if unseen.contains(&name) => None,
-        Call::Expire(name) if unseen.contains(&name) => {
-            Some(Happened { call: Call::Unpin(None), ..*happened })
-        }
-        _ => Some(*happened),
-    });
-    let mut calls: Vec<Happened> = told.collect();
-    // The last one is looked at first: of those that are certain, the one that ended first.
-    calls.sort_by_key(|happened| std::cmp::Reverse(happened.ended.unwrap_or(u64::MAX)));
-    let certain = calls.iter().filter(|happened| happened.ended.is_some()).count();
-    let mut looked = HashSet::new();
-    let mut open = vec![(Set(vec![0; calls.len().div_ceil(64)]), None, 0)];
-    while let Some((done, value, ended)) = open.pop() {
-        if ended == certain {
-            return Verdict::Linearizable;
-        }
-        if looked.len() == COMBINATIONS_MAX {
-            return Verdict::Undecided;
-        }
-        if !looked.insert((done.clone(), value)) {
-            continue;
-        }
-        let left = || calls.iter().enumerate().filter(|(index, _)| !done.has(*index));
-        // Whatever is next began before everything else that is left had ended.
-        let first_end = left().filter_map(|(_, happened)| happened.ended).min().unwrap_or(u64::MAX);
-        let next: Vec<_> = left().filter(|(_, happened)| happened.began < first_end).collect();
-        for (index, happened) in &next {
-            // One that may not have happened has happened only where what follows at once tells.
-            let tells = |result| next.iter().any(|(_, other)| other.call.tells_of(result));
-            if happened.ended.is_none()
-                && step(happened.call, value).is_none_or(|result| result == value || !tells(result))
-            {
-                continue;
+    let Some(Told { units: mut left, perhaps }) = told(history) else { return Verdict::Impossible };
+    let mut perhaps = perhaps.into_iter().peekable();
+    // Of those that end at the same time, in this order: the one that is next is the first that fits.
+    left.sort_by_key(|unit| (unit.kind, unit.ended));
+    let mut there = false;
+    while !left.is_empty() {
+        let mut ends: Vec<u64> = left.iter().map(|unit| unit.ended).collect();
+        ends.sort_unstable();
+        let can_be_next = |unit: &Unit| {
+            let others = if ends[0] == unit.ended { ends.get(1) } else { ends.first() };
+            others.is_none_or(|ended| unit.began < *ended)
+        };
+        let next = left.iter().position(|unit| (unit.kind != Kind::Absence || !there) && can_be_next(unit));
+        if let Some(next) = next {
+            match left.remove(next).kind {
+                Kind::Absence => {}
+                Kind::Pin => there = true,
+                Kind::Removal => there = false,
             }
-            if let Some(value) = step(happened.call, value) {
-                open.push((done.with(*index), value, ended + usize::from(happened.ended.is_some())));
-            }
+        } else if there && perhaps.peek().is_some_and(|began| *began < ends[0]) {
+            perhaps.next();
+            there = false;
+        } else {
+            return Verdict::Impossible;
         }
     }
-    Verdict::Impossible
+    Verdict::Linearizable
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn happened(call: Call, began: u64, ended: impl Into<Option<u64>>) -> Happened {
-        Happened { call, began, ended: ended.into() }
-    }
-
-    #[test]
-    fn what_could_have_happened_is_found() {
-        let good = [
-            happened(Call::Pin(1), 1, 4),
-            happened(Call::Read(None), 2, 3),
-            happened(Call::Read(Some(1)), 5, 6),
-            happened(Call::Pin(2), 7, None),
-            happened(Call::Read(Some(1)), 8, 9),
-            happened(Call::Unpin(Some(Some(2))), 10, 11),
-            happened(Call::Read(None), 12, 13),
-        ];
-        assert_eq!(check(&good), Verdict::Linearizable);
-        assert_eq!(check(&[]), Verdict::Linearizable);
-        let expired = [
-            happened(Call::Pin(1), 1, 2),
-            happened(Call::Expire(1), 1, None),
-            happened(Call::Read(None), 3, 4),
-        ];
-        assert_eq!(check(&expired), Verdict::Linearizable);
-        let instead = [
-            happened(Call::Pin(1), 1, 2),
-            happened(Call::Pin(2), 3, None),
-            happened(Call::Expire(2), 3, None),
-            happened(Call::Read(None), 4, 5),
-        ];
-        assert_eq!(check(&instead), Verdict::Linearizable);
-    }
-
-    #[test]
-    fn what_could_not_have_happened_is_found() {
-        let stale = [happened(Call::Pin(1), 1, 2), happened(Call::Read(None), 3, 4)];
-        let lost =
-            [happened(Call::Pin(1), 1, 2), happened(Call::Pin(2), 3, 4), happened(Call::Read(Some(1)), 5, 6)];
-        let twice = [
-            happened(Call::Pin(1), 1, 2),
-            happened(Call::Unpin(Some(Some(1))), 3, 4),
-            happened(Call::Read(Some(1)), 5, 6),
-        ];
-        let backwards = [
-            happened(Call::Pin(1), 1, None),
-            happened(Call::Read(Some(1)), 2, 3),
-            happened(Call::Read(None), 4, 5),
-        ];
-        let another_expired = [
-            happened(Call::Pin(1), 1, 2),
-            happened(Call::Expire(1), 1, None),
-            happened(Call::Pin(2), 3, 4),
-            happened(Call::Read(None), 5, 6),
-        ];
-        for bad in [&stale[..], &lost, &twice, &backwards, &another_expired] {
-            assert_eq!(check(bad), Verdict::Impossible, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn many_writes_that_nobody_knows_of_are_no_trouble() {
-        let unknown = (0..200).map(|name| happened(Call::Pin(name), name, None));
-        let unpins = (0..12).map(|number| happened(Call::Unpin(None), number, None));
-        let mut history: Vec<_> = unknown.chain(unpins).collect();
-        for name in 0..60 {
-            let began = 1_000 + 10 * name;
-            history.push(happened(Call::Read(Some(name)), began, began + 1));
-        }
-        assert_eq!(check(&history), Verdict::Linearizable);
-    }
-}
+mod tests;

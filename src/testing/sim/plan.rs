@@ -135,6 +135,12 @@ pub enum What {
     CrashLeader {
         keep_some: bool,
     },
+    /// Waits until a peer votes for another one, for a while at most. So long after, the power goes under who voted; who got
+    /// the vote is cut off from all others, and all others reach each other.
+    CrashVoter {
+        after: Duration,
+        keep_some: bool,
+    },
     /// The power goes under everybody.
     CrashAll {
         keep_some: bool,
@@ -192,12 +198,15 @@ impl Plan {
             #[cfg(feature = "consensus-raft")]
             raft: None,
         };
-        let weights = Weights::choose(random);
+        let weights = Weights::choose(random, USUAL);
         let mut up = Up::all(&plan);
         let count = random.between(STEPS.0, STEPS.1);
         let patient = random.percent(50);
         plan.steps = (0..count)
-            .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, &mut up) })
+            .map(|_| Step {
+                after: pause(random, patient),
+                what: what(weights.kind(random), random, &plan, &mut up),
+            })
             .collect();
         if random.percent(70) {
             // They have time to hear of each other.
@@ -383,6 +392,7 @@ impl Plan {
                 | What::Loss { .. }
                 | What::IsolateLeader
                 | What::CrashLeader { .. }
+                | What::CrashVoter { .. }
                 | What::CrashAll { .. } => {}
             }
         }
@@ -418,8 +428,11 @@ fn pause(random: &mut Random, patient: bool) -> Duration {
 #[cfg(feature = "consensus-raft")]
 pub use raft::RaftChoices;
 
-/// How often each kind of thing is done. Runs differ: what never happens together with something else hides bugs.
-struct Weights([usize; 14]);
+/// How often each kind of thing is done, by its number (see [`what`]).
+const USUAL: [usize; 14] = [30, 14, 5, 3, 5, 4, 5, 3, 8, 3, 3, 1, 3, 1];
+
+/// How often each kind of thing is done in a run. Runs differ: what never happens together with something else hides bugs.
+struct Weights<const KINDS: usize>([usize; KINDS]);
 
 /// Which peers run, so that most steps find whom they need.
 struct Up {
@@ -439,9 +452,10 @@ impl Up {
     }
 }
 
-impl Weights {
-    fn choose(random: &mut Random) -> Self {
-        let mut weights = [30, 14, 5, 3, 5, 4, 5, 3, 8, 3, 3, 1, 3, 1];
+impl<const KINDS: usize> Weights<KINDS> {
+    /// The first kind stays as it is.
+    fn choose(random: &mut Random, usual: [usize; KINDS]) -> Self {
+        let mut weights = usual;
         for weight in &mut weights[1..] {
             match random.below(4) {
                 0 => *weight = 0,
@@ -452,49 +466,52 @@ impl Weights {
         Self(weights)
     }
 
-    fn what(&self, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
+    /// What is next.
+    fn kind(&self, random: &mut Random) -> usize {
         let mut left = random.below(self.0.iter().sum());
         let mut kind = 0;
         while left >= self.0[kind] {
             left -= self.0[kind];
             kind += 1;
         }
-        let writer = up.choose(random, up.writers, true);
-        let peer = up.choose(random, plan.peers, kind != 8);
-        let cid = random.below(plan.cids);
-        match kind {
-            6 | 7 => up.peers[peer] = false,
-            8 => up.peers[peer] = true,
-            _ => {}
-        }
-        match kind {
-            0 => What::Pin {
-                peer: writer,
-                cid,
-                factors: if random.percent(50) { (0, 0) } else { factors(random, plan.peers) },
-                direct: random.percent(10),
-                expires_in: random
-                    .percent(12)
-                    .then(|| random.time(Duration::from_secs(1), Duration::from_secs(90))),
-            },
-            1 => What::Unpin { peer: writer, cid },
-            2 => What::Update { peer: writer, from: cid, to: random.below(plan.cids) },
-            3 => What::Recover { peer },
-            4 => {
-                What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers }
-            }
-            5 => What::Heal,
-            6 => What::Crash { peer, keep_some: random.percent(50) },
-            7 => What::Stop { peer },
-            8 => What::Start { peer },
-            9 => What::DaemonDown { peer },
-            10 => What::DaemonUp { peer },
-            11 => What::Loss { percent: random.below(100) },
-            12 => What::Burst { peer: writer, cid, pins: random.between(2, 20) },
-            _ => {
-                let milliseconds = random.below(2 * SKEW_MAX_MILLISECONDS) as i64;
-                What::Skew { peer, milliseconds: milliseconds - SKEW_MAX_MILLISECONDS as i64 }
-            }
+        kind
+    }
+}
+
+fn what(kind: usize, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
+    let writer = up.choose(random, up.writers, true);
+    let peer = up.choose(random, plan.peers, kind != 8);
+    let cid = random.below(plan.cids);
+    match kind {
+        6 | 7 => up.peers[peer] = false,
+        8 => up.peers[peer] = true,
+        _ => {}
+    }
+    match kind {
+        0 => What::Pin {
+            peer: writer,
+            cid,
+            factors: if random.percent(50) { (0, 0) } else { factors(random, plan.peers) },
+            direct: random.percent(10),
+            expires_in: random
+                .percent(12)
+                .then(|| random.time(Duration::from_secs(1), Duration::from_secs(90))),
+        },
+        1 => What::Unpin { peer: writer, cid },
+        2 => What::Update { peer: writer, from: cid, to: random.below(plan.cids) },
+        3 => What::Recover { peer },
+        4 => What::Partition { one: peer, other: (peer + random.between(1, plan.peers - 1)) % plan.peers },
+        5 => What::Heal,
+        6 => What::Crash { peer, keep_some: random.percent(50) },
+        7 => What::Stop { peer },
+        8 => What::Start { peer },
+        9 => What::DaemonDown { peer },
+        10 => What::DaemonUp { peer },
+        11 => What::Loss { percent: random.below(100) },
+        12 => What::Burst { peer: writer, cid, pins: random.between(2, 20) },
+        _ => {
+            let milliseconds = random.below(2 * SKEW_MAX_MILLISECONDS) as i64;
+            What::Skew { peer, milliseconds: milliseconds - SKEW_MAX_MILLISECONDS as i64 }
         }
     }
 }

@@ -233,11 +233,17 @@ impl Run<'_> {
                 }
             }
             #[cfg(feature = "consensus-raft")]
+            What::CrashVoter { after, keep_some } => self.crash_voter(after, keep_some).await,
+            #[cfg(feature = "consensus-raft")]
             What::Join { peer, through } => self.join(peer, through).await,
             #[cfg(feature = "consensus-raft")]
             What::Remove { peer, through } => self.remove(peer, through),
             #[cfg(not(feature = "consensus-raft"))]
-            What::IsolateLeader | What::CrashLeader { .. } | What::Join { .. } | What::Remove { .. } => {}
+            What::IsolateLeader
+            | What::CrashLeader { .. }
+            | What::CrashVoter { .. }
+            | What::Join { .. }
+            | What::Remove { .. } => {}
         }
     }
 

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use openraft::CommittedLeaderId;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +17,13 @@ struct Stand {
 }
 
 impl Stand {
+    async fn with_members() -> (Self, Machine) {
+        let mut stand = Self::new().await;
+        let mut machine = stand.machine().await;
+        stand.members(&mut machine, &[0, 1]).await;
+        (stand, machine)
+    }
+
     async fn new() -> Self {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let state: Arc<dyn State> = Arc::new(StoreState::open(storage.clone()).await.unwrap());
@@ -28,7 +33,7 @@ impl Stand {
     async fn machine(&self) -> Machine {
         let (events, _) = events::channel(16);
         let surroundings = Surroundings {
-            node: Node::default(),
+            node: Node::of(self.peers[0]),
             storage: self.storage.clone(),
             state: self.state.clone(),
             events: Arc::new(events),
@@ -37,8 +42,11 @@ impl Stand {
             transfers: Arc::default(),
             failure: Failure::default(),
             starts: Arc::default(),
+            trim: Arc::new(Trim::new(1 << 20)),
         };
-        Machine::open(surroundings, CancellationToken::new().drop_guard()).await.unwrap()
+        let (storage, trim) = (self.storage.clone(), Arc::new(Trim::new(1 << 20)));
+        let log = LogStore::open(Node::default(), storage, Failure::default(), trim).await.unwrap();
+        Machine::open(surroundings, log, CancellationToken::new().drop_guard()).await.unwrap()
     }
 
     fn entry(&mut self, payload: EntryPayload<Types>) -> Entry {
@@ -57,6 +65,13 @@ impl Stand {
         let key = Key { origin: self.peers[peer], session, sequence, floor };
         let part = Operations::encode(&[operation], true).unwrap().into_part(key);
         self.entry(EntryPayload::Normal(Command(command::join(&[part]))))
+    }
+
+    /// Applies that these are the members.
+    async fn members(&mut self, machine: &mut Machine, peers: &[usize]) {
+        let voters = peers.iter().map(|peer| Node::of(self.peers[*peer])).collect();
+        let entry = self.entry(EntryPayload::Membership(Membership::new(vec![voters], ())));
+        machine.apply_all(vec![entry]).await.unwrap();
     }
 
     /// Applies what one peer asked for.
@@ -87,8 +102,7 @@ fn applied(answers: Answers) -> PartOutcome {
 
 #[tokio::test]
 async fn a_part_that_comes_again_changes_nothing_and_has_the_same_answer() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     assert_eq!(stand.ask(&mut machine, 0, (7, 1, 1), pin(1)).await, applied(Vec::new()));
     let gone = stand.ask(&mut machine, 1, (3, 1, 1), PinOperation::Unpin(cid(1))).await;
     assert!(matches!(&gone, PartOutcome::Applied(answers) if answers.len() == 1 && answers[0].is_some()));
@@ -105,8 +119,7 @@ async fn a_part_that_comes_again_changes_nothing_and_has_the_same_answer() {
 
 #[tokio::test]
 async fn a_part_that_comes_again_at_the_same_time_has_the_same_answer() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     stand.ask(&mut machine, 0, (7, 1, 1), pin(1)).await;
     // A leader that had no answer for it stopped, and the next one has both in its log.
     let entries = [(); 2].map(|()| stand.entry_of(1, (3, 1, 1), PinOperation::Unpin(cid(1))));
@@ -117,8 +130,7 @@ async fn a_part_that_comes_again_at_the_same_time_has_the_same_answer() {
 
 #[tokio::test]
 async fn sessions_only_go_forward_and_floors_forget() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     for sequence in 1..=20 {
         stand.ask(&mut machine, 0, (7, sequence, sequence.saturating_sub(3).max(1)), pin(1)).await;
     }
@@ -135,28 +147,69 @@ async fn sessions_only_go_forward_and_floors_forget() {
 }
 
 #[tokio::test]
-async fn of_peers_that_left_nothing_is_remembered() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+async fn what_is_known_to_be_agreed_on_is_applied_before_anybody_is_heard() {
+    use openraft::storage::RaftLogStorage as _;
+
+    for (voters, expected) in [(&[0][..], 10), (&[0, 1], 5), (&[1], 5)] {
+        let mut stand = Stand::new().await;
+        let (own, origin) = (Node::of(stand.peers[0]), voters[0]);
+        let voters = voters.iter().map(|peer| Node::of(stand.peers[*peer])).collect();
+        let voters = Membership::new(vec![voters], ());
+        let first = LogId::new(CommittedLeaderId::new(1, Node::default()), 0);
+        let mut entries = vec![Entry { log_id: first, payload: EntryPayload::Blank }];
+        entries.push(stand.entry(EntryPayload::Membership(voters)));
+        for number in 2..=10u8 {
+            entries.push(stand.entry_of(origin, (7, u64::from(number), 1), pin(number)));
+        }
+        let open =
+            || LogStore::open(own, stand.storage.clone(), Failure::default(), Arc::new(Trim::new(1 << 20)));
+        let mut log = open().await.unwrap();
+        let last = entries.split_off(10);
+        log.save_committed(Some(entries[1].log_id)).await.unwrap();
+        log.put(&entries).await.unwrap();
+        log.save_committed(Some(entries[5].log_id)).await.unwrap();
+        assert_eq!(open().await.unwrap().committed(), Some(entries[1].log_id), "it has no sync of its own");
+        log.put(&last).await.unwrap();
+        let log = open().await.unwrap();
+        let named = log.check().await.unwrap();
+        let mut machine = stand.machine().await;
+        machine.catch_up(named.as_ref()).await.unwrap();
+        assert_eq!(machine.now.next() - 1, expected);
+        assert_eq!(stand.state.counts().pins, expected - 1);
+        // And not again.
+        let mut again = stand.machine().await;
+        again.catch_up(named.as_ref()).await.unwrap();
+        assert_eq!(again.now, machine.now);
+    }
+}
+
+#[tokio::test]
+async fn of_peers_that_left_nothing_is_remembered_and_nothing_is_done_again() {
+    let (mut stand, mut machine) = Stand::with_members().await;
     for peer in 0..2 {
         stand.ask(&mut machine, peer, (1, 1, 1), pin(1)).await;
     }
-    let stays = Node::of(stand.peers[0]);
-    let entry = stand.entry(EntryPayload::Membership(Membership::new(vec![BTreeSet::from([stays])], ())));
-    machine.apply_all(vec![entry]).await.unwrap();
-    assert_eq!(machine.seen.keys().collect::<Vec<_>>(), [&stays]);
+    stand.members(&mut machine, &[0]).await;
+    assert_eq!(machine.seen.keys().collect::<Vec<_>>(), [&Node::of(stand.peers[0])]);
     let again = stand.machine().await;
-    assert_eq!((again.seen, again.now), (machine.seen, machine.now));
+    assert_eq!((&again.seen, &again.now), (&machine.seen, &machine.now));
+    // It waits for its answer, and asks once more, behind those that were told the pin is gone.
+    stand.ask(&mut machine, 0, (1, 2, 1), PinOperation::Unpin(cid(1))).await;
+    assert_eq!(stand.ask(&mut machine, 1, (1, 1, 1), pin(1)).await, PartOutcome::NotMember);
+    assert_eq!(stand.state.get(&cid(1)).await.unwrap(), None, "it was pinned again");
+    // It joined again, with nothing left of what it was.
+    stand.members(&mut machine, &[0, 1]).await;
+    assert_eq!(stand.ask(&mut machine, 1, (1, 1, 1), pin(1)).await, applied(Vec::new()));
+    assert!(stand.state.get(&cid(1)).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_is_left_out_by_everybody_alike() {
-    let mut stand = Stand::new().await;
-    let mut machine = stand.machine().await;
+    let (mut stand, mut machine) = Stand::with_members().await;
     let rubbish = stand.entry(EntryPayload::Normal(Command(Bytes::from_static(b"rubbish"))));
     let part = stand.entry(EntryPayload::Normal(Command(command::join(&[Bytes::from_static(b"?")]))));
     let outcomes = machine.apply_all(vec![rubbish, part]).await.unwrap();
     assert!(outcomes[0].0.is_empty());
     assert_eq!(outcomes[1].0, [PartOutcome::Unreadable]);
-    assert_eq!(machine.now.next(), 3);
+    assert_eq!(machine.now.next(), 4);
 }

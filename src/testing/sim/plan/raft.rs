@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Plan, Step, Up, What, factors, pin};
+use super::{Plan, Step, Up, Weights, What, factors, pin};
 use crate::testing::cluster::DiskTrouble;
 use crate::testing::random::Random;
 
@@ -21,6 +21,8 @@ pub struct RaftChoices {
     pub entries: u64,
 }
 
+/// How often each kind of thing is done, by its number (see [`what`]).
+const USUAL: [usize; 23] = [30, 12, 3, 22, 3, 1, 4, 3, 8, 4, 3, 1, 2, 10, 1, 3, 1, 3, 2, 3, 2, 1, 1];
 /// Least and most steps of a run, without those of its stories.
 const STEPS: (usize, usize) = (10, 70);
 /// How wrong clocks get, in milliseconds either way.
@@ -64,7 +66,7 @@ impl Plan {
                 entries: *random.one_of(&[1, 2, 64]),
             }),
         };
-        let weights = Weights::choose(random);
+        let weights = Weights::choose(random, USUAL);
         let mut up = Up::all(&plan);
         if let Some(late) = plan.late {
             up.peers[late] = false;
@@ -72,7 +74,10 @@ impl Plan {
         let patient = random.percent(50);
         let count = random.between(STEPS.0, STEPS.1);
         plan.steps = (0..count)
-            .map(|_| Step { after: pause(random, patient), what: weights.what(random, &plan, &mut up) })
+            .map(|_| Step {
+                after: pause(random, patient),
+                what: what(weights.kind(random), random, &plan, &mut up),
+            })
             .collect();
         // They elect somebody first.
         plan.steps[0].after += Duration::from_millis(2 * heartbeat);
@@ -85,6 +90,13 @@ impl Plan {
                 let place = random.below(plan.steps.len());
                 plan.steps.splice(place..place, story);
             }
+        }
+        // Choices of their own, so that more of them change nothing else.
+        let random = &mut Random::new(seed ^ 0x766f_7465_206c_6f73);
+        if peers > 2 && random.percent(15) {
+            let story = plan.told(Story::VoteLost, random);
+            let place = random.below(plan.steps.len());
+            plan.steps.splice(place..place, story);
         }
         plan
     }
@@ -175,6 +187,30 @@ impl Plan {
                     }
                 }
             }
+            Story::VoteLost => {
+                // There and back: an answer to the vote has arrived then, and what follows it is about to.
+                let slowest = self.delays.iter().map(|(_, _, delay)| *delay).max().unwrap_or_default();
+                for _ in 0..random.between(1, 3) {
+                    let what = if random.percent(70) {
+                        What::IsolateLeader
+                    } else {
+                        What::CrashLeader { keep_some: random.percent(50) }
+                    };
+                    add(&mut steps, short(random), what);
+                    let after = random.time(Duration::ZERO, slowest * 2);
+                    add(
+                        &mut steps,
+                        Duration::ZERO,
+                        What::CrashVoter { after, keep_some: random.percent(30) },
+                    );
+                    for peer in all.iter().copied() {
+                        add(&mut steps, Duration::ZERO, What::Start { peer });
+                    }
+                    let count = random.between(2, 6);
+                    writes(&mut steps, random, &all, count);
+                    add(&mut steps, long(random), What::Heal);
+                }
+            }
         }
         steps
     }
@@ -191,6 +227,8 @@ enum Story {
     OneByOne,
     /// The leader, whoever it is.
     LeaderGone,
+    /// Who votes when the leader is gone loses power at once, and agrees with others than the one it voted for.
+    VoteLost,
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {
@@ -204,75 +242,51 @@ fn pause(random: &mut Random, patient: bool) -> Duration {
     Duration::from_millis(milliseconds as u64)
 }
 
-/// How often each kind of thing is done.
-struct Weights([usize; 23]);
-
-impl Weights {
-    fn choose(random: &mut Random) -> Self {
-        let mut weights = [30, 12, 3, 22, 3, 1, 4, 3, 8, 4, 3, 1, 2, 10, 1, 3, 1, 3, 2, 3, 2, 1, 1];
-        for weight in &mut weights[1..] {
-            match random.below(4) {
-                0 => *weight = 0,
-                1 => *weight *= 3,
-                _ => {}
-            }
-        }
-        Self(weights)
+fn what(kind: usize, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
+    let peer = up.choose(random, plan.peers, kind != 13);
+    let (cid, keep_some) = (random.below(plan.cids), random.percent(50));
+    let through = up.choose(random, plan.peers, true);
+    let another = if plan.peers > 1 { (peer + random.between(1, plan.peers - 1)) % plan.peers } else { 0 };
+    match kind {
+        9 | 12 => up.peers[peer] = false,
+        11 => up.peers.fill(false),
+        13 => up.peers[peer] = true,
+        _ => {}
     }
-
-    fn what(&self, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
-        let mut left = random.below(self.0.iter().sum());
-        let mut kind = 0;
-        while left >= self.0[kind] {
-            left -= self.0[kind];
-            kind += 1;
+    match kind {
+        0 => What::Pin {
+            peer,
+            cid,
+            factors: if random.percent(70) { (0, 0) } else { factors(random, plan.peers) },
+            direct: random.percent(5),
+            expires_in: random
+                .percent(6)
+                .then(|| random.time(Duration::from_secs(1), Duration::from_secs(30))),
+        },
+        1 => What::Unpin { peer, cid },
+        2 => What::Update { peer, from: cid, to: random.below(plan.cids) },
+        3 => What::Read { peer, cid },
+        4 => What::Burst { peer, cid, pins: random.between(2, 10) },
+        5 => What::Recover { peer },
+        6 if plan.peers > 1 => What::Partition { one: peer, other: another },
+        7 if plan.peers > 1 => What::Isolate { peer },
+        6..9 => What::Heal,
+        9 => What::Crash { peer, keep_some },
+        10 => What::CrashLeader { keep_some },
+        11 => What::CrashAll { keep_some },
+        12 => What::Stop { peer },
+        13 => What::Start { peer },
+        14 => What::DaemonDown { peer },
+        15 => What::DaemonUp { peer },
+        16 => What::Loss { percent: random.below(100) },
+        17 if plan.peers > 1 => What::IsolateLeader,
+        17 | 18 => {
+            let milliseconds = random.below(2 * JUMP_MAX_MILLISECONDS) as i64;
+            What::Skew { peer, milliseconds: milliseconds - JUMP_MAX_MILLISECONDS as i64 }
         }
-        let peer = up.choose(random, plan.peers, kind != 13);
-        let (cid, keep_some) = (random.below(plan.cids), random.percent(50));
-        let through = up.choose(random, plan.peers, true);
-        let another =
-            if plan.peers > 1 { (peer + random.between(1, plan.peers - 1)) % plan.peers } else { 0 };
-        match kind {
-            9 | 12 => up.peers[peer] = false,
-            11 => up.peers.fill(false),
-            13 => up.peers[peer] = true,
-            _ => {}
-        }
-        match kind {
-            0 => What::Pin {
-                peer,
-                cid,
-                factors: if random.percent(70) { (0, 0) } else { factors(random, plan.peers) },
-                direct: random.percent(5),
-                expires_in: random
-                    .percent(6)
-                    .then(|| random.time(Duration::from_secs(1), Duration::from_secs(30))),
-            },
-            1 => What::Unpin { peer, cid },
-            2 => What::Update { peer, from: cid, to: random.below(plan.cids) },
-            3 => What::Read { peer, cid },
-            4 => What::Burst { peer, cid, pins: random.between(2, 10) },
-            5 => What::Recover { peer },
-            6 if plan.peers > 1 => What::Partition { one: peer, other: another },
-            7 if plan.peers > 1 => What::Isolate { peer },
-            6..9 => What::Heal,
-            9 => What::Crash { peer, keep_some },
-            10 => What::CrashLeader { keep_some },
-            11 => What::CrashAll { keep_some },
-            12 => What::Stop { peer },
-            13 => What::Start { peer },
-            14 => What::DaemonDown { peer },
-            15 => What::DaemonUp { peer },
-            16 => What::Loss { percent: random.below(100) },
-            17 if plan.peers > 1 => What::IsolateLeader,
-            17 | 18 => {
-                let milliseconds = random.below(2 * JUMP_MAX_MILLISECONDS) as i64;
-                What::Skew { peer, milliseconds: milliseconds - JUMP_MAX_MILLISECONDS as i64 }
-            }
-            19 => What::Join { peer: random.below(plan.peers), through },
-            20 => What::Remove { peer: random.below(plan.peers), through },
-            21 => What::Disk { peer, trouble: DiskTrouble::FailingWrites(random.between(1, 3)) },
-            _ => What::Disk { peer, trouble: DiskTrouble::None },
-        }
+        19 => What::Join { peer: random.below(plan.peers), through },
+        20 => What::Remove { peer: random.below(plan.peers), through },
+        21 => What::Disk { peer, trouble: DiskTrouble::FailingWrites(random.between(1, 3)) },
+        _ => What::Disk { peer, trouble: DiskTrouble::None },
     }
 }

@@ -45,6 +45,13 @@ impl fmt::Display for What {
             Self::CrashLeader { keep_some } => {
                 write!(f, "crash the leader{}", if keep_some { KEPT } else { "" })
             }
+            Self::CrashVoter { after, keep_some } => {
+                let kept = if keep_some { KEPT } else { "" };
+                write!(
+                    f,
+                    "crash the next one that votes, {after:?} later, and cut off who got the vote{kept}"
+                )
+            }
             Self::CrashAll { keep_some } => write!(f, "crash everybody{}", if keep_some { KEPT } else { "" }),
             Self::Join { peer, through } => write!(f, "peer {through}: add peer {peer}"),
             Self::Remove { peer, through } => write!(f, "peer {through}: remove peer {peer}"),

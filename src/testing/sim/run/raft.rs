@@ -14,6 +14,9 @@ const SETTLE_ROUNDS: usize = 20;
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How often a peer is added when everything works.
 const ADD_TRIES: usize = 5;
+/// How long it is waited for a vote, and how often it is looked for one.
+const VOTE_TIMEOUT: Duration = Duration::from_secs(20);
+const VOTE_POLL: Duration = Duration::from_millis(1);
 /// Of the component, and not of the CRDT.
 const LOG: Space = Space::new("raft-log");
 /// What a peer says that stops because it is no member any more.
@@ -32,6 +35,8 @@ pub(super) struct Members {
     ever_removing: BTreeSet<usize>,
     /// Peers that founded the cluster or were added to it, as somebody was told.
     joined: BTreeSet<usize>,
+    /// How often somebody wanted to add each peer, and was told that it worked.
+    adds: BTreeMap<usize, (u64, u64)>,
 }
 
 impl Members {
@@ -41,6 +46,16 @@ impl Members {
 
     pub(super) fn may_be_gone(&self, peer: usize) -> bool {
         self.ever_removing.contains(&peer)
+    }
+
+    fn adding(&mut self, peer: usize) -> &mut (u64, u64) {
+        self.adds.entry(peer).or_default()
+    }
+
+    /// How often a peer was to be added, when nobody is about to add it. One who was not told what became of that may be.
+    fn added(&mut self, peer: usize) -> Option<u64> {
+        let (begun, ended) = *self.adding(peer);
+        (begun == ended).then_some(begun)
     }
 }
 
@@ -86,12 +101,16 @@ impl Run<'_> {
         self.start(peer).await;
         let Some(cluster) = self.peers.get(through).cloned() else { return };
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
+        if peer != through {
+            lock(&history).members.adding(peer).0 += 1;
+        }
         self.calls.spawn(async move {
             let answer = cluster.add_peer(&id).await;
             let mut history = lock(&history);
             // A peer that is asked to add itself only says who it is.
             if answer.is_ok() && peer != through {
                 history.members.joined.insert(peer);
+                history.members.adding(peer).1 += 1;
             } else {
                 // It may be in the list of those that only listen, where others know it and it waits.
                 history.members.joined.remove(&peer);
@@ -99,6 +118,35 @@ impl Run<'_> {
             let told = answer.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
             history.note(&format!("    adding peer {peer} through peer {through}: {told}"));
         });
+    }
+
+    /// Crashes the next one that votes for another, and leaves the latter alone.
+    pub(super) async fn crash_voter(&mut self, after: Duration, keep_some: bool) {
+        let before: Vec<Option<Bytes>> = (0..self.peers.len()).map(|peer| self.vote(peer)).collect();
+        let deadline = Instant::now() + VOTE_TIMEOUT;
+        while Instant::now() < deadline {
+            tokio::time::sleep(VOTE_POLL).await;
+            let vote = self.peers.running().find_map(|(voter, _)| {
+                let vote = self.vote(voter).filter(|vote| before[voter].as_ref() != Some(vote))?;
+                let is_for = |peer: usize| {
+                    let id = self.peers.id(peer).to_bytes();
+                    vote.windows(id.len()).any(|bytes| bytes == id)
+                };
+                let candidate = (0..self.peers.len()).find(|peer| *peer != voter && is_for(*peer))?;
+                Some((voter, candidate))
+            });
+            let Some((voter, candidate)) = vote else { continue };
+            tokio::time::sleep(after).await;
+            lock(&self.history).note(&format!("    peer {voter} voted for peer {candidate}, and crashes"));
+            self.crash(voter, keep_some);
+            self.peers.heal();
+            self.isolate(candidate);
+            return;
+        }
+    }
+
+    fn vote(&self, peer: usize) -> Option<Bytes> {
+        self.peers.storage(peer).get(META, b"vote").ok().flatten()
     }
 
     /// A peer that stopped by itself is started again, as by a supervisor.
@@ -126,16 +174,19 @@ impl Run<'_> {
     /// Lets a member remove a peer.
     pub(super) fn remove(&mut self, peer: usize, through: usize) {
         let Some(cluster) = self.peers.get(through).cloned() else { return };
-        {
+        let added = {
             let members = &mut lock(&self.history).members;
             members.removing.insert(peer);
             members.ever_removing.insert(peer);
-        }
+            members.added(peer)
+        };
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
         self.calls.spawn(async move {
             let answer = cluster.remove_peer(&id).await;
             let mut history = lock(&history);
-            if answer.is_ok() && history.members.removing.contains(&peer) {
+            // Who is added while somebody removes it may be a member afterwards: nobody knows what happened first.
+            let is_last = added.is_some() && history.members.added(peer) == added;
+            if answer.is_ok() && is_last && history.members.removing.contains(&peer) {
                 history.members.removed.insert(peer);
             }
             let told = answer.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
@@ -281,22 +332,17 @@ fn name(tag: Tag) -> u64 {
 }
 
 /// What an operation says of its pin.
-fn happened(tag: Tag, operation: &Operation) -> Vec<Happened> {
+fn happened(tag: Tag, operation: &Operation) -> Option<Happened> {
     let Operation { kind, began, ended, answer, .. } = operation;
-    let ended = ended.filter(|_| *answer != Answer::Unknown);
-    let one = |call| Happened { call, began: *began, ended };
-    match (kind, answer) {
-        (_, Answer::Refused) | (Kind::Read, Answer::Unknown) => Vec::new(),
-        (Kind::Pin, _) => {
-            let may_expire = !matches!(answer, Answer::Pinned { expires: None });
-            let expiry = Happened { ended: None, ..one(Call::Expire(name(tag))) };
-            [one(Call::Pin(name(tag)))].into_iter().chain(may_expire.then_some(expiry)).collect()
-        }
-        (Kind::Unpin, Answer::Unpinned { removed }) => {
-            vec![one(Call::Unpin(removed.map(|tag| Some(name(tag)))))]
-        }
-        (Kind::Unpin, _) => vec![one(Call::Unpin(None))],
-        (Kind::Read, Answer::Was { value }) => vec![one(Call::Read(value.map(name)))],
-        (Kind::Read, _) => Vec::new(),
-    }
+    let call = match (kind, answer) {
+        (_, Answer::Refused) => return None,
+        (Kind::Pin, Answer::Pinned { expires: None }) => Call::Pin(name(tag)),
+        // One of which nobody knows may be one that expires.
+        (Kind::Pin, _) => Call::PinThatExpires(name(tag)),
+        (Kind::Unpin, Answer::Unpinned { removed }) => Call::Unpin(removed.map(|tag| Some(name(tag)))),
+        (Kind::Unpin, _) => Call::Unpin(None),
+        (Kind::Read, Answer::Was { value }) => Call::Read(value.map(name)),
+        (Kind::Read, _) => return None,
+    };
+    Some(Happened { call, began: *began, ended: ended.filter(|_| *answer != Answer::Unknown) })
 }
