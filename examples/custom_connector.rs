@@ -3,12 +3,15 @@
 //! `cargo run --example custom_connector`. One from scratch, with its conformance tests: `examples/outside/parts`.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
-use ipfs_cluster::cluster::{Cluster, Until, presets};
+use ipfs_cluster::cluster::{Cluster, Scope, Until, presets};
 use ipfs_cluster::ipfs_connector::{
-    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, sample_file,
+    Availability, IpfsConnector, IpfsPin, MemoryIpfs, MemoryIpfsConfig, PinProgress, Reference, sample_file,
 };
 use ipfs_cluster::types::{
     Block, Cid, IpfsId, Multiaddr, PeerId, Pin, PinMode, PinOptions, RepoGcKey, RepoStat,
@@ -23,6 +26,7 @@ struct Reserve<C> {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl<C: IpfsConnector> IpfsConnector for Reserve<C> {
     async fn pin(&self, pin: &Pin) -> Result<()> {
         let free = self.inner.repo_stat().await?.free_bytes();
@@ -51,6 +55,15 @@ impl<C: IpfsConnector> IpfsConnector for Reserve<C> {
     }
     fn pin_concurrency(&self) -> Option<NonZeroUsize> {
         self.inner.pin_concurrency()
+    }
+    fn pins_in_progress(&self) -> Vec<PinProgress> {
+        self.inner.pins_in_progress()
+    }
+    async fn reference_root(&self) -> Result<Option<PathBuf>> {
+        self.inner.reference_root().await
+    }
+    async fn put_reference(&self, file: &Reference, bytes: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        self.inner.put_reference(file, bytes).await
     }
     async fn repo_stat(&self) -> Result<RepoStat> {
         self.inner.repo_stat().await
@@ -97,9 +110,15 @@ async fn main() -> Result<()> {
         let (cid, blocks) = sample_file(vec![7; size]);
         blocks.into_iter().try_for_each(|block| daemon.put(block))?;
         cluster.pin(cid, PinOptions::default()).await?;
-        match cluster.wait(cid).until(Until::PinnedEverywhere).await {
+        // What found no room waits until there is some, so this may take for ever.
+        let wait = cluster.wait(cid).until(Until::PinnedEverywhere).into_future();
+        match tokio::time::timeout(Duration::from_secs(2), wait).await {
             Ok(_) => println!("{size} bytes: pinned"),
-            Err(error) => println!("{size} bytes: {error}"),
+            Err(_) => {
+                for info in cluster.status(&cid, Scope::Global).await?.peer_map.values() {
+                    println!("{size} bytes: {}: {}", info.status, info.error);
+                }
+            }
         }
     }
     cluster.shutdown().await;

@@ -31,6 +31,7 @@ impl<C, W: std::io::Write> Audited<C, W> {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl<C: Consensus, W: std::io::Write + std::fmt::Debug + Send + 'static> Consensus for Audited<C, W> {
     async fn log_pin(&self, pin: Pin) -> Result<()> {
         let cid = pin.cid;

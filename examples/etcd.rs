@@ -50,6 +50,10 @@ async fn peer(
         .ipfs(ipfs.clone())
         .start()
         .await?;
+    // It waits for etcd as long as it takes.
+    if tokio::time::timeout(Duration::from_secs(5), cluster.ready()).await.is_err() {
+        println!("waiting for the etcd at {}", etcd.endpoints.join(", "));
+    }
     cluster.ready().await?;
     Ok((cluster, ipfs))
 }

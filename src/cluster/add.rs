@@ -14,6 +14,8 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::by_reference::Referring;
+#[cfg(feature = "api-rest")]
+pub(crate) use self::by_reference::options as reference_options;
 pub use self::interrupted::{INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
 use self::resume::Resumable;
 pub(super) use self::resume::{BrokenAdds, task};

@@ -35,6 +35,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::DropGuard;
 
+#[cfg(all(feature = "add", feature = "api-rest"))]
+pub(crate) use add::reference_options;
 #[cfg(feature = "add")]
 pub use add::{ADDS_MAX, INTERRUPTED_ADD_TTL, INTERRUPTED_ADDS_MAX};
 pub use builder::ClusterBuilder;

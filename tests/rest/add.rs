@@ -91,6 +91,13 @@ async fn an_add_that_fails_or_is_left_pins_nothing_and_the_next_one_works() {
         assert_eq!(received.status, 200);
         assert!(received.stream_errors()[0].contains(error), "{query}: {:?}", received.trailers);
     }
+    // What cannot be, whatever the content is, is said before it is read.
+    for query in ["?nocopy=true&shard=true", "?nocopy=true&format=car", "?nocopy=true&raw-leaves=false"] {
+        let mut caller = peer.caller().await;
+        caller.send(request(query, &[part("a", b"x")])).await;
+        let received = soon(caller.answer()).await;
+        assert!(received.status == 400 && received.text().contains("nocopy"), "{query}: {}", received.text());
+    }
     let whole = request("", &[part("left", b"x")]);
     let mut left = peer.caller().await;
     left.send(&whole[..whole.len() - 10]).await;

@@ -192,6 +192,14 @@ def valid_data_is_accepted(ctx, response, case):
     # These exclude each other.
     if query.get("cids") and (FINDING & query.keys() or any(name.startswith("meta-") for name in query)):
         return
+    # Only a CAR can go on where it broke off, and not in shards; only whole files are referred to where they lie.
+    said = {name: str(value).lower() for name, value in query.items()}
+    if case.operation.path == "/add" and (
+        said.get("resume") and (said.get("format") != "car" or said.get("shard") == "true")
+        or said.get("nocopy") == "true"
+        and (said.get("format") == "car" or said.get("shard") == "true" or said.get("raw-leaves") == "false")
+    ):
+        return
     # Who comes with a password has no token that could be revoked, only all of them.
     if case.operation.path == "/token" and query.get("all") in (None, "", False, "false"):
         return
@@ -229,6 +237,12 @@ def is_no_mistake(response, case, data):
         # Of lists, empty items do not count.
         return parameter in empty and sent.get(parameter, "").strip(",") in ("", "true", "false")
 
+    def is_file(mutation):
+        at = getattr(mutation, "parameter_location", None)
+        return case.operation.path == "/add" and getattr(at, "value", "") == "body"
+
     if data.mutations:
-        return all(is_none(mutation.parameter, mutation.schema_pointer) for mutation in data.mutations)
+        return all(
+            is_file(mutation) or is_none(mutation.parameter, mutation.schema_pointer) for mutation in data.mutations
+        )
     return is_none(data.parameter)

@@ -31,6 +31,8 @@ pub const STARTING: &str = "starting cluster";
 /// How often a peer that has to be a member tries to become one.
 const JOIN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// Times in a row that others say that this peer is a member, and nobody speaks to it as one, after which that is told.
+const JOINS_IN_VAIN_MAX: u32 = 4;
 /// How often it is said that this fails, if it fails in the same way.
 const JOIN_FAILURE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 /// Ways to fail that are told apart in that time.
@@ -293,14 +295,27 @@ async fn join(cluster: Cluster, addresses: Vec<Multiaddr>) {
     for address in &addresses {
         info!("Bootstrapping to {address}");
     }
+    let mut in_vain = 0;
     loop {
-        join_once(&cluster, &addresses, &mut failures).await;
+        let joined = join_once(&cluster, &addresses, &mut failures).await;
         if !is_made_member || addresses.is_empty() {
             return;
         }
         match cluster.consensus().peers().await {
             Ok(members) if !members.contains(&cluster.peer_id()) => {}
             _ => return,
+        }
+        in_vain = if joined.is_some() { in_vain + 1 } else { 0 };
+        if let Some(address) = joined.filter(|_| in_vain >= JOINS_IN_VAIN_MAX) {
+            failures.tell(
+                address,
+                &format!(
+                    "this peer is taken for a member already, and no member speaks to it: another peer may be running with \
+                     the same identity.json, or this one has lost its store; then end its membership, at another peer \
+                     (ipfs-cluster-ctl peers rm {})",
+                    cluster.peer_id()
+                ),
+            );
         }
         tokio::time::sleep(JOIN_INTERVAL).await;
     }
@@ -331,10 +346,15 @@ impl Failures {
     }
 }
 
-async fn join_once(cluster: &Cluster, addresses: &[Multiaddr], failures: &mut Failures) {
+/// Gives the address through which it worked.
+async fn join_once<'a>(
+    cluster: &Cluster,
+    addresses: &'a [Multiaddr],
+    failures: &mut Failures,
+) -> Option<&'a Multiaddr> {
     for address in addresses {
         match cluster.join(std::slice::from_ref(address)).await {
-            Ok(_) => return,
+            Ok(_) => return Some(address),
             // Somebody is there who hangs up on what makes no sense to them.
             Err(error) if error.message().contains("reset by peer") => {
                 failures.tell(address, &format!("{error}: it may have another cluster secret"));
@@ -342,6 +362,7 @@ async fn join_once(cluster: &Cluster, addresses: &[Multiaddr], failures: &mut Fa
             Err(error) => failures.tell(address, &error.to_string()),
         }
     }
+    None
 }
 
 /// The parts that the configuration asks for.

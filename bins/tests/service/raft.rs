@@ -121,6 +121,22 @@ fn peers_join_agree_and_leave() {
 }
 
 #[test]
+fn a_peer_with_the_identity_of_a_member_is_told() {
+    let secret = "8".repeat(64);
+    let ipfs = Ipfs::start();
+    let homes = [home(&secret), home(&secret), home(&secret)];
+    let mut one = Peer::start(&homes[0], &ipfs, None).ready();
+    let mut two = Peer::start(&homes[1], &ipfs, Some(&one.address)).ready();
+    std::fs::copy(homes[1].path("identity.json"), homes[2].path("identity.json")).unwrap();
+    let mut again = Peer::start(&homes[2], &ipfs, Some(&one.address));
+    again.running.wait_for("this peer is taken for a member already");
+    assert_eq!(again.running.stop(), 0);
+    assert_eq!((one.members(), two.members()), (2, 2));
+    assert!(two.pin(CID).contains("200 OK"));
+    assert_eq!((two.running.stop(), one.running.stop()), (0, 0));
+}
+
+#[test]
 fn the_pinset_is_exported_imported_and_cleaned_away() {
     let home = home(&"6".repeat(64));
     let pin = format!("{{\"cid\":\"{CID}\",\"name\":\"a\",\"type\":\"pin\",\"max_depth\":-1}}\n");

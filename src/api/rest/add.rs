@@ -27,7 +27,7 @@ use super::query::Query;
 use crate::adder::AddEvent;
 use crate::adder::multipart::{self, Keep, Multipart};
 use crate::api::error::ApiError;
-use crate::cluster::{ADDS_MAX, Cluster};
+use crate::cluster::{ADDS_MAX, Cluster, reference_options};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{AddFormat, AddLayout, AddOptions, Resume, ResumeKey, Timestamp};
 
@@ -36,16 +36,20 @@ const COLLECTED_BYTES_MAX: usize = 64 << 20;
 
 /// Who adds content: the cluster, or a test.
 pub(super) trait Adds: fmt::Debug + Send + Sync + 'static {
-    /// Whether an add would be refused because of what its options say of going on where another one broke off.
-    fn check_resume(&self, options: &AddOptions) -> Result<()>;
+    /// Whether an add would be refused because of what its options say of going on where another one broke off, or of adding
+    /// by reference.
+    fn check(&self, options: &AddOptions) -> Result<()>;
 
     /// As `Cluster::add`. Dropping the stream ends the add.
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>>;
 }
 
 impl Adds for Cluster {
-    fn check_resume(&self, options: &AddOptions) -> Result<()> {
-        Cluster::check_resume(self, options)
+    fn check(&self, options: &AddOptions) -> Result<()> {
+        if options.no_copy {
+            reference_options(options)?;
+        }
+        self.check_resume(options)
     }
 
     fn add(&self, content: Multipart, options: AddOptions) -> BoxStream<'static, Result<AddEvent>> {
@@ -83,7 +87,7 @@ impl Adding {
         let boundary =
             multipart::boundary(content_type).map_err(|error| ApiError::bad_request(error.message()))?;
         let Asked { options, keep, stream } = asked(query, now)?;
-        self.adds.check_resume(&options).map_err(not_resumed)?;
+        self.adds.check(&options).map_err(not_resumed)?;
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             return Err(ApiError::new(
                 503,

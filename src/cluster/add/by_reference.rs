@@ -99,7 +99,7 @@ impl Referring {
 }
 
 /// What has to be so that content can be added by reference; with raw leaves, because the daemon refers to nothing else.
-pub(super) fn options(options: &AddOptions) -> Result<AddOptions> {
+pub(crate) fn options(options: &AddOptions) -> Result<AddOptions> {
     let refuse = |text: &str| Err(Error::invalid_input(text).component(COMPONENT));
     if options.format == AddFormat::Car {
         return refuse("nocopy is for files: the blocks of a CAR lie nowhere else");

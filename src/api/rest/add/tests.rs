@@ -38,7 +38,7 @@ impl Drop for Running {
 }
 
 impl Adds for Reader {
-    fn check_resume(&self, options: &AddOptions) -> Result<()> {
+    fn check(&self, options: &AddOptions) -> Result<()> {
         // That of the cluster is tested with it.
         match &options.resume {
             Some(resume) if resume.offset > 7 => Err(Error::new(ErrorKind::Conflict, "not there")),
