@@ -15,7 +15,7 @@ use crate::crash::pinset as cids;
 use crate::etcd_server::Server;
 use crate::kubo::Kubo;
 use crate::load::{Account, cid};
-use crate::programs::{Answers as _, Peer, everywhere, pinset, wait_until_all_list_all, wait_until_equal};
+use crate::programs::{Answers as _, everywhere, pinset, wait_until_all_list_all, wait_until_equal};
 use crate::raft::{all_but, apis, wait_until_nothing_is_missing};
 use crate::wait::{wait_until, wait_until_seen};
 
