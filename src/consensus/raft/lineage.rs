@@ -30,6 +30,7 @@
 //!   it has applied the entry of its era it does not know of that, like everybody who does not vote yet, so nothing is
 //!   remembered of a start that says an earlier era: it may have joined with its old store, or be one that spoke before it
 //!   was removed. It promises little until then: it has votes and acknowledgements to lose only of that moment.
+//! - A store that is cleaned is another one: it gets a number that was never said, and lists no starts.
 //! - Removed and added again with the store that it had: the starts before are in it, so it is right in any case.
 //! - Whoever was away while another one was removed and added again knows it from before, and an era that is later, which
 //!   only entries can say that were agreed on. Before that other one knows of its era it is refused, which does no harm: it
@@ -50,7 +51,7 @@ use tracing::{debug, warn};
 
 use super::COMPONENT;
 use super::node::{Inner, Standing};
-use super::records::{self, ANCESTORS, ClusterId, JOINED, MEMBERS};
+use super::records::{self, ANCESTORS, ClusterId, JOINED, MEMBERS, SESSION};
 use super::removal::Verdict;
 use super::types::Membership;
 use super::wire::{PEERS_MAX, Reader, Writer, written};
@@ -190,7 +191,9 @@ struct All {
     eras: Eras,
     /// The index of the entry that names them.
     at: u64,
-    /// The starts of this peer before this one on the same store.
+    /// This start of this peer.
+    session: u64,
+    /// Those before it on the same store.
     ancestors: BTreeSet<u64>,
     /// Those of them, or this one, that others know.
     proven: BTreeMap<PeerId, u64>,
@@ -237,7 +240,9 @@ impl Known {
         let members = records::get(storage, MEMBERS, Reader::stored_membership)?.unwrap_or_default();
         let eras = records::get(storage, JOINED, Reader::eras)?.unwrap_or_default();
         let ancestors = records::get(storage, ANCESTORS, Reader::ancestors)?.unwrap_or_default();
+        let session = records::get(storage, SESSION, Reader::long)?.unwrap_or_default();
         let mut all = self.all();
+        all.session = session;
         all.at = members.log_id().map_or(0, |id| id.index);
         all.eras = eras;
         all.ancestors = ancestors.into_iter().collect();
@@ -253,10 +258,10 @@ impl Known {
     }
 
     /// What another one is told of a start of this peer.
-    fn shown_to(&self, to: &PeerId, me: &PeerId, session: u64) -> Start {
+    fn shown_to(&self, to: &PeerId, me: &PeerId) -> Start {
         let all = self.all();
         let heir = all.proven.get(to).or(all.ancestors.last()).copied().unwrap_or(0);
-        Start { session, heir, joined: all.eras.get(me).copied().unwrap_or(0) }
+        Start { session: all.session, heir, joined: all.eras.get(me).copied().unwrap_or(0) }
     }
 
     /// What is wrong with a start of this peer in the eyes of another one. Where nothing is, that one will be told what it wants
@@ -430,7 +435,7 @@ impl Inner {
 
     /// This start of this peer, as another one is told of it.
     pub(super) fn own_start(&self, to: &PeerId) -> Start {
-        self.starts.shown_to(to, &self.peer, self.session)
+        self.starts.shown_to(to, &self.peer)
     }
 
     /// Whether this peer votes, by what it knows was agreed on.

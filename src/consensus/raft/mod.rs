@@ -123,6 +123,7 @@ impl Raft {
             session,
             salt,
         });
+        inner.load_starts().await?;
         let silent = CancellationToken::new();
         transport.accept(frame::protocol(), Arc::new(Server::new(&inner, silent.clone())))?;
         if let Err(error) = inner.start().await {

@@ -406,9 +406,13 @@ impl Inner {
         self.start_now().await
     }
 
+    /// Takes what is stored of starts, before anything is said.
+    pub(super) async fn load_starts(&self) -> Result<()> {
+        let starts = self.starts.clone();
+        storage::run(self.storage.clone(), move |storage| starts.load(storage)).await
+    }
+
     async fn start_now(&self) -> Result<()> {
-        let known = self.starts.clone();
-        storage::run(self.storage.clone(), move |storage| known.load(storage)).await?;
         let (is_pristine, cluster) = storage::run(self.storage.clone(), |storage| {
             if storage.get(META, CLEANING)?.is_some() {
                 records::forget(storage)?;
@@ -419,6 +423,7 @@ impl Inner {
         if storage::run(self.storage.clone(), |storage| Ok(storage.get(META, CLEANING)?.is_some())).await? {
             self.finish_cleaning().await?;
         }
+        self.load_starts().await?;
         *lock(&self.cluster) = cluster;
         // Of the time before.
         self.failure.take();

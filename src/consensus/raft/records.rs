@@ -228,7 +228,7 @@ pub(super) fn cluster(storage: &dyn Storage) -> Result<Option<ClusterId>> {
     })
 }
 
-/// Forgets everything but that the store is ours and its last session.
+/// Forgets everything but that the store is ours. It is another one from then on (see `lineage`).
 pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     storage.remove_space(LOG)?;
     storage.remove_space(SEEN)?;
@@ -236,6 +236,8 @@ pub(super) fn forget(storage: &dyn Storage) -> Result<()> {
     for key in [CLUSTER, VOTE, PURGED, LAST, COMMITTED, APPLIED, MEMBERS, JOINED, HAS_VOTED, ANCESTORS] {
         batch.delete(META, key);
     }
+    let session = get(storage, SESSION, Reader::long)?.unwrap_or_default().saturating_add(1);
+    put(&mut batch, SESSION, &written(|writer| writer.long(session)));
     known_records(storage)?.into_iter().for_each(|(key, _)| batch.delete(META, key));
     storage.write(batch, Durability::Synced)
 }

@@ -57,13 +57,13 @@ impl Store {
     fn start(&mut self, session: u64) {
         self.now = Known::default();
         self.now.all().ancestors = self.starts.iter().copied().collect();
+        self.now.all().session = session;
         self.starts.push(session);
     }
 
     /// Says something to another peer, and once more if it was refused and may be right.
     fn say(&self, to: &Known, id: &PeerId) -> Result<bool, Disowned> {
-        let session = *self.starts.last().unwrap();
-        let start = || self.now.shown_to(id, &self.peer, session);
+        let start = || self.now.shown_to(id, &self.peer);
         to.take(&self.peer, start()).or_else(|_| {
             self.now.judge_own(id, to.of(&self.peer), start())?;
             to.take(&self.peer, start())
@@ -148,6 +148,23 @@ fn a_snapshot_keeps_what_is_known_of_those_who_stayed() {
     let stored = Known::default();
     stored.load(&storage).unwrap();
     assert_eq!(stored.all().eras, eras);
+}
+
+#[test]
+fn a_store_that_is_cleaned_is_another_one() {
+    let (storage, mut batch) = (MemoryStorage::new(), Batch::new());
+    records::put(&mut batch, SESSION, &written(|writer| writer.long(5)));
+    records::put(&mut batch, ANCESTORS, &written(|writer| writer.ancestors(&[3, 4])));
+    storage.write(batch, Durability::Synced).unwrap();
+    let starts = || {
+        let known = Known::default();
+        known.load(&storage).unwrap();
+        let all = known.all();
+        (all.session, all.ancestors.len())
+    };
+    assert_eq!(starts(), (5, 2));
+    records::forget(&storage).unwrap();
+    assert_eq!(starts(), (6, 0));
 }
 
 #[test]
