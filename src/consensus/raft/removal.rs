@@ -44,6 +44,13 @@ pub(super) struct Members {
     pub(super) agreed: Option<LogId>,
 }
 
+impl Members {
+    /// Whether no change of them is under way. One that was agreed on to be made (joint consensus) still has to be ended.
+    pub(super) fn are_settled(&self) -> bool {
+        self.agreed == *self.newest.log_id() && self.newest.membership().get_joint_config().len() <= 1
+    }
+}
+
 /// The newest list that anybody knows.
 fn newest<'a>(own: &'a Members, answers: &'a BTreeMap<Node, Members>) -> &'a StoredMembership {
     let all = std::iter::once(own).chain(answers.values()).map(|members| &members.newest);
