@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipfs_cluster::testing::planted::Planted;
-use ipfs_cluster::testing::sim::{self, Agreement, Report};
+use ipfs_cluster::testing::sim::{self, Agreement, Plan, Report};
 
 /// Seeds that each run of the tests looks at.
 const SEEDS: u64 = 1_000;
@@ -22,6 +22,8 @@ const SEEDS: u64 = 1_000;
 const SEEDS_RAFT: u64 = 200;
 /// Seeds that are run twice.
 const SEEDS_TWICE: u64 = 50;
+/// Seeds of peers that take over a pinset while their disks fail.
+const SEEDS_TAKEOVER: u64 = 50;
 /// Seeds within which a planted bug must be found.
 const SEEDS_PLANTED: u64 = 1_000;
 /// After so many seeds it is said how far we are.
@@ -66,7 +68,7 @@ fn planted() -> Option<Planted> {
 
 /// Runs seeds on all cores until `done` says to stop, and gives how many ran.
 fn run_all(
-    agreement: Agreement,
+    plan: impl Fn(u64) -> Plan + Sync,
     first: u64,
     count: u64,
     bug: Option<Planted>,
@@ -82,7 +84,7 @@ fn run_all(
                     if number >= count {
                         return;
                     }
-                    let report = sim::run_seed(agreement, first + number, bug);
+                    let report = sim::run_plan(&plan(first + number), bug);
                     let ran = 1 + ran.fetch_add(1, Ordering::Relaxed);
                     if ran.is_multiple_of(SEEDS_TOLD) {
                         println!("{ran} seeds");
@@ -122,18 +124,24 @@ fn run_many(agreement: Agreement, usual: u64) {
     let first = number("SIM_FIRST").unwrap_or(0);
     let (failures, start) = (Mutex::new(Vec::new()), Instant::now());
     let totals = Mutex::new((0, 0, Duration::ZERO));
-    let ran = run_all(agreement, first, count, planted(), |report| {
-        let mut totals = totals.lock().unwrap();
-        totals.0 += report.figures.operations;
-        totals.1 += report.figures.acknowledged;
-        totals.2 += report.figures.simulated;
-        if !report.is_good() {
-            // All of it comes in the end; a long run says at once that there is something.
-            println!("seed {} went wrong", report.plan.seed);
-            failures.lock().unwrap().push(report);
-        }
-        false
-    });
+    let ran = run_all(
+        |seed| agreement.plan(seed),
+        first,
+        count,
+        planted(),
+        |report| {
+            let mut totals = totals.lock().unwrap();
+            totals.0 += report.figures.operations;
+            totals.1 += report.figures.acknowledged;
+            totals.2 += report.figures.simulated;
+            if !report.is_good() {
+                // All of it comes in the end; a long run says at once that there is something.
+                println!("seed {} went wrong", report.plan.seed);
+                failures.lock().unwrap().push(report);
+            }
+            false
+        },
+    );
     let (operations, acknowledged, simulated) = totals.into_inner().unwrap();
     println!(
         "{agreement:?}: {ran} seeds in {:.1?}: {operations} operations, {acknowledged} acknowledged, {} hours simulated",
@@ -174,13 +182,24 @@ fn what_went_wrong_once_goes_well() {
 
 fn leaves_the_same_trace(agreement: Agreement) {
     let first = number("SIM_FIRST").unwrap_or(0);
-    run_all(agreement, first, number("SIM_TWICE").unwrap_or(SEEDS_TWICE), None, |report| {
-        let again = sim::run_plan(&report.plan, None);
-        let differs = report.log.iter().zip(&again.log).position(|(one, other)| one != other);
-        let shown = differs.map(|line| (&report.log[line], &again.log[line]));
-        assert_eq!(report.trace, again.trace, "{agreement:?}, seed {} differs: {shown:?}", report.plan.seed);
-        false
-    });
+    let count = number("SIM_TWICE").unwrap_or(SEEDS_TWICE);
+    run_all(
+        |seed| agreement.plan(seed),
+        first,
+        count,
+        None,
+        |report| {
+            let again = sim::run_plan(&report.plan, None);
+            let differs = report.log.iter().zip(&again.log).position(|(one, other)| one != other);
+            let shown = differs.map(|line| (&report.log[line], &again.log[line]));
+            assert_eq!(
+                report.trace, again.trace,
+                "{agreement:?}, seed {} differs: {shown:?}",
+                report.plan.seed
+            );
+            false
+        },
+    );
 }
 
 #[test]
@@ -196,9 +215,13 @@ fn a_seed_run_twice_over_raft_leaves_the_same_trace() {
 /// Runs seeds from one on until one goes wrong. Where it takes many seeds from 0 on, a test begins a little before it is found,
 /// to be short; `SIM_FIRST=0` runs them all.
 fn is_found(agreement: Agreement, bug: Planted, first: u64) {
+    is_found_in(|seed| agreement.plan(seed), bug, first);
+}
+
+fn is_found_in(plan: impl Fn(u64) -> Plan + Sync, bug: Planted, first: u64) {
     let found = Mutex::new(None);
     let first = number("SIM_FIRST").unwrap_or(first);
-    let ran = run_all(agreement, first, SEEDS_PLANTED, Some(bug), |report| {
+    let ran = run_all(plan, first, SEEDS_PLANTED, Some(bug), |report| {
         let is_bad = !report.is_good();
         if is_bad {
             found.lock().unwrap().get_or_insert(report);
@@ -266,6 +289,15 @@ fn a_snapshot_that_forgets_what_was_asked_for_is_found() {
 }
 
 #[test]
+fn a_peer_whose_disk_fails_while_it_takes_over_the_pinset_gets_it_after() {
+    let count = number("SIM_TAKEOVERS").unwrap_or(SEEDS_TAKEOVER);
+    run_all(Plan::failing_takeover, number("SIM_FIRST").unwrap_or(0), count, None, |report| {
+        assert!(report.is_good(), "{report}");
+        false
+    });
+}
+
+#[test]
 fn a_log_that_goes_before_the_pinset_has_it_is_found() {
-    is_found(Agreement::Raft, Planted::PurgedBeforeApplied, 1_300);
+    is_found_in(Plan::failing_takeover, Planted::PurgedBeforeApplied, 0);
 }

@@ -101,6 +101,44 @@ impl Plan {
         plan
     }
 
+    /// A plan in which a peer that was away gets the whole pinset while some of what it writes fails.
+    pub fn failing_takeover(seed: u64) -> Self {
+        let mut plan = Self::raft(seed);
+        let random = &mut Random::new(seed ^ 0x7461_6b65_6f76_6572);
+        if plan.peers < 3 {
+            (plan.peers, plan.factors) = (3, (-1, -1));
+        }
+        if let Some(raft) = &mut plan.raft {
+            (raft.trailing, raft.threshold) = (random.below(3) as u64, random.between(1, 3) as u64);
+        }
+        let late = random.below(plan.peers);
+        let others: Vec<usize> = (0..plan.peers).filter(|peer| *peer != late).collect();
+        let add = |plan: &mut Self, after: Duration, what: What| plan.steps.push(Step { after, what });
+        // Only what users do, before.
+        plan.steps.retain(|step| {
+            matches!(
+                step.what,
+                What::Pin { .. } | What::Burst { .. } | What::Unpin { .. } | What::Read { .. }
+            )
+        });
+        plan.late = None;
+        add(&mut plan, Duration::from_secs(10), What::Isolate { peer: late });
+        for _ in 0..random.between(8, 16) {
+            let (peer, cid) = (*random.one_of(&others), random.below(plan.cids));
+            let what = if random.percent(70) { pin(peer, cid) } else { What::Unpin { peer, cid } };
+            add(&mut plan, random.time(Duration::ZERO, Duration::from_secs(2)), what);
+        }
+        let trouble = DiskTrouble::FailingWrites(random.between(1, 4));
+        add(&mut plan, Duration::from_secs(10), What::Disk { peer: late, trouble });
+        add(&mut plan, Duration::ZERO, What::Heal);
+        add(
+            &mut plan,
+            random.time(Duration::ZERO, Duration::from_secs(10)),
+            What::Read { peer: late, cid: 0 },
+        );
+        plan
+    }
+
     fn told(&self, story: Story, random: &mut Random) -> Vec<Step> {
         let mut steps = Vec::new();
         let add = |steps: &mut Vec<Step>, after: Duration, what: What| steps.push(Step { after, what });
