@@ -195,7 +195,7 @@ impl Inner {
                     let known =
                         timeout_at(deadline, self.applied.until(index)).await.map(|()| self.known_members());
                     match known {
-                        Ok(members) if members.agreed == *members.newest.log_id() => {
+                        Ok(members) if members.are_settled() => {
                             return Ok(members.newest.membership().clone());
                         }
                         _ => change_failed("another change of them has not ended"),
@@ -339,14 +339,19 @@ impl Inner {
             if raft.metrics().borrow().state != ServerState::Leader {
                 return Err(change_failed("this peer does not lead any more"));
             }
-            let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
-            let error = match changed.await {
-                Ok(Ok(changed)) => return Ok(changed.log_id.index),
-                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                    error @ ChangeMembershipError::InProgress(_),
-                )))) => change_failed(error),
-                Ok(Err(error)) => return Err(change_failed(error)),
-                Err(_) => no_quorum(),
+            // openraft would take the second step of a change that another leader began for this one, and keep who was to leave.
+            let error = if self.known_members().are_settled() {
+                let changed = timeout_at(deadline, raft.change_membership(change.clone(), retain));
+                match changed.await {
+                    Ok(Ok(changed)) => return Ok(changed.log_id.index),
+                    Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                        error @ ChangeMembershipError::InProgress(_),
+                    )))) => change_failed(error),
+                    Ok(Err(error)) => return Err(change_failed(error)),
+                    Err(_) => no_quorum(),
+                }
+            } else {
+                change_failed("another change of them has not ended")
             };
             if Instant::now() >= deadline {
                 return Err(error);

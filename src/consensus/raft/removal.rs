@@ -44,6 +44,13 @@ pub(super) struct Members {
     pub(super) agreed: Option<LogId>,
 }
 
+impl Members {
+    /// Whether no change of them is under way. One that was agreed on to be made (joint consensus) still has to be ended.
+    pub(super) fn are_settled(&self) -> bool {
+        self.agreed == *self.newest.log_id() && self.newest.membership().get_joint_config().len() <= 1
+    }
+}
+
 /// The newest list that anybody knows.
 fn newest<'a>(own: &'a Members, answers: &'a BTreeMap<Node, Members>) -> &'a StoredMembership {
     let all = std::iter::once(own).chain(answers.values()).map(|members| &members.newest);
@@ -198,6 +205,21 @@ mod tests {
         ] {
             let answers = answers.into_iter().map(|(number, answer)| (nodes[number], answer)).collect();
             assert_eq!(decide(&nodes[0], own, &answers), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_two_steps_of_which_one_was_agreed_on_is_under_way() {
+        let nodes: Vec<Node> = (0..2).map(|_| Node::of(PeerId::random())).collect();
+        let (both, one) = (nodes.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([nodes[0]]));
+        for (lists, agreed, expected) in [
+            (vec![both.clone()], 5, true),
+            (vec![both.clone()], 4, false),
+            (vec![both, one.clone()], 5, false),
+            (vec![one], 5, true),
+        ] {
+            let newest = StoredMembership::new(Some(id(5)), Membership::new(lists, ()));
+            assert_eq!(Members { newest, agreed: Some(id(agreed)) }.are_settled(), expected);
         }
     }
 }
