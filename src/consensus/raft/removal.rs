@@ -207,4 +207,19 @@ mod tests {
             assert_eq!(decide(&nodes[0], own, &answers), expected, "{why}");
         }
     }
+
+    #[test]
+    fn a_change_of_two_steps_of_which_one_was_agreed_on_is_under_way() {
+        let nodes: Vec<Node> = (0..2).map(|_| Node::of(PeerId::random())).collect();
+        let (both, one) = (nodes.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([nodes[0]]));
+        for (lists, agreed, expected) in [
+            (vec![both.clone()], 5, true),
+            (vec![both.clone()], 4, false),
+            (vec![both, one.clone()], 5, false),
+            (vec![one], 5, true),
+        ] {
+            let newest = StoredMembership::new(Some(id(5)), Membership::new(lists, ()));
+            assert_eq!(Members { newest, agreed: Some(id(agreed)) }.are_settled(), expected);
+        }
+    }
 }
