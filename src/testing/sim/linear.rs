@@ -3,7 +3,7 @@
 //!
 //! In general that takes a search through all orders. Here every pin has a name of its own, which makes it short: whoever
 //! saw a name saw it between the one call that gave it and the next that changed anything. So a pin, all who read its name,
-//! and the removal that gave it back belong together, as one [`Unit`], and nothing else happened among them. All that is
+//! and the removal that gave it back belong together, as one `Unit`, and nothing else happened among them. All that is
 //! left to tell apart after a unit is whether there is a pin, for those who saw that there is none.
 
 use std::collections::BTreeMap;
