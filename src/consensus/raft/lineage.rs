@@ -34,7 +34,8 @@
 //! - Removed and added again with the store that it had: the starts before are in it, so it is right in any case.
 //! - Whoever was away while another one was removed and added again knows it from before, and an era that is later, which
 //!   only entries can say that were agreed on. Before that other one knows of its era it is refused, which does no harm: it
-//!   does not vote yet in its own eyes, so it takes no offence (but asks all, see `removal`), and the leader knows it.
+//!   does not vote yet in its own eyes, so it takes no offence (but asks all, see `removal`, unless its log names it already),
+//!   and the leader knows it.
 //! - A snapshot that replaces what is known says the eras of all members: what is known of one stays if its era is not later.
 //! - A message of an earlier start that comes late: it has a smaller number than the start that is known, and is refused.
 //!   One from before its sender was removed says an earlier era; it is not remembered, so it cannot stand in the way of the
@@ -387,9 +388,20 @@ pub(super) struct Doubt {
 }
 
 impl Inner {
+    /// Whether this peer may be one that voted on another store: it does not vote, and the newest list in its log does not
+    /// have it. Whoever joins again has the entry by which it was let in, to learn at first, before it has applied it.
+    fn may_be_wrong(&self) -> bool {
+        let is_named = self.metrics().is_some_and(|metrics| {
+            let newest = &metrics.membership_config;
+            newest.log_id().is_some_and(|id| id.index > 0)
+                && newest.membership().get_node(&self.node()).is_some()
+        });
+        !self.votes() && !is_named
+    }
+
     /// What is wrong with this peer, which does not vote, as far as it knows already.
     pub(super) fn disowned(&self) -> Option<Disowned> {
-        let is_wrong = !self.votes() && self.doubt().is_some_and(|doubt| doubt.is_confirmed);
+        let is_wrong = self.may_be_wrong() && self.doubt().is_some_and(|doubt| doubt.is_confirmed);
         is_wrong.then_some(Disowned::Older)
     }
 
@@ -397,7 +409,7 @@ impl Inner {
     /// so, whatever one says that was away meanwhile.
     pub(super) async fn check_disowned(&self) -> Option<Disowned> {
         let doubt = (*self.doubt())?;
-        if !doubt.is_confirmed && !self.votes() {
+        if !doubt.is_confirmed && self.may_be_wrong() {
             let is_member = self.ask_members(Some(doubt.by), doubt.cluster).await == Verdict::Member;
             *self.doubt() = is_member.then_some(Doubt { is_confirmed: true, ..doubt });
         }
