@@ -100,11 +100,10 @@ pub(super) async fn drive(inner: Arc<Inner>, seed: u64) {
             last_try = Instant::now();
             continue;
         };
-        let log_failed = || inner.core().and_then(|core| core.log.failed());
         let why = match &metrics.running_state {
             Err(fatal) => Some(inner.fatal(fatal)),
             // openraft does not know yet.
-            Ok(()) => log_failed(),
+            Ok(()) => inner.core().and_then(|core| core.log.failed()),
         };
         if let Some(why) = why {
             inner.recover(why).await;

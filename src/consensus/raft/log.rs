@@ -1,9 +1,8 @@
 //! The log in a store.
 //!
-//! An entry is one or several records, because a record of a store is bounded: key = index and number of the piece, value
-//! = version, number of pieces, a hash of key and piece, the piece. `last` says which entry is the last one and is
-//! written with it, so that a log that was cut is known from one that ends there. `committed` says up to where the log was
-//! known to be agreed on; it goes with the next entries, because it is not worth a sync of its own.
+//! Entries are records (`pieces`). `last` says which one is the last and is written with it, so that a log that was cut is
+//! known from one that ends there. `committed` says up to where the log was known to be agreed on; it goes with the next
+//! entries, because it is not worth a sync of its own.
 //!
 //! What is appended is in the log at once and on disk a moment later (`pending`).
 
@@ -13,7 +12,6 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use tokio::sync::Notify;
@@ -22,21 +20,18 @@ use tokio::time::sleep;
 use super::records::{self, APPLIED, COMMITTED, LAST, LOG, META, PURGED, VOTE};
 use super::trim::{Trim, Weights};
 use super::types::{Entry, LogId, Node, StorageError, StoredMembership, Types, Vote};
-use super::wire::{Reader, Writer, read, written};
+use super::wire::{Reader, written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{self, Batch, Direction, Durability, KeyRange, Storage};
 #[cfg(feature = "testing")]
 use crate::testing::planted::{Planted, is_planted};
 
 mod pending;
+mod pieces;
 use pending::Pending;
+pub(super) use pieces::put;
+use pieces::{damaged, delete, get, index_of, remove_below};
 
-/// What is in front of a piece.
-const VERSION: u8 = 1;
-/// Bytes of an entry in one record.
-const PIECE_BYTES_MAX: usize = 4 << 20;
-/// Pieces of one entry.
-const PIECES_MAX: u16 = 4096;
 /// About how many bytes of entries are given at a time. A single entry may have more.
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Entries given at a time.
@@ -46,8 +41,6 @@ const READ_ENTRIES_MAX: u64 = 1024;
 const CACHE_BYTES_MAX: usize = 16 << 20;
 /// How often it is looked whether the pinset has what is about to be removed.
 const APPLIED_POLL: Duration = Duration::from_millis(10);
-/// Entries removed in one batch.
-const REMOVED_MAX: u64 = 1024;
 
 /// The log. A handle: clones are the same log.
 #[derive(Clone, Debug)]
@@ -133,14 +126,7 @@ impl LogStore {
     /// `Corrupt` when the log is damaged or cut; `Io`.
     pub(super) fn newest_membership(storage: &dyn Storage, from: u64) -> Result<Option<StoredMembership>> {
         let ends = open(storage)?;
-        let mut newest = None;
-        for index in from.max(next_of(ends.purged))..next_of(ends.last) {
-            let entry = get(storage, index)?;
-            if let EntryPayload::Membership(members) = entry.payload {
-                newest = Some(StoredMembership::new(Some(entry.log_id), members));
-            }
-        }
-        Ok(newest)
+        pieces::newest_membership(storage, from.max(next_of(ends.purged))..next_of(ends.last), |_| Ok(()))
     }
 
     /// The last entry.
@@ -165,17 +151,15 @@ impl LogStore {
             (next_of(ends.purged), next_of(ends.last), ends.committed)
         };
         let (newest, weights) = storage::run(self.storage.clone(), move |storage| {
-            let (mut newest, mut weights) = (None, Weights::default());
-            for index in first..end {
-                let entry = get(storage, index)?;
-                weights.add(index, size(&entry) as u64);
+            let mut weights = Weights::default();
+            let newest = pieces::newest_membership(storage, first..end, |entry| {
+                let index = entry.log_id.index;
+                weights.add(index, size(entry) as u64);
                 if committed.is_some_and(|committed| committed.index == index && committed != entry.log_id) {
                     return Err(damaged(format!("entry {index} is not the one that was agreed on")));
                 }
-                if let EntryPayload::Membership(members) = entry.payload {
-                    newest = Some(StoredMembership::new(Some(entry.log_id), members));
-                }
-            }
+                Ok(())
+            })?;
             Ok((newest, weights))
         })
         .await?;
@@ -425,118 +409,6 @@ fn open(storage: &dyn Storage) -> Result<Ends> {
     let mut ends = Ends { purged, last, committed, committed_written: committed, ..Ends::default() };
     ends.pending.written = last.or(purged);
     Ok(ends)
-}
-
-fn damaged(what: impl std::fmt::Display) -> Error {
-    records::damaged(format!("of the log, {what}"))
-}
-
-fn key(index: u64, piece: u16) -> Bytes {
-    written(|writer| {
-        writer.long(index);
-        writer.short(piece);
-    })
-}
-
-fn index_of(key: &Bytes) -> Result<u64> {
-    read(key.clone(), |reader| {
-        let index = reader.long()?;
-        reader.short()?;
-        Ok(index)
-    })
-    .map_err(|_| damaged("a key is unreadable"))
-}
-
-pub(super) fn put(batch: &mut Batch, entry: &Entry) -> Result<()> {
-    let mut writer = Writer::with_capacity(size(entry));
-    writer.entry(entry);
-    let bytes = Bytes::from(writer.0);
-    let pieces = u16::try_from(bytes.len().div_ceil(PIECE_BYTES_MAX)).unwrap_or(u16::MAX);
-    if pieces > PIECES_MAX {
-        return Err(Error::invalid_input("an entry of the log is too large").component(super::COMPONENT));
-    }
-    for (number, piece) in (0..pieces).zip(bytes.chunks(PIECE_BYTES_MAX)) {
-        let key = key(entry.log_id.index, number);
-        let mut writer = Writer::with_capacity(piece.len() + 16);
-        writer.byte(VERSION);
-        writer.short(pieces);
-        writer.long(records::hash(&key, piece));
-        writer.raw(piece);
-        batch.put(LOG, key, writer.0);
-    }
-    Ok(())
-}
-
-fn get(storage: &dyn Storage, index: u64) -> Result<Entry> {
-    let mut pieces = Vec::new();
-    let mut count = 1;
-    for number in 0..PIECES_MAX {
-        if number >= count {
-            break;
-        }
-        let key = key(index, number);
-        let record = storage.get(LOG, &key)?.ok_or_else(|| damaged(format!("entry {index} is missing")))?;
-        let mut reader = Reader::of(record);
-        let (version, all, sum) = (reader.byte()?, reader.short()?, reader.long()?);
-        if version != VERSION {
-            return Err(damaged(format!("entry {index} has the unknown version {version}")));
-        }
-        let piece = reader.everything();
-        if records::hash(&key, &piece) != sum {
-            return Err(damaged(format!("entry {index} is not what was written")));
-        }
-        count = all;
-        pieces.push(piece);
-    }
-    let bytes = match pieces.as_slice() {
-        [piece] => piece.clone(),
-        pieces => pieces.concat().into(),
-    };
-    let entry = read(bytes, Reader::entry).map_err(|error| damaged(format!("entry {index}: {error}")))?;
-    if entry.log_id.index == index {
-        Ok(entry)
-    } else {
-        Err(damaged(format!("entry {index} is another one")))
-    }
-}
-
-/// Deletes the records of entries from one index on, up to and including another; at most as many as there are in a
-/// batch. Gives how many.
-fn delete(storage: &dyn Storage, batch: &mut Batch, from: u64, to: u64) -> Result<usize> {
-    let snapshot = storage.snapshot()?;
-    let mut range =
-        KeyRange { start: Bound::Included(key(from, 0)), end: Bound::Included(key(to, u16::MAX)) };
-    let mut deleted = 0;
-    loop {
-        let page = snapshot.scan(LOG, range.clone(), Direction::Forward, REMOVED_MAX as usize)?;
-        let last = page.entries.last().map(|(key, _)| key.clone());
-        deleted += page.entries.len();
-        page.entries.into_iter().for_each(|(key, _)| batch.delete(LOG, key));
-        match last {
-            Some(last) if page.more => range = range.after(last),
-            _ => return Ok(deleted),
-        }
-    }
-}
-
-fn remove_below(storage: &dyn Storage, from: u64, upto: u64) -> Result<()> {
-    let mut from = from;
-    while from <= upto {
-        let to = upto.min(from.saturating_add(REMOVED_MAX));
-        let mut batch = Batch::new();
-        if delete(storage, &mut batch, from, to)? > 0 {
-            storage.write(batch, Durability::Buffered)?;
-        } else {
-            // Nothing there: perhaps nothing up to the end.
-            let range =
-                KeyRange { start: Bound::Included(key(to, 0)), end: Bound::Included(key(upto, u16::MAX)) };
-            if storage.snapshot()?.scan(LOG, range, Direction::Forward, 1)?.entries.is_empty() {
-                return Ok(());
-            }
-        }
-        from = to + 1;
-    }
-    Ok(())
 }
 
 /// Why openraft was told that it cannot go on.

@@ -1,10 +1,17 @@
 //! A strict order: a leader, a log that more than half of the members agree on, and a pinset that is its result.
 //!
 //! Raft itself is [openraft](https://docs.rs/openraft)'s; none of it shows outside of this folder. What is here is all
-//! around it: the log (`log`), how much of it is kept (`trim`), and the pinset (`machine`) in the peer's store (`records`), messages over the peer's
-//! transport (`frame`, `message`, `network`, `server`), the whole pinset for peers that are far behind (`snapshot`),
-//! elections that do not disturb a leader (`elections`), a leader that makes way (`handover`), changes of members (`membership`), and writing: calls become
-//! parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`).
+//! around it:
+//!
+//! - in the peer's store (`records`): the log (`log`), how much of it is kept (`trim`), and the pinset (`machine`); what
+//!   can be done with it while no peer runs (`offline`),
+//! - over the peer's transport: messages (`frame`, `message`, `network`, `server`), and the whole pinset for peers that
+//!   are far behind (`snapshot`),
+//! - who leads: elections that do not disturb a leader (`elections`), and a leader that makes way (`handover`),
+//! - who is a member: changes (`membership`), peers that were removed while they were away (`removal`), and peers that are
+//!   not the ones that the others know (`lineage`),
+//! - writing: calls become parts (`writer`, `command`), parts get to the leader, and there they become entries (`propose`);
+//! - all of it together (`node`), and what an operator is told of it (`notices`).
 //!
 //! The reference's Raft speaks another protocol, so none of its peers can be a member.
 
@@ -123,7 +130,7 @@ impl Raft {
             session,
             salt,
         });
-        inner.load_starts().await?;
+        inner.take_stored().await?;
         let silent = CancellationToken::new();
         transport.accept(frame::protocol(), Arc::new(Server::new(&inner, silent.clone())))?;
         if let Err(error) = inner.start().await {

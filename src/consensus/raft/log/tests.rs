@@ -1,6 +1,7 @@
 use openraft::CommittedLeaderId;
 
 use super::super::types::Command;
+use super::pieces::{PIECE_BYTES_MAX, key};
 use super::*;
 use crate::storage::MemoryStorage;
 use crate::testing::{FaultyStorage, StorageCall};
