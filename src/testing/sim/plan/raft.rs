@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Plan, Step, Up, Weights, What, factors, pin};
+use super::{Plan, Step, Up, Weights, What, factors, pause_up_to, pin};
 use crate::testing::cluster::DiskTrouble;
 use crate::testing::random::Random;
 
@@ -114,14 +114,7 @@ impl Plan {
         let late = random.below(plan.peers);
         let others: Vec<usize> = (0..plan.peers).filter(|peer| *peer != late).collect();
         let add = |plan: &mut Self, after: Duration, what: What| plan.steps.push(Step { after, what });
-        // Only what users do, before.
-        plan.steps.retain(|step| {
-            matches!(
-                step.what,
-                What::Pin { .. } | What::Burst { .. } | What::Unpin { .. } | What::Read { .. }
-            )
-        });
-        plan.late = None;
+        plan.keep_writes_and_reads();
         add(&mut plan, Duration::from_secs(10), What::Isolate { peer: late });
         for _ in 0..random.between(8, 16) {
             let (peer, cid) = (*random.one_of(&others), random.below(plan.cids));
@@ -149,14 +142,7 @@ impl Plan {
             (plan.peers, plan.factors) = (if plan.peers == 4 { 5 } else { 3 }, (-1, -1));
         }
         let add = |plan: &mut Self, after: Duration, what: What| plan.steps.push(Step { after, what });
-        // Only what users do, before.
-        plan.steps.retain(|step| {
-            matches!(
-                step.what,
-                What::Pin { .. } | What::Burst { .. } | What::Unpin { .. } | What::Read { .. }
-            )
-        });
-        plan.late = None;
+        plan.keep_writes_and_reads();
         for _ in 0..random.between(1, 4) {
             // It may well be another one.
             let leader = random.below(plan.peers);
@@ -193,6 +179,17 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Only what users do, with all that are there, before something else happens.
+    fn keep_writes_and_reads(&mut self) {
+        self.steps.retain(|step| {
+            matches!(
+                step.what,
+                What::Pin { .. } | What::Burst { .. } | What::Unpin { .. } | What::Read { .. }
+            )
+        });
+        self.late = None;
     }
 
     fn told(&self, story: Story, random: &mut Random) -> Vec<Step> {
@@ -326,14 +323,7 @@ enum Story {
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {
-    let milliseconds = match random.below(if patient { 10 } else { 8 }) {
-        0 => 0,
-        1..4 => random.below(50),
-        4..7 => random.below(1_500),
-        7 | 8 => random.below(6_000),
-        _ => random.below(25_000),
-    };
-    Duration::from_millis(milliseconds as u64)
+    pause_up_to(random, patient, (6_000, 25_000))
 }
 
 fn what(kind: usize, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
