@@ -30,11 +30,14 @@ pub enum Planted {
     PurgedBeforeApplied,
     /// A raft peer that led leads on when it is started again, as if it knew what it acknowledged.
     LeaderStaysLeader,
+    /// A raft peer that leads takes entries for written that are not on its own disk: it counts itself among those who have
+    /// them, applies them, and tells others that they are agreed on.
+    LeaderCountsUnwritten,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LateRemovalUntracks,
         Self::LogNotReplayed,
         Self::LastArrivalWins,
@@ -46,6 +49,7 @@ impl Planted {
         Self::SnapshotForgetsRequests,
         Self::PurgedBeforeApplied,
         Self::LeaderStaysLeader,
+        Self::LeaderCountsUnwritten,
     ];
 
     /// Its name, for a command line.
@@ -62,6 +66,7 @@ impl Planted {
             Self::SnapshotForgetsRequests => "snapshot-forgets-requests",
             Self::PurgedBeforeApplied => "purged-before-applied",
             Self::LeaderStaysLeader => "leader-stays-leader",
+            Self::LeaderCountsUnwritten => "leader-counts-unwritten",
         }
     }
 }

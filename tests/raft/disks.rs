@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipfs_cluster::consensus::{Consensus, RaftStore};
-use ipfs_cluster::testing::StorageCall;
 use ipfs_cluster::testing::state_suite::{cid, pin};
+use ipfs_cluster::testing::{StorageCall, peer};
 use ipfs_cluster::{Error, ErrorKind};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::world::{World, fact, pins};
 
@@ -233,4 +233,37 @@ async fn disks_that_nothing_works_with_stop_all_writes_until_they_are_faster() {
     assert!(
         RaftStore::open(world.members[&1].storage.clone()).unwrap().info().unwrap().applied_index.is_some()
     );
+}
+
+/// For a while, and not only at some moment.
+async fn assert_stays_removed(world: &World, number: u64) {
+    for _ in 0..100 {
+        let said = timeout(Duration::from_millis(1), world.raft(number).ready()).await.unwrap().unwrap_err();
+        assert_eq!(said.kind(), ErrorKind::Conflict, "{said}");
+        assert!(said.to_string().contains("was removed from its cluster"), "{said}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_was_removed_stays_removed_when_its_disk_fails_and_when_it_works_again() {
+    let world = World::start(11, 3).await;
+    world.raft(1).log_pin(pin(1)).await.unwrap();
+    let (leader, victim) = (world.leader().await, world.follower().await);
+    let writes = || world.faults(victim).calls(StorageCall::Write);
+    // What it takes in now is still on its way to the disk when it hears that it was removed.
+    world.faults(victim).slow(Duration::from_secs(5));
+    world.raft(leader).log_pin(pin(2)).await.unwrap();
+    world.raft(leader).remove_peer(&peer(victim)).await.unwrap();
+    world.raft(victim).ready().await.unwrap_err();
+    let before = writes();
+    world.faults(victim).fail(StorageCall::Write, 0, broken());
+    world.faults(victim).slow(Duration::ZERO);
+    // The write that was under way, and one to see whether the disk works again.
+    fact("the disk fails", async || (writes() >= before + 2).then_some(())).await;
+    assert_stays_removed(&world, victim).await;
+    let before = writes();
+    world.faults(victim).heal();
+    fact("it is tried again", async || (writes() > before).then_some(())).await;
+    assert_stays_removed(&world, victim).await;
 }

@@ -24,6 +24,8 @@ const SEEDS_RAFT: u64 = 200;
 const SEEDS_TWICE: u64 = 50;
 /// Seeds of peers that take over a pinset while their disks fail.
 const SEEDS_TAKEOVER: u64 = 50;
+/// Seeds of leaders whose disks fail, and who lose power then.
+const SEEDS_LEADER: u64 = 50;
 /// Seeds within which a planted bug must be found.
 const SEEDS_PLANTED: u64 = 1_000;
 /// After so many seeds it is said how far we are.
@@ -300,4 +302,18 @@ fn a_peer_whose_disk_fails_while_it_takes_over_the_pinset_gets_it_after() {
 #[test]
 fn a_log_that_goes_before_the_pinset_has_it_is_found() {
     is_found_in(Plan::failing_takeover, Planted::PurgedBeforeApplied, 0);
+}
+
+#[test]
+fn what_a_leader_could_not_write_was_acknowledged_to_nobody() {
+    let count = number("SIM_LEADERS").unwrap_or(SEEDS_LEADER);
+    run_all(Plan::failing_leader, number("SIM_FIRST").unwrap_or(0), count, None, |report| {
+        assert!(report.is_good(), "{report}");
+        false
+    });
+}
+
+#[test]
+fn a_leader_that_counts_what_it_has_not_written_is_found() {
+    is_found_in(Plan::failing_leader, Planted::LeaderCountsUnwritten, 0);
 }

@@ -12,8 +12,10 @@ pub(crate) use writes::writes;
 
 use anyhow::Result;
 
+use crate::load::Posted;
 use crate::many::SECRET;
 use crate::peers::{self, Member};
+use crate::report::Row;
 use crate::scenarios::Setup;
 use crate::slow_disk::SlowDisk;
 
@@ -31,4 +33,14 @@ async fn start(setup: &Setup<'_>, name: &str) -> Result<Vec<Member>> {
 /// The same, on slow disks.
 async fn start_on(setup: &Setup<'_>, name: &str, disk: Option<SlowDisk>) -> Result<Vec<Member>> {
     peers::start(setup, name, &SETTINGS, disk).await
+}
+
+/// How fast pins were acknowledged, and how many were not.
+fn rows(what: String, posted: &Posted) -> [Row; 4] {
+    [
+        Row::rate(what, posted.per_second(), "pins/s"),
+        Row::milliseconds("the same, median", posted.p50),
+        Row::milliseconds("the same, p99", posted.p99),
+        Row::lower("the same, refused", posted.refused as f64, "pins"),
+    ]
 }

@@ -32,15 +32,9 @@ pub(crate) async fn syncs(setup: &Setup<'_>, delays: &[Duration], seconds: u64) 
         let posted = post_to(&apis, CLIENTS, 10_000_000, Stop::After(Duration::from_secs(seconds))).await?;
         let syncs = counted()?.saturating_sub(before);
         wait_for_lines(&apis, "/allocations", warm.acknowledged + posted.acknowledged).await?;
+        let what = format!("Raft, 3 peers, syncs held up {delay:?}: POST to all three, 64 clients, durable");
+        rows.extend(super::rows(what, &posted));
         rows.extend([
-            Row::rate(
-                format!("Raft, 3 peers, syncs held up {delay:?}: POST to all three, 64 clients, durable"),
-                posted.per_second(),
-                "pins/s",
-            ),
-            Row::milliseconds("the same, median", posted.p50),
-            Row::milliseconds("the same, p99", posted.p99),
-            Row::lower("the same, refused", posted.refused as f64, "pins"),
             Row::lower(
                 "the same, syncs of all peers",
                 syncs as f64 * 1_000.0 / posted.acknowledged.max(1) as f64,

@@ -74,18 +74,12 @@ impl Run<'_> {
         ensure!(self.apis.len() == PEERS, "there are not {PEERS} peers");
         let plural = if clients == 1 { "" } else { "s" };
         let per_pin = took.as_secs_f64() * 1e6 / posted.acknowledged.max(1) as f64;
-        let rows = vec![
-            Row::rate(
-                format!("Raft, 3 peers: POST to {what}, {clients} client{plural}, durable"),
-                posted.per_second(),
-                "pins/s",
-            ),
-            Row::milliseconds("the same, median", posted.p50),
-            Row::milliseconds("the same, p99", posted.p99),
-            Row::lower("the same, refused", posted.refused as f64, "pins"),
+        let what = format!("Raft, 3 peers: POST to {what}, {clients} client{plural}, durable");
+        let mut rows = super::rows(what, &posted).to_vec();
+        rows.extend([
             Row::lower("the same, processor time of all peers", per_pin, "µs/pin"),
             Row::mebibytes("the same, growth of resident memory, the largest", growth),
-        ];
+        ]);
         Ok((posted, rows))
     }
 

@@ -13,16 +13,22 @@ use crate::wait::{wait_until, wait_until_seen};
 /// Writes that are acknowledged before something happens, and after.
 const WRITES: u64 = 100;
 
-#[test]
-fn a_member_that_lost_its_disk_is_refused_until_it_joins_anew() {
-    let daemon = Shared::start();
-    let mut peers = daemon.members::<3>(RAFT, &[]);
-    let account = Account::new();
+/// Three members that wrote, of which the last one and the others know each other.
+fn members_that_met(daemon: &Shared, account: &Account) -> Vec<Peer> {
+    let peers = daemon.members::<3>(RAFT, &[]);
     account.while_writing(&apis(&peers), 1, || account.wait_for(WRITES));
-    wait_until_nothing_is_missing(&peers, &account);
+    wait_until_nothing_is_missing(&peers, account);
     wait_until("it knows the others", || {
         peers[..2].iter().all(|other| peers[2].remembers(other) && other.remembers(&peers[2]))
     });
+    peers
+}
+
+#[test]
+fn a_member_that_lost_its_disk_is_refused_until_it_joins_anew() {
+    let daemon = Shared::start();
+    let account = Account::new();
+    let mut peers = members_that_met(&daemon, &account);
     let (id, through) = (peers[2].id(), peers[0].multiaddr());
     account.while_writing(&apis(all_but(&peers, 2)), 2, || {
         account.wait_for(WRITES);
@@ -58,13 +64,8 @@ fn a_member_that_lost_its_disk_is_refused_until_it_joins_anew() {
 #[test]
 fn of_a_peer_and_a_copy_of_it_the_one_that_was_started_last_is_a_member() {
     let daemon = Shared::start();
-    let mut peers = daemon.members::<3>(RAFT, &[]);
     let account = Account::new();
-    account.while_writing(&apis(&peers), 1, || account.wait_for(WRITES));
-    wait_until_nothing_is_missing(&peers, &account);
-    wait_until("it knows the others", || {
-        peers[..2].iter().all(|other| peers[2].remembers(other) && other.remembers(&peers[2]))
-    });
+    let mut peers = members_that_met(&daemon, &account);
     // A copy of a peer that runs, beside it.
     let mut copy = peers[2].copy("copy");
     copy.resume();

@@ -20,6 +20,8 @@ use super::types::{LogId, Node, Types, Vote};
 use super::wire::corrupt;
 use super::{COMPONENT, frame};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "testing")]
+use crate::testing::planted::{Planted, is_planted};
 use crate::types::PeerId;
 
 /// How long nothing is tried again where nobody says how long.
@@ -131,7 +133,10 @@ impl Target {
         mut rpc: AppendEntriesRequest<Types>,
     ) -> Result<(Answer, Option<LogId>, bool)> {
         let (inner, to) = self.inner()?;
-        if let Some(core) = inner.core() {
+        let core = inner.core();
+        #[cfg(feature = "testing")]
+        let core = core.filter(|_| !is_planted(Planted::LeaderCountsUnwritten));
+        if let Some(core) = core {
             // This leader is one of those who agreed, which counts from when its own disk has it.
             if rpc.entries.is_empty()
                 && let Some(commit) = rpc.leader_commit

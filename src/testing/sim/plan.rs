@@ -415,12 +415,18 @@ fn factors(random: &mut Random, peers: usize) -> (i32, i32) {
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {
+    pause_up_to(random, patient, (8_000, 60_000))
+}
+
+/// Most pauses are short. The longest of the others are given in milliseconds: of long ones, and of those that only the
+/// patient make.
+fn pause_up_to(random: &mut Random, patient: bool, (long, longest): (usize, usize)) -> Duration {
     let milliseconds = match random.below(if patient { 10 } else { 8 }) {
         0 => 0,
         1..4 => random.below(50),
         4..7 => random.below(1_500),
-        7 | 8 => random.below(8_000),
-        _ => random.below(60_000),
+        7 | 8 => random.below(long),
+        _ => random.below(longest),
     };
     Duration::from_millis(milliseconds as u64)
 }

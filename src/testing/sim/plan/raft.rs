@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Plan, Step, Up, Weights, What, factors, pin};
+use super::{Plan, Step, Up, Weights, What, factors, pause_up_to, pin};
 use crate::testing::cluster::DiskTrouble;
 use crate::testing::random::Random;
 
@@ -114,14 +114,7 @@ impl Plan {
         let late = random.below(plan.peers);
         let others: Vec<usize> = (0..plan.peers).filter(|peer| *peer != late).collect();
         let add = |plan: &mut Self, after: Duration, what: What| plan.steps.push(Step { after, what });
-        // Only what users do, before.
-        plan.steps.retain(|step| {
-            matches!(
-                step.what,
-                What::Pin { .. } | What::Burst { .. } | What::Unpin { .. } | What::Read { .. }
-            )
-        });
-        plan.late = None;
+        plan.keep_writes_and_reads();
         add(&mut plan, Duration::from_secs(10), What::Isolate { peer: late });
         for _ in 0..random.between(8, 16) {
             let (peer, cid) = (*random.one_of(&others), random.below(plan.cids));
@@ -137,6 +130,66 @@ impl Plan {
             What::Read { peer: late, cid: 0 },
         );
         plan
+    }
+
+    /// A plan in which a leader does not get to its disk what others have, and loses power soon after. Those who have it are
+    /// cut off then, and the others agree without it.
+    pub fn failing_leader(seed: u64) -> Self {
+        let mut plan = Self::raft(seed);
+        let random = &mut Random::new(seed ^ 0x6c65_6164_6572);
+        // Odd, so that some who have all that was agreed on, but for the leader, are not missed.
+        if plan.peers < 3 || plan.peers == 4 {
+            (plan.peers, plan.factors) = (if plan.peers == 4 { 5 } else { 3 }, (-1, -1));
+        }
+        let add = |plan: &mut Self, after: Duration, what: What| plan.steps.push(Step { after, what });
+        plan.keep_writes_and_reads();
+        for _ in 0..random.between(1, 4) {
+            // It may well be another one.
+            let leader = random.below(plan.peers);
+            let mut blind: Vec<usize> = (0..plan.peers).filter(|peer| *peer != leader).collect();
+            let witnesses: Vec<usize> =
+                (0..plan.peers / 2).map(|_| blind.remove(random.below(blind.len()))).collect();
+            add(&mut plan, Duration::from_secs(10), What::Heal);
+            for other in &blind {
+                add(&mut plan, Duration::ZERO, What::Partition { one: leader, other: *other });
+            }
+            let trouble = DiskTrouble::FailingWrites(random.between(1, 2));
+            let within = |random: &mut Random, milliseconds| {
+                random.time(Duration::ZERO, Duration::from_millis(milliseconds))
+            };
+            add(&mut plan, within(random, 500), What::Disk { peer: leader, trouble });
+            for _ in 0..random.between(1, 3) {
+                let peer = if random.percent(50) { leader } else { witnesses[0] };
+                let cid = random.below(plan.cids);
+                let what = if random.percent(70) { pin(peer, cid) } else { What::Unpin { peer, cid } };
+                add(&mut plan, within(random, 50), what);
+            }
+            let keep_some = random.percent(30);
+            add(&mut plan, within(random, 600), What::Crash { peer: leader, keep_some });
+            add(&mut plan, Duration::ZERO, What::Heal);
+            for peer in witnesses {
+                add(&mut plan, Duration::ZERO, What::Isolate { peer });
+            }
+            add(&mut plan, Duration::ZERO, What::Disk { peer: leader, trouble: DiskTrouble::None });
+            add(&mut plan, Duration::ZERO, What::Start { peer: leader });
+            for peer in blind {
+                let cid = random.below(plan.cids);
+                let what = if random.percent(50) { pin(peer, cid) } else { What::Read { peer, cid } };
+                add(&mut plan, within(random, 10_000), what);
+            }
+        }
+        plan
+    }
+
+    /// Only what users do, with all that are there, before something else happens.
+    fn keep_writes_and_reads(&mut self) {
+        self.steps.retain(|step| {
+            matches!(
+                step.what,
+                What::Pin { .. } | What::Burst { .. } | What::Unpin { .. } | What::Read { .. }
+            )
+        });
+        self.late = None;
     }
 
     fn told(&self, story: Story, random: &mut Random) -> Vec<Step> {
@@ -270,14 +323,7 @@ enum Story {
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {
-    let milliseconds = match random.below(if patient { 10 } else { 8 }) {
-        0 => 0,
-        1..4 => random.below(50),
-        4..7 => random.below(1_500),
-        7 | 8 => random.below(6_000),
-        _ => random.below(25_000),
-    };
-    Duration::from_millis(milliseconds as u64)
+    pause_up_to(random, patient, (6_000, 25_000))
 }
 
 fn what(kind: usize, random: &mut Random, plan: &Plan, up: &mut Up) -> What {
