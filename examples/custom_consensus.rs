@@ -63,6 +63,9 @@ impl<C: Consensus, W: std::io::Write + std::fmt::Debug + Send + 'static> Consens
     fn state(&self) -> Arc<dyn StateReader> {
         self.inner.state()
     }
+    async fn synchronize(&self) -> Result<()> {
+        self.inner.synchronize().await
+    }
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.inner.events()
     }

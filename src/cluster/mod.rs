@@ -182,6 +182,18 @@ impl Cluster {
         self.inner.life.ready().await
     }
 
+    /// Returns when reads of the pinset on this peer see everything that any peer acknowledged before this was called, where
+    /// consensus has an order that tells: Raft and etcd ask a quorum. A cluster of one sees everything anyway; with the CRDT,
+    /// which promises nothing of the kind, it returns at once ([`Consensus::synchronize`]). Where a pin stands
+    /// ([`Cluster::status`]) is another question. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Unavailable` without a quorum, in time; as [`Consensus::synchronize`].
+    pub async fn synchronize(&self) -> Result<()> {
+        self.inner.check_alive()?;
+        self.inner.consensus.synchronize().await
+    }
+
     /// Stops the peer and returns when it has stopped. Every caller waits, also the second one; a component that
     /// calls this from inside its own callback is cut off by a deadline instead of freezing the peer.
     pub async fn shutdown(&self) -> StopReason {

@@ -31,7 +31,8 @@ impl Cluster {
     ///
     /// # Errors
     /// `InvalidInput` and `Conflict` with the reference's texts, `NotEnoughPeers`, `ReadOnly` in follower mode,
-    /// `NotFound` when the pin to continue is not there; as [`Consensus::log_pin`](crate::consensus::Consensus::log_pin).
+    /// `NotFound` when the pin to continue is not there (looked for as [`Cluster::unpin`] does); as
+    /// [`Consensus::log_pin`](crate::consensus::Consensus::log_pin).
     #[instrument(level = "debug", skip_all, fields(%cid))]
     pub async fn pin(&self, cid: Cid, options: PinOptions) -> Result<Pin> {
         let inner = &self.inner;
@@ -53,16 +54,18 @@ impl Cluster {
     }
 
     /// Unpins a CID and gives the pin as it was. Ok means that the entry is gone and stays gone after a crash; the
-    /// daemons let go of it afterwards. With the root of sharded content go its shards.
+    /// daemons let go of it afterwards. With the root of sharded content go its shards. What another peer acknowledged is
+    /// found also when it did not come here yet, where consensus has an order ([`Cluster::synchronize`]).
     ///
     /// # Errors
     /// `NotFound` when it is not pinned, `Conflict` for a shard, `ReadOnly` in follower mode; as
-    /// [`Consensus::log_unpin`](crate::consensus::Consensus::log_unpin).
+    /// [`Consensus::log_unpin`](crate::consensus::Consensus::log_unpin), also when it is not here and nobody can say whether
+    /// it is pinned.
     #[instrument(level = "debug", skip_all, fields(%cid))]
     pub async fn unpin(&self, cid: &Cid) -> Result<Pin> {
         let inner = &self.inner;
         inner.check_writable()?;
-        let existing = inner.state.get(cid).await?.ok_or_else(not_pinned)?;
+        let existing = inner.entry_to_change(cid).await?;
         rules::check_unpin(&existing)?;
         if existing.pin_type == PinType::Meta {
             inner.unpin_sharded(&existing).await?;
@@ -145,8 +148,18 @@ impl Inner {
         }
     }
 
+    /// The entry of a CID that a user wants changed. That it is not here says nothing while this peer is behind: who pinned it
+    /// through another peer, and was answered, must not be told that it is not pinned.
+    async fn entry_to_change(&self, cid: &Cid) -> Result<Pin> {
+        if let Some(existing) = self.state.get(cid).await? {
+            return Ok(existing);
+        }
+        self.consensus.synchronize().await?;
+        self.state.get(cid).await?.ok_or_else(not_pinned)
+    }
+
     async fn update(&self, from: Cid, to: Cid, options: &PinOptions) -> Result<Pin> {
-        let existing = self.state.get(&from).await?.ok_or_else(not_pinned)?;
+        let existing = self.entry_to_change(&from).await?;
         let pin = rules::continue_from(&existing, to, options, self.clock.now())?;
         self.log_pin(pin.clone()).await?;
         Ok(pin)

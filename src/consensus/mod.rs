@@ -12,6 +12,7 @@
 //! | and visible | here | here, elsewhere soon | here, elsewhere soon | here, elsewhere soon |
 //! | [`log_many`](Consensus::log_many) is all or nothing for | this peer | this peer | every peer | every peer |
 //! | [`Revise`](PinOperation::Revise) compares with | the pinset | the pinset of this peer | the pinset where the log puts it | what etcd has then |
+//! | after [`synchronize`](Consensus::synchronize) a read here sees | everything | what came here so far | what any member acknowledged | what any peer acknowledged |
 //! | [members](Consensus::peers) are | this peer | those that live, by their pings | those that were added | those whose lease lives |
 //! | [capabilities](ConsensusCapabilities) | none | `trust` | `leader`, `membership_changes` | `membership_changes` |
 //! | without the others | there are none | goes on | changes are `Unavailable` in time, reading goes on | likewise, without etcd |
@@ -42,7 +43,11 @@
 //!    "no quorum" after seconds, not after a timeout of HTTP.
 //! 7. **A call that was given up may have happened.** Say so in the error, and make sure that doing it again does no harm: Raft
 //!    gives each part a key, etcd a lane to each writer.
-//! 8. **Put it into a peer**: `Cluster::builder().consensus_with(|cx| Mine::open(config, cx))` hands it its context while the
+//! 8. **Say when this copy is up to date.** Where there is an order, a change is acknowledged by one peer before the copies of
+//!    others show it. [`Consensus::synchronize`] waits until this one does: ask the order itself how far it is, not this
+//!    peer's notion of it, and wait for a place that this copy is sure to reach. The cluster calls it before it says that
+//!    something is not pinned which is to be unpinned.
+//! 9. **Put it into a peer**: `Cluster::builder().consensus_with(|cx| Mine::open(config, cx))` hands it its context while the
 //!    peer is being made ([`ClusterBuilder::consensus_with`](crate::cluster::ClusterBuilder::consensus_with)). What takes long,
 //!    or waits for others, belongs into [`Consensus::ready`]: the peer can be read meanwhile.
 //!
@@ -265,8 +270,25 @@ pub trait Consensus: fmt::Debug + Send + Sync + 'static {
     /// As [`Consensus::log_pin`]; `InvalidInput` for more than [`OPERATIONS_MAX`] operations.
     async fn log_many(&self, operations: Vec<PinOperation>) -> Result<()>;
 
-    /// The pinset on this peer.
+    /// The pinset on this peer. Where there is an order of changes it may be behind it: see [`Consensus::synchronize`].
     fn state(&self) -> Arc<dyn StateReader>;
+
+    /// Returns when [`Consensus::state`] on this peer shows everything that any peer acknowledged before this was called,
+    /// where the implementation has an order that tells (Raft, etcd): a read after it is as if there was one pinset. Where
+    /// this peer is the only one (solo) that is always so; where nobody orders changes (CRDT) it is not promised. Both
+    /// return at once.
+    ///
+    /// It waits no longer than a write may take, and changes no pin. Cancel-safe: who stops waiting can call it again.
+    ///
+    /// The default is for implementations without an order. It does not know of a shutdown: one that is to pass the
+    /// conformance suite says `ShutDown` itself.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no quorum, or the service does not answer, in time, or what it has does not get here;
+    /// `Conflict` when this peer is no member any more; `Io`, `StorageFull` when this peer cannot store it; `ShutDown`.
+    async fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Changes from now on, each after it is visible in the state, and a change that a call here made before that call
     /// returns: the cluster then has told its tracker of it when the user is answered. Bounded;
@@ -362,6 +384,9 @@ impl<T: Consensus + ?Sized> Consensus for Arc<T> {
     }
     fn state(&self) -> Arc<dyn StateReader> {
         (**self).state()
+    }
+    async fn synchronize(&self) -> Result<()> {
+        (**self).synchronize().await
     }
     fn events(&self) -> BoxStream<'static, StateEvent> {
         (**self).events()

@@ -140,6 +140,11 @@ impl Consensus for Solo {
         self.state.clone()
     }
 
+    async fn synchronize(&self) -> Result<()> {
+        // There is nobody else.
+        self.check_open()
+    }
+
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.events.stream()
     }

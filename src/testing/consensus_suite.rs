@@ -132,6 +132,7 @@ conformance_suite!($ consensus_suite, consensus_conformance, run_case, [
     many_operations_may_be_none,
     what_was_changed_meanwhile_is_not_revised,
     too_many_operations_are_refused_whole,
+    a_read_after_synchronizing_sees_what_was_acknowledged,
     every_change_is_an_event,
     an_event_comes_when_the_state_shows_it,
     an_event_comes_before_its_call_returns,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod batches;
+mod behind;
 mod cluster;
 mod conformance;
 mod disasters;

@@ -122,6 +122,9 @@ impl Consensus for Shares {
     fn state(&self) -> Arc<dyn StateReader> {
         self.own.state()
     }
+    async fn synchronize(&self) -> Result<()> {
+        self.own.synchronize().await
+    }
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.own.events()
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
 mod agreement;
+mod behind;
 mod conformance;
 mod damage;
 mod disks;

@@ -92,6 +92,9 @@ impl Consensus for Scripted {
     fn state(&self) -> Arc<dyn StateReader> {
         Arc::new(ScriptedState(self.inner.state(), Arc::clone(&self.list)))
     }
+    async fn synchronize(&self) -> Result<()> {
+        self.inner.synchronize().await
+    }
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.inner.events()
     }

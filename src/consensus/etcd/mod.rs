@@ -354,6 +354,22 @@ impl Consensus for Etcd {
         self.state.clone()
     }
 
+    /// Returns when the copy shows a write of this peer's own that changes no pin. Its revision comes after everything that
+    /// was acknowledged, and the watch is sure to show it, also where others than this cluster write to etcd. Calls share it
+    /// with each other and with writes.
+    ///
+    /// # Errors
+    /// As a write: `Unavailable` when etcd does not answer within [`EtcdConfig::request_timeout`], or has no quorum;
+    /// `Conflict` when this peer was removed; why the copy fails; `ShutDown`.
+    async fn synchronize(&self) -> Result<()> {
+        // Reading would not do: an unpin leaves no key whose revision could be waited for.
+        let written = self.call(What::Write(Vec::new())).await;
+        written.map(drop).map_err(|error| match error.kind() {
+            ErrorKind::Unavailable => error.context("this peer does not know whether it shows everything"),
+            _ => error,
+        })
+    }
+
     fn events(&self) -> BoxStream<'static, StateEvent> {
         self.events.stream()
     }

@@ -85,7 +85,7 @@ const READY_POLL: std::time::Duration = std::time::Duration::from_millis(25);
 /// A write returns when it is on disk on a quorum and visible here, on whichever member it was called. [`Consensus::state`]
 /// is this peer's pinset, which follows the leader's. After a crash it shows, from the start, everything that this peer alone
 /// can tell was agreed on: all of it at the only member of a cluster. At one of several the last writes may be missing until
-/// it hears a leader, and are there when it is [ready](Consensus::ready). [`Raft::synchronize`] makes a read that
+/// it hears a leader, and are there when it is [ready](Consensus::ready). [`Consensus::synchronize`] makes a read that
 /// comes after it see everything that was acknowledged before. Without a quorum writes fail with `Unavailable` after
 /// [`RaftConfig::wait_for_leader_timeout`].
 ///
@@ -158,13 +158,21 @@ impl Raft {
         Ok(Self { inner, desk, events, _stop: stop.drop_guard() })
     }
 
-    /// Returns when this peer's pinset shows everything that was acknowledged, by whatever member, before this was called.
-    ///
-    /// # Errors
-    /// `Unavailable` when there is no quorum within [`RaftConfig::wait_for_leader_timeout`]; `ShutDown`.
-    pub async fn synchronize(&self) -> Result<()> {
-        self.desk.check_open()?;
-        self.inner.barrier().await
+    /// Why this peer does not get to know how far the others are, where more can be said than that it failed.
+    fn why_behind(&self, error: Error) -> Error {
+        let known = self.desk.check_open().and_then(|()| self.inner.check());
+        if let Err(known) = known {
+            return known;
+        }
+        if let Some(disowned) = self.inner.disowned() {
+            return disowned.error();
+        }
+        match self.inner.leader() {
+            Some(_) => error,
+            None => {
+                writer::no_leader(&self.inner).context("this peer does not know whether it shows everything")
+            }
+        }
     }
 
     async fn apply(&self, operations: &[PinOperation], tells: bool) -> Result<Answers> {
@@ -251,6 +259,21 @@ impl Consensus for Raft {
 
     fn state(&self) -> Arc<dyn StateReader> {
         self.inner.state.clone()
+    }
+
+    /// Returns when the leader has asked a quorum whether it still leads, and this peer has applied what was agreed on then.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no quorum within [`RaftConfig::wait_for_leader_timeout`], or this peer does not catch up
+    /// in that time; `Conflict` when it was removed; what is wrong with it when it is broken, or its disk is full; `ShutDown`.
+    async fn synchronize(&self) -> Result<()> {
+        self.desk.check_open()?;
+        let stop = self.desk.stop_token();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Error::shut_down(COMPONENT)),
+            reached = self.inner.barrier() => reached.map_err(|error| self.why_behind(error)),
+        }
     }
 
     fn events(&self) -> BoxStream<'static, StateEvent> {

@@ -190,6 +190,7 @@ pub async fn after_a_shutdown_calls_fail_and_the_state_is_readable(fixture: impl
         consensus.log_unpin(&cid(1)).await.unwrap_err().kind(),
         consensus.log_many(vec![put(pin(2))]).await.unwrap_err().kind(),
         consensus.ready().await.unwrap_err().kind(),
+        consensus.synchronize().await.unwrap_err().kind(),
         consensus.peers().await.unwrap_err().kind(),
         consensus.clean().await.unwrap_err().kind(),
     ] {

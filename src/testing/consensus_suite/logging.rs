@@ -130,3 +130,43 @@ pub async fn too_many_operations_are_refused_whole(fixture: impl Fixture) {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     assert_pins(&*consensus, []).await;
 }
+
+/// Whoever asks, and however many at a time; and nothing changes by it.
+pub async fn a_read_after_synchronizing_sees_what_was_acknowledged(fixture: impl Fixture) {
+    let (mut guard, consensus) = fixture.create().await;
+    let synchronize = async |consensus: &dyn Consensus| {
+        timeout(FACT_TIMEOUT, consensus.synchronize()).await.expect("an answer in time").unwrap();
+    };
+    consensus.ready().await.unwrap();
+    synchronize(&*consensus).await;
+    assert_pins(&*consensus, []).await;
+    let callers = (0..50).map(|number| {
+        let consensus = consensus.clone();
+        tokio::spawn(async move {
+            consensus.log_pin(pin(number)).await.unwrap();
+            timeout(FACT_TIMEOUT, consensus.synchronize()).await.expect("an answer in time").unwrap();
+            assert_eq!(consensus.state().get(&cid(number)).await.unwrap(), Some(pin(number)));
+        })
+    });
+    for caller in join_all(callers).await {
+        caller.unwrap();
+    }
+    consensus.log_unpin(&cid(7)).await.unwrap();
+    let mut events = consensus.events();
+    synchronize(&*consensus).await;
+    for _ in 0..10 {
+        // Who gives up harms nobody.
+        let mut call = consensus.synchronize();
+        let _ = futures::poll!(&mut call);
+    }
+    synchronize(&*consensus).await;
+    let there = || (0..50).filter(|number| *number != 7);
+    assert_pins(&*consensus, there()).await;
+    assert_eq!(events.next().now_or_never(), None);
+    consensus.shutdown().await.unwrap();
+    if let Some(consensus) = fixture.reopen(&mut guard, consensus).await {
+        consensus.ready().await.unwrap();
+        synchronize(&*consensus).await;
+        assert_pins(&*consensus, there()).await;
+    }
+}

@@ -16,7 +16,8 @@
 //!   A copy and its place in the log are one atomic batch ([`State::apply`] takes records of ours along), so after a crash
 //!   a copy is old, never wrong.
 //! - *Many callers share one sync.* The sequencer takes what has gathered while it wrote; a follower does the same.
-//! - *Ok is visible.* A call waits until its entry is in the copy of its own peer.
+//! - *Ok is visible.* A call waits until its entry is in the copy of its own peer. Other copies may be behind;
+//!   `synchronize` waits until ours has what is at the end of the log.
 //! - *Events come after the state shows it*, never hold anybody up, and end with the peer: they are sent by the follower,
 //!   through a channel that forgets what a slow reader has not taken (`Resync`).
 //! - *Shutdown finishes what was accepted*: calls hold a gate open that shutdown has to close.
@@ -121,9 +122,15 @@ impl SharedLog {
         let _inside = self.enter().await?;
         self.membership.check()?;
         let appended = self.log.append(operations).await?;
+        self.shown(appended.number).await?;
+        Ok(appended.changes)
+    }
+
+    /// Returns when our copy has this entry.
+    async fn shown(&self, number: u64) -> Result<()> {
         let mut applied = self.applied.clone();
-        match applied.wait_for(|number| *number >= appended.number).await {
-            Ok(_) => Ok(appended.changes),
+        match applied.wait_for(|applied| *applied >= number).await {
+            Ok(_) => Ok(()),
             Err(_) => Err(self.follower_gone()),
         }
     }
@@ -194,6 +201,13 @@ impl Consensus for SharedLog {
 
     fn state(&self) -> Arc<dyn StateReader> {
         self.copy.clone()
+    }
+
+    /// All that was acknowledged is in the log, so the end of the log is what our copy has to reach.
+    async fn synchronize(&self) -> Result<()> {
+        let _inside = self.enter().await?;
+        self.membership.check()?;
+        self.shown(self.log.end().await).await
     }
 
     fn events(&self) -> BoxStream<'static, StateEvent> {

@@ -185,6 +185,11 @@ impl Sequencer {
         self.calls.send(Call { operations, reply }).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
+
+    /// The number of the last entry: everything that was acknowledged has this one or one before it.
+    pub(super) async fn end(&self) -> u64 {
+        self.shared.log.lock().await.mark.number
+    }
 }
 
 impl Shared {

@@ -312,6 +312,22 @@ async fn a_peer_with_a_slow_disk_is_copied_for_and_holds_nobody_up() {
     while events.next().await.expect("events go on") != StateEvent::Resync {}
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_behind_knows_what_it_does_not_show_yet() {
+    let log = log().await;
+    let disk = Arc::new(Disk::default());
+    let quick = join(&log, 1).await;
+    let slow = log.join(context(2, Arc::clone(&disk) as _).await).await.unwrap();
+    disk.set(Mood::Stalled);
+    quick.log_pin(pin(1)).await.unwrap();
+    assert_eq!(pinset(&slow).await, []);
+    let mut synchronizing = slow.synchronize();
+    assert!(futures::poll!(&mut synchronizing).is_pending());
+    disk.set(Mood::Good);
+    synchronizing.await.unwrap();
+    assert_eq!(pinset(&slow).await, [pin(1)]);
+}
+
 fn follower_backlog() -> u64 {
     sequencer::KEPT_ENTRIES_MAX as u64
 }
