@@ -27,6 +27,11 @@ const USUAL: [usize; 23] = [30, 12, 3, 22, 3, 1, 4, 3, 8, 4, 3, 1, 2, 10, 1, 3, 
 const STEPS: (usize, usize) = (10, 70);
 /// How wrong clocks get, in milliseconds either way.
 const JUMP_MAX_MILLISECONDS: usize = 2 * 60 * 60 * 1000;
+/// How slow the slowest disk of a run is: like a bad one, or a good one that others keep busy. With the last, what is written
+/// for an election takes about as long as elections are waited for.
+const SLOWEST_MILLISECONDS: [u64; 4] = [5, 20, 100, 500];
+/// How many pieces of work of a disk an operation may wait for that come one after the other.
+const DISK_WORKS_MAX: u32 = 8;
 
 impl Plan {
     /// The plan of a seed for peers that agree by Raft.
@@ -98,7 +103,62 @@ impl Plan {
             let place = random.below(plan.steps.len());
             plan.steps.splice(place..place, story);
         }
+        let random = &mut Random::new(seed ^ 0x736c_6f77_2064_6973);
+        if random.percent(30) {
+            plan.add_slow_disks(random);
+        }
         plan
+    }
+
+    /// The same plan with disks that are never slow.
+    #[must_use]
+    pub fn with_quick_disks(&self) -> Self {
+        let slow = |step: &Step| matches!(step.what, What::SlowDisk { .. } | What::SlowLeader { .. });
+        let places: Vec<usize> = (0..self.steps.len()).filter(|place| !slow(&self.steps[*place])).collect();
+        self.keeping(&places)
+    }
+
+    /// How much of an operation's time may be that of disks, besides what it waits for a leader.
+    pub(in crate::testing::sim) fn disk_time(&self) -> Duration {
+        let slowest = self.steps.iter().filter_map(|step| match step.what {
+            What::SlowDisk { latency, .. } | What::SlowLeader { latency } => Some(latency),
+            _ => None,
+        });
+        slowest.max().unwrap_or_default() * DISK_WORKS_MAX
+    }
+
+    /// Makes disks slow, from the beginning or some moment on, and some of them quicker or slower later.
+    fn add_slow_disks(&mut self, random: &mut Random) {
+        let slowest = *random.one_of(&SLOWEST_MILLISECONDS);
+        let latency = |random: &mut Random| {
+            random.time(Duration::from_millis(slowest.div_ceil(10)), Duration::from_millis(slowest))
+        };
+        let slow: Vec<What> = match random.below(10) {
+            0..4 => vec![What::SlowLeader { latency: latency(random) }],
+            4..8 => {
+                let count = random.between(1, self.peers);
+                let mut peers: Vec<usize> = (0..self.peers).collect();
+                while peers.len() > count {
+                    peers.remove(random.below(peers.len()));
+                }
+                peers.into_iter().map(|peer| What::SlowDisk { peer, latency: latency(random) }).collect()
+            }
+            _ => (0..self.peers).map(|peer| What::SlowDisk { peer, latency: latency(random) }).collect(),
+        };
+        let place = if random.percent(40) { 1 } else { random.below(self.steps.len()) };
+        let count = slow.len();
+        self.steps.splice(place..place, slow.into_iter().map(|what| Step { after: Duration::ZERO, what }));
+        let mut place = place + count;
+        for _ in 0..random.below(3) {
+            place = random.between(place, self.steps.len());
+            let latency = if random.percent(30) { Duration::ZERO } else { latency(random) };
+            let what = if random.percent(50) {
+                What::SlowLeader { latency }
+            } else {
+                What::SlowDisk { peer: random.below(self.peers), latency }
+            };
+            self.steps.insert(place, Step { after: Duration::ZERO, what });
+        }
     }
 
     /// A plan in which a peer that was away gets the whole pinset while some of what it writes fails.
