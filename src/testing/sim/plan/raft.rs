@@ -148,6 +148,11 @@ impl Plan {
         let place = if random.percent(40) { 1 } else { random.below(self.steps.len()) };
         let count = slow.len();
         self.steps.splice(place..place, slow.into_iter().map(|what| Step { after: Duration::ZERO, what }));
+        if self.peers > 2 && random.percent(40) {
+            let story = self.told(Story::LeaderSlow, random);
+            let place = random.between(place + count, self.steps.len());
+            self.steps.splice(place..place, story);
+        }
         let mut place = place + count;
         for _ in 0..random.below(3) {
             place = random.between(place, self.steps.len());
@@ -362,6 +367,44 @@ impl Plan {
                     add(&mut steps, long(random), What::Heal);
                 }
             }
+            Story::LeaderSlow => {
+                // Together with the leader, whoever that is of the others, the witnesses are just enough.
+                let mut others = others;
+                let blind: Vec<usize> = std::iter::once(hidden)
+                    .chain((1..self.peers.div_ceil(2) - 1).map(|_| others.remove(random.below(others.len()))))
+                    .collect();
+                let leader = others.remove(random.below(others.len()));
+                let witnesses = others;
+                add(&mut steps, short(random), What::Heal);
+                for peer in all.iter().copied() {
+                    add(&mut steps, Duration::ZERO, What::Start { peer });
+                }
+                for peer in blind.iter().copied() {
+                    add(&mut steps, short(random), What::Isolate { peer });
+                }
+                let latency = random.time(Duration::from_millis(50), Duration::from_millis(500));
+                add(&mut steps, long(random), What::SlowLeader { latency });
+                let count = random.between(1, 3);
+                let first = steps.len();
+                writes(&mut steps, random, &[&[leader][..], &witnesses].concat(), count);
+                // At about the same time, so that the power goes while the disk works.
+                for step in &mut steps[first..] {
+                    step.after = random.time(Duration::ZERO, Duration::from_millis(50));
+                }
+                let keep_some = random.percent(50);
+                add(&mut steps, random.time(Duration::ZERO, latency), What::CrashLeader { keep_some });
+                add(&mut steps, Duration::ZERO, What::Heal);
+                for peer in witnesses {
+                    add(&mut steps, Duration::ZERO, What::Isolate { peer });
+                }
+                for peer in all {
+                    add(&mut steps, Duration::ZERO, What::SlowDisk { peer, latency: Duration::ZERO });
+                    add(&mut steps, Duration::ZERO, What::Start { peer });
+                }
+                add(&mut steps, long(random), What::Read { peer: hidden, cid: 0 });
+                writes(&mut steps, random, &[&[leader][..], &blind].concat(), 3);
+                add(&mut steps, long(random), What::Heal);
+            }
         }
         steps
     }
@@ -380,6 +423,8 @@ enum Story {
     LeaderGone,
     /// Who votes when the leader is gone loses power at once, and agrees with others than the one it voted for.
     VoteLost,
+    /// The leader loses power while its disk is behind, and agrees with those who were cut off before, without the others.
+    LeaderSlow,
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {
