@@ -349,10 +349,11 @@ fn unknown(error: &Error) -> Error {
     unavailable(error.clone()).context("the write was not acknowledged in time")
 }
 
-/// What one attempt ended with, for who asked: that one peer was silent means that the cluster does not work.
+/// What one attempt ended with, for who asked: that one peer was silent means that the cluster does not work. So does that it
+/// knows nothing of this protocol: a member that starts is on the network before its disk gave it what it needs to speak it.
 pub(super) fn unavailable(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Timeout => {
+        ErrorKind::Timeout | ErrorKind::Unsupported => {
             Error::new(ErrorKind::Unavailable, error.to_string()).component(COMPONENT).with_source(error)
         }
         _ => error,

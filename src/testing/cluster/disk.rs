@@ -1,4 +1,4 @@
-//! The disk of a peer of a [`TestCluster`](super::TestCluster): it outlives the peer, gets full, and fails to write.
+//! The disk of a peer of a [`TestCluster`](super::TestCluster): it outlives the peer, gets full and slow, and fails to write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +34,7 @@ pub struct TestDisk(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     trouble: DiskTrouble,
+    latency: Duration,
     random: Random,
 }
 
@@ -46,7 +47,7 @@ enum Fate {
 
 impl TestDisk {
     pub(super) fn new(random: Random) -> Self {
-        Self(Arc::new(Mutex::new(State { trouble: DiskTrouble::None, random })))
+        Self(Arc::new(Mutex::new(State { trouble: DiskTrouble::None, latency: Duration::ZERO, random })))
     }
 
     /// Behaves like this from now on.
@@ -59,12 +60,26 @@ impl TestDisk {
         self.state().trouble
     }
 
+    /// Takes half of this time to all of it for each piece of work from now on, whatever else is wrong with it. The work is
+    /// done at the end of that time, so a power cut meanwhile finds nothing done. Works that were begun at the same time may
+    /// overtake each other.
+    pub fn slow(&self, latency: Duration) {
+        self.state().latency = latency;
+    }
+
+    /// How much time the next piece of work takes.
+    fn next_latency(&self) -> Duration {
+        let State { latency, random, .. } = &mut *self.state();
+        // Who is not slow chooses nothing: the choices of a run stay what they are.
+        if latency.is_zero() { Duration::ZERO } else { random.time(*latency / 2, *latency) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fate(&self) -> Fate {
-        let State { trouble, random } = &mut *self.state();
+        let State { trouble, random, .. } = &mut *self.state();
         let broken = || Error::new(ErrorKind::Io, "the disk does not write").component(COMPONENT);
         match trouble {
             DiskTrouble::None => Fate::Done,
@@ -156,7 +171,7 @@ impl Storage for OnDisk {
     }
 
     fn latency(&self) -> Duration {
-        self.store.latency()
+        self.disk.next_latency()
     }
 
     fn close(&self) -> Result<()> {

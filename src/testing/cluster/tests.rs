@@ -23,6 +23,28 @@ async fn a_pin_survives_a_crash_and_a_stop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_power_cut_finds_nothing_of_what_a_slow_disk_is_busy_with() {
+    let latency = Duration::from_secs(1);
+    let mut peers = TestCluster::start(1).await.unwrap();
+    let cid = peers.add(b"content");
+    peers.disk(0).slow(latency);
+    let cluster = peers.peer(0).clone();
+    let pin = tokio::spawn(async move { cluster.pin(cid, PinOptions::default()).await });
+    // Each piece of work takes half of it at least.
+    tokio::time::sleep(latency / 4).await;
+    peers.crash(0);
+    peers.restart(0).await.unwrap();
+    assert_eq!(peers.peer(0).state().counts().pins, 0);
+    assert!(pin.await.unwrap().is_err());
+    let before = tokio::time::Instant::now();
+    peers.peer(0).pin(cid, PinOptions::default()).await.unwrap();
+    assert!(before.elapsed() >= latency / 2, "the disk took {:?}", before.elapsed());
+    peers.crash(0);
+    peers.restart(0).await.unwrap();
+    assert_eq!(peers.peer(0).state().counts().pins, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crashed_peer_asks_its_daemon_for_nothing_more() {
     let manners = DaemonManners { latency_max: Duration::from_secs(10), failures_percent: 0 };
     let config = TestClusterConfig { daemons: manners, ..TestClusterConfig::default() };

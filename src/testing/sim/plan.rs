@@ -120,6 +120,15 @@ pub enum What {
         peer: usize,
         trouble: DiskTrouble,
     },
+    /// Each piece of work on a disk takes up to this long from now on.
+    SlowDisk {
+        peer: usize,
+        latency: Duration,
+    },
+    /// The same of the leader's disk.
+    SlowLeader {
+        latency: Duration,
+    },
     /// Reads what everybody agreed on.
     Read {
         peer: usize,
@@ -383,6 +392,7 @@ impl Plan {
                 | What::DaemonUp { peer }
                 | What::Skew { peer, .. }
                 | What::Disk { peer, .. }
+                | What::SlowDisk { peer, .. }
                 | What::Read { peer, .. }
                 | What::Isolate { peer }
                 | What::Join { peer, .. }
@@ -390,6 +400,7 @@ impl Plan {
                 What::Partition { .. }
                 | What::Heal
                 | What::Loss { .. }
+                | What::SlowLeader { .. }
                 | What::IsolateLeader
                 | What::CrashLeader { .. }
                 | What::CrashVoter { .. }

@@ -215,6 +215,7 @@ impl Run<'_> {
             What::DaemonUp { peer } => self.peers.daemon(peer).up(),
             What::Loss { percent } => self.peers.network().set_gossip_loss(share(percent)),
             What::Disk { peer, trouble } => self.peers.disk(peer).set(trouble),
+            What::SlowDisk { peer, latency } => self.peers.disk(peer).slow(latency),
             What::Skew { peer, milliseconds } => self.peers.clock(peer).set_skew(milliseconds),
             What::Isolate { peer } => self.isolate(peer),
             What::CrashAll { keep_some } => {
@@ -233,6 +234,12 @@ impl Run<'_> {
                 }
             }
             #[cfg(feature = "consensus-raft")]
+            What::SlowLeader { latency } => {
+                if let Some(leader) = self.peers.leader().await {
+                    self.peers.disk(leader).slow(latency);
+                }
+            }
+            #[cfg(feature = "consensus-raft")]
             What::CrashVoter { after, keep_some } => self.crash_voter(after, keep_some).await,
             #[cfg(feature = "consensus-raft")]
             What::Join { peer, through } => self.join(peer, through).await,
@@ -241,6 +248,7 @@ impl Run<'_> {
             #[cfg(not(feature = "consensus-raft"))]
             What::IsolateLeader
             | What::CrashLeader { .. }
+            | What::SlowLeader { .. }
             | What::CrashVoter { .. }
             | What::Join { .. }
             | What::Remove { .. } => {}
@@ -304,7 +312,8 @@ impl Run<'_> {
     fn call(&mut self, peer: usize, cid: usize, kind: Kind, options: PinOptions) {
         let Some(cluster) = self.peers.get(peer).cloned() else { return };
         #[cfg(feature = "consensus-raft")]
-        let (raft, patience) = (self.peers.raft(peer), self.plan.raft.map(|raft| raft.patience));
+        let (raft, patience) =
+            (self.peers.raft(peer), self.plan.raft.map(|raft| raft.patience + self.plan.disk_time()));
         let (history, binary) = (Arc::clone(&self.history), self.cids[cid]);
         self.calls.spawn(async move {
             let saw = cluster.state().get(&binary).await.ok().flatten().and_then(|pin| tag_of(&pin));
@@ -384,6 +393,7 @@ impl Run<'_> {
         self.peers.network().set_gossip_loss(0.0);
         for peer in 0..self.peers.len() {
             self.peers.disk(peer).set(DiskTrouble::None);
+            self.peers.disk(peer).slow(Duration::ZERO);
             self.peers.daemon(peer).up();
             self.peers
                 .daemon(peer)

@@ -27,6 +27,11 @@ const USUAL: [usize; 23] = [30, 12, 3, 22, 3, 1, 4, 3, 8, 4, 3, 1, 2, 10, 1, 3, 
 const STEPS: (usize, usize) = (10, 70);
 /// How wrong clocks get, in milliseconds either way.
 const JUMP_MAX_MILLISECONDS: usize = 2 * 60 * 60 * 1000;
+/// How slow the slowest disk of a run is: like a bad one, or a good one that others keep busy. With the last, what is written
+/// for an election takes about as long as elections are waited for.
+const SLOWEST_MILLISECONDS: [u64; 4] = [5, 20, 100, 500];
+/// How many pieces of work of a disk an operation may wait for that come one after the other.
+const DISK_WORKS_MAX: u32 = 8;
 
 impl Plan {
     /// The plan of a seed for peers that agree by Raft.
@@ -98,7 +103,67 @@ impl Plan {
             let place = random.below(plan.steps.len());
             plan.steps.splice(place..place, story);
         }
+        let random = &mut Random::new(seed ^ 0x736c_6f77_2064_6973);
+        if random.percent(30) {
+            plan.add_slow_disks(random);
+        }
         plan
+    }
+
+    /// The same plan with disks that are never slow.
+    #[must_use]
+    pub fn with_quick_disks(&self) -> Self {
+        let slow = |step: &Step| matches!(step.what, What::SlowDisk { .. } | What::SlowLeader { .. });
+        let places: Vec<usize> = (0..self.steps.len()).filter(|place| !slow(&self.steps[*place])).collect();
+        self.keeping(&places)
+    }
+
+    /// How much of an operation's time may be that of disks, besides what it waits for a leader.
+    pub(in crate::testing::sim) fn disk_time(&self) -> Duration {
+        let slowest = self.steps.iter().filter_map(|step| match step.what {
+            What::SlowDisk { latency, .. } | What::SlowLeader { latency } => Some(latency),
+            _ => None,
+        });
+        slowest.max().unwrap_or_default() * DISK_WORKS_MAX
+    }
+
+    /// Makes disks slow, from the beginning or some moment on, and some of them quicker or slower later.
+    fn add_slow_disks(&mut self, random: &mut Random) {
+        let slowest = *random.one_of(&SLOWEST_MILLISECONDS);
+        let latency = |random: &mut Random| {
+            random.time(Duration::from_millis(slowest.div_ceil(10)), Duration::from_millis(slowest))
+        };
+        let slow: Vec<What> = match random.below(10) {
+            0..4 => vec![What::SlowLeader { latency: latency(random) }],
+            4..8 => {
+                let count = random.between(1, self.peers);
+                let mut peers: Vec<usize> = (0..self.peers).collect();
+                while peers.len() > count {
+                    peers.remove(random.below(peers.len()));
+                }
+                peers.into_iter().map(|peer| What::SlowDisk { peer, latency: latency(random) }).collect()
+            }
+            _ => (0..self.peers).map(|peer| What::SlowDisk { peer, latency: latency(random) }).collect(),
+        };
+        let place = if random.percent(40) { 1 } else { random.below(self.steps.len()) };
+        let count = slow.len();
+        self.steps.splice(place..place, slow.into_iter().map(|what| Step { after: Duration::ZERO, what }));
+        if self.peers > 2 && random.percent(40) {
+            let story = self.told(Story::LeaderSlow, random);
+            let place = random.between(place + count, self.steps.len());
+            self.steps.splice(place..place, story);
+        }
+        let mut place = place + count;
+        for _ in 0..random.below(3) {
+            place = random.between(place, self.steps.len());
+            let latency = if random.percent(30) { Duration::ZERO } else { latency(random) };
+            let what = if random.percent(50) {
+                What::SlowLeader { latency }
+            } else {
+                What::SlowDisk { peer: random.below(self.peers), latency }
+            };
+            self.steps.insert(place, Step { after: Duration::ZERO, what });
+        }
     }
 
     /// A plan in which a peer that was away gets the whole pinset while some of what it writes fails.
@@ -302,6 +367,44 @@ impl Plan {
                     add(&mut steps, long(random), What::Heal);
                 }
             }
+            Story::LeaderSlow => {
+                // Together with the leader, whoever that is of the others, the witnesses are just enough.
+                let mut others = others;
+                let blind: Vec<usize> = std::iter::once(hidden)
+                    .chain((1..self.peers.div_ceil(2) - 1).map(|_| others.remove(random.below(others.len()))))
+                    .collect();
+                let leader = others.remove(random.below(others.len()));
+                let witnesses = others;
+                add(&mut steps, short(random), What::Heal);
+                for peer in all.iter().copied() {
+                    add(&mut steps, Duration::ZERO, What::Start { peer });
+                }
+                for peer in blind.iter().copied() {
+                    add(&mut steps, short(random), What::Isolate { peer });
+                }
+                let latency = random.time(Duration::from_millis(50), Duration::from_millis(500));
+                add(&mut steps, long(random), What::SlowLeader { latency });
+                let count = random.between(1, 3);
+                let first = steps.len();
+                writes(&mut steps, random, &[&[leader][..], &witnesses].concat(), count);
+                // At about the same time, so that the power goes while the disk works.
+                for step in &mut steps[first..] {
+                    step.after = random.time(Duration::ZERO, Duration::from_millis(50));
+                }
+                let keep_some = random.percent(50);
+                add(&mut steps, random.time(Duration::ZERO, latency), What::CrashLeader { keep_some });
+                add(&mut steps, Duration::ZERO, What::Heal);
+                for peer in witnesses {
+                    add(&mut steps, Duration::ZERO, What::Isolate { peer });
+                }
+                for peer in all {
+                    add(&mut steps, Duration::ZERO, What::SlowDisk { peer, latency: Duration::ZERO });
+                    add(&mut steps, Duration::ZERO, What::Start { peer });
+                }
+                add(&mut steps, long(random), What::Read { peer: hidden, cid: 0 });
+                writes(&mut steps, random, &[&[leader][..], &blind].concat(), 3);
+                add(&mut steps, long(random), What::Heal);
+            }
         }
         steps
     }
@@ -320,6 +423,8 @@ enum Story {
     LeaderGone,
     /// Who votes when the leader is gone loses power at once, and agrees with others than the one it voted for.
     VoteLost,
+    /// The leader loses power while its disk is behind, and agrees with those who were cut off before, without the others.
+    LeaderSlow,
 }
 
 fn pause(random: &mut Random, patient: bool) -> Duration {

@@ -39,6 +39,8 @@ impl fmt::Display for What {
             Self::Disk { peer, trouble: DiskTrouble::Unreachable } => {
                 write!(f, "disk {peer} does not answer")
             }
+            Self::SlowDisk { peer, latency } => write!(f, "disk {peer} takes up to {latency:?}"),
+            Self::SlowLeader { latency } => write!(f, "the leader's disk takes up to {latency:?}"),
             Self::Read { peer, cid } => write!(f, "peer {peer}: read c{cid}"),
             Self::Isolate { peer } => write!(f, "cut {peer} off from all others"),
             Self::IsolateLeader => f.write_str("cut the leader off from all others"),
