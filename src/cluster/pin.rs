@@ -55,7 +55,8 @@ impl Cluster {
 
     /// Unpins a CID and gives the pin as it was. Ok means that the entry is gone and stays gone after a crash; the
     /// daemons let go of it afterwards. With the root of sharded content go its shards. What another peer acknowledged is
-    /// found also when it did not come here yet, where consensus has an order ([`Cluster::synchronize`]).
+    /// found also when it did not come here yet, where consensus has an order ([`Cluster::synchronize`]); what is not here may
+    /// take as long as two writes.
     ///
     /// # Errors
     /// `NotFound` when it is not pinned, `Conflict` for a shard, `ReadOnly` in follower mode; as

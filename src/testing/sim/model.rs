@@ -77,7 +77,7 @@ pub struct Operation {
 
 impl Operation {
     fn may_have_happened(&self) -> bool {
-        self.answer != Answer::Refused
+        !matches!(self.answer, Answer::Refused | Answer::Was { .. })
     }
 
     fn is_acknowledged_pin(&self) -> bool {

@@ -358,6 +358,8 @@ impl Run<'_> {
             let ended = history.tick();
             #[cfg(feature = "consensus-raft")]
             if let Some(patience) = patience {
+                // What is not here is asked for in the order first, then removed.
+                let patience = if kind == Kind::Unpin && saw.is_none() { patience * 2 } else { patience };
                 let wrong = raft::wrong_answer(answer.as_ref().err(), asked.elapsed(), patience);
                 history.wrong.extend(wrong.map(|wrong| format!("op-{tag} {wrong}")));
             }
@@ -375,6 +377,13 @@ impl Run<'_> {
                         Kind::Unpin => Answer::Unpinned { removed: value },
                         Kind::Read => Answer::Was { value },
                     }
+                }
+                // Where there is an order, it was asked.
+                #[cfg(feature = "consensus-raft")]
+                Err(error)
+                    if raft.is_some() && kind == Kind::Unpin && error.kind() == ErrorKind::NotFound =>
+                {
+                    Answer::Was { value: None }
                 }
                 Err(error) if is_refusal(error) => Answer::Refused,
                 Err(_) => Answer::Unknown,

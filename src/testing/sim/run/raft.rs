@@ -348,9 +348,9 @@ fn happened(tag: Tag, operation: &Operation) -> Option<Happened> {
         (Kind::Pin, Answer::Pinned { expires: None }) => Call::Pin(name(tag)),
         // One of which nobody knows may be one that expires.
         (Kind::Pin, _) => Call::PinThatExpires(name(tag)),
+        (Kind::Read | Kind::Unpin, Answer::Was { value }) => Call::Read(value.map(name)),
         (Kind::Unpin, Answer::Unpinned { removed }) => Call::Unpin(removed.map(|tag| Some(name(tag)))),
         (Kind::Unpin, _) => Call::Unpin(None),
-        (Kind::Read, Answer::Was { value }) => Call::Read(value.map(name)),
         (Kind::Read, _) => return None,
     };
     Some(Happened { call, began: *began, ended: ended.filter(|_| *answer != Answer::Unknown) })
