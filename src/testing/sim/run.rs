@@ -331,6 +331,9 @@ impl Run<'_> {
                 });
                 (history.operations.len() - 1, Instant::now())
             };
+            // What is to be removed or continued and is not here is looked for in the order before.
+            #[cfg(feature = "consensus-raft")]
+            let asks_first = options.pin_update.is_some() || (kind == Kind::Unpin && saw.is_none());
             let answer = match kind {
                 Kind::Pin => {
                     let options = PinOptions { name: format!("{NAME_PREFIX}{tag}"), ..options };
@@ -358,8 +361,7 @@ impl Run<'_> {
             let ended = history.tick();
             #[cfg(feature = "consensus-raft")]
             if let Some(patience) = patience {
-                // What is not here is asked for in the order first, then removed.
-                let patience = if kind == Kind::Unpin && saw.is_none() { patience * 2 } else { patience };
+                let patience = if asks_first { patience * 2 } else { patience };
                 let wrong = raft::wrong_answer(answer.as_ref().err(), asked.elapsed(), patience);
                 history.wrong.extend(wrong.map(|wrong| format!("op-{tag} {wrong}")));
             }
