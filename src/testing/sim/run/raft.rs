@@ -33,6 +33,8 @@ pub(super) struct Members {
     removed: BTreeSet<usize>,
     /// Peers that somebody wanted to remove at any time: one that joins again may replay that.
     ever_removing: BTreeSet<usize>,
+    /// Peers that removed themselves, as somebody was told: they stop, whoever adds them meanwhile.
+    left: BTreeSet<usize>,
     /// Peers that founded the cluster or were added to it, as somebody was told.
     joined: BTreeSet<usize>,
     /// How often somebody wanted to add each peer, and was told that it worked.
@@ -102,7 +104,10 @@ impl Run<'_> {
         let Some(cluster) = self.peers.get(through).cloned() else { return };
         let (history, id) = (Arc::clone(&self.history), self.peers.id(peer));
         if peer != through {
-            lock(&history).members.adding(peer).0 += 1;
+            let members = &mut lock(&history).members;
+            members.adding(peer).0 += 1;
+            // From now on nobody knows, and it may be a member with what it has.
+            members.removed.remove(&peer);
         }
         self.calls.spawn(async move {
             let answer = cluster.add_peer(&id).await;
@@ -165,9 +170,12 @@ impl Run<'_> {
 
     fn wipe(&mut self, peer: usize) {
         self.peers.wipe(peer);
-        let members = &mut lock(&self.history).members;
+        let mut history = lock(&self.history);
+        history.note(&format!("    peer {peer} forgets everything"));
+        let members = &mut history.members;
         members.removing.remove(&peer);
         members.removed.remove(&peer);
+        members.left.remove(&peer);
         members.joined.remove(&peer);
     }
 
@@ -188,6 +196,9 @@ impl Run<'_> {
             let is_last = added.is_some() && history.members.added(peer) == added;
             if answer.is_ok() && is_last && history.members.removing.contains(&peer) {
                 history.members.removed.insert(peer);
+            }
+            if answer.is_ok() && peer == through {
+                history.members.left.insert(peer);
             }
             let told = answer.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
             history.note(&format!("    removing peer {peer} through peer {through}: {told}"));
@@ -238,10 +249,22 @@ impl Run<'_> {
             return self.violations.push(format!("no quorum within {MEMBERS_TIMEOUT:?} after healing"));
         };
         lock(&self.history).note(&format!("members are {members:?}"));
+        // Who removed itself, and was added before it had stopped, is a member that does not run.
+        let mut gone = BTreeSet::new();
+        for member in &members {
+            if lock(&self.history).members.left.contains(member) && self.reap(*member).await {
+                gone.insert(*member);
+            }
+        }
         let Some(through) = members.iter().copied().find(|member| self.peers.get(*member).is_some()) else {
             return self.violations.push("no member runs".to_owned());
         };
-        for peer in (0..self.peers.len()).filter(|peer| !members.contains(peer)) {
+        for peer in (0..self.peers.len()).filter(|peer| !members.contains(peer) || gone.contains(peer)) {
+            if gone.contains(&peer)
+                && let Err(error) = self.peers.peer(through).remove_peer(&self.peers.id(peer)).await
+            {
+                self.violations.push(format!("peer {peer} cannot be removed: {error}"));
+            }
             if let Some(cluster) = self.peers.get(peer).cloned()
                 && lock(&self.history).members.joined.contains(&peer)
                 && self.knows_one_of(peer, &members).await
